@@ -1,0 +1,96 @@
+"""Which backend serves which op, and why another does not.
+
+A backend is a module with `NAME`, `available()`, `can_use(op, device_type, dtype)` and one function per primitive. Both
+questions answer None for yes and a reason for no. Backends are asked in the order of `PREFERENCE`; an explicit choice
+(`backend=` or SAEKERNELS_BACKEND) that cannot serve raises instead of falling through, so speed may vary silently but a
+request never does.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+PREFERENCE = ("cpu", "reference")
+PRIMITIVES = (
+    "encode_topk",
+    "encode_threshold",
+    "topk",
+    "decode",
+    "gather_dot",
+    "segment_outer",
+    "segment_sum",
+    "linear_ce_kl",
+    "linear_ce_kl_backward",
+)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+# Read once, so that a process computes with one backend from start to end.
+ENVIRONMENT_CHOICE = os.environ.get("SAEKERNELS_BACKEND") or "auto"
+
+
+class Choice(NamedTuple):
+    """One row of `explain`: the backend that serves `op`, and the reasons of those before and after it."""
+
+    op: str
+    device: str
+    dtype: str
+    backend: str
+    others: dict[str, str]
+
+
+@functools.cache
+def load(name: str) -> ModuleType:
+    """Import a backend module by name. Raises ValueError for a name that does not exist."""
+    if name not in PREFERENCE:
+        raise ValueError(f"backend: got {name!r}, need one of 'auto', {', '.join(map(repr, PREFERENCE))}")
+    return importlib.import_module(f"saekernels.backends.{name}")
+
+
+def refusal(name: str, op: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """Why backend `name` cannot serve `op`, or None when it can."""
+    module = load(name)
+    return module.available() or module.can_use(op, device_type, dtype)
+
+
+@functools.cache
+def select(op: str, device_type: str, dtype: torch.dtype, choice: str | None = None) -> ModuleType:
+    """The backend module that serves `op` on tensors of this device and dtype.
+
+    Raises:
+        ValueError: the chosen backend does not exist or cannot serve the op; the message says why.
+    """
+    name = choice or ENVIRONMENT_CHOICE
+    if name != "auto":
+        reason = refusal(name, op, device_type, dtype)
+        if reason is None:
+            return load(name)
+        source = "backend" if choice else "SAEKERNELS_BACKEND"
+        raise ValueError(f"{source}: got {name!r}, which cannot serve {op} for {dtype} on {device_type}: {reason}")
+    for candidate in PREFERENCE:
+        if refusal(candidate, op, device_type, dtype) is None:
+            return load(candidate)
+    raise ValueError(f"{op}: no backend serves {dtype} on {device_type}")
+
+
+def explain(device_type: str) -> list[Choice]:
+    """One row per (primitive, dtype): the backend that serves it on `device_type`, and why each other one does not."""
+    rows = []
+    for op in PRIMITIVES:
+        for dtype in DTYPES:
+            try:
+                chosen = select(op, device_type, dtype).NAME
+            except ValueError as error:
+                chosen = f"none ({error})"
+            others = {
+                name: refusal(name, op, device_type, dtype) or f"{chosen} is preferred"
+                for name in PREFERENCE
+                if name != chosen
+            }
+            rows.append(Choice(op, device_type, str(dtype).removeprefix("torch."), chosen, others))
+    return rows

@@ -1,0 +1,19 @@
+"""What each op means: schema, shapes, gradient, autocast, checks; and its public function."""
+
+from saekernels.ops.decode import decode, decode_csr
+from saekernels.ops.encode_threshold import CsrCodes, encode_threshold
+from saekernels.ops.encode_topk import TopKCodes, encode_topk
+from saekernels.ops.linear_ce_kl import LinearCeKl, linear_ce_kl
+from saekernels.ops.topk import topk
+
+__all__ = [
+    "CsrCodes",
+    "LinearCeKl",
+    "TopKCodes",
+    "decode",
+    "decode_csr",
+    "encode_threshold",
+    "encode_topk",
+    "linear_ce_kl",
+    "topk",
+]

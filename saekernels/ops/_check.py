@@ -1,0 +1,132 @@
+"""Input checks shared by the ops: each failure names the argument, what came and what was needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+PRECISIONS = ("exact", "fast", "screened")
+ACTIVATIONS = ("relu", "none", "abs")
+INDEX_DTYPES = (torch.int32, torch.int64)
+
+
+def _names(dtypes: Sequence[torch.dtype]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def tensor(name: str, value: object) -> None:
+    """TypeError unless `value` is a dense tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {type(value).__name__}, need a torch.Tensor")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: got layout {value.layout}, need a dense (strided) tensor")
+
+
+def tensors(**values: object) -> None:
+    """`tensor` for each argument, before the dispatcher turns a wrong type into a RuntimeError; None is let through."""
+    for name, value in values.items():
+        if value is not None:
+            tensor(name, value)
+
+
+def dtype_in(name: str, value: Tensor, allowed: Sequence[torch.dtype]) -> None:
+    """TypeError unless the dtype is one of `allowed`."""
+    if value.dtype not in allowed:
+        raise TypeError(f"{name}: got dtype {_names([value.dtype])}, need one of {_names(allowed)}")
+
+
+def shape(name: str, value: Tensor, expected: Sequence[tuple[str, int | torch.SymInt]]) -> None:
+    """ValueError unless the shape is `expected`, given as (symbol, size) pairs."""
+    if value.dim() != len(expected) or any(got != want for got, (_, want) in zip(value.shape, expected, strict=True)):
+        symbols = ", ".join(symbol for symbol, _ in expected)
+        sizes = ", ".join(str(size) for _, size in expected)
+        raise ValueError(f"{name}: got shape {list(value.shape)}, need [{symbols}] = [{sizes}]")
+
+
+def same_device(reference_name: str, reference: Tensor, **others: Tensor | None) -> None:
+    """ValueError unless every given tensor lives where `reference` lives."""
+    for name, value in others.items():
+        if value is not None and value.device != reference.device:
+            raise ValueError(
+                f"{name}: got device {value.device}, need {reference.device}, the device of {reference_name}"
+            )
+
+
+def matrix(name: str, value: Tensor, rows: str, columns: str) -> None:
+    """ValueError unless `value` is 2-D with at least one row and column, and fewer than 2^31 rows."""
+    if value.dim() != 2 or value.shape[0] < 1 or value.shape[1] < 1:
+        raise ValueError(f"{name}: got shape {list(value.shape)}, need [{rows}, {columns}] with both at least 1")
+    if value.shape[0] >= 2**31:
+        raise ValueError(f"{name}: got {value.shape[0]} rows, need fewer than 2^31 (indices are int32)")
+
+
+def vector_beside(name: str, value: Tensor | None, size: tuple[str, int | torch.SymInt], partner: Tensor) -> None:
+    """A bias, threshold or gate: [size], in the partner's dtype or float32."""
+    if value is None:
+        return
+    tensor(name, value)
+    dtype_in(name, value, tuple(dict.fromkeys((partner.dtype, torch.float32))))
+    shape(name, value, [size])
+
+
+def choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name}: got {value!r}, need one of {', '.join(map(repr, allowed))}")
+
+
+def k_of(k: int, latents: int | torch.SymInt, of: str) -> None:
+    """ValueError unless 1 <= k <= latents."""
+    if isinstance(k, bool) or not isinstance(k, int | torch.SymInt):
+        raise TypeError(f"k: got {type(k).__name__}, need an int")
+    if not 1 <= k <= latents:
+        raise ValueError(f"k: got {k}, need 1 <= k <= {latents}, the number of latents in {of}")
+
+
+def encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None, precision: str) -> None:
+    """What both encoders ask of x [..., d], W_enc [F, d], b_enc [F], pre_bias [d]."""
+    tensor("x", x)
+    tensor("W_enc", W_enc)
+    dtype_in("x", x, FLOATS)
+    dtype_in("W_enc", W_enc, (x.dtype,))
+    matrix("W_enc", W_enc, "F", "d")
+    latents, width = W_enc.shape
+    if x.dim() < 1 or x.shape[-1] != width:
+        raise ValueError(f"x: got shape {list(x.shape)}, need [..., d] with d = {width}, the width of W_enc")
+    vector_beside("b_enc", b_enc, ("F", latents), x)
+    vector_beside("pre_bias", pre_bias, ("d", width), x)
+    choice("precision", precision, PRECISIONS)
+    same_device("x", x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
+
+
+def indices_in_range(indices: Tensor, latents: int, of: str) -> None:
+    """ValueError unless every index is in [0, latents). Reads the data, so for CPU tensors only."""
+    if indices.device.type != "cpu" or indices.numel() == 0:
+        return
+    low, high = indices.aminmax()
+    if low < 0 or high >= latents:
+        raise ValueError(
+            f"indices: got values in [{low}, {high}], need 0 <= index < {latents}, the number of rows of {of}"
+        )
+
+
+def offsets_of(offsets: Tensor) -> None:
+    """TypeError or ValueError unless `offsets` is int64 [T+1]."""
+    dtype_in("offsets", offsets, (torch.int64,))
+    if offsets.dim() != 1 or offsets.shape[0] < 1:
+        raise ValueError(f"offsets: got shape {list(offsets.shape)}, need [T+1] with at least one element")
+
+
+def offsets_data(offsets: Tensor, entries: int) -> None:
+    """ValueError unless offsets run from 0 to `entries` and never fall. Reads the data, so CPU tensors only."""
+    if offsets.device.type != "cpu":
+        return
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != entries or bool((offsets.diff() < 0).any()):
+        raise ValueError(
+            f"offsets: got a sequence from {first} to {last}, need one that starts at 0, never falls and ends at "
+            f"{entries}, the number of values"
+        )

@@ -1,0 +1,147 @@
+"""encode_threshold: every latent above its threshold, in CSR, without the [tokens, latents] matrix."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saekernels.backends import registry
+from saekernels.ops import _check
+from saekernels.ops._library import define, differentiable, padded
+from saekernels.ops.encoder_gradient import encoder_gradient
+
+
+class CsrCodes(NamedTuple):
+    """values [nnz] in x's dtype; indices [nnz] int32; offsets [T+1] int64: row t owns offsets[t] .. offsets[t+1]."""
+
+    values: Tensor
+    indices: Tensor
+    offsets: Tensor
+
+
+def encode_threshold(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None = None,
+    threshold: float | Tensor = 0.0,
+    *,
+    pre_bias: Tensor | None = None,
+    precision: str = "exact",
+    backend: str | None = None,
+) -> CsrCodes:
+    """The latents whose pre-activation (x - pre_bias) @ W_enc.T + b_enc is strictly above their threshold.
+
+    Threshold 0 is a ReLU encoder; one threshold per latent a JumpReLU; one for all a BatchTopK at inference. The value
+    is the pre-activation itself: a negative threshold lets negative values through (gates use that; clamp thresholds at
+    0 for relu(pre) * (pre > threshold)). A NaN pre-activation is kept.
+
+    Args:
+        x: [..., d], float32, bfloat16, float16, or float64 (reference backend only). T below is the number of rows.
+        W_enc: [F, d]; x's dtype.
+        b_enc: [F], x's dtype or float32.
+        threshold: a number, a scalar tensor, or [F]; x's dtype or float32. Not differentiable.
+        pre_bias: [d], subtracted from x in float32.
+        precision: "exact", "fast" or "screened", as in `encode_topk`.
+        backend: "cpu", "reference", or None for the best one that serves the inputs.
+
+    Returns:
+        CsrCodes: values [nnz] in x's dtype, indices [nnz] int32 ascending within a row, offsets [T+1] int64. Values are
+        differentiable with respect to x, W_enc, b_enc and pre_bias.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
+    """
+    _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
+    if not isinstance(threshold, Tensor):
+        wide = torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float32
+        threshold = torch.full((), float(threshold), dtype=wide, device=x.device)
+    return CsrCodes(
+        *torch.ops.saekernels.encode_threshold(
+            x, W_enc, b_enc, threshold, pre_bias, precision=precision, backend=backend
+        )
+    )
+
+
+def _check_arguments(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor, pre_bias: Tensor | None, precision: str
+) -> None:
+    _check.encoder(x, W_enc, b_enc, pre_bias, precision)
+    if threshold.dim():
+        _check.vector_beside("threshold", threshold, ("F", W_enc.shape[0]), x)
+    else:
+        _check.dtype_in("threshold", threshold, tuple(dict.fromkeys((x.dtype, torch.float32))))
+    _check.same_device("x", x, threshold=threshold)
+
+
+def _kernel(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    threshold: Tensor,
+    pre_bias: Tensor | None = None,
+    *,
+    precision: str = "exact",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_arguments(x, W_enc, b_enc, threshold, pre_bias, precision)
+    kernels = registry.select("encode_threshold", x.device.type, x.dtype, backend)
+    return kernels.encode_threshold(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, threshold)
+
+
+def _fake(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    threshold: Tensor,
+    pre_bias: Tensor | None = None,
+    *,
+    precision: str = "exact",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_arguments(x, W_enc, b_enc, threshold, pre_bias, precision)
+    entries = torch.library.get_ctx().new_dynamic_size()
+    rows = x.reshape(-1, x.shape[-1]).shape[0]
+    return (
+        x.new_empty(entries),
+        x.new_empty(entries, dtype=torch.int32),
+        x.new_empty(rows + 1, dtype=torch.int64),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
+    x, W_enc, b_enc, _, pre_bias = padded(inputs, 5)
+    _, indices, offsets = output
+    ctx.mark_non_differentiable(indices, offsets)
+    ctx.backend = keyword_only_inputs["backend"]
+    ctx.save_for_backward(x, W_enc, b_enc, pre_bias, indices, offsets)
+
+
+def _backward(ctx: Any, grad_values: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, W_enc, b_enc, pre_bias, indices, offsets = ctx.saved_tensors
+    needs_x, needs_W, needs_b, _, needs_pre = padded(ctx.needs_input_grad, 5, False)
+    d_x, d_W, d_b, d_pre = encoder_gradient(
+        grad_values,
+        indices,
+        offsets,
+        x.reshape(-1, x.shape[-1]),
+        W_enc,
+        b_enc,
+        pre_bias,
+        (needs_x, needs_W, needs_b, needs_pre),
+        ctx.backend,
+    )
+    return None if d_x is None else d_x.view(x.shape), d_W, d_b, None, d_pre
+
+
+define(
+    "encode_threshold",
+    "(Tensor x, Tensor W_enc, Tensor? b_enc, Tensor threshold, Tensor? pre_bias=None, *, str precision='exact', "
+    "str? backend=None) -> (Tensor, Tensor, Tensor)",
+    _kernel,
+    _fake,
+    matrices=("x", "W_enc"),
+    dynamic_shape=True,
+)
+differentiable("encode_threshold", _backward, _setup_context)

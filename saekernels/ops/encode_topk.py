@@ -1,0 +1,143 @@
+"""encode_topk: the k largest pre-activations of a sparse encoder, without the [tokens, latents] matrix."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saekernels.backends import registry
+from saekernels.ops import _check
+from saekernels.ops._library import define, differentiable, padded
+from saekernels.ops.encoder_gradient import encoder_gradient
+from saekernels.ops.sparse_maps import uniform_offsets
+
+
+class TopKCodes(NamedTuple):
+    """values [..., k] in the dtype of x; indices [..., k] int32."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def encode_topk(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None = None,
+    *,
+    k: int,
+    pre_bias: Tensor | None = None,
+    activation: str = "relu",
+    precision: str = "exact",
+    backend: str | None = None,
+) -> TopKCodes:
+    """The k latents with the largest pre-activation (x - pre_bias) @ W_enc.T + b_enc, per row.
+
+    Scores are descending, ties by ascending index; NaN ranks above +inf, -0.0 ties with +0.0. Indices are unique and in
+    range. A row's result is bitwise the same whatever else is in the batch.
+
+    Args:
+        x: [..., d], float32, bfloat16, float16, or float64 (reference backend only).
+        W_enc: [F, d], latents are rows; x's dtype.
+        b_enc: [F], x's dtype or float32.
+        k: 1 <= k <= F.
+        pre_bias: [d], subtracted from x in float32; x's dtype or float32.
+        activation: "relu" selects on the pre-activation and returns max(value, 0), so fewer than k values may be
+            nonzero; "none" keeps signs; "abs" selects on the magnitude and keeps signs.
+        precision: "exact" (float32 accumulation over the inputs as given). "fast" and "screened" allow a backend to be
+            less exact; the present backends answer both exactly.
+        backend: "cpu", "reference", or None for the best one that serves the inputs.
+
+    Returns:
+        TopKCodes: values [..., k] in x's dtype, rounded after ordering, and indices [..., k] int32. Values are
+        differentiable with respect to x, W_enc, b_enc and pre_bias.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
+    """
+    _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
+    return TopKCodes(
+        *torch.ops.saekernels.encode_topk(
+            x, W_enc, b_enc, pre_bias, k=k, activation=activation, precision=precision, backend=backend
+        )
+    )
+
+
+def _check_arguments(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    k: int,
+    activation: str,
+    precision: str,
+) -> None:
+    _check.encoder(x, W_enc, b_enc, pre_bias, precision)
+    _check.k_of(k, W_enc.shape[0], "W_enc")
+    _check.choice("activation", activation, _check.ACTIVATIONS)
+
+
+def _kernel(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None = None,
+    pre_bias: Tensor | None = None,
+    *,
+    k: int,
+    activation: str = "relu",
+    precision: str = "exact",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    _check_arguments(x, W_enc, b_enc, pre_bias, k, activation, precision)
+    kernels = registry.select("encode_topk", x.device.type, x.dtype, backend)
+    values, indices = kernels.encode_topk(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, k, activation)
+    return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
+
+
+def _fake(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None = None,
+    pre_bias: Tensor | None = None,
+    *,
+    k: int,
+    activation: str = "relu",
+    precision: str = "exact",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    _check_arguments(x, W_enc, b_enc, pre_bias, k, activation, precision)
+    shape = (*x.shape[:-1], k)
+    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
+    values, indices = output
+    ctx.mark_non_differentiable(indices)
+    ctx.relu = keyword_only_inputs["activation"] == "relu"
+    ctx.backend = keyword_only_inputs["backend"]
+    ctx.k = keyword_only_inputs["k"]
+    ctx.save_for_backward(*padded(inputs, 4), values, indices)
+
+
+def _backward(ctx: Any, grad_values: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, W_enc, b_enc, pre_bias, values, indices = ctx.saved_tensors
+    grad = grad_values.masked_fill(values <= 0, 0.0) if ctx.relu else grad_values
+    rows = x.reshape(-1, x.shape[-1])
+    offsets = uniform_offsets(rows.shape[0], ctx.k, x.device)
+    needs = padded(ctx.needs_input_grad, 4, False)
+    d_x, d_W, d_b, d_pre = encoder_gradient(
+        grad.reshape(-1), indices.reshape(-1), offsets, rows, W_enc, b_enc, pre_bias, needs, ctx.backend
+    )
+    return None if d_x is None else d_x.view(x.shape), d_W, d_b, d_pre
+
+
+define(
+    "encode_topk",
+    "(Tensor x, Tensor W_enc, Tensor? b_enc=None, Tensor? pre_bias=None, *, SymInt k, str activation='relu', "
+    "str precision='exact', str? backend=None) -> (Tensor, Tensor)",
+    _kernel,
+    _fake,
+    matrices=("x", "W_enc"),
+)
+differentiable("encode_topk", _backward, _setup_context)

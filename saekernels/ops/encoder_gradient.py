@@ -1,0 +1,49 @@
+"""The gradient that all sparse encoders share: through the selected latents and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_ops = torch.ops.saekernels
+
+
+def encoder_gradient(
+    grad: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    needed: Sequence[bool],
+    backend: str | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of (x, W_enc, b_enc, pre_bias) for pre[e] = <x[row] - pre_bias, W_enc[latent]> + b_enc[latent].
+
+    Args:
+        grad: [nnz], the gradient of each entry's pre-activation; indices [nnz] and offsets [T+1] say which entries.
+        x: [T, d].
+        needed: whether each of the four is asked for.
+    """
+    d_x = d_W = d_b = d_pre = None
+    if needed[0] or needed[3]:
+        d_rows = _ops.decode_csr(grad, indices, offsets, W_enc, backend=backend)
+        d_x = d_rows if needed[0] else None
+        if needed[3] and pre_bias is not None:
+            wide = torch.promote_types(d_rows.dtype, torch.float32)
+            d_pre = -d_rows.sum(0, dtype=wide).to(pre_bias.dtype)
+    if needed[1]:
+        if pre_bias is None:
+            d_W = _ops.segment_outer(grad, indices, offsets, x, W_enc.shape[0], backend=backend)
+        else:
+            # In float32 also for half inputs: the forward subtracts before it rounds.
+            wide = torch.promote_types(x.dtype, torch.float32)
+            centred = x.to(wide) - pre_bias.to(wide)
+            d_W = _ops.segment_outer(grad.to(wide), indices, offsets, centred, W_enc.shape[0], backend=backend)
+            d_W = d_W.to(W_enc.dtype)
+    if needed[2] and b_enc is not None:
+        d_b = _ops.segment_sum(grad.to(b_enc.dtype), indices, W_enc.shape[0], backend=backend)
+    return d_x, d_W, d_b, d_pre

@@ -1,0 +1,197 @@
+"""linear_ce_kl: next-token cross-entropy of two residual streams and the KL between them, without logits."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saekernels.backends import registry
+from saekernels.ops import _check
+from saekernels.ops._library import define, differentiable, padded
+
+
+class LinearCeKl(NamedTuple):
+    """Per position, [T]: ce_p, ce_q and kl = KL(p || q) in nats; top1_agree is 1.0 where the argmaxes agree else 0."""
+
+    ce_p: Tensor
+    ce_q: Tensor
+    kl: Tensor
+    top1_agree: Tensor
+
+
+def linear_ce_kl(
+    h_p: Tensor,
+    h_q: Tensor,
+    W_U: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    backend: str | None = None,
+) -> LinearCeKl:
+    """Compare two streams under one unembedding.
+
+    Logits are z = h @ W_U.T + bias, then softcap * tanh(z / softcap) where a softcap is given. Neither
+    logits nor probabilities of shape [T, V] exist. A row's result does not depend on the rest of the batch.
+
+    Args:
+        h_p: [T, d], the clean stream after the final norm; float32, bfloat16, float16, or float64 (reference only).
+        h_q: [T, d], the stream compared with it; h_p's dtype.
+        W_U: [V, d]; h_p's dtype.
+        targets: [T] int64, each in [0, V) or equal to ignore_index.
+        bias: [V], h_p's dtype or float32.
+        softcap: the cap of Gemma-like heads, positive, or None.
+        ignore_index: a target with this value gives 0 in all four results and no gradient.
+        backend: "cpu", "reference", or None for the best one that serves the inputs.
+
+    Returns:
+        LinearCeKl: four [T] tensors, float32 (float64 for float64 inputs). ce_p, ce_q and kl are differentiable with
+        respect to h_p, h_q, W_U and bias.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
+    """
+    _check.tensors(h_p=h_p, h_q=h_q, W_U=W_U, targets=targets, bias=bias)
+    return LinearCeKl(
+        *torch.ops.saekernels.linear_ce_kl(
+            h_p, h_q, W_U, targets, bias, softcap=softcap, ignore_index=ignore_index, backend=backend
+        )
+    )
+
+
+def _check_arguments(
+    h_p: Tensor, h_q: Tensor, W_U: Tensor, targets: Tensor, bias: Tensor | None, softcap: float | None
+) -> None:
+    for name, value in (("h_p", h_p), ("h_q", h_q), ("W_U", W_U), ("targets", targets)):
+        _check.tensor(name, value)
+    _check.dtype_in("h_p", h_p, _check.FLOATS)
+    _check.dtype_in("h_q", h_q, (h_p.dtype,))
+    _check.dtype_in("W_U", W_U, (h_p.dtype,))
+    _check.dtype_in("targets", targets, (torch.int64,))
+    _check.matrix("W_U", W_U, "V", "d")
+    if h_p.dim() != 2:
+        raise ValueError(f"h_p: got shape {list(h_p.shape)}, need [T, d]")
+    shape = [("T", h_p.shape[0]), ("d", W_U.shape[1])]
+    _check.shape("h_p", h_p, shape)
+    _check.shape("h_q", h_q, shape)
+    _check.shape("targets", targets, shape[:1])
+    _check.vector_beside("bias", bias, ("V", W_U.shape[0]), W_U)
+    _check.same_device("h_p", h_p, h_q=h_q, W_U=W_U, targets=targets, bias=bias)
+    if softcap is not None and not 0 < softcap < float("inf"):
+        raise ValueError(f"softcap: got {softcap}, need a positive finite number or None")
+
+
+def _check_targets(targets: Tensor, vocabulary: int, ignore_index: int) -> None:
+    if targets.device.type != "cpu":
+        return
+    wrong = targets[(targets != ignore_index) & ((targets < 0) | (targets >= vocabulary))]
+    if wrong.numel():
+        raise ValueError(
+            f"targets: got {int(wrong[0])}, need 0 <= target < {vocabulary}, the rows of W_U, or {ignore_index}"
+        )
+
+
+def _kernel(
+    h_p: Tensor,
+    h_q: Tensor,
+    W_U: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    *,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_arguments(h_p, h_q, W_U, targets, bias, softcap)
+    _check_targets(targets, W_U.shape[0], ignore_index)
+    kernels = registry.select("linear_ce_kl", h_p.device.type, h_p.dtype, backend)
+    return kernels.linear_ce_kl(h_p, h_q, W_U, targets, bias, softcap, ignore_index)
+
+
+def _fake(
+    h_p: Tensor,
+    h_q: Tensor,
+    W_U: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    *,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_arguments(h_p, h_q, W_U, targets, bias, softcap)
+    wide = torch.float64 if h_p.dtype == torch.float64 else torch.float32
+    ce_p, ce_q, kl, agree = (h_p.new_empty(h_p.shape[0], dtype=wide) for _ in range(4))
+    return ce_p, ce_q, kl, agree
+
+
+def _backward_kernel(
+    grad_ce_p: Tensor,
+    grad_ce_q: Tensor,
+    grad_kl: Tensor,
+    h_p: Tensor,
+    h_q: Tensor,
+    W_U: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kernels = registry.select("linear_ce_kl_backward", h_p.device.type, h_p.dtype)
+    return kernels.linear_ce_kl_backward(
+        grad_ce_p, grad_ce_q, grad_kl, h_p, h_q, W_U, targets, bias, softcap, ignore_index
+    )
+
+
+def _backward_fake(
+    grad_ce_p: Tensor,
+    grad_ce_q: Tensor,
+    grad_kl: Tensor,
+    h_p: Tensor,
+    h_q: Tensor,
+    W_U: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_bias = grad_kl.new_empty(W_U.shape[0]) if bias is None else torch.empty_like(bias)
+    return torch.empty_like(h_p), torch.empty_like(h_q), torch.empty_like(W_U), d_bias
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
+    ctx.mark_non_differentiable(output[3])
+    ctx.softcap = keyword_only_inputs["softcap"]
+    ctx.ignore_index = keyword_only_inputs["ignore_index"]
+    ctx.save_for_backward(*padded(inputs, 5))
+
+
+def _backward(
+    ctx: Any, grad_ce_p: Tensor, grad_ce_q: Tensor, grad_kl: Tensor, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    h_p, h_q, W_U, targets, bias = ctx.saved_tensors
+    d_hp, d_hq, d_W, d_bias = torch.ops.saekernels.linear_ce_kl_backward(
+        grad_ce_p, grad_ce_q, grad_kl, h_p, h_q, W_U, targets, bias, ctx.softcap, ctx.ignore_index
+    )
+    return d_hp, d_hq, d_W, None, None if bias is None else d_bias
+
+
+define(
+    "linear_ce_kl",
+    "(Tensor h_p, Tensor h_q, Tensor W_U, Tensor targets, Tensor? bias=None, *, float? softcap=None, "
+    "int ignore_index=-100, str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    _kernel,
+    _fake,
+    matrices=("h_p", "h_q", "W_U"),
+)
+define(
+    "linear_ce_kl_backward",
+    "(Tensor grad_ce_p, Tensor grad_ce_q, Tensor grad_kl, Tensor h_p, Tensor h_q, Tensor W_U, Tensor targets, "
+    "Tensor? bias, float? softcap, int ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward_kernel,
+    _backward_fake,
+)
+differentiable("linear_ce_kl", _backward, _setup_context)

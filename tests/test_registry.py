@@ -1,0 +1,57 @@
+"""Which backend serves what: the choice, the reasons, the override."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from saekernels.backends import registry
+
+
+def test_every_backend_has_every_primitive_that_it_claims() -> None:
+    for name in registry.PREFERENCE:
+        module = registry.load(name)
+        assert name == module.NAME
+        for op in registry.PRIMITIVES:
+            for dtype in registry.DTYPES:
+                if registry.refusal(name, op, "cpu", dtype) is None:
+                    assert callable(getattr(module, op))
+
+
+def test_the_first_that_can_is_chosen() -> None:
+    for choice in registry.explain("cpu"):
+        dtype = getattr(torch, choice.dtype)
+        able = [n for n in registry.PREFERENCE if registry.refusal(n, choice.op, "cpu", dtype) is None]
+        assert choice.backend == able[0]
+        assert set(choice.others) == set(registry.PREFERENCE) - {choice.backend}
+        assert all(choice.others.values()), "a backend is passed over without a reason"
+    assert len(registry.explain("cpu")) == len(registry.PRIMITIVES) * len(registry.DTYPES)
+
+
+def test_reference_serves_everything() -> None:
+    for op in registry.PRIMITIVES:
+        for device in ("cpu", "cuda"):
+            assert registry.refusal("reference", op, device, torch.float64) is None
+
+
+@pytest.mark.parametrize(("value", "expected"), [("reference", "reference"), ("auto", None), ("tpu", "SAEKERNELS")])
+def test_environment_override(value: str, expected: str | None) -> None:
+    """Read once at import, in a fresh process."""
+    code = (
+        "import torch, saekernels as sk\n"
+        "from saekernels.backends import registry\n"
+        "try:\n"
+        "    print(registry.select('topk', 'cpu', torch.float32).NAME)\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {**os.environ, "SAEKERNELS_BACKEND": value}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if value == "tpu":
+        assert "got 'tpu', need one of 'auto'" in shown.stdout
+    else:
+        assert shown.stdout.strip() == (expected or registry.select("topk", "cpu", torch.float32).NAME)

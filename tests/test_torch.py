@@ -1,0 +1,216 @@
+"""The ops as torch citizens: opcheck, gradcheck, torch.compile, autocast, fake tensors, gradients of every order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+import saekernels as sk
+
+OPS = torch.ops.saekernels
+
+
+def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def csr() -> tuple[Tensor, Tensor, Tensor]:
+    offsets = torch.tensor([0, 2, 2, 5])
+    return leaf(5), torch.tensor([3, 0, 1, 6, 3], dtype=torch.int32), offsets
+
+
+def samples() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    values, indices, offsets = csr()
+    targets = torch.tensor([0, 6, -100])
+    x, W, b, pre = leaf(3, 4), leaf(7, 4), leaf(7), leaf(4)
+    return {
+        "encode_topk": ((x, W, b, pre), {"k": 2, "activation": "abs"}),
+        "encode_threshold": ((x, W, b, torch.tensor(0.5), pre), {}),
+        "topk": ((leaf(3, 9), 4), {}),
+        "decode": ((leaf(3, 2), torch.tensor([[0, 6], [1, 1], [2, 3]], dtype=torch.int32), W, leaf(4)), {}),
+        "decode_csr": ((values, indices, offsets, W, leaf(4)), {}),
+        "gather_dot": ((x, W, indices, offsets), {}),
+        "segment_outer": ((values, indices, offsets, x, 7), {}),
+        "segment_sum": ((values, indices, 7), {}),
+        "linear_ce_kl": ((x, leaf(3, 4), W, targets, b), {"softcap": 3.0}),
+    }
+
+
+@pytest.mark.parametrize("name", samples())
+def test_opcheck(name: str, backend: str) -> None:
+    args, kwargs = samples()[name]
+    opcheck(getattr(OPS, name).default, args, {**kwargs, "backend": backend})
+
+
+def double_samples() -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
+    def f(*shape: int) -> Tensor:
+        return leaf(*shape, dtype=torch.float64)
+
+    _, indices, offsets = csr()
+    targets = torch.tensor([0, 6, -100])
+    dense = torch.tensor([[0, 6], [1, 1], [2, 3]])
+    encoder = (f(3, 4), f(7, 4), f(7), f(4))
+    return {
+        **{
+            f"encode_topk_{activation}": (
+                lambda x, W, b, p, activation=activation: (
+                    sk.encode_topk(x, W, b, k=3, pre_bias=p, activation=activation).values
+                ),
+                encoder,
+            )
+            for activation in ("relu", "none", "abs")
+        },
+        "encode_threshold": (lambda x, W, b, p: sk.encode_threshold(x, W, b, 0.3, pre_bias=p).values, encoder),
+        "topk": (lambda s: sk.topk(s, 3).values, (f(2, 6),)),
+        "decode": (lambda v, W, b: sk.decode(v, dense, W, b), (f(3, 2), f(7, 4), f(4))),
+        "decode_csr": (lambda v, W, b: sk.decode_csr(v, indices, offsets, W, b), (f(5), f(7, 4), f(4))),
+        "gather_dot": (lambda a, W: OPS.gather_dot(a, W, indices, offsets), (f(3, 4), f(7, 4))),
+        "segment_outer": (lambda v, a: OPS.segment_outer(v, indices, offsets, a, 7), (f(5), f(3, 4))),
+        "segment_sum": (lambda v: OPS.segment_sum(v, indices, 7), (f(5),)),
+        "linear_ce_kl": (
+            lambda p, q, W, b: sk.linear_ce_kl(p, q, W, targets, bias=b, softcap=3.0)[:3],
+            (f(3, 4), f(3, 4), f(7, 4), f(7)),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", double_samples())
+def test_gradcheck(name: str) -> None:
+    function, inputs = double_samples()[name]
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("name", [name for name in double_samples() if name != "linear_ce_kl"])
+def test_second_gradients(name: str) -> None:
+    function, inputs = double_samples()[name]
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_gradients_match_dense_torch(backend: str) -> None:
+    """A whole TopK autoencoder: our gradients in float32 against autograd through dense float64 codes."""
+    x, W, b, p, D, c = leaf(12, 16), leaf(60, 16), leaf(60), leaf(16), leaf(60, 16), leaf(16)
+    values, indices = sk.encode_topk(x, W, b, k=6, pre_bias=p, backend=backend)
+    loss = (sk.decode(values, indices, D, c, backend=backend) - x).square().sum()
+    ours = torch.autograd.grad(loss, (x, W, b, p, D, c))
+
+    wide = [value.detach().double().requires_grad_() for value in (x, W, b, p, D, c)]
+    X, V, B, P, E, C = wide
+    pre = (X - P) @ V.T + B
+    codes = torch.zeros_like(pre).scatter(1, indices.long(), pre.gather(1, indices.long()).relu())
+    theirs = torch.autograd.grad((codes @ E + C - X).square().sum(), wide)
+    for got, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_gradients(backend: str, dtype: torch.dtype) -> None:
+    """Gradients in half precision stay within a few units of the dense float64 ones, and keep their dtypes."""
+    x, W, D = (torch.randn(*s).to(dtype).requires_grad_() for s in ((8, 16), (40, 16), (40, 16)))
+    p = torch.randn(16, requires_grad=True)
+    values, indices = sk.encode_topk(x, W, k=5, pre_bias=p, activation="none", backend=backend)
+    weight = torch.randn(8, 16).to(dtype)
+    ours = torch.autograd.grad((sk.decode(values, indices, D, backend=backend) * weight).sum(), (x, W, D, p))
+    assert [g.dtype for g in ours] == [dtype, dtype, dtype, torch.float32]
+    wide = [value.detach().double().requires_grad_() for value in (x, W, D, p)]
+    X, V, E, P = wide
+    codes = ((X - P) @ V.T).gather(1, indices.long())
+    out = torch.einsum("tk,tkd->td", codes, E[indices.long()])
+    theirs = torch.autograd.grad((out * weight.double()).sum(), wide)
+    tolerance = 0.05 if dtype == torch.bfloat16 else 0.008
+    for got, expected in zip(ours, theirs, strict=True):
+        assert (got.double() - expected).norm() <= tolerance * expected.norm()
+
+
+def test_compile_without_recompiling_for_batch_sizes(backend: str) -> None:
+    W, b, D = torch.randn(64, 8), torch.randn(64), torch.randn(64, 8)
+    compilations = 0
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        nonlocal compilations
+        compilations += 1
+        return graph.forward
+
+    def model(x: Tensor) -> Tensor:
+        codes = sk.encode_topk(x, W, b, k=4, backend=backend)
+        return sk.decode(codes.values, codes.indices, D, backend=backend)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counting)
+    for rows in (5, 7, 33):
+        x = torch.randn(rows, 8)
+        assert torch.equal(compiled(x), model(x))
+    assert compilations == 1
+
+
+@pytest.mark.parametrize("name", ["topk", "decode", "csr", "loss"])
+def test_compile_forward_and_backward(name: str, backend: str) -> None:
+    W, D = leaf(64, 8), leaf(64, 8)
+
+    def topk(x: Tensor) -> Tensor:
+        return sk.topk(x @ W.T, 5, backend=backend).values.sum()
+
+    def decode(x: Tensor) -> Tensor:
+        codes = sk.encode_topk(x, W, k=5, backend=backend)
+        return sk.decode(codes.values, codes.indices, D, backend=backend).square().sum()
+
+    def csr(x: Tensor) -> Tensor:
+        codes = sk.encode_threshold(x, W, None, 0.5, backend=backend)
+        return sk.decode_csr(*codes, D, backend=backend).square().sum()
+
+    def loss(x: Tensor) -> Tensor:
+        targets = torch.arange(x.shape[0])
+        return sum(value.sum() for value in sk.linear_ce_kl(x, x * 1.1, W, targets, backend=backend)[:3])  # type: ignore
+
+    function = {"topk": topk, "decode": decode, "csr": csr, "loss": loss}[name]
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+        for rows in (3, 6):
+            x = leaf(rows, 8)
+            eager = torch.autograd.grad(function(x), x)
+            assert torch.equal(torch.autograd.grad(compiled(x), x)[0], eager[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_computes_as_linear_does(dtype: torch.dtype, backend: str) -> None:
+    x, W, b, D = torch.randn(6, 16), torch.randn(40, 16), torch.randn(40), torch.randn(40, 16)
+    with torch.autocast("cpu", dtype):
+        codes = sk.encode_topk(x, W, b, k=4, backend=backend)
+        out = sk.decode(codes.values, codes.indices, D, backend=backend)
+        loss = sk.linear_ce_kl(x, x, W, torch.zeros(6, dtype=torch.int64), backend=backend)
+    expected = sk.encode_topk(x.to(dtype), W.to(dtype), b, k=4, backend=backend)
+    assert codes.values.dtype == out.dtype == dtype and loss.ce_p.dtype == torch.float32
+    assert torch.equal(codes.values, expected.values) and torch.equal(codes.indices, expected.indices)
+    assert torch.equal(out, sk.decode(*expected, D.to(dtype), backend=backend))
+
+
+def test_autocast_gradients_reach_float32_parameters(backend: str) -> None:
+    x, W = torch.randn(6, 16), leaf(40, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        sk.encode_topk(x, W, k=4, backend=backend).values.float().sum().backward()
+    assert W.grad is not None and W.grad.dtype == torch.float32 and W.grad.abs().sum() > 0
+
+
+def test_fake_cuda_tensors_have_the_right_shapes() -> None:
+    with torch._subclasses.fake_tensor.FakeTensorMode():
+        x = torch.empty(2, 5, 8, device="cuda", dtype=torch.bfloat16)
+        W = torch.empty(64, 8, device="cuda", dtype=torch.bfloat16)
+        values, indices = sk.encode_topk(x, W, k=4)
+        assert values.shape == indices.shape == (2, 5, 4) and values.device.type == "cuda"
+        assert values.dtype == torch.bfloat16 and indices.dtype == torch.int32
+        assert sk.decode(values, indices, W).shape == (2, 5, 8)
+        h = x.view(10, 8)
+        out = sk.linear_ce_kl(h, h, W, torch.empty(10, device="cuda", dtype=torch.int64))
+        assert out.kl.shape == (10,) and out.kl.dtype == torch.float32
+
+
+def test_huge_virtual_scores_do_not_overflow() -> None:
+    """More than 2^31 elements, by a stride of 0: shapes and addresses are 64-bit."""
+    rows = torch.arange(70000, dtype=torch.float32).expand(40000, 70000)[39998:]
+    got = sk.topk(rows, 2)
+    assert got.indices.tolist() == [[69999, 69998]] * 2
