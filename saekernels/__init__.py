@@ -1,5 +1,18 @@
 """Kernels for sparse autoencoders, and the honest test they make cheap: what splicing an SAE into a model costs."""
 
+from saekernels.activations import (
+    AbsTopK,
+    BatchTopK,
+    ConstantNorm,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    LayerNorm,
+    ReLU,
+    Scale,
+    TopK,
+)
+from saekernels.codes import Codes
 from saekernels.ops import (
     CsrCodes,
     LinearCeKl,
@@ -11,12 +24,25 @@ from saekernels.ops import (
     linear_ce_kl,
     topk,
 )
+from saekernels.sae import SAE
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SAE",
+    "AbsTopK",
+    "BatchTopK",
+    "Codes",
+    "ConstantNorm",
     "CsrCodes",
+    "Gated",
+    "GroupMax",
+    "JumpReLU",
+    "LayerNorm",
     "LinearCeKl",
+    "ReLU",
+    "Scale",
+    "TopK",
     "TopKCodes",
     "decode",
     "decode_csr",
