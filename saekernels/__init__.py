@@ -13,6 +13,7 @@ from saekernels.activations import (
     TopK,
 )
 from saekernels.codes import Codes
+from saekernels.formats import FormatError, load, save
 from saekernels.ops import (
     CsrCodes,
     LinearCeKl,
@@ -35,6 +36,7 @@ __all__ = [
     "Codes",
     "ConstantNorm",
     "CsrCodes",
+    "FormatError",
     "Gated",
     "GroupMax",
     "JumpReLU",
@@ -49,5 +51,7 @@ __all__ = [
     "encode_threshold",
     "encode_topk",
     "linear_ce_kl",
+    "load",
+    "save",
     "topk",
 ]

@@ -1,0 +1,106 @@
+"""Reading and writing checkpoint files: every failure is a FormatError that names the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+MAX_CONFIG_BYTES = 16 * 2**20
+
+
+class FormatError(ValueError):
+    """A checkpoint that cannot be read or written, with the file and the reason."""
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("reading checkpoints needs safetensors: pip install 'saekernels[eval]'") from error
+    return safetensors
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise FormatError(f"{path}: {path.stat().st_size} bytes is too large for a config")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"{path}: not a readable JSON config: {error}") from error
+    if not isinstance(config, dict):
+        raise FormatError(f"{path}: got a JSON {type(config).__name__}, need an object")
+    return config
+
+
+class Tensors:
+    """The tensors of a safetensors file, taken one by one with the shape that the config promises."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        library = _safetensors()
+        try:
+            self._left: dict[str, Tensor] = library.torch.load_file(path)
+        except (OSError, library.SafetensorError, ValueError, KeyError) as error:
+            raise FormatError(f"{path}: damaged or not a safetensors file: {error}") from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """The float tensor `name` of this shape."""
+        if name not in self._left:
+            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {sorted(self._left)}")
+        value = self._left.pop(name)
+        if tuple(value.shape) != shape:
+            raise FormatError(
+                f"{self.path}: tensor {name!r} has shape {list(value.shape)}, the config needs {list(shape)}"
+            )
+        if value.dtype not in FLOATS:
+            raise FormatError(f"{self.path}: tensor {name!r} has dtype {value.dtype}, need a floating dtype")
+        return value
+
+    def done(self) -> None:
+        """Raise if a tensor was not taken: it would have been ignored in silence."""
+        if self._left:
+            raise FormatError(f"{self.path}: unexpected tensors {sorted(self._left)} for this architecture")
+
+
+def integer(config: Mapping[str, Any], key: str, path: Path, default: int | None = None) -> int:
+    """A positive int of the config."""
+    value = config.get(key, default)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise FormatError(f"{path}: {key!r} is {value!r}, need a positive integer")
+    return value
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a temporary file beside `path`, then rename: no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file's content."""
+    return _safetensors().torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})

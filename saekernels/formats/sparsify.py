@@ -1,0 +1,65 @@
+"""EleutherAI sparsify: cfg.json + sae.safetensors (eai-sparsify 1.x and the older sae package)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from saekernels.activations import GroupMax, Scale, TopK
+from saekernels.formats.files import FormatError, Tensors, integer, read_config
+from saekernels.sae import SAE
+
+NAME = "sparsify"
+WEIGHTS = "sae.safetensors"
+
+
+def matches(folder: Path) -> bool:
+    """Whether the folder holds a sparsify checkpoint."""
+    return (folder / WEIGHTS).is_file()
+
+
+def read(folder: Path, input_scale: float | None = None) -> SAE:
+    """The SAE or transcoder of a sparsify folder.
+
+    Encoder and decoder rows are latents; the input is centred by b_dec unless the config says `transcode`.
+    """
+    path = folder / "cfg.json"
+    config = read_config(path)
+    if config.get("signed"):
+        raise FormatError(f"{path}: 'signed' is true; signed coders of old versions are not supported")
+    d_in = integer(config, "d_in", path)
+    n_latents = config.get("num_latents") or d_in * integer(config, "expansion_factor", path, 32)
+    n_latents = integer({"num_latents": n_latents}, "num_latents", path)
+    k = integer(config, "k", path)
+    kinds: dict[str, type[TopK] | type[GroupMax]] = {"topk": TopK, "groupmax": GroupMax}
+    activation = config.get("activation", "topk")
+    if activation not in kinds:
+        raise FormatError(f"{path}: 'activation' is {activation!r}, need one of {list(kinds)}")
+    skip, transcode = bool(config.get("skip_connection")), bool(config.get("transcode"))
+
+    tensors = Tensors(folder / WEIGHTS)
+    state = {
+        "W_enc": tensors.take("encoder.weight", n_latents, d_in),
+        "b_enc": tensors.take("encoder.bias", n_latents),
+        "W_dec": tensors.take("W_dec", n_latents, d_in),
+        "b_dec": tensors.take("b_dec", d_in),
+    }
+    if skip:
+        state["W_skip"] = tensors.take("W_skip", d_in, d_in)
+    tensors.done()
+    try:
+        sae = SAE(
+            d_in,
+            n_latents,
+            kinds[activation](k),
+            pre_bias="none" if transcode else "b_dec",
+            normalization=None if input_scale is None else Scale(input_scale),
+            skip=skip,
+            device="meta",
+        )
+    except ValueError as error:
+        raise FormatError(f"{path}: {error}") from error
+    dtype = state["W_enc"].dtype
+    sae.load_state_dict({name: torch.nn.Parameter(value.to(dtype)) for name, value in state.items()}, assign=True)
+    return sae

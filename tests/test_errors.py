@@ -1,0 +1,78 @@
+"""Bad input: the error names the argument, what came and what was needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import saekernels as sk
+
+X, W, B = torch.randn(3, 8), torch.randn(20, 8), torch.randn(20)
+V, LATENTS = torch.randn(3, 2), torch.zeros(3, 2, dtype=torch.int32)
+OFFSETS = torch.tensor([0, 2, 4, 6])
+TARGETS = torch.zeros(3, dtype=torch.int64)
+
+CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: sk.encode_topk([1.0], W, k=2), TypeError, "x"),
+    (lambda: sk.encode_topk(X.int(), W, k=2), TypeError, "x: got dtype int32, need one of float32"),
+    (lambda: sk.encode_topk(X, W.bfloat16(), k=2), TypeError, "W_enc: got dtype bfloat16, need one of float32"),
+    (lambda: sk.encode_topk(X, W.T, k=2), ValueError, r"x: got shape \[3, 8\], need \[..., d\] with d = 20"),
+    (lambda: sk.encode_topk(torch.tensor(1.0), W, k=2), ValueError, r"x: got shape \[\]"),
+    (lambda: sk.encode_topk(X, W[0], k=2), ValueError, r"W_enc: got shape \[8\], need \[F, d\]"),
+    (lambda: sk.encode_topk(X, W[:0], k=2), ValueError, r"W_enc: got shape \[0, 8\]"),
+    (lambda: sk.encode_topk(X, W, B[:3], k=2), ValueError, r"b_enc: got shape \[3\], need \[F\] = \[20\]"),
+    (lambda: sk.encode_topk(X, W, B.half(), k=2), TypeError, "b_enc: got dtype float16"),
+    (lambda: sk.encode_topk(X, W, k=2, pre_bias=B), ValueError, r"pre_bias: got shape \[20\], need \[d\] = \[8\]"),
+    (lambda: sk.encode_topk(X, W, k=0), ValueError, "k: got 0, need 1 <= k <= 20"),
+    (lambda: sk.encode_topk(X, W, k=21), ValueError, "k: got 21, need 1 <= k <= 20"),
+    (lambda: sk.encode_topk(X, W, k=2, activation="gelu"), ValueError, "activation: got 'gelu', need one of 'relu'"),
+    (lambda: sk.encode_topk(X, W, k=2, precision="half"), ValueError, "precision: got 'half', need one of 'exact'"),
+    (lambda: sk.encode_topk(X, W, k=2, backend="tpu"), ValueError, "backend: got 'tpu', need one of 'auto'"),
+    (lambda: sk.encode_topk(X.to_sparse(), W, k=2), TypeError, "x: got layout"),
+    (lambda: sk.encode_topk(X, W.to("meta"), k=2), ValueError, "W_enc: got device meta, need cpu"),
+    (lambda: sk.encode_threshold(X, W, B, torch.zeros(3)), ValueError, r"threshold: got shape \[3\], need \[F\]"),
+    (lambda: sk.encode_threshold(X, W, B, torch.tensor(1)), TypeError, "threshold: got dtype int64"),
+    (lambda: sk.encode_threshold(X, W[:, :5]), ValueError, "x: got shape"),
+    (lambda: sk.topk(X, 9), ValueError, "k: got 9, need 1 <= k <= 8, the number of latents in scores"),
+    (lambda: sk.topk(X.long(), 2), TypeError, "scores: got dtype int64"),
+    (lambda: sk.topk(torch.tensor(1.0), 1), ValueError, r"scores: got shape \[\]"),
+    (lambda: sk.decode(V, LATENTS[:, :1], W), ValueError, r"indices: got shape \[3, 1\], need \[3, 2\]"),
+    (lambda: sk.decode(V, LATENTS.float(), W), TypeError, "indices: got dtype float32, need one of int32, int64"),
+    (lambda: sk.decode(V, LATENTS, W.half()), TypeError, "W_dec: got dtype float16"),
+    (lambda: sk.decode(V, LATENTS, W, B), ValueError, r"b_dec: got shape \[20\], need \[d_out\] = \[8\]"),
+    (lambda: sk.decode_csr(V.view(-1), LATENTS.view(-1), OFFSETS.int(), W), TypeError, "offsets: got dtype int32"),
+    (lambda: sk.decode_csr(V.view(-1), LATENTS.view(-1), OFFSETS[None], W), ValueError, r"offsets: got shape \[1, 4\]"),
+    (lambda: sk.decode_csr(V, LATENTS, OFFSETS, W), ValueError, r"values: got shape \[3, 2\], need \[nnz\]"),
+    (lambda: sk.linear_ce_kl(X, X[:2], W, TARGETS), ValueError, r"h_q: got shape \[2, 8\], need \[T, d\] = \[3, 8\]"),
+    (lambda: sk.linear_ce_kl(X, X, W, TARGETS[:2]), ValueError, r"targets: got shape \[2\], need \[T\] = \[3\]"),
+    (lambda: sk.linear_ce_kl(X, X, W, TARGETS.int()), TypeError, "targets: got dtype int32"),
+    (lambda: sk.linear_ce_kl(X, X, W, TARGETS, softcap=0.0), ValueError, "softcap: got 0.0, need a positive"),
+    (lambda: sk.linear_ce_kl(X[None], X, W, TARGETS), ValueError, r"h_p: got shape \[1, 3, 8\], need \[T, d\]"),
+    (lambda: sk.linear_ce_kl(X, X, W, TARGETS, bias=B[:2]), ValueError, r"bias: got shape \[2\], need \[V\] = \[20\]"),
+    (lambda: sk.SAE(0, 4, sk.ReLU()), ValueError, "d_in: got 0, need at least 1"),
+    (lambda: sk.SAE(4, 8, sk.TopK(9)), ValueError, "activation: got k = 9, need at most n_latents = 8"),
+    (lambda: sk.SAE(4, 8, sk.GroupMax(3)), ValueError, "need a k that divides n_latents = 8"),
+    (lambda: sk.SAE(4, 8, "topk"), ValueError, "activation: got 'topk', need one of"),
+    (lambda: sk.SAE(4, 8, sk.ReLU(), d_out=5), ValueError, "pre_bias: got 'b_dec' with d_in = 4 and d_out = 5"),
+    (lambda: sk.SAE(4, 8, sk.ReLU(), pre_bias="x"), ValueError, "pre_bias: got 'x'"),
+    (lambda: sk.SAE(4, 8, sk.Gated(), rescale_by_decoder_norm=True), ValueError, "rescale_by_decoder_norm"),
+    (lambda: sk.SAE(4, 8, sk.ReLU())(torch.randn(2, 5)), ValueError, r"x: got shape \[2, 5\], need .* d_in = 4"),
+    (lambda: sk.SAE(4, 9, sk.ReLU()).decode(sk.SAE(4, 8, sk.ReLU()).encode(torch.randn(4))), ValueError, "codes: got"),
+    (lambda: sk.TopK(0), ValueError, "k: got 0"),
+    (lambda: sk.Scale(float("nan")), ValueError, "factor: got nan"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[message[:40] for _, _, message in CASES])
+def test_message(case: tuple[Callable[[], Any], type[Exception], str]) -> None:
+    call, kind, message = case
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_float64_is_refused_by_a_named_native_backend() -> None:
+    with pytest.raises(ValueError, match=r"backend: got 'cpu', which cannot serve encode_topk for torch\.float64"):
+        sk.encode_topk(X.double(), W.double(), k=2, backend="cpu")
