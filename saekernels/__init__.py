@@ -26,6 +26,7 @@ from saekernels.ops import (
     topk,
 )
 from saekernels.sae import SAE
+from saekernels.splice import Splice, splice
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "LinearCeKl",
     "ReLU",
     "Scale",
+    "Splice",
     "TopK",
     "TopKCodes",
     "decode",
@@ -53,5 +55,6 @@ __all__ = [
     "linear_ce_kl",
     "load",
     "save",
+    "splice",
     "topk",
 ]
