@@ -1,0 +1,158 @@
+// Python bindings. Pointers come as integers and matrices as tuples (address, rows, cols, row_stride, col_stride,
+// dtype), strides in elements: no torch headers, so one build serves every torch version. The caller keeps the
+// tensors alive and has checked shapes and dtypes; what could reach foreign memory is checked again in csrc/cpu.
+#include <pybind11/pybind11.h>
+
+#include <cstring>
+
+#include "common/keys.h"
+#include "cpu/kernels.h"
+#include "cpu/level.h"
+
+namespace py = pybind11;
+using namespace saekernels;
+
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+DType dtype_of(int code) {
+  if (code < 0 || code > 2) throw std::invalid_argument("dtype: unknown code " + std::to_string(code));
+  return static_cast<DType>(code);
+}
+
+// None stands for an absent matrix.
+Matrix matrix(const py::object& view) {
+  Matrix m;
+  if (view.is_none()) return m;
+  const auto fields = view.cast<py::tuple>();
+  if (fields.size() != 6) throw std::invalid_argument("a matrix is a tuple of 6 integers");
+  m.data = pointer<const void>(fields[0].cast<uintptr_t>());
+  m.rows = fields[1].cast<int64_t>();
+  m.cols = fields[2].cast<int64_t>();
+  m.row_stride = fields[3].cast<int64_t>();
+  m.col_stride = fields[4].cast<int64_t>();
+  m.dtype = dtype_of(fields[5].cast<int>());
+  return m;
+}
+
+Encoder encoder(const py::object& x, const py::object& weight, const py::object& bias, const py::object& pre_bias) {
+  return {matrix(x), matrix(weight), matrix(bias), matrix(pre_bias)};
+}
+
+// values: matrix of one contiguous row, or None.
+Entries entries(const py::object& values, uintptr_t indices, uintptr_t offsets, int64_t rows, int64_t count) {
+  const Matrix v = matrix(values);
+  return {v.data, v.dtype, pointer<const int32_t>(indices), pointer<const int64_t>(offsets), rows, count};
+}
+
+MutableRows rows_out(const py::object& view) {
+  const Matrix m = matrix(view);
+  return {const_cast<void*>(m.data), m.row_stride, m.dtype};
+}
+
+void bind_encoders(py::module_& m) {
+  m.def("encode_topk", [](const py::object& x, const py::object& weight, const py::object& bias,
+                          const py::object& pre_bias, int64_t k, int activation, int threads, uintptr_t values,
+                          uintptr_t indices) {
+    const Encoder e = encoder(x, weight, bias, pre_bias);
+    const py::gil_scoped_release release;
+    encode_topk(e, k, static_cast<Activation>(activation), threads, pointer<void>(values), pointer<int32_t>(indices));
+  });
+  m.def("topk", [](const py::object& scores, int64_t k, int threads, uintptr_t values, uintptr_t indices) {
+    const Matrix s = matrix(scores);
+    const py::gil_scoped_release release;
+    topk(s, k, threads, pointer<void>(values), pointer<int32_t>(indices));
+  });
+  py::class_<ThresholdCodes>(m, "ThresholdCodes")
+      .def_property_readonly("nnz", &ThresholdCodes::nnz)
+      .def("move_to", [](ThresholdCodes& codes, int dtype, uintptr_t values, uintptr_t indices, uintptr_t offsets) {
+        const DType type = dtype_of(dtype);
+        const py::gil_scoped_release release;
+        std::memcpy(pointer<int64_t>(offsets), codes.offsets.data(), codes.offsets.size() * sizeof(int64_t));
+        codes.move_to(type, pointer<void>(values), pointer<int32_t>(indices));
+      });
+  m.def("encode_threshold", [](const py::object& x, const py::object& weight, const py::object& bias,
+                               const py::object& pre_bias, const py::object& threshold, int threads) {
+    const Encoder e = encoder(x, weight, bias, pre_bias);
+    const Matrix limit = matrix(threshold);
+    const py::gil_scoped_release release;
+    return encode_threshold(e, limit, threads);
+  });
+}
+
+void bind_sparse(py::module_& m) {
+  m.def("decode", [](const py::object& values, uintptr_t indices, uintptr_t offsets, int64_t rows, int64_t count,
+                     const py::object& weight, const py::object& bias, int threads, const py::object& out) {
+    const Entries codes = entries(values, indices, offsets, rows, count);
+    const Matrix w = matrix(weight), b = matrix(bias);
+    const MutableRows to = rows_out(out);
+    const py::gil_scoped_release release;
+    decode(codes, w, b, threads, to);
+  });
+  m.def("gather_dot", [](const py::object& a, const py::object& weight, uintptr_t indices, uintptr_t offsets,
+                         int64_t rows, int64_t count, int threads, uintptr_t out) {
+    const Entries where = entries(py::none(), indices, offsets, rows, count);
+    const Matrix left = matrix(a), w = matrix(weight);
+    const py::gil_scoped_release release;
+    gather_dot(left, w, where, threads, pointer<void>(out));
+  });
+  m.def("segment_outer", [](const py::object& values, uintptr_t indices, uintptr_t offsets, int64_t rows,
+                            int64_t count, const py::object& a, int64_t segments, int threads, const py::object& out) {
+    const Entries codes = entries(values, indices, offsets, rows, count);
+    const Matrix right = matrix(a);
+    const MutableRows to = rows_out(out);
+    const py::gil_scoped_release release;
+    segment_outer(codes, right, segments, threads, to);
+  });
+  m.def("segment_sum", [](const py::object& values, uintptr_t indices, int64_t count, int64_t segments,
+                          uintptr_t out) {
+    const Entries codes = entries(values, indices, 0, 0, count);
+    const py::gil_scoped_release release;
+    segment_sum(codes, segments, pointer<void>(out));
+  });
+}
+
+void bind_loss(py::module_& m) {
+  m.def("linear_ce_kl", [](const py::object& h_p, const py::object& h_q, const py::object& weight,
+                           const py::object& bias, uintptr_t targets, float softcap, int64_t ignore_index, int threads,
+                           uintptr_t ce_p, uintptr_t ce_q, uintptr_t kl, uintptr_t agree) {
+    const LossArgs args{matrix(h_p), matrix(h_q), matrix(weight), matrix(bias), pointer<const int64_t>(targets),
+                        softcap,     ignore_index};
+    const py::gil_scoped_release release;
+    linear_ce_kl(args, threads, pointer<float>(ce_p), pointer<float>(ce_q), pointer<float>(kl),
+                 pointer<float>(agree));
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+  m.doc() = "CPU kernels of saekernels: raw pointers in, raw pointers out.";
+  bind_encoders(m);
+  bind_sparse(m);
+  bind_loss(m);
+  m.def("simd_level", [] { return level().name; });
+  m.def("set_simd_level", [](const std::string& name) { set_level(name.c_str()); });
+  m.def("supported_simd_levels", [] { return supported_levels(); });
+  m.def("compiler", [] { return SK_COMPILER; });
+  m.def("make_key", &make_key);
+  m.def("key_score", &key_score);
+  m.def("key_index", &key_index);
+  m.def("round_trip", [](float value, int dtype) {
+    float out = value;
+    if (dtype_of(dtype) == DType::kBfloat16) {
+      Bf16 bits;
+      from_float(value, &bits);
+      out = to_float(bits);
+    } else if (dtype_of(dtype) == DType::kFloat16) {
+      F16 bits;
+      from_float(value, &bits);
+      out = to_float(bits);
+    }
+    return out;
+  });
+}

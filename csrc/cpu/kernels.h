@@ -1,0 +1,80 @@
+// The CPU primitives. Shapes are those of the Python backend protocol; every function may use up to `threads` threads,
+// gives the same bits for any number of them, and throws std::invalid_argument that names the argument at fault.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/types.h"
+#include "cpu/memory.h"
+
+namespace saekernels {
+
+enum class Activation : int { kNone = 0, kRelu = 1, kAbs = 2 };
+
+// Sparse entries grouped by row: row t owns entries [offsets[t], offsets[t + 1]). Values may be absent.
+struct Entries {
+  const void* values = nullptr;
+  DType dtype = DType::kFloat32;
+  const int32_t* indices = nullptr;
+  const int64_t* offsets = nullptr;
+  int64_t rows = 0;
+  int64_t count = 0;
+};
+
+// Bias-like vectors may be absent (data == nullptr); they have one row.
+struct Encoder {
+  Matrix x;         // [T, d]
+  Matrix weight;    // [F, d]
+  Matrix bias;      // [F]
+  Matrix pre_bias;  // [d]
+};
+
+// values [T, k] and indices [T, k], contiguous.
+void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int threads, void* values,
+                 int32_t* indices);
+void topk(const Matrix& scores, int64_t k, int threads, void* values, int32_t* indices);
+
+// Threshold codes in row order. They are kept here until the caller knows nnz and has made room for them.
+class ThresholdCodes {
+ public:
+  struct Block {
+    Buffer<float> values;
+    Buffer<int32_t> indices;
+    int64_t count;
+  };
+
+  std::vector<int64_t> offsets;  // [T + 1]
+  std::vector<Block> blocks;
+
+  int64_t nnz() const { return offsets.back(); }
+  // Copies out (values rounded to dtype) and frees each block once it is copied.
+  void move_to(DType dtype, void* values, int32_t* indices);
+};
+
+// threshold holds one element or F.
+std::unique_ptr<ThresholdCodes> encode_threshold(const Encoder& encoder, const Matrix& threshold, int threads);
+
+void decode(const Entries& codes, const Matrix& weight, const Matrix& bias, int threads, const MutableRows& out);
+// out [nnz] in a's dtype.
+void gather_dot(const Matrix& a, const Matrix& weight, const Entries& entries, int threads, void* out);
+// out [F, d], contiguous columns.
+void segment_outer(const Entries& codes, const Matrix& a, int64_t segments, int threads, const MutableRows& out);
+// out [F] in the values' dtype.
+void segment_sum(const Entries& codes, int64_t segments, void* out);
+
+struct LossArgs {
+  Matrix h_p;      // [T, d]
+  Matrix h_q;      // [T, d]
+  Matrix weight;   // [V, d]
+  Matrix bias;     // [V] or absent
+  const int64_t* targets = nullptr;
+  float softcap = 0;  // 0: none
+  int64_t ignore_index = -100;
+};
+
+// Four outputs [T], fp32.
+void linear_ce_kl(const LossArgs& args, int threads, float* ce_p, float* ce_q, float* kl, float* agree);
+
+}  // namespace saekernels

@@ -1,0 +1,67 @@
+#include "cpu/level.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace saekernels {
+namespace {
+
+std::vector<const Level*> find_supported() {
+  std::vector<const Level*> found;
+#if defined(SK_HAVE_X86_LEVELS)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (avx512) found.push_back(&kAvx512Level);
+  if (avx2) found.push_back(&kAvx2Level);
+#endif
+  found.push_back(&kPortableLevel);
+  return found;
+}
+
+const std::vector<const Level*>& supported() {
+  static const std::vector<const Level*> levels = find_supported();
+  return levels;
+}
+
+const Level* find_level(const char* name) {
+  if (std::strcmp(name, "auto") == 0) return supported().front();
+  for (const Level* candidate : supported()) {
+    if (std::strcmp(candidate->name, name) == 0) return candidate;
+  }
+  throw std::invalid_argument(std::string("SIMD level '") + name + "' is not available here; available: auto," +
+                              supported_levels());
+}
+
+std::atomic<const Level*>& current() {
+  static std::atomic<const Level*> chosen{[] {
+    const char* forced = std::getenv("SAEKERNELS_SIMD");
+    return find_level(forced != nullptr && *forced != '\0' ? forced : "auto");
+  }()};
+  return chosen;
+}
+
+}  // namespace
+
+const Level& level() { return *current().load(std::memory_order_relaxed); }
+
+void set_level(const char* name) {
+  const Level* wanted = find_level(name);
+  current().store(wanted, std::memory_order_relaxed);
+}
+
+const char* supported_levels() {
+  static const std::string names = [] {
+    std::string joined;
+    for (const Level* candidate : supported()) joined += (joined.empty() ? "" : ",") + std::string(candidate->name);
+    return joined;
+  }();
+  return names.c_str();
+}
+
+}  // namespace saekernels

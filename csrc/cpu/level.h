@@ -1,0 +1,73 @@
+// The inner loops of one SIMD level, as a table of plain functions. Every level is compiled in its own translation
+// unit from the same sources (simd/*.h); the rest of the library is compiled for the baseline machine and calls
+// through the table of the level in use, a cache tile at a time.
+#pragma once
+
+#include "common/types.h"
+
+namespace saekernels {
+
+// Dots are sums of blocks: inside a block of kDotBlock terms one accumulator walks in order, and block sums are added
+// in order. This is part of what a score *is*: it must not depend on tiles, threads, batch or SIMD level.
+constexpr int64_t kDotBlock = 256;
+
+// Running softmax statistics of one token over the vocabulary seen so far, for both streams.
+struct PairState {
+  double sum_p = 0;      // sum of exp(z_p - max_p)
+  double sum_q = 0;      // sum of exp(z_q - max_q)
+  double weighted = 0;   // sum of exp(z_p - max_p) * (z_p - z_q)
+  float max_p = -__builtin_inff();
+  float max_q = -__builtin_inff();
+  int32_t arg_p = -1;    // lowest index of the maximum; of the first NaN where there is one
+  int32_t arg_q = -1;
+  float target_p = 0;
+  float target_q = 0;
+  bool nan_p = false;
+  bool nan_q = false;
+};
+
+struct Level {
+  const char* name;
+  int mr;  // rows of a packed x panel
+  int nr;  // latents of a packed W panel
+
+  // out[cols][nr] = rows [row, row + nr) of w, transposed; rows past `count` are zero.
+  void (*pack_panel)(const Matrix& w, int64_t row, int64_t count, float* out);
+  // fp32 copy of `count` elements, and the way back (rounded to nearest even).
+  void (*load_row)(const Matrix& m, int64_t row, int64_t col, int64_t count, float* out);
+  void (*store_row)(const float* in, int64_t count, DType dtype, void* out);
+  // c[rows][panels * nr] (leading dimension ldc) = dots of packed x rows with packed W panels, each of `depth` terms.
+  void (*gemm_tile)(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c,
+                    int64_t ldc);
+  // Adds bias to scores in place and lists the positions j where not (score_j <= threshold): NaN passes, and so does
+  // everything if the threshold is NaN. `magnitude` compares |score|. Arrays are padded to a multiple of nr.
+  int (*filter_above)(float* scores, const float* bias, int count, float threshold, bool magnitude, uint16_t* hits);
+  // The same with one threshold per position.
+  int (*filter_each)(float* scores, const float* bias, const float* thresholds, int count, uint16_t* hits);
+  // acc[j] += sum over e, in order, of weights[e] * m[ids[e]][j], for every column j.
+  void (*gather_sum)(float* acc, const float* weights, const int32_t* ids, int64_t n, const Matrix& m);
+  // out[e] = <a, m[ids[e]]>; `a` is zero-padded to a multiple of kDotLanes.
+  void (*gather_dot)(const float* a, const int32_t* ids, int64_t n, const Matrix& m, float* out);
+  // Folds one tile of raw logits (overwritten) of both streams into the state. softcap 0 means none.
+  void (*softmax_tile)(float* z_p, float* z_q, const float* bias, int count, float softcap, int32_t first_column,
+                       int64_t target, PairState* state);
+};
+
+constexpr int kDotLanes = 32;
+constexpr int kMaxPanel = 32;    // largest nr of any level: what paddings are rounded to
+constexpr int kMaxTile = 512;    // largest number of columns in a score tile
+
+extern const Level kPortableLevel;
+#if defined(SK_HAVE_X86_LEVELS)
+extern const Level kAvx2Level;
+extern const Level kAvx512Level;
+#endif
+
+// The level in use: the best this machine runs, or the one forced by set_level (or by SAEKERNELS_SIMD at start).
+const Level& level();
+// Throws std::invalid_argument for an unknown or unsupported name; "auto" returns to the best one.
+void set_level(const char* name);
+// Comma-separated names this build has and this machine runs, best first.
+const char* supported_levels();
+
+}  // namespace saekernels

@@ -1,0 +1,5 @@
+#include "cpu/simd/vec_avx512.h"
+// The vector type comes first: table.h builds on it.
+#include "cpu/simd/table.h"
+
+SK_DEFINE_LEVEL(kAvx512Level)

@@ -1,0 +1,148 @@
+// Cross entropy of two streams and the KL divergence between them, straight from hidden states: each vocabulary tile
+// of W_U is packed once for both, and only running statistics of the softmax survive it.
+//
+// Statistics are kept per (vocabulary range, token) and folded in order. Ranges and tiles depend on the shape alone,
+// so neither threads nor batch can change a bit.
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "cpu/check.h"
+#include "cpu/score_tiles.h"
+
+namespace saekernels {
+namespace {
+
+constexpr int64_t kRangeColumns = 512;
+constexpr int64_t kStateBytes = 16 << 20;
+
+// Adds the statistics of later columns to those of earlier ones.
+void fold(const PairState& later, int64_t target, int64_t first_column, int64_t columns, PairState* s) {
+  auto join = [](float old_max, float new_max) {
+    return old_max == new_max ? 1.0 : std::exp(static_cast<double>(old_max) - static_cast<double>(new_max));
+  };
+  const float max_p = std::max(s->max_p, later.max_p), max_q = std::max(s->max_q, later.max_q);
+  const double mine_p = join(s->max_p, max_p), its_p = join(later.max_p, max_p);
+  s->sum_p = s->sum_p * mine_p + later.sum_p * its_p;
+  s->weighted = s->weighted * mine_p + later.weighted * its_p;
+  s->sum_q = s->sum_q * join(s->max_q, max_q) + later.sum_q * join(later.max_q, max_q);
+  const auto better = [](bool nan, bool later_nan, float max, float later_max) {
+    return !nan && (later_nan || later_max > max);
+  };
+  if (better(s->nan_p, later.nan_p, s->max_p, later.max_p) || s->arg_p < 0) s->arg_p = later.arg_p;
+  if (better(s->nan_q, later.nan_q, s->max_q, later.max_q) || s->arg_q < 0) s->arg_q = later.arg_q;
+  s->nan_p |= later.nan_p;
+  s->nan_q |= later.nan_q;
+  s->max_p = max_p;
+  s->max_q = max_q;
+  if (target >= first_column && target < first_column + columns) {
+    s->target_p = later.target_p;
+    s->target_q = later.target_q;
+  }
+}
+
+// log(sum of exp): NaN where log_softmax is NaN, that is with a NaN, with +inf, or with nothing but -inf.
+double log_sum_exp(double sum, float max, bool nan) {
+  if (nan || std::isinf(max)) return std::numeric_limits<double>::quiet_NaN();
+  return static_cast<double>(max) + std::log(sum);
+}
+
+class PairLoss {
+ public:
+  PairLoss(const LossArgs& args, int64_t live, int threads)
+      : simd_(level()),
+        args_(args),
+        depth_(args.h_p.cols),
+        vocab_(args.weight.rows),
+        workers_(workers_for(4.0 * static_cast<double>(live) * static_cast<double>(vocab_) *
+                                 static_cast<double>(depth_),
+                             kFlopsPerThread, threads)),
+        shape_(tile_shape(simd_, tile_columns(depth_), 2 * depth_)),
+        ranges_(ceil_div(vocab_, kRangeColumns)),
+        block_(block_rows(live, 2 * depth_, ranges_ * static_cast<int64_t>(sizeof(PairState)), kStateBytes)),
+        states_(ranges_ * block_),
+        scratch_(static_cast<size_t>(workers_)) {
+    packed_.reserve(2);
+    for (int s = 0; s < 2; ++s) packed_.emplace_back(simd_, block_, depth_);
+    for (TileScratch& s : scratch_) s = TileScratch(shape_.columns, depth_, shape_.group, 2);
+  }
+
+  void run(const std::vector<int64_t>& live, float* ce_p, float* ce_q, float* kl, float* agree) {
+    const int64_t total = static_cast<int64_t>(live.size());
+    for (int64_t first = 0; first < total; first += block_) {
+      const int64_t rows = std::min(block_, total - first);
+      packed_[0].pack(args_.h_p, nullptr, live.data(), first, rows, workers_);
+      packed_[1].pack(args_.h_q, nullptr, live.data(), first, rows, workers_);
+      parallel_for(ranges_, workers_, [&](int64_t range, int worker) {
+        scan(range, worker, live.data() + first, rows);
+      });
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t t = live[static_cast<size_t>(first + row)];
+        finish(row, args_.targets[t], ce_p + t, ce_q + t, kl + t, agree + t);
+      }
+    }
+  }
+
+ private:
+  void scan(int64_t range, int worker, const int64_t* tokens, int64_t rows) const {
+    const TileScratch& scratch = scratch_[static_cast<size_t>(worker)];
+    PairState* states = states_.get() + range * block_;
+    std::fill(states, states + rows, PairState{});
+    const int64_t end = std::min(vocab_, (range + 1) * kRangeColumns);
+    for (int64_t first = range * kRangeColumns; first < end; first += shape_.columns) {
+      const int64_t count = std::min(shape_.columns, end - first);
+      pack_tile(simd_, args_.weight, first, count, scratch.weight.get());
+      load_tile(simd_, args_.bias, first, count, shape_.columns, scratch.bias.get());
+      visit_tile(simd_, packed_.data(), 2, rows, depth_, shape_, count, scratch, [&](int64_t row, float* scores) {
+        simd_.softmax_tile(scores, scores + shape_.group * shape_.columns, scratch.bias.get(),
+                           static_cast<int>(count), args_.softcap, static_cast<int32_t>(first),
+                           args_.targets[tokens[row]], states + row);
+      });
+    }
+  }
+
+  void finish(int64_t row, int64_t target, float* ce_p, float* ce_q, float* kl, float* agree) const {
+    PairState s;
+    for (int64_t range = 0; range < ranges_; ++range) {
+      fold(states_[range * block_ + row], target, range * kRangeColumns, kRangeColumns, &s);
+    }
+    const double lse_p = log_sum_exp(s.sum_p, s.max_p, s.nan_p), lse_q = log_sum_exp(s.sum_q, s.max_q, s.nan_q);
+    *ce_p = static_cast<float>(lse_p - static_cast<double>(s.target_p));
+    *ce_q = static_cast<float>(lse_q - static_cast<double>(s.target_q));
+    *kl = static_cast<float>(s.weighted / s.sum_p - (lse_p - lse_q));
+    *agree = s.arg_p == s.arg_q ? 1.0f : 0.0f;
+  }
+
+  const Level& simd_;
+  const LossArgs& args_;
+  int64_t depth_, vocab_;
+  int workers_;
+  TileShape shape_;
+  int64_t ranges_, block_;
+  std::vector<PackedRows> packed_;
+  Buffer<PairState> states_;
+  std::vector<TileScratch> scratch_;
+};
+
+}  // namespace
+
+void linear_ce_kl(const LossArgs& args, int threads, float* ce_p, float* ce_q, float* kl, float* agree) {
+  std::vector<int64_t> live;
+  for (int64_t t = 0; t < args.h_p.rows; ++t) {
+    const int64_t target = args.targets[t];
+    if (target == args.ignore_index) {
+      ce_p[t] = ce_q[t] = kl[t] = agree[t] = 0.0f;
+      continue;
+    }
+    if (target < 0 || target >= args.weight.rows) {
+      throw std::invalid_argument("targets: must lie in [0, " + std::to_string(args.weight.rows) +
+                                  ") or equal ignore_index (" + std::to_string(args.ignore_index) + "), but targets[" +
+                                  std::to_string(t) + "] is " + std::to_string(target));
+    }
+    live.push_back(t);
+  }
+  if (live.empty()) return;
+  PairLoss(args, static_cast<int64_t>(live.size()), threads).run(live, ce_p, ce_q, kl, agree);
+}
+
+}  // namespace saekernels

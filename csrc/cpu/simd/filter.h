@@ -1,0 +1,45 @@
+// The epilogues of the encoders: add the bias, list what passes. Misses are the rule, so the loop only branches on a
+// non-zero mask.
+#pragma once
+
+namespace saekernels {
+namespace {
+
+inline unsigned keep_first(unsigned mask, int left) {
+  return left >= Vec::kWidth ? mask : mask & ((1u << left) - 1u);
+}
+
+inline int append_hits(unsigned mask, int base, uint16_t* hits, int n) {
+  while (mask != 0) {
+    hits[n++] = static_cast<uint16_t>(base + __builtin_ctz(mask));
+    mask &= mask - 1;
+  }
+  return n;
+}
+
+
+int filter_above(float* scores, const float* bias, int count, float threshold, bool magnitude, uint16_t* hits) {
+  const Vec limit = Vec::broadcast(threshold);
+  int n = 0;
+  for (int j = 0; j < count; j += Vec::kWidth) {
+    const Vec pre = Vec::load(scores + j) + Vec::load(bias + j);
+    pre.store(scores + j);
+    const unsigned mask = mask_not_le(magnitude ? abs(pre) : pre, limit);
+    if (__builtin_expect(mask != 0, 0)) n = append_hits(keep_first(mask, count - j), j, hits, n);
+  }
+  return n;
+}
+
+int filter_each(float* scores, const float* bias, const float* thresholds, int count, uint16_t* hits) {
+  int n = 0;
+  for (int j = 0; j < count; j += Vec::kWidth) {
+    const Vec pre = Vec::load(scores + j) + Vec::load(bias + j);
+    pre.store(scores + j);
+    const unsigned mask = mask_not_le(pre, Vec::load(thresholds + j));
+    if (__builtin_expect(mask != 0, 0)) n = append_hits(keep_first(mask, count - j), j, hits, n);
+  }
+  return n;
+}
+
+}  // namespace
+}  // namespace saekernels

@@ -1,0 +1,23 @@
+// Included last by each level's translation unit, after its vec_*.h: the kernels, and the table that exports them.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/level.h"
+
+// clang-format off: each header uses the ones before it
+#include "cpu/simd/math.h"
+#include "cpu/simd/memory_ops.h"
+#include "cpu/simd/gemm.h"
+#include "cpu/simd/filter.h"
+#include "cpu/simd/gather.h"
+#include "cpu/simd/softmax.h"
+// clang-format on
+
+#define SK_DEFINE_LEVEL(symbol)                                                                                \
+  namespace saekernels {                                                                                       \
+  static_assert(kMaxPanel % kNr == 0 && kNr % 8 == 0 && kDotLanes % Vec::kWidth == 0, "paddings must divide"); \
+  extern const Level symbol = {SK_LEVEL_NAME, kMr,          kNr,         pack_panel, load_row,   store_row,    \
+                               gemm_tile,     filter_above, filter_each, gather_sum, gather_dot, softmax_tile}; \
+  }
