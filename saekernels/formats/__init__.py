@@ -1,7 +1,7 @@
 """Read and write the checkpoints of other SAE tools.
 
-A format is a module with `NAME`, `WEIGHTS`, `matches(folder)` and `read(folder, input_scale)`. Only safetensors and JSON
-are read: nothing in a checkpoint is ever unpickled or run.
+A format is a module with `NAME`, `WEIGHTS`, `matches(folder)` and `read(folder, input_scale)`. Only safetensors and
+JSON are read: nothing in a checkpoint is ever unpickled or run.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from saekernels.activations import (
     Scale,
     TopK,
 )
-from saekernels.formats.files import FormatError, Tensors, integer, read_config, tensors_to_bytes, write_atomically
+from saekernels.atomic import write_whole
+from saekernels.formats.files import FormatError, Tensors, integer, read_config, tensors_to_bytes
 from saekernels.sae import SAE
 
 NAME = "SAELens"
@@ -167,8 +168,9 @@ def write(sae: SAE, folder: Path, metadata: dict[str, object]) -> None:
         config["rescale_acts_by_decoder_norm"] = sae.rescale_by_decoder_norm
     if "transcoder" in architecture:
         config["d_out"] = sae.d_out
-    write_atomically(folder / WEIGHTS, tensors_to_bytes(tensors))
-    write_atomically(folder / "cfg.json", (json.dumps(config, indent=2) + "\n").encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / WEIGHTS, tensors_to_bytes(tensors))
+    write_whole(folder / "cfg.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
 def _architecture(sae: SAE) -> str:
