@@ -13,6 +13,7 @@ from saekernels.activations import (
     TopK,
 )
 from saekernels.codes import Codes
+from saekernels.eval import Document, Report, evaluate, load_documents
 from saekernels.formats import FormatError, load, save
 from saekernels.ops import (
     CsrCodes,
@@ -37,6 +38,7 @@ __all__ = [
     "Codes",
     "ConstantNorm",
     "CsrCodes",
+    "Document",
     "FormatError",
     "Gated",
     "GroupMax",
@@ -44,6 +46,7 @@ __all__ = [
     "LayerNorm",
     "LinearCeKl",
     "ReLU",
+    "Report",
     "Scale",
     "Splice",
     "TopK",
@@ -52,8 +55,10 @@ __all__ = [
     "decode_csr",
     "encode_threshold",
     "encode_topk",
+    "evaluate",
     "linear_ce_kl",
     "load",
+    "load_documents",
     "save",
     "splice",
     "topk",

@@ -1,0 +1,5 @@
+"""`python -m saekernels.cli`."""
+
+from . import main
+
+raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""What the eval command is given by name: model, tokenizer, SAEs. Every failure becomes one InputError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saekernels.eval.errors import InputError, first_line, missing_extra
+from saekernels.formats import load
+from saekernels.sae import SAE
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device: cannot use {name!r}: {first_line(error)}") from error
+    return device
+
+
+def load_model(name: str, device: torch.device, dtype: str) -> Any:
+    """A causal LM in eval mode, from a directory or the hub; the code of a checkpoint is never run."""
+    transformers = _transformers()
+    _check_local(name, "--model")
+    kind = "auto" if dtype == "auto" else DTYPES[dtype]
+    try:
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            name, dtype=kind, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise InputError(f"--model: cannot load {name!r}: {first_line(error)}") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise InputError(f"--model: the weights of {name!r} are damaged: {first_line(error)}") from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise InputError(f"--model: the checkpoint {name!r} lacks {len(missing)} weights, such as {missing[0]!r}")
+    return model.to(device).eval()
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of that directory or hub id."""
+    transformers = _transformers()
+    _check_local(name, "--tokenizer")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
+        raise InputError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
+
+
+def load_saes(pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str) -> dict[str, SAE]:
+    """Site -> SAE, in the given order."""
+    saes: dict[str, SAE] = {}
+    for site, path in pairs:
+        if site in saes:
+            raise InputError(f"--sae: the site {site!r} is given twice")
+        try:
+            saes[site] = load(path, device=device, dtype=DTYPES[dtype])
+        except ImportError as error:
+            raise missing_extra("safetensors", "reading SAEs") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"--sae {site}={path}: {first_line(error)}") from error
+    return saes
+
+
+def _check_local(name: str, option: str) -> None:
+    """A path that is not there would be asked of the hub, which takes long and says something else."""
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_path and not Path(name).exists():
+        raise InputError(f"{option}: {name} does not exist")
+    if Path(name).is_file():
+        raise InputError(f"{option}: {name} is a file; need a directory or a hub id")
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise missing_extra("transformers", "loading a model") from error
+    # Missing weights are an error here, so the long reports say nothing new.
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return transformers

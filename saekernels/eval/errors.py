@@ -1,0 +1,18 @@
+"""The one exception that means "what you gave cannot be evaluated"."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input from the user: a file, a name, a size or a value. The command line prints it and exits with 2."""
+
+
+def missing_extra(package: str, purpose: str) -> InputError:
+    """The error for an optional package that is not installed."""
+    return InputError(f"{purpose} needs the package {package!r}; install it with: pip install 'saekernels[eval]'")
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an exception's text, or its type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,147 @@
+"""The result of an evaluation: typed, and as JSON by the schema shipped beside this file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib import metadata, resources
+from typing import Any
+
+import numpy as np
+import torch
+
+import saekernels
+
+from .figures import Interval
+from .files import write_whole
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean next-token cross-entropy in nats; None where it is not finite."""
+
+    clean: float | None
+    spliced: float | None
+    zero: float | None
+    mean: float | None
+
+
+@dataclass(frozen=True)
+class DeltaCE:
+    """CE spliced minus CE clean, with 95 % intervals; bits_per_byte is None when the tokenizer gives no offsets."""
+
+    nats: float | None
+    ci95: Interval | None
+    bits_per_byte: float | None
+    bits_per_byte_ci95: Interval | None
+
+
+@dataclass(frozen=True)
+class LossRecovered:
+    """(CE ablated - CE spliced) / (CE ablated - CE clean); None where the ablation does not raise the loss."""
+
+    zero: float | None
+    mean: float | None
+    zero_ci95: Interval | None
+    mean_ci95: Interval | None
+
+
+@dataclass(frozen=True)
+class DomainFigures:
+    """The figures of one domain's documents alone."""
+
+    tokens: int
+    documents: int
+    ce: CrossEntropy
+    delta_ce: DeltaCE
+    kl: float | None
+    top1_agreement: float | None
+    loss_recovered: LossRecovered
+
+
+@dataclass(frozen=True)
+class SiteFigures:
+    """What splicing one site, or all sites together (site "all", architecture "joint"), costs.
+
+    For all sites together, l0, fvu and dead_fraction are means over the sites within the joint run.
+    """
+
+    site: str
+    architecture: str
+    n_latents: int
+    l0: float | None
+    fvu: float | None
+    dead_fraction: float | None
+    ce: CrossEntropy
+    delta_ce: DeltaCE
+    kl: float | None
+    kl_ci95: Interval | None
+    top1_agreement: float | None
+    top1_agreement_ci95: Interval | None
+    loss_recovered: LossRecovered
+    domains: dict[str, DomainFigures]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished evaluation. `tokens` counts predictions in the metrics; `nbytes` the UTF-8 bytes that they predict."""
+
+    model: str
+    tokens: int
+    documents: int
+    nbytes: int | None
+    sites: list[SiteFigures]
+    all_sites: SiteFigures
+    context: int
+    prefix: list[int]
+    mask: str
+    seed: int
+    bootstrap: int
+    notes: list[str]
+    run: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data (schema 1): finite numbers, or None."""
+        data = asdict(self)
+        sites, everything, nbytes = data.pop("sites"), data.pop("all_sites"), data.pop("nbytes")
+        data["bytes"] = nbytes
+        data["bootstrap"] = {"samples": self.bootstrap, "unit": "document", "level": 0.95}
+        return json.loads(
+            json.dumps({"schema": SCHEMA_VERSION, **data, "sites": sites, "all_sites": everything}, allow_nan=False)
+        )
+
+    def write_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON, whole or not at all."""
+        write_whole(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+
+    def write_html(self, path: str | os.PathLike[str]) -> None:
+        """Write one self-contained HTML page with plots, whole or not at all. Needs matplotlib."""
+        from .html import page
+
+        write_whole(path, page(self))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of `Report.to_dict()`."""
+    return json.loads(resources.files(__package__).joinpath("schema.json").read_text(encoding="utf-8"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the result; packages that are not installed are left out."""
+    found = {
+        "saekernels": saekernels.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    for package in ("transformers", "tokenizers", "datasets"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,181 @@
+"""The report in a terminal: a table with the loss first, the domains, and one sentence that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import missing_extra
+from .figures import Interval
+from .report import Report, SiteFigures
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+SITE_HEADINGS = (
+    "site", "ΔCE nats [95 %]", "bits/byte", "KL", "top-1", "FVU", "L0", "dead",
+    "CE", "CE mean", "CE zero", "rec. mean", "rec. zero",
+)  # fmt: skip
+_FIRST_TO_GO = ("rec. zero", "CE", "dead", "CE zero", "L0", "FVU", "bits/byte", "CE mean", "top-1", "KL")
+_CAPTION = "CE: spliced; mean, zero: ablated; rec.: share of that ablation's loss recovered"
+_PLAIN_WIDTH = 140
+_TEXT_WIDTH = 100
+_MOST_SITE_COLUMNS = 6
+_ENDLESS = 10_000
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Print headline, tables and notes. Needs rich. Not cut to 80 columns when the output is not a terminal."""
+    try:
+        from rich.console import Console
+        from rich.markup import escape
+    except ImportError as error:
+        raise missing_extra("rich", "the table") from error
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PLAIN_WIDTH)
+    console.print(escape(_title(report)), style="bold")
+    console.print(fitting((site_table(report, _FIRST_TO_GO[:n]) for n in range(len(_FIRST_TO_GO) + 1)), console))
+    if len(report.all_sites.domains) > 1:
+        console.print(fitting((domain_table(report, alone) for alone in (True, False)), console))
+    width = min(console.width, _TEXT_WIDTH)
+    console.print(escape(reading(report)), width=width)
+    for note in report.notes:
+        console.print(escape(f"Note: {note}"), style="yellow", width=width)
+
+
+def _title(report: Report) -> str:
+    counts = f"{report.tokens:,} tokens of {report.documents:,} documents"
+    return f"{report.model}: {counts}, clean CE {number(report.all_sites.ce.clean)} nats per token"
+
+
+def fitting(tables: Iterator[Table], console: Console) -> Table:
+    """The first of the tables that is not wider than the console, or the last."""
+    endless = console.options.update(max_width=_ENDLESS)
+    table = next(tables)
+    while console.measure(table, options=endless).maximum > console.width:
+        narrower = next(tables, None)
+        if narrower is None:
+            break
+        table = narrower
+    return table
+
+
+def site_table(report: Report, without: Sequence[str] = ()) -> Table:
+    """One row per site, all sites together last."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=_box(), header_style="bold", pad_edge=False, caption_justify="left", caption=_CAPTION)
+    kept = [heading for heading in SITE_HEADINGS if heading not in without]
+    for heading in kept:
+        table.add_column(heading, justify="left" if heading == "site" else "right", no_wrap=True)
+    rows = [*report.sites, report.all_sites] if len(report.sites) > 1 else report.sites
+    for row in rows:
+        cells = dict(zip(SITE_HEADINGS, site_cells(row), strict=True))
+        style = "bold" if row is report.all_sites else None
+        table.add_row(*(escape(cells[heading]) for heading in kept), style=style)
+    return table
+
+
+def site_cells(row: SiteFigures) -> list[str]:
+    """The cells of one row, under SITE_HEADINGS."""
+    return [
+        "all together" if row.architecture == "joint" else row.site,
+        with_interval(row.delta_ce.nats, row.delta_ce.ci95),
+        signed(row.delta_ce.bits_per_byte),
+        number(row.kl),
+        percent(row.top1_agreement),
+        number(row.fvu),
+        number(row.l0, 1),
+        percent(row.dead_fraction),
+        number(row.ce.spliced),
+        number(row.ce.mean),
+        number(row.ce.zero),
+        percent(row.loss_recovered.mean),
+        percent(row.loss_recovered.zero),
+    ]
+
+
+def domain_table(report: Report, alone: bool = True) -> Table:
+    """ΔCE by domain: all sites together, and each site alone if asked for and there are few."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    sites = report.sites if alone and 1 < len(report.sites) <= _MOST_SITE_COLUMNS else []
+    table = Table(box=_box(), header_style="bold", pad_edge=False)
+    for heading in ("ΔCE by domain", "tokens", "clean CE", "all [95 %]"):
+        table.add_column(heading, justify="left" if heading == "ΔCE by domain" else "right", no_wrap=True)
+    for site in sites:
+        table.add_column(short_site(site.site), justify="right")
+    for name, whole in report.all_sites.domains.items():
+        cells = [
+            name,
+            f"{whole.tokens:,}",
+            number(whole.ce.clean),
+            with_interval(whole.delta_ce.nats, whole.delta_ce.ci95),
+        ]
+        cells += [signed(site.domains[name].delta_ce.nats) for site in sites]
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _box() -> Any:
+    from rich import box
+
+    return box.SIMPLE_HEAD
+
+
+def reading(report: Report) -> str:
+    """One sentence that says what the result means."""
+    row = report.all_sites
+    many = len(report.sites) > 1
+    subject = f"Splicing all {len(report.sites)} SAEs together" if many else f"Splicing {report.sites[0].site}"
+    if row.delta_ce.nats is None:
+        return f"{subject} gives a loss that is not finite."
+    verb = "raises" if row.delta_ce.nats >= 0 else "lowers"
+    text = (
+        f"{subject} {verb} the loss from {number(row.ce.clean)} to {number(row.ce.spliced)} nats per token "
+        f"({with_interval(row.delta_ce.nats, row.delta_ce.ci95)}"
+    )
+    if row.delta_ce.bits_per_byte is not None:
+        text += f"; {signed(row.delta_ce.bits_per_byte)} bits per byte"
+    text += ")" + (f"; mean ablation gives {number(row.ce.mean)}" if row.ce.mean is not None else "")
+    alone = {one.site: one.delta_ce.nats for one in report.sites if one.delta_ce.nats is not None}
+    if many and alone:
+        low, high = min(alone, key=alone.__getitem__), max(alone, key=alone.__getitem__)
+        text += f"; alone, a site costs {signed(alone[low])} ({low}) to {signed(alone[high])} ({high})"
+    worst = worst_domain(row)
+    if worst is not None:
+        text += f"; the worst domain is {worst} with {signed(row.domains[worst].delta_ce.nats)}"
+    return text + "."
+
+
+def worst_domain(row: SiteFigures) -> str | None:
+    """The domain with the largest ΔCE, if there are several."""
+    known = {name: part.delta_ce.nats for name, part in row.domains.items() if part.delta_ce.nats is not None}
+    return max(known, key=known.__getitem__) if len(known) > 1 else None
+
+
+def short_site(site: str) -> str:
+    """The part of a site that tells it from its neighbours: "model.layers.3" -> "layers.3"."""
+    return ".".join(site.split(".")[-2:])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Fixed digits, or a dash for a missing figure."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def with_interval(value: float | None, interval: Interval | None) -> str:
+    """ "+0.123 [+0.110, +0.140]"."""
+    return signed(value) + (f" [{signed(interval[0])}, {signed(interval[1])}]" if interval else "")

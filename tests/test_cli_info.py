@@ -1,0 +1,51 @@
+"""`saekernels info` agrees with the registry and says why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import saekernels
+from saekernels.backends import registry
+from saekernels.cli import main
+
+
+def test_json_is_what_the_registry_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["versions"]["saekernels"] == saekernels.__version__
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    assert set(facts["backends"]) == set(registry.PREFERENCE)
+    found = {(row["op"], row["device"], row["dtype"]): row["backend"] for row in facts["ops"]}
+    for op in registry.PRIMITIVES:
+        for dtype in registry.DTYPES:
+            name = registry.select(op, "cpu", dtype).NAME
+            assert found[op, "cpu", str(dtype).removeprefix("torch.")] == name
+
+
+def test_text_names_every_op_and_the_reason_of_who_does_not_serve(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.load("cpu"), "available", lambda: "no compiler was found")
+    registry.select.cache_clear()
+    try:
+        assert main(["info"]) == 0
+    finally:
+        registry.select.cache_clear()
+    text = capsys.readouterr().out
+    for op in registry.PRIMITIVES:
+        line = next(line for line in text.splitlines() if line.startswith(f"{op} "))
+        assert "reference  (cpu: no compiler was found)" in line
+    assert f"saekernels    {saekernels.__version__}" in text
+
+
+def test_a_missing_package_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from saekernels.cli import info
+
+    monkeypatch.setattr(info, "PACKAGES", ("surely-not-installed",))
+    assert main(["info"]) == 0
+    assert "surely-not-installed" in capsys.readouterr().out
+    assert info.gather()["versions"]["surely-not-installed"] is None

@@ -1,0 +1,151 @@
+"""evaluate(): its arguments, what it refuses, what it leaves as it was, and what becomes null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from saekernels.activations import TopK
+from saekernels.eval import Document, InputError, evaluate
+from saekernels.sae import SAE
+from tests import tiny_lm
+from tests.tiny_lm import one_thread  # noqa: F401
+
+DOCUMENTS = [Document(tiny_lm.PARAGRAPH[i * 20 :], "prose") for i in range(4)] + [Document(tiny_lm.CODE, "code")]
+
+
+def run(**changes: Any) -> Any:
+    options: dict[str, Any] = {
+        "model": tiny_lm.trained_model(),
+        "tokenizer": tiny_lm.tokenizer(),
+        "saes": {tiny_lm.SITES[1]: tiny_lm.sae(1)},
+        "documents": DOCUMENTS,
+        "bootstrap": 50,
+        **changes,
+    }
+    positional = [options.pop(name) for name in ("model", "tokenizer", "saes", "documents")]
+    return evaluate(*positional, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"saes": {}}, "no SAE"),
+        ({"tokens": 0}, "tokens must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"bootstrap": -1}, "bootstrap must be at least 0"),
+        ({"context": 25}, "got 25 tokens, but the model has only 24 positions"),
+        ({"context": 2}, "context must be at least 3"),
+        ({"documents": []}, "nothing to evaluate"),
+        ({"saes": {"model.layer.1": tiny_lm.sae()}}, r"no module 'model.layer.1'; close names: .*'model.layers.1'"),
+        ({"saes": {"model.layers.1": SAE(16, 64, TopK(4))}}, "model.layers.1'.*16.*32"),
+        ({"saes": {"lm_head@input": tiny_lm.sae()}}, "lm_head@input': it never runs in the body"),
+    ],
+)
+def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(**changes)
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
+    model = tiny_lm.model(vocab_size=280)
+    with pytest.raises(InputError, match="tokenizer does not fit the model"):
+        run(model=model)
+
+
+def test_one_site_is_also_all_sites() -> None:
+    report = run()
+    assert len(report.sites) == 1
+    assert report.all_sites.site == "all" and report.all_sites.architecture == "joint"
+    assert report.all_sites.delta_ce == report.sites[0].delta_ce
+    assert report.run["passes"] == 5
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = tiny_lm.model()
+    model.train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    run(model=model)
+    assert [module.training for module in model.modules()] == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_progress_reaches_its_total_and_does_not_change_the_result() -> None:
+    calls: list[tuple[int, int]] = []
+    with_progress = run(progress=lambda done, total: calls.append((done, total)))
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert calls[-1][0] == calls[-1][1] and len({total for _, total in calls}) == 1
+    assert with_progress.sites == run().sites
+
+
+def test_context_and_bos_are_options_and_reported() -> None:
+    report = run(context=10, bos=False)
+    assert report.context == 10 and report.prefix == []
+    assert run().context == 24 and run().prefix == [0]
+    assert report.all_sites.ce.clean != run().all_sites.ce.clean
+
+
+def test_too_few_tokens_are_said() -> None:
+    report = run(tokens=10**6)
+    assert f"hold only {report.tokens} countable tokens of the 1000000" in report.notes[0]
+
+
+def test_one_document_has_no_interval() -> None:
+    report = run(documents=DOCUMENTS[:1])
+    assert report.all_sites.delta_ce.ci95 is None
+    assert any("one document" in note for note in report.notes)
+
+
+def test_a_loss_that_is_not_finite_is_null_and_said() -> None:
+    broken = tiny_lm.sae(1)
+    with torch.no_grad():
+        broken.b_dec[0] = float("nan")
+    report = run(saes={tiny_lm.SITES[1]: broken})
+    row = report.to_dict()["sites"][0]
+    assert row["ce"]["spliced"] is None and row["delta_ce"]["nats"] is None and row["kl"] is None and row["fvu"] is None
+    assert row["ce"]["clean"] is not None and row["ce"]["zero"] is not None
+    assert any("spliced loss is not finite at" in note for note in report.notes)
+
+
+def test_an_ablation_that_does_not_hurt_gives_no_loss_recovered() -> None:
+    model = tiny_lm.model()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    report = run(model=model)
+    assert report.all_sites.loss_recovered.zero is None and report.all_sites.loss_recovered.mean is None
+    assert any("zero ablation does not raise the loss" in note for note in report.notes)
+    assert report.all_sites.kl == pytest.approx(0.0, abs=1e-7)
+
+
+def test_a_tokenizer_without_offsets_gives_no_bytes() -> None:
+    class Slow:
+        """The same tokenizer without offsets, as those in pure Python."""
+
+        is_fast = False
+
+        def __init__(self) -> None:
+            self.inner = tiny_lm.tokenizer()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def __call__(self, text: Any, return_offsets_mapping: bool = False, **options: Any) -> Any:
+            assert not return_offsets_mapping
+            return self.inner(text, **options)
+
+    report = run(tokenizer=Slow())
+    assert report.nbytes is None and report.all_sites.delta_ce.bits_per_byte is None
+    assert report.all_sites.delta_ce.nats == run().all_sites.delta_ce.nats
+    assert any("bits per byte are unknown" in note for note in report.notes)
+
+
+def test_transcoders_inputs_and_several_kinds_of_sites() -> None:
+    mlp = SAE(32, 64, TopK(8), pre_bias="none")
+    saes = {"model.layers.0.mlp@module": mlp, "model.layers.1.self_attn.o_proj@input": tiny_lm.sae(2)}
+    report = run(saes=saes)
+    assert [row.site for row in report.sites] == list(saes)
+    # A transcoder's error is measured against what it replaces: the module's output.
+    assert report.sites[0].fvu > 0.05
+    assert all(row.delta_ce.nats != 0 and row.kl > 0 for row in report.sites)

@@ -1,0 +1,146 @@
+"""Windows: what is in front, what is touched, what counts, how many bytes, and which documents are taken."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from saekernels.eval import Document, InputError
+from saekernels.eval.batches import batches, make_batch
+from saekernels.eval.windows import Tokens, default_context, select, special_ids
+from tests import tiny_lm
+
+TEXT = tiny_lm.PARAGRAPH + "日本 𝕏 <eos>" + tiny_lm.CODE
+
+
+def cut(context: int = 24, bos: bool | None = None, text: str = TEXT, tokenizer_bos: bool = True) -> list:
+    return Tokens(tiny_lm.tokenizer(tokenizer_bos), context, bos=bos).cut([text], 0)[0]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_bos", "bos", "prefix"),
+    [(True, None, [0]), (False, None, []), (True, False, []), (False, True, [0])],
+)
+def test_prefix_follows_the_tokenizer_unless_told(tokenizer_bos: bool, bos: bool | None, prefix: list[int]) -> None:
+    windows = cut(bos=bos, tokenizer_bos=tokenizer_bos)
+    plain = tiny_lm.tokenizer(False)(TEXT)["input_ids"]
+    assert all(window.ids[: len(prefix)].tolist() == prefix for window in windows)
+    assert np.concatenate([window.ids[len(prefix) :] for window in windows]).tolist() == plain
+    assert {len(window.ids) for window in windows[:-1]} == {24}
+
+
+def test_mask_is_the_stated_one() -> None:
+    special = {0, 1, 2}
+    for window in cut():
+        ids = window.ids.tolist()
+        assert window.special.tolist() == [i in special for i in ids]
+        want = [a not in special and b not in special for a, b in itertools.pairwise(ids)]
+        assert window.counted.tolist() == want
+    assert any(1 in window.ids for window in cut()), "the text holds <eos>"
+
+
+def test_bytes_add_up_to_the_text() -> None:
+    assert sum(int(window.nbytes.sum()) for window in cut()) == len(TEXT.encode())
+    first = cut(text="日本 x")[0]
+    assert first.nbytes[0] == 0
+    assert first.nbytes.sum() == len("日本 x".encode())
+    assert (first.nbytes >= 0).all()
+
+
+def test_special_ids_include_added_special_tokens() -> None:
+    import copy
+
+    tokenizer = copy.deepcopy(tiny_lm.tokenizer())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<tool>"]})
+    assert special_ids(tokenizer).tolist() == [0, 1, 2, tokenizer.convert_tokens_to_ids("<tool>")]
+
+
+def test_selection_stops_at_the_window_that_reaches_the_count() -> None:
+    documents = [Document(tiny_lm.PARAGRAPH, "d", str(i)) for i in range(5)]
+    tokens = Tokens(tiny_lm.tokenizer(), 24)
+    everything = select(documents, tokens, None, 0)
+    chosen = select(documents, tokens, 100, 0)
+    counts = [int(window.counted.sum()) for window in chosen.windows]
+    assert sum(counts) == chosen.tokens >= 100 > sum(counts[:-1])
+    assert everything.tokens == 5 * sum(int(w.counted.sum()) for w in tokens.cut([tiny_lm.PARAGRAPH], 0)[0])
+    table = everything.per_document()
+    assert table[:, 0].sum() == everything.tokens
+    # Every counted token's bytes: the text without the tokens that start a window.
+    starts = sum(int(window.nbytes[1]) for window in everything.windows)
+    assert table[:, 1].sum() == 5 * len(tiny_lm.PARAGRAPH.encode()) - starts
+
+
+def test_documents_are_shuffled_by_seed_and_repeatable() -> None:
+    documents = [Document(tiny_lm.PARAGRAPH[i:], "d", str(i)) for i in range(20)]
+    tokens = Tokens(tiny_lm.tokenizer(), 24)
+    orders = {seed: select(documents, tokens, 300, seed).sources for seed in (0, 0, 1, 2)}
+    assert orders[0] == select(documents, tokens, 300, 0).sources
+    assert orders[0] != orders[1] != orders[2]
+    in_order = select(iter(documents), tokens, 300, 7).sources
+    assert in_order == [str(i) for i in range(len(in_order))]
+
+
+def test_an_iterator_is_read_no_further_than_needed() -> None:
+    read = []
+
+    def endless():  # type: ignore[no-untyped-def]
+        while True:
+            read.append(1)
+            yield Document(tiny_lm.PARAGRAPH)
+
+    assert select(endless(), Tokens(tiny_lm.tokenizer(), 24), 50, 0).tokens >= 50
+    assert len(read) <= 64
+
+
+def test_documents_without_a_countable_token_are_left_out() -> None:
+    documents = [Document("e"), Document(""), Document("<eos><eos>"), Document(tiny_lm.CODE)]
+    assert select(documents, Tokens(tiny_lm.tokenizer(), 24), None, 0).domains == ["all"]
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        select(documents[:3], Tokens(tiny_lm.tokenizer(), 24), None, 0)
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match=r"token id \d+, but the model has only 100 embedding rows"):
+        Tokens(tiny_lm.tokenizer(), 24, rows=100).cut([TEXT], 0)
+    with pytest.raises(InputError, match="token id 0, but the model has only 0"):
+        Tokens(tiny_lm.tokenizer(), 24, rows=0)
+
+
+def test_bad_context_and_bos_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 3"):
+        Tokens(tiny_lm.tokenizer(), 2)
+    tokenizer = tiny_lm.tokenizer(False)
+    without_bos = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer)
+    with pytest.raises(InputError, match="no BOS"):
+        Tokens(without_bos, 24, bos=True)
+
+
+def test_batches_hold_every_window_once_and_padding_never_counts() -> None:
+    windows = select(tiny_lm.documents(), Tokens(tiny_lm.tokenizer(), 24), None, 0).windows
+    for size in (1, 3, 8):
+        made = list(batches(windows, size, 24))
+        assert sum(batch.positions for batch in made) == sum(len(window.ids) for window in windows)
+        assert all(batch.ids.numel() <= size * 24 for batch in made)
+        pairs = []
+        for batch in made:
+            flat = batch.ids.reshape(-1)
+            assert torch.equal(flat[batch.rows + 1], batch.targets)
+            assert bool(batch.touched.reshape(-1)[batch.rows].all() and batch.touched.reshape(-1)[batch.rows + 1].all())
+            pairs += zip(batch.documents.tolist(), batch.targets.tolist(), strict=True)
+        want = [(w.document, int(t)) for w in windows for t in w.ids[1:][w.counted]]
+        assert sorted(pairs) == sorted(want)
+
+
+def test_padding_is_on_the_right_and_untouched() -> None:
+    long, short = cut()[0], cut(text="the café owner")[0]
+    batch = make_batch([long, short])
+    assert batch.ids[1, len(short.ids) :].tolist() == [0] * (24 - len(short.ids))
+    assert not batch.touched[1, len(short.ids) :].any()
+
+
+def test_default_context_is_the_models_and_bounded() -> None:
+    assert default_context(tiny_lm.model(), tiny_lm.tokenizer()) == 24
+    assert default_context(tiny_lm.model(max_position_embeddings=9000), tiny_lm.tokenizer()) == 2048
