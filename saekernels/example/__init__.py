@@ -1,0 +1,20 @@
+"""The bundled example: a small trained language model, an SAE for every layer, and held-out text to evaluate on.
+
+Everything is read through the code paths that a user's model takes; this module only says where the files lie.
+Sources and licences: SOURCES.md beside this file. The scripts that made it: examples/ in the repository.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["EVAL_DATA", "MODEL_DIR", "ROOT", "SAE_DIRS", "SOURCES"]
+
+ROOT = Path(__file__).parent
+MODEL_DIR = ROOT / "model"
+"""A Hugging Face LlamaForCausalLM with its tokenizer."""
+SAE_DIRS = {f"model.layers.{path.name.removeprefix('layer_')}": path for path in sorted(ROOT.glob("saes/layer_*"))}
+"""Site -> SAELens checkpoint, in the order of the layers."""
+EVAL_DATA = ROOT / "data" / "eval.jsonl.gz"
+"""Held-out documents: one JSON object a line with text, domain and source."""
+SOURCES = ROOT / "SOURCES.md"
