@@ -75,7 +75,7 @@ class BatchTopK:
 
 @dataclass(frozen=True)
 class Gated:
-    """relu(exp(r_mag) * s + b_mag) where s + b_gate > 0, s = x @ W_enc.T (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
+    """relu(exp(r_mag) * s + b_mag) where s + b_gate > 0, s = x @ W_enc.T (Rajamanoharan et al. 2024, 2404.16014)."""
 
     name: ClassVar[str] = "gated"
 
