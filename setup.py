@@ -51,9 +51,10 @@ def run(command: list[str]) -> None:
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if result.returncode == 0:
         return
-    print(result.stdout, file=sys.stderr)
+    sys.stderr.write(result.stdout)
     lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
-    telling = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")
+    first = next((i for i, line in enumerate(lines) if "error" in line.lower()), max(len(lines) - 3, 0))
+    telling = " ".join(lines[first : first + 3]) or "no output"  # CMake says what is wrong below where it is wrong
     raise BuildError(f"{Path(command[0]).name} exited with {result.returncode}: {telling[:300]}")
 
 
@@ -66,20 +67,19 @@ def cmake_commands(build_dir: Path, output_dir: Path, jobs: int | None) -> list[
         import pybind11
     except ImportError:
         raise BuildError("pybind11 is not installed") from None
-    configure = [
-        cmake,
-        "-S",
-        str(ROOT),
-        "-B",
-        str(build_dir),
-        "-DCMAKE_BUILD_TYPE=Release",
-        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output_dir}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-    ]
+    # Each build may come with tools of its own, in an isolated environment that is gone afterwards: a directory per
+    # generator, and every path is given anew.
     ninja = find_tool("ninja")
-    if ninja is not None:
-        configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    generator = ["-G", "Unix Makefiles"] if ninja is None else ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    build_dir = build_dir / ("make" if ninja is None else "ninja")
+    definitions = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_LIBRARY_OUTPUT_DIRECTORY": output_dir,
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": pybind11.get_cmake_dir(),
+    }
+    configure = [cmake, "-S", str(ROOT), "-B", str(build_dir), *generator]
+    configure += [f"-D{name}={value}" for name, value in definitions.items()]
     configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
     parallel = [] if jobs is None else [str(jobs)]
     return [configure, [cmake, "--build", str(build_dir), "--target", "_cpu", "--parallel", *parallel]]
@@ -110,15 +110,16 @@ class CMakeBuild(build_ext):
             if os.environ.get("SAEKERNELS_REQUIRE_BUILD", "0") not in ("", "0"):
                 raise
             status, detail = "failed", str(error)
-            self.warn(
-                f"native kernels were not built: {detail}. saekernels installs as pure Python and computes with torch."
+            sys.stderr.write(
+                f"warning: native kernels were not built: {detail}\n"
+                "warning: saekernels is installed as pure Python and computes with torch; see `saekernels info`\n"
             )
         write_record(output.parent, status, detail)
 
     def build_native(self, output: Path) -> None:
-        build_dir = Path(self.build_temp).resolve() / "cmake"
-        build_dir.mkdir(parents=True, exist_ok=True)
-        for command in cmake_commands(build_dir, output, self.parallel):
+        for stale in output.glob("_cpu.*.so"):  # never shipped by a build that fails
+            stale.unlink()
+        for command in cmake_commands(Path(self.build_temp).resolve(), output, self.parallel):
             run(command)
 
 

@@ -100,16 +100,15 @@ void bind_sparse(py::module_& m) {
     const py::gil_scoped_release release;
     gather_dot(left, w, where, threads, pointer<void>(out));
   });
-  m.def("segment_outer", [](const py::object& values, uintptr_t indices, uintptr_t offsets, int64_t rows,
-                            int64_t count, const py::object& a, int64_t segments, int threads, const py::object& out) {
+  m.def("segment_outer", [](const py::object& values, uintptr_t indices, uintptr_t offsets, int64_t rows, int64_t count,
+                            const py::object& a, int64_t segments, int threads, const py::object& out) {
     const Entries codes = entries(values, indices, offsets, rows, count);
     const Matrix right = matrix(a);
     const MutableRows to = rows_out(out);
     const py::gil_scoped_release release;
     segment_outer(codes, right, segments, threads, to);
   });
-  m.def("segment_sum", [](const py::object& values, uintptr_t indices, int64_t count, int64_t segments,
-                          uintptr_t out) {
+  m.def("segment_sum", [](const py::object& values, uintptr_t indices, int64_t count, int64_t segments, uintptr_t out) {
     const Entries codes = entries(values, indices, 0, 0, count);
     const py::gil_scoped_release release;
     segment_sum(codes, segments, pointer<void>(out));
@@ -123,8 +122,7 @@ void bind_loss(py::module_& m) {
     const LossArgs args{matrix(h_p), matrix(h_q), matrix(weight), matrix(bias), pointer<const int64_t>(targets),
                         softcap,     ignore_index};
     const py::gil_scoped_release release;
-    linear_ce_kl(args, threads, pointer<float>(ce_p), pointer<float>(ce_q), pointer<float>(kl),
-                 pointer<float>(agree));
+    linear_ce_kl(args, threads, pointer<float>(ce_p), pointer<float>(ce_q), pointer<float>(kl), pointer<float>(agree));
   });
 }
 

@@ -16,11 +16,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
-from corpus import read_documents
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import saekernels
+from corpus import read_documents
 
 PIECES = ("model", "saes", "data", "licences", "SOURCES.md")
 

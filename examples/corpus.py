@@ -4,8 +4,9 @@
 
 Writes WORK/train.jsonl.gz and WORK/heldout.jsonl.gz, one document a line: text, domain, source, package, licence,
 shippable, notice. Debian packages are downloaded to CACHE and unpacked there, never installed; the standard library is
-that of the running Python. A document is held out by the hash of its name, so the split is stable. Passages are
-deduplicated, held-out documents first: what is held out does not occur in the training text.
+that of the running Python; the licences domain also reads the copyright files of the packages installed here, so it
+differs a little between machines. A document is held out by the hash of its name, so the split is stable. Passages are
+deduplicated, held-out documents first: no longer passage of what is held out occurs in the training text.
 """
 
 from __future__ import annotations

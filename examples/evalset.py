@@ -16,9 +16,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
 from corpus import read_documents
 from tokenizer import encode, save_tokens
-from transformers import AutoTokenizer
 
 
 def beginning(text: str, longest: int) -> str:

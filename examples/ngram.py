@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from progress import bar
 from windows import BOS_ID, HeldOut, held_out
 

@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from corpus import read_documents
-from progress import bar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from corpus import read_documents
+from progress import bar
 
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
 

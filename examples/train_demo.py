@@ -5,6 +5,9 @@
 
 Each stage is also a script of its own. A stage whose output is in WORK is skipped, so the command can be
 repeated after an interruption; delete an output to make it again. The bundle goes to WORK/example, or to `--out`.
+
+Everything is seeded, but the training of the model and of the SAEs is as long as the clock allows (`--lm-minutes`,
+`--sae-minutes`): for a run of fixed length give `--steps` to train_lm.py and train_saes.py.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from muon import Muon
 from parallel import Workers
 from progress import bar
-from transformers import LlamaConfig, LlamaForCausalLM
 from windows import BOS_ID, EOS_ID, PAD_ID, HeldOut, TrainingWindows, held_out
 
 

@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from progress import bar
 from torch import Tensor
 from transformers import AutoModelForCausalLM
-from windows import PAD_ID, TrainingWindows
 
 import saekernels
+from progress import bar
 from saekernels import SAE, TopK
+from windows import PAD_ID, TrainingWindows
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import independent_spliced_ce
 import saekernels
+import tiny_lm
 from saekernels.cli import main
 from saekernels.eval import evaluate, load_documents, schema
-from tests import independent_spliced_ce, tiny_lm
-from tests.tiny_lm import one_thread  # noqa: F401
+from tiny_lm import one_thread  # noqa: F401
 
 
 @pytest.fixture(scope="module")

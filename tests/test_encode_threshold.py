@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saekernels as sk
-from tests.cases import Case, encoder_cases, integer_cases
-from tests.oracle import dot_error, pre_activations, rounding, same_bits
+from cases import Case, encoder_cases, integer_cases
+from oracle import dot_error, pre_activations, rounding, same_bits
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 

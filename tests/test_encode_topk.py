@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saekernels as sk
-from tests.cases import Case, encoder_cases, integer_cases
-from tests.oracle import check_top_k, order, pre_activations, same_bits
+from cases import Case, encoder_cases, integer_cases
+from oracle import check_top_k, order, pre_activations, same_bits
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 ACTIVATIONS = st.sampled_from(["relu", "none", "abs"])

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+import tiny_lm
 from saekernels.activations import TopK
 from saekernels.eval import Document, InputError, evaluate
 from saekernels.sae import SAE
-from tests import tiny_lm
-from tests.tiny_lm import one_thread  # noqa: F401
+from tiny_lm import one_thread  # noqa: F401
 
 DOCUMENTS = [Document(tiny_lm.PARAGRAPH[i * 20 :], "prose") for i in range(4)] + [Document(tiny_lm.CODE, "code")]
 

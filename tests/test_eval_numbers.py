@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import tiny_lm
 from saekernels.activations import TopK
 from saekernels.eval import Document, Report, evaluate
 from saekernels.sae import SAE
 from saekernels.splice import splice
-from tests import tiny_lm
-from tests.tiny_lm import one_thread  # noqa: F401
+from tiny_lm import one_thread  # noqa: F401
 
 CONTEXT = 24
 SPECIAL = torch.tensor([0, 1, 2])

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import tiny_lm
 from saekernels.eval import Document, evaluate
-from tests import tiny_lm
-from tests.tiny_lm import one_thread  # noqa: F401
+from tiny_lm import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.peers
 lens = pytest.importorskip("transformer_lens")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+import tiny_lm
 from saekernels.eval import Document, InputError
 from saekernels.eval.batches import batches, make_batch
 from saekernels.eval.windows import Tokens, default_context, select, special_ids
-from tests import tiny_lm
 
 TEXT = tiny_lm.PARAGRAPH + "日本 𝕏 <eos>" + tiny_lm.CODE
 

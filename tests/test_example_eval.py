@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+import independent_spliced_ce
 from saekernels import example
 from saekernels.cli import main
 from saekernels.eval import schema
-from tests import independent_spliced_ce
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_demo(work: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "train_demo.py"), "--toy", "--work", str(work)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -292,9 +292,8 @@ def test_the_shipped_example_is_what_its_sources_page_says() -> None:
 
 @pytest.mark.parametrize("layer", range(4))
 def test_shipped_saes_reconstruct_the_shipped_model(layer: int) -> None:
-    from train_saes import Activations
-
     from saekernels import example
+    from train_saes import Activations
 
     torch.set_num_threads(2)
     model = AutoModelForCausalLM.from_pretrained(example.MODEL_DIR)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import saekernels as sk
 from saekernels.activations import Activation
-from tests.test_sae import randomised
+from test_sae import randomised
 
 SAELENS: list[tuple[Activation, dict[str, Any]]] = [
     (sk.ReLU(), {}),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import saekernels as sk
-from tests.oracle import same_bits
+from oracle import same_bits
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_reference_serves_everything() -> None:
 
 
 @pytest.mark.parametrize(("value", "expected"), [("reference", "reference"), ("auto", None), ("tpu", "SAEKERNELS")])
-def test_environment_override(value: str, expected: str | None) -> None:
+def test_environment_override(value: str, expected: str | None, tmp_path: Path) -> None:
     """Read once at import, in a fresh process."""
     code = (
         "import torch, saekernels as sk\n"
@@ -50,7 +51,9 @@ def test_environment_override(value: str, expected: str | None) -> None:
         "    print(error)\n"
     )
     environment = {**os.environ, "SAEKERNELS_BACKEND": value}
-    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    # Not here: "-c" would put the sources of a checkout before the installed package.
+    argv = [sys.executable, "-c", code]
+    shown = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     if value == "tpu":
         assert "got 'tpu', need one of 'auto'" in shown.stdout
     else:

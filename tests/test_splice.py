@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from saekernels.splice import splice
-from tests.splice_helpers import (
+from splice_helpers import (
     WIDTH,
     count_hooks,
     dense,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.splice import splice
-from tests.splice_helpers import WIDTH, count_hooks, make_sae, tiny_model, tokens
+from splice_helpers import WIDTH, count_hooks, make_sae, tiny_model, tokens
 
 pytest.importorskip("transformers")
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from saekernels.sae import SAE
 from saekernels.splice import splice
-from tests.splice_helpers import VOCAB, WIDTH, count_hooks, dense, make_sae, tiny_model, tokens
+from splice_helpers import VOCAB, WIDTH, count_hooks, dense, make_sae, tiny_model, tokens
 
 pytestmark = pytest.mark.peers
 lens = pytest.importorskip("transformer_lens")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from saekernels.splice import splice
-from tests.splice_helpers import WIDTH, count_hooks, dense, llama_from_layers, make_sae, tiny_model, tokens
+from splice_helpers import WIDTH, count_hooks, dense, llama_from_layers, make_sae, tiny_model, tokens
 
 pytest.importorskip("transformers")
 

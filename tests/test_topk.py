@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saekernels as sk
-from tests.oracle import order, same_bits
+from oracle import order, same_bits
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 SPECIAL = [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-45, -1e-45, 65504.0]

@@ -17,8 +17,8 @@ inline void check_offsets(const Entries& entries) {
   }
   for (int64_t t = 0; t < entries.rows; ++t) {
     if (offsets[t + 1] < offsets[t]) {
-      throw std::invalid_argument("offsets: must not decrease, but offsets[" + std::to_string(t + 1) + "] = " +
-                                  std::to_string(offsets[t + 1]) + " follows " + std::to_string(offsets[t]));
+      throw std::invalid_argument("offsets: must not decrease, but offsets[" + std::to_string(t + 1) +
+                                  "] = " + std::to_string(offsets[t + 1]) + " follows " + std::to_string(offsets[t]));
     }
   }
 }

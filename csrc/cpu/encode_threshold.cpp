@@ -22,20 +22,15 @@ class ThresholdEncoder {
         threshold_(threshold),
         depth_(encoder.x.cols),
         latents_(encoder.weight.rows),
-        workers_(workers_for(2.0 * static_cast<double>(encoder.x.rows) * static_cast<double>(latents_) *
-                                 static_cast<double>(depth_),
-                             kFlopsPerThread, threads)),
+        workers_(gemm_workers(encoder.x.rows, latents_, depth_, threads)),
         shape_(tile_shape(simd_, tile_columns(depth_), depth_)),
         tiles_(ceil_div(latents_, shape_.columns)),
         block_(block_rows(encoder.x.rows, depth_, tiles_ * 4, kCountBytes)),
         packed_(simd_, block_, depth_),
         counts_(tiles_ * block_),
+        pre_bias_(load_vector(simd_, encoder.pre_bias)),
         scratch_(static_cast<size_t>(workers_)) {
     for (TileScratch& s : scratch_) s = TileScratch(shape_.columns, depth_, shape_.group, 1);
-    if (encoder.pre_bias.data != nullptr) {
-      pre_bias_ = Buffer<float>(depth_);
-      simd_.load_row(encoder.pre_bias, 0, 0, depth_, pre_bias_.get());
-    }
   }
 
   void run(ThresholdCodes* codes) {
@@ -70,7 +65,7 @@ class ThresholdEncoder {
   }
 
   void load_threshold(int64_t first, int64_t count, float* out) const {
-    if (threshold_.cols == latents_ && latents_ != 1) return load_tile(simd_, threshold_, first, count, shape_.columns, out);
+    if (threshold_.cols > 1) return load_tile(simd_, threshold_, first, count, shape_.columns, out);
     simd_.load_row(threshold_, 0, 0, 1, out);
     std::fill(out + 1, out + shape_.columns, out[0]);
   }

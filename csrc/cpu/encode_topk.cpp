@@ -23,9 +23,7 @@ class TopkEncoder {
         activation_(activation),
         depth_(encoder.x.cols),
         latents_(encoder.weight.rows),
-        workers_(workers_for(2.0 * static_cast<double>(encoder.x.rows) * static_cast<double>(latents_) *
-                                 static_cast<double>(depth_),
-                             kFlopsPerThread, threads)),
+        workers_(gemm_workers(encoder.x.rows, latents_, depth_, threads)),
         shape_(tile_shape(simd_, columns(), depth_)),
         tiles_(ceil_div(latents_, shape_.columns)),
         capacity_(candidate_capacity(k, latents_)),
@@ -34,12 +32,9 @@ class TopkEncoder {
         keys_(workers_ * block_ * capacity_),
         counts_(workers_ * block_),
         thresholds_(workers_ * block_),
+        pre_bias_(load_vector(simd_, encoder.pre_bias)),
         scratch_(static_cast<size_t>(workers_)) {
     for (TileScratch& s : scratch_) s = TileScratch(shape_.columns, depth_, shape_.group, 1);
-    if (encoder.pre_bias.data != nullptr) {
-      pre_bias_ = Buffer<float>(depth_);
-      simd_.load_row(encoder.pre_bias, 0, 0, depth_, pre_bias_.get());
-    }
   }
 
   void run(void* values, int32_t* indices) {
@@ -104,7 +99,8 @@ class TopkEncoder {
         indices[at + i] = key_index(merged[i]);
         out[i] = value_of(merged[i]);
       }
-      simd_.store_row(out.get(), k_, encoder_.x.dtype, static_cast<char*>(values) + at * element_size(encoder_.x.dtype));
+      simd_.store_row(out.get(), k_, encoder_.x.dtype,
+                      static_cast<char*>(values) + at * element_size(encoder_.x.dtype));
     }
   }
 

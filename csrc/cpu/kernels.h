@@ -1,5 +1,9 @@
 // The CPU primitives. Shapes are those of the Python backend protocol; every function may use up to `threads` threads,
 // gives the same bits for any number of them, and throws std::invalid_argument that names the argument at fault.
+//
+// Working memory, whatever T and F are: 8 MiB of packed rows, 16 MiB of candidates, counts or softmax statistics, and
+// about 1 MiB per thread. Threshold codes are held twice while they are copied out; segment sums take 12 bytes per
+// entry and 8 per latent; k in the tens of thousands takes 8 * k bytes per thread.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +36,7 @@ struct Encoder {
 };
 
 // values [T, k] and indices [T, k], contiguous.
-void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int threads, void* values,
-                 int32_t* indices);
+void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int threads, void* values, int32_t* indices);
 void topk(const Matrix& scores, int64_t k, int threads, void* values, int32_t* indices);
 
 // Threshold codes in row order. They are kept here until the caller knows nnz and has made room for them.
@@ -65,10 +68,10 @@ void segment_outer(const Entries& codes, const Matrix& a, int64_t segments, int 
 void segment_sum(const Entries& codes, int64_t segments, void* out);
 
 struct LossArgs {
-  Matrix h_p;      // [T, d]
-  Matrix h_q;      // [T, d]
-  Matrix weight;   // [V, d]
-  Matrix bias;     // [V] or absent
+  Matrix h_p;     // [T, d]
+  Matrix h_q;     // [T, d]
+  Matrix weight;  // [V, d]
+  Matrix bias;    // [V] or absent
   const int64_t* targets = nullptr;
   float softcap = 0;  // 0: none
   int64_t ignore_index = -100;

@@ -13,12 +13,12 @@ constexpr int64_t kDotBlock = 256;
 
 // Running softmax statistics of one token over the vocabulary seen so far, for both streams.
 struct PairState {
-  double sum_p = 0;      // sum of exp(z_p - max_p)
-  double sum_q = 0;      // sum of exp(z_q - max_q)
-  double weighted = 0;   // sum of exp(z_p - max_p) * (z_p - z_q)
+  double sum_p = 0;     // sum of exp(z_p - max_p)
+  double sum_q = 0;     // sum of exp(z_q - max_q)
+  double weighted = 0;  // sum of exp(z_p - max_p) * (z_p - z_q)
   float max_p = -__builtin_inff();
   float max_q = -__builtin_inff();
-  int32_t arg_p = -1;    // lowest index of the maximum; of the first NaN where there is one
+  int32_t arg_p = -1;  // lowest index of the maximum; of the first NaN where there is one
   int32_t arg_q = -1;
   float target_p = 0;
   float target_q = 0;
@@ -37,8 +37,7 @@ struct Level {
   void (*load_row)(const Matrix& m, int64_t row, int64_t col, int64_t count, float* out);
   void (*store_row)(const float* in, int64_t count, DType dtype, void* out);
   // c[rows][panels * nr] (leading dimension ldc) = dots of packed x rows with packed W panels, each of `depth` terms.
-  void (*gemm_tile)(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c,
-                    int64_t ldc);
+  void (*gemm_tile)(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc);
   // Adds bias to scores in place and lists the positions j where not (score_j <= threshold): NaN passes, and so does
   // everything if the threshold is NaN. `magnitude` compares |score|. Arrays are padded to a multiple of nr.
   int (*filter_above)(float* scores, const float* bias, int count, float threshold, bool magnitude, uint16_t* hits);
@@ -54,8 +53,8 @@ struct Level {
 };
 
 constexpr int kDotLanes = 32;
-constexpr int kMaxPanel = 32;    // largest nr of any level: what paddings are rounded to
-constexpr int kMaxTile = 512;    // largest number of columns in a score tile
+constexpr int kMaxPanel = 32;  // largest nr of any level: what paddings are rounded to
+constexpr int kMaxTile = 512;  // largest number of columns in a score tile
 
 extern const Level kPortableLevel;
 #if defined(SK_HAVE_X86_LEVELS)

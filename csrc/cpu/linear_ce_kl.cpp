@@ -54,9 +54,7 @@ class PairLoss {
         args_(args),
         depth_(args.h_p.cols),
         vocab_(args.weight.rows),
-        workers_(workers_for(4.0 * static_cast<double>(live) * static_cast<double>(vocab_) *
-                                 static_cast<double>(depth_),
-                             kFlopsPerThread, threads)),
+        workers_(gemm_workers(2 * live, vocab_, depth_, threads)),
         shape_(tile_shape(simd_, tile_columns(depth_), 2 * depth_)),
         ranges_(ceil_div(vocab_, kRangeColumns)),
         block_(block_rows(live, 2 * depth_, ranges_ * static_cast<int64_t>(sizeof(PairState)), kStateBytes)),
@@ -73,9 +71,8 @@ class PairLoss {
       const int64_t rows = std::min(block_, total - first);
       packed_[0].pack(args_.h_p, nullptr, live.data(), first, rows, workers_);
       packed_[1].pack(args_.h_q, nullptr, live.data(), first, rows, workers_);
-      parallel_for(ranges_, workers_, [&](int64_t range, int worker) {
-        scan(range, worker, live.data() + first, rows);
-      });
+      parallel_for(ranges_, workers_,
+                   [&](int64_t range, int worker) { scan(range, worker, live.data() + first, rows); });
       for (int64_t row = 0; row < rows; ++row) {
         const int64_t t = live[static_cast<size_t>(first + row)];
         finish(row, args_.targets[t], ce_p + t, ce_q + t, kl + t, agree + t);
@@ -94,9 +91,8 @@ class PairLoss {
       pack_tile(simd_, args_.weight, first, count, scratch.weight.get());
       load_tile(simd_, args_.bias, first, count, shape_.columns, scratch.bias.get());
       visit_tile(simd_, packed_.data(), 2, rows, depth_, shape_, count, scratch, [&](int64_t row, float* scores) {
-        simd_.softmax_tile(scores, scores + shape_.group * shape_.columns, scratch.bias.get(),
-                           static_cast<int>(count), args_.softcap, static_cast<int32_t>(first),
-                           args_.targets[tokens[row]], states + row);
+        simd_.softmax_tile(scores, scores + shape_.group * shape_.columns, scratch.bias.get(), static_cast<int>(count),
+                           args_.softcap, static_cast<int32_t>(first), args_.targets[tokens[row]], states + row);
       });
     }
   }

@@ -19,8 +19,8 @@ template <class Fn>
 void parallel_for(int64_t tasks, int workers, Fn&& fn) {
   using Plain = std::remove_reference_t<Fn>;
   run_tasks(
-      tasks, workers,
-      [](void* context, int64_t task, int worker) { (*static_cast<Plain*>(context))(task, worker); }, &fn);
+      tasks, workers, [](void* context, int64_t task, int worker) { (*static_cast<Plain*>(context))(task, worker); },
+      &fn);
 }
 
 // As many workers as there are whole shares of `grain` in `work` (any unit), at least 1 and at most `limit`: waking a

@@ -15,9 +15,14 @@
 namespace saekernels {
 
 constexpr int64_t kWeightTileBytes = 384 << 10;  // packed latents of one tile, in L2
-constexpr int64_t kRowGroupBytes = 96 << 10;    // packed rows that meet a tile at a time, beside it in L2
+constexpr int64_t kRowGroupBytes = 96 << 10;     // packed rows that meet a tile at a time, beside it in L2
 constexpr int64_t kRowBlockBytes = 8 << 20;      // packed rows of one block, in L3
 constexpr double kFlopsPerThread = 2e6;
+
+inline int gemm_workers(int64_t rows, int64_t latents, int64_t depth, int threads) {
+  const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(latents) * static_cast<double>(depth);
+  return workers_for(flops, kFlopsPerThread, threads);
+}
 
 // Columns of a tile for dots of `depth` terms: a power of two that depends on nothing else.
 inline int64_t tile_columns(int64_t depth) {
@@ -85,6 +90,14 @@ inline void pack_tile(const Level& simd, const Matrix& weight, int64_t first, in
   for (int64_t j = 0; j < count; j += simd.nr) {
     simd.pack_panel(weight, first + j, std::min<int64_t>(simd.nr, count - j), out + j * weight.cols);
   }
+}
+
+// fp32 copy of a whole vector; empty for an absent one.
+inline Buffer<float> load_vector(const Level& simd, const Matrix& vector) {
+  if (vector.data == nullptr) return {};
+  Buffer<float> out(vector.cols);
+  simd.load_row(vector, 0, 0, vector.cols, out.get());
+  return out;
 }
 
 // Loads a tile of a bias-like vector; zeros stand for an absent one and fill the padding.

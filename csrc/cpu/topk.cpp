@@ -46,7 +46,8 @@ class TopkSelector {
       });
       int64_t n = found[0];
       for (int64_t part = 1; part < parts_; ++part) {
-        std::memmove(keys.get() + n, keys.get() + part * capacity_, static_cast<size_t>(found[part]) * sizeof(uint64_t));
+        std::memmove(keys.get() + n, keys.get() + part * capacity_,
+                     static_cast<size_t>(found[part]) * sizeof(uint64_t));
         n += found[part];
       }
       emit(row, keys.get(), n, values, indices);

@@ -160,7 +160,8 @@ def write(sae: SAE, folder: Path, metadata: dict[str, object]) -> None:
             type(sae.normalization), "none"
         ),
         "reshape_activations": "none",
-        "metadata": metadata,
+        # Without a version SAELens takes the file for one from before 6.0 and drops the metadata.
+        "metadata": {"sae_lens_version": "6.0.0", **metadata},
     }
     if isinstance(sae.activation, TopK | AbsTopK):
         config["k"] = sae.activation.k

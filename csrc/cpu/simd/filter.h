@@ -5,9 +5,7 @@
 namespace saekernels {
 namespace {
 
-inline unsigned keep_first(unsigned mask, int left) {
-  return left >= Vec::kWidth ? mask : mask & ((1u << left) - 1u);
-}
+inline unsigned keep_first(unsigned mask, int left) { return left >= Vec::kWidth ? mask : mask & ((1u << left) - 1u); }
 
 inline int append_hits(unsigned mask, int base, uint16_t* hits, int n) {
   while (mask != 0) {
@@ -16,7 +14,6 @@ inline int append_hits(unsigned mask, int base, uint16_t* hits, int n) {
   }
   return n;
 }
-
 
 int filter_above(float* scores, const float* bias, int count, float threshold, bool magnitude, uint16_t* hits) {
   const Vec limit = Vec::broadcast(threshold);

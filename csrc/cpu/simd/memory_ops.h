@@ -8,9 +8,12 @@ namespace {
 template <class Fn>
 inline void with_type(DType dtype, Fn&& fn) {
   switch (dtype) {
-    case DType::kFloat32: return fn(static_cast<const float*>(nullptr));
-    case DType::kBfloat16: return fn(static_cast<const Bf16*>(nullptr));
-    case DType::kFloat16: return fn(static_cast<const F16*>(nullptr));
+    case DType::kFloat32:
+      return fn(static_cast<const float*>(nullptr));
+    case DType::kBfloat16:
+      return fn(static_cast<const Bf16*>(nullptr));
+    case DType::kFloat16:
+      return fn(static_cast<const F16*>(nullptr));
   }
 }
 

@@ -18,8 +18,10 @@ inline TileMax finish_logits(float* z, const float* bias, int count, float softc
     Vec v = Vec::load(z + j) + Vec::load(bias + j);
     if (softcap > 0) v = tanh_vec(v / Vec::broadcast(softcap)) * Vec::broadcast(softcap);
     v.store(z + j);
-    for (int left = count - j; left < Vec::kWidth; ++left) z[j + left] = minus_inf;
-    v = Vec::load(z + j);
+    if (count - j < Vec::kWidth) {
+      for (int i = count; i < j + Vec::kWidth; ++i) z[i] = minus_inf;
+      v = Vec::load(z + j);
+    }
     nan |= mask_nan(v);
     best = max(v, best);
   }

@@ -15,9 +15,9 @@
 #include "cpu/simd/softmax.h"
 // clang-format on
 
-#define SK_DEFINE_LEVEL(symbol)                                                                                \
-  namespace saekernels {                                                                                       \
-  static_assert(kMaxPanel % kNr == 0 && kNr % 8 == 0 && kDotLanes % Vec::kWidth == 0, "paddings must divide"); \
-  extern const Level symbol = {SK_LEVEL_NAME, kMr,          kNr,         pack_panel, load_row,   store_row,    \
+#define SK_DEFINE_LEVEL(symbol)                                                                                 \
+  namespace saekernels {                                                                                        \
+  static_assert(kMaxPanel % kNr == 0 && kNr % 8 == 0 && kDotLanes % Vec::kWidth == 0, "paddings must divide");  \
+  extern const Level symbol = {SK_LEVEL_NAME, kMr,          kNr,         pack_panel, load_row,   store_row,     \
                                gemm_tile,     filter_above, filter_each, gather_sum, gather_dot, softmax_tile}; \
   }

@@ -86,8 +86,8 @@ struct DoubleSum {
     high = _mm256_add_pd(high, _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1)));
   }
   void add_product(Vec a, Vec b) {
-    low = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a.v)),
-                          _mm256_cvtps_pd(_mm256_castps256_ps128(b.v)), low);
+    low = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a.v)), _mm256_cvtps_pd(_mm256_castps256_ps128(b.v)),
+                          low);
     high = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1)),
                            _mm256_cvtps_pd(_mm256_extractf128_ps(b.v, 1)), high);
   }
