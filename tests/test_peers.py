@@ -27,10 +27,10 @@ SAELENS = {
     "jumprelu": {},
     "jumprelu-no_b_dec": {"apply_b_dec_to_input": False},
     "gated": {},
-    "transcoder": {"d_out": 7},
-    "skip_transcoder": {"d_out": 7},
-    "jumprelu_transcoder": {"d_out": 7},
-    "jumprelu_skip_transcoder": {"d_out": 7},
+    "transcoder": {"d_out": 7, "apply_b_dec_to_input": False},
+    "skip_transcoder": {"d_out": 7, "apply_b_dec_to_input": False},
+    "jumprelu_transcoder": {"d_out": 7, "apply_b_dec_to_input": False},
+    "jumprelu_skip_transcoder": {"d_out": 7, "apply_b_dec_to_input": False},
 }
 
 
