@@ -7,14 +7,26 @@
 #include <string>
 #include <vector>
 
+#if defined(SK_HAVE_X86_LEVELS)
+#include <cpuid.h>
+#endif
+
 namespace saekernels {
 namespace {
+
+#if defined(SK_HAVE_X86_LEVELS)
+// Not every compiler's __builtin_cpu_supports knows this name.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
 
 std::vector<const Level*> find_supported() {
   std::vector<const Level*> found;
 #if defined(SK_HAVE_X86_LEVELS)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (avx512) found.push_back(&kAvx512Level);
