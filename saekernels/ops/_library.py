@@ -1,6 +1,6 @@
 """How an op reaches torch: its schema, its kernel, its shape function, its autocast rule.
 
-`Library.define` and `impl` rather than `torch.library.custom_op`, whose wrapper costs several microseconds a call.
+`Library.define` and `impl` rather than `torch.library.custom_op`: the same contract with less wrapping per call.
 """
 
 from __future__ import annotations
