@@ -8,8 +8,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import independent_spliced_ce
+import saekernels as sk
 from saekernels import example
 from saekernels.cli import main
 from saekernels.eval import schema
@@ -41,3 +45,36 @@ def test_an_independent_computation_gives_the_same_cost(report: dict[str, Any]) 
     assert set(rows) == {"clean", *example.SAE_DIRS}
     for site, (reported, found) in rows.items():
         assert reported == pytest.approx(found, abs=independent_spliced_ce.TOLERANCE), site
+
+
+def loaded() -> tuple[Any, Any, dict[str, sk.SAE]]:
+    model = AutoModelForCausalLM.from_pretrained(example.MODEL_DIR).eval()
+    saes = {site: sk.load(path, dtype=model.dtype) for site, path in example.SAE_DIRS.items()}
+    return model, AutoTokenizer.from_pretrained(example.MODEL_DIR), saes
+
+
+def test_batches_of_1_3_and_8_give_the_same_numbers() -> None:
+    model, tokenizer, saes = loaded()
+    documents = sk.load_documents([str(example.EVAL_DATA)])
+    whole = {}
+    for size in (1, 3, 8):
+        report = sk.evaluate(model, tokenizer, saes, documents, tokens=2500, batch_size=size, bootstrap=0)
+        rows = [*report.sites, report.all_sites]
+        whole[size] = [n for row in rows for n in (row.delta_ce.nats, *vars(row.ce).values(), row.kl, row.fvu, row.l0)]
+    assert whole[3] == pytest.approx(whole[1], abs=1e-6) and whole[8] == pytest.approx(whole[1], abs=1e-6)
+
+
+@torch.inference_mode()
+def test_the_error_term_at_every_layer_gives_the_clean_loss() -> None:
+    model, tokenizer, saes = loaded()
+    documents = list(sk.load_documents([str(example.EVAL_DATA)]))
+    batch = torch.cat([tokenizer(one.text, return_tensors="pt").input_ids[:, :160] for one in documents[:40:5]])
+
+    def loss() -> float:
+        return float(F.cross_entropy(model(batch).logits[:, :-1].flatten(0, 1).double(), batch[:, 1:].flatten()))
+
+    clean = loss()
+    with sk.splice(model, saes, untouched=tokenizer.all_special_ids):
+        assert loss() - clean > 0.1
+    with sk.splice(model, saes, untouched=tokenizer.all_special_ids, error_term=True):
+        assert loss() == pytest.approx(clean, abs=1e-5)

@@ -48,6 +48,7 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
     how.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for documents and bootstrap")
     how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
+    how.add_argument("--no-reuse", action="store_true", help="compute layers before a run's first site every time")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="PATH", help="write the report as JSON")
     output.add_argument("--html", metavar="PATH", help="write the report as one HTML page")
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             bos=BOS[arguments.bos],
             model_name=arguments.model_name,
+            reuse_layers=not arguments.no_reuse,
             progress=progress,
         )
     _write(report, arguments)

@@ -2,6 +2,7 @@
 
 Per batch: one clean pass; for each target (every site alone, then all sites together) one pass with the SAEs spliced
 in, one with zeros and one with means in their place. Before that, one clean pass over all batches gives the means.
+Runs of a target start at its first site where the model allows (see `reuse`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .accumulate import LossSums, Means, SiteStats
 from .batches import Batch
 from .errors import InputError, first_line
 from .head import Head
+from .reuse import check_reuse, find_reuse, no_reuse
 
 ALL = "all"
 
@@ -36,13 +38,15 @@ class Target:
 
 def make_targets(saes: Mapping[str, SAE], means: Mapping[str, Tensor], documents: int) -> list[Target]:
     """Every site alone and, if there are several, all together under the name "all"."""
-    groups = [(site, {site: sae}) for site, sae in saes.items()]
-    if len(groups) > 1:
-        groups.append((ALL, dict(saes)))
     return [
         Target(name, group, LossSums(documents), {s: SiteStats(sae.n_latents, means[s]) for s, sae in group.items()})
-        for name, group in groups
+        for name, group in _groups(saes).items()
     ]
+
+
+def _groups(saes: Mapping[str, SAE]) -> dict[str, dict[str, SAE]]:
+    groups = {site: {site: sae} for site, sae in saes.items()}
+    return {**groups, ALL: dict(saes)} if len(groups) > 1 else groups
 
 
 def passes(sites: int) -> int:
@@ -58,9 +62,10 @@ class Runner:
         self.head = head
         self.saes = dict(saes)
         self.device = device
+        self.reuse = no_reuse("not asked for")
 
-    def probe(self, ids: Tensor) -> None:
-        """A trial run of every SAE on a few tokens, ids [B, S].
+    def probe(self, ids: Tensor, reuse_layers: bool = True) -> None:
+        """A trial run of every SAE on a few tokens, ids [B, S]; it also finds out whether clean layers can be reused.
 
         Raises InputError for an unknown site, an SAE of the wrong width, or a site that never runs.
         """
@@ -73,6 +78,18 @@ class Runner:
             if not active.calls[site]:
                 kind = type(self.model).__name__
                 raise InputError(f"site {site!r}: it never runs in the body of {kind}, before the output head")
+        if reuse_layers:
+            self._probe_reuse(ids)
+
+    def _probe_reuse(self, ids: Tensor) -> None:
+        groups = _groups(self.saes)
+
+        def run(target: str) -> Tensor:
+            with splice(self.model, groups[target]):
+                return self.head.body(ids)
+
+        found = find_reuse(self.model, {name: list(group) for name, group in groups.items()})
+        self.reuse = check_reuse(found, lambda: self.head.body(ids), run)
 
     def collect_means(self, batches: Iterator[Batch], advance: Callable[[int], None]) -> dict[str, Tensor]:
         """Mean of what each site would replace, over touched positions of a clean pass: [d_out] fp32."""
@@ -93,7 +110,8 @@ class Runner:
         self, batch: Batch, targets: Sequence[Target], means: Mapping[str, Tensor], advance: Callable[[int], None]
     ) -> None:
         """All passes on one batch; adds its losses and statistics to the targets."""
-        clean = self.head.hidden(batch.ids.to(self.device), batch.rows)
+        with self.reuse.recording():
+            clean = self.head.hidden(batch.ids.to(self.device), batch.rows)
         advance(batch.positions)
         for target in targets:
             spliced = self._hidden(batch, target, "sae", means, advance)
@@ -112,7 +130,8 @@ class Runner:
 
         watch = observe if replace == "sae" else None
         untouched = ~batch.touched
-        with splice(self.model, target.saes, replace=replace, means=means, untouched=untouched, observer=watch):
+        active = splice(self.model, target.saes, replace=replace, means=means, untouched=untouched, observer=watch)
+        with self.reuse.skipping(target.name), active:
             hidden = self.head.hidden(batch.ids.to(self.device), batch.rows)
         advance(batch.positions)
         return hidden

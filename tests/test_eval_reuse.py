@@ -1,0 +1,143 @@
+"""Reuse of clean layers: the same bits with it and without, only the work that is needed, and off where it is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tiny_lm
+from saekernels.activations import TopK
+from saekernels.eval import Document, evaluate
+from saekernels.eval.reuse import LayerReuse, check_reuse, find_reuse
+from saekernels.sae import SAE
+from splice_helpers import tiny_model
+from tiny_lm import one_thread  # noqa: F401
+
+DOCUMENTS = [Document(tiny_lm.PARAGRAPH[i * 20 :], "prose") for i in range(3)] + [Document(tiny_lm.CODE, "code")]
+MIXED = {
+    "model.layers.1": lambda: tiny_lm.sae(1),
+    "model.layers.0.mlp@module": lambda: SAE(32, 64, TopK(8), pre_bias="none"),
+    "model.layers.1.self_attn.o_proj@input": lambda: tiny_lm.sae(2),
+    "model.layers.1@input": lambda: tiny_lm.sae(3),
+    "model.embed_tokens": lambda: tiny_lm.sae(4),
+}
+
+
+def run(model: nn.Module, saes: dict[str, SAE], **options: Any) -> dict[str, Any]:
+    return evaluate(model, tiny_lm.tokenizer(), saes, DOCUMENTS, bootstrap=20, **options).to_dict()
+
+
+@pytest.mark.parametrize("sites", [list(MIXED), *([site] for site in MIXED)])
+def test_the_figures_have_the_same_bits(sites: list[str]) -> None:
+    saes = {site: MIXED[site]() for site in sites}
+    kept, computed = (run(tiny_lm.trained_model(), saes, reuse_layers=reuse) for reuse in (True, False))
+    assert kept.pop("run")["layer_reuse"] == (
+        "on" if sites != ["model.embed_tokens"] else "off: no site lies in a list of blocks"
+    )
+    assert computed.pop("run")["layer_reuse"] == "off: not asked for"
+    assert kept == computed
+
+
+def test_only_the_layers_from_the_first_site_on_are_computed() -> None:
+    model = tiny_lm.model(num_hidden_layers=4)
+    counts: Counter[int] = Counter()
+    for index, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_hook(lambda *_, index=index: counts.update([index]))
+    saes = {f"model.layers.{index}": tiny_lm.sae(index) for index in (1, 2, 3)}
+
+    def work(**options: Any) -> list[int]:
+        counts.clear()
+        run(model, saes, batch_size=1000, **options)
+        return [counts[index] for index in range(4)]
+
+    whole, reused = work(reuse_layers=False), work()
+    # Trial runs: one per site and one of the head's check in both; a clean, 4 full and 8 resumed runs for the reuse.
+    trial = 3 + 2
+    # Means, clean, then three runs for each of 1, 2, 3 and all together.
+    assert whole == [trial + 2 + 3 * 4] * 4
+    # Layer 2 is computed for the target at 1 and for all together, layer 3 also for the target at 2.
+    assert [got - trial - 5 - 2 for got in reused] == [0, 0, 2 * (2 + 3), 3 * (2 + 3)]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "neox", "gemma2"])
+def test_models_of_transformers_allow_it(kind: str) -> None:
+    model = tiny_model(kind)
+    blocks = next(part for part in model.modules() if isinstance(part, nn.ModuleList))
+    name = next(name for name, part in model.named_modules() if part is blocks)
+    found = find_reuse(model, {"a": [f"{name}.2"], "b": [f"{name}.1", f"{name}.2"]})
+    assert found.depths == {"a": 3, "b": 2} and found.blocks == list(blocks)
+    ids = torch.arange(12)[None] + 3
+
+    def ablated(target: str) -> Tensor:
+        block = blocks[found.depths[target] - 1]
+        handle = block.register_forward_hook(
+            lambda module, args, output: (output[0] * 0.5, *output[1:]) if isinstance(output, tuple) else output * 0.5
+        )
+        try:
+            return model(input_ids=ids, use_cache=False).logits
+        finally:
+            handle.remove()
+
+    with torch.inference_mode():
+        checked = check_reuse(found, lambda: model(input_ids=ids, use_cache=False).logits, ablated)
+    assert checked is found
+
+
+class Chain(nn.Module):
+    """Blocks x + tanh(x W), with one of the habits that forbid reuse."""
+
+    def __init__(self, habit: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.habit = habit
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for layer in self.layers:
+            x = x + 0 if self.habit != "in place" or not outputs else x.mul_(0.5)
+            x = layer(x)
+            outputs.append(x)
+        if self.habit == "skip":
+            return x + outputs[0]
+        if self.habit == "checks":
+            assert not torch.equal(outputs[0] * 2, outputs[1]), "the first layer was not computed"
+        return x.tanh()
+
+
+@pytest.mark.parametrize(
+    ("habit", "why"),
+    [("none", ""), ("skip", "has other bits"), ("in place", "has other bits"), ("checks", "fails with AssertionError")],
+)
+def test_a_model_that_is_no_chain_computes_everything(habit: str, why: str) -> None:
+    model, x = Chain(habit), torch.ones(2, 8)
+    found = find_reuse(model, {"layers.1": ["layers.1"]})
+
+    def spliced(target: str) -> Tensor:
+        handle = model.get_submodule(target).register_forward_hook(lambda module, args, output: output * 2)
+        try:
+            return model(x + 0)
+        finally:
+            handle.remove()
+
+    with torch.inference_mode():
+        checked = check_reuse(found, lambda: model(x + 0), spliced)
+    assert why in checked.why and bool(checked.blocks) == (not why)
+
+
+def test_forward_comes_back_after_an_exception() -> None:
+    model = Chain("none")
+    own = model.layers[1].forward
+    model.layers[1].forward = own  # as wrappers such as accelerate's leave it
+    reuse = LayerReuse(list(model.layers), {"target": 2})
+    with reuse.recording():
+        model(torch.ones(1, 8))
+    with pytest.raises(KeyError), reuse.skipping("target"):
+        assert "forward" in vars(model.layers[0])
+        raise KeyError
+    assert "forward" not in vars(model.layers[0]) and vars(model.layers[1])["forward"] is own
+    assert not any(layer._forward_hooks for layer in model.layers)
