@@ -8,6 +8,7 @@
 #include "common/keys.h"
 #include "cpu/kernels.h"
 #include "cpu/level.h"
+#include "cpu/stats.h"
 
 namespace py = pybind11;
 using namespace saekernels;
@@ -39,9 +40,21 @@ Matrix matrix(const py::object& view) {
   return m;
 }
 
-Encoder encoder(const py::object& x, const py::object& weight, const py::object& bias, const py::object& pre_bias) {
-  return {matrix(x), matrix(weight), matrix(bias), matrix(pre_bias)};
-}
+// prepared: (address, bytes), or None.
+struct BoundEncoder {
+  BoundEncoder(const py::object& x, const py::object& weight, const py::object& bias, const py::object& pre_bias,
+               const py::object& prepared)
+      : encoder{matrix(x), matrix(weight), matrix(bias), matrix(pre_bias), nullptr} {
+    if (prepared.is_none()) return;
+    const auto block = prepared.cast<std::pair<uintptr_t, int64_t>>();
+    weights = read_prepared(pointer<const void>(block.first), block.second, encoder.weight);
+    encoder.prepared = &weights;
+  }
+  BoundEncoder(const BoundEncoder&) = delete;
+
+  Prepared weights;
+  Encoder encoder;
+};
 
 // values: matrix of one contiguous row, or None.
 Entries entries(const py::object& values, uintptr_t indices, uintptr_t offsets, int64_t rows, int64_t count) {
@@ -55,13 +68,14 @@ MutableRows rows_out(const py::object& view) {
 }
 
 void bind_encoders(py::module_& m) {
-  m.def("encode_topk", [](const py::object& x, const py::object& weight, const py::object& bias,
-                          const py::object& pre_bias, int64_t k, int activation, int threads, uintptr_t values,
-                          uintptr_t indices) {
-    const Encoder e = encoder(x, weight, bias, pre_bias);
-    const py::gil_scoped_release release;
-    encode_topk(e, k, static_cast<Activation>(activation), threads, pointer<void>(values), pointer<int32_t>(indices));
-  });
+  m.def("encode_topk",
+        [](const py::object& x, const py::object& weight, const py::object& bias, const py::object& pre_bias,
+           const py::object& prepared, int64_t k, int activation, int threads, uintptr_t values, uintptr_t indices) {
+          const BoundEncoder e(x, weight, bias, pre_bias, prepared);
+          const py::gil_scoped_release release;
+          encode_topk(e.encoder, k, static_cast<Activation>(activation), threads, pointer<void>(values),
+                      pointer<int32_t>(indices));
+        });
   m.def("topk", [](const py::object& scores, int64_t k, int threads, uintptr_t values, uintptr_t indices) {
     const Matrix s = matrix(scores);
     const py::gil_scoped_release release;
@@ -75,12 +89,34 @@ void bind_encoders(py::module_& m) {
         std::memcpy(pointer<int64_t>(offsets), codes.offsets.data(), codes.offsets.size() * sizeof(int64_t));
         codes.move_to(type, pointer<void>(values), pointer<int32_t>(indices));
       });
-  m.def("encode_threshold", [](const py::object& x, const py::object& weight, const py::object& bias,
-                               const py::object& pre_bias, const py::object& threshold, int threads) {
-    const Encoder e = encoder(x, weight, bias, pre_bias);
-    const Matrix limit = matrix(threshold);
+  m.def("encode_threshold",
+        [](const py::object& x, const py::object& weight, const py::object& bias, const py::object& pre_bias,
+           const py::object& prepared, const py::object& threshold, int threads) {
+          const BoundEncoder e(x, weight, bias, pre_bias, prepared);
+          const Matrix limit = matrix(threshold);
+          const py::gil_scoped_release release;
+          return encode_threshold(e.encoder, limit, threads);
+        });
+}
+
+void bind_prepared(py::module_& m) {
+  m.def("prepared_bytes", &prepared_bytes);
+  m.def("prepare", [](const py::object& weight, int threads, uintptr_t out) {
+    const Matrix w = matrix(weight);
     const py::gil_scoped_release release;
-    return encode_threshold(e, limit, threads);
+    prepare(w, threads, pointer<void>(out));
+  });
+  m.def("screening", &screening_name);
+  m.def("set_screening", [](const std::string& name) { set_screening(name.c_str()); });
+  m.def("bf16_hardware", [] { return level().bf16_hardware != nullptr ? level().bf16_hardware : ""; });
+  m.def("stats", [] {
+    py::dict counts;
+    counts["direct_rows"] = stats().direct_rows.load();
+    counts["screened_rows"] = stats().screened_rows.load();
+    counts["rescored"] = stats().rescored.load();
+    counts["overflow_rows"] = stats().overflow_rows.load();
+    counts["unbounded_rows"] = stats().unbounded_rows.load();
+    return counts;
   });
 }
 
@@ -131,6 +167,7 @@ void bind_loss(py::module_& m) {
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "CPU kernels of saekernels: raw pointers in, raw pointers out.";
   bind_encoders(m);
+  bind_prepared(m);
   bind_sparse(m);
   bind_loss(m);
   m.def("simd_level", [] { return level().name; });

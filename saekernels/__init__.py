@@ -18,12 +18,14 @@ from saekernels.formats import FormatError, load, save
 from saekernels.ops import (
     CsrCodes,
     LinearCeKl,
+    PreparedWeights,
     TopKCodes,
     decode,
     decode_csr,
     encode_threshold,
     encode_topk,
     linear_ce_kl,
+    prepare,
     topk,
 )
 from saekernels.sae import SAE
@@ -45,6 +47,7 @@ __all__ = [
     "JumpReLU",
     "LayerNorm",
     "LinearCeKl",
+    "PreparedWeights",
     "ReLU",
     "Report",
     "Scale",
@@ -59,6 +62,7 @@ __all__ = [
     "linear_ce_kl",
     "load",
     "load_documents",
+    "prepare",
     "save",
     "splice",
     "topk",

@@ -28,7 +28,9 @@ def encoder_weights(sae: SAE) -> tuple[Tensor, Tensor | None]:
 
 def _top_k(sae: SAE, x: Tensor, k: int, activation: str) -> Entries:
     W_enc, b_enc = encoder_weights(sae)
-    values, indices = encode_topk(x, W_enc, b_enc, k=k, pre_bias=sae.pre_bias, activation=activation)
+    values, indices = encode_topk(
+        x, W_enc, b_enc, k=k, pre_bias=sae.pre_bias, activation=activation, prepared=sae.prepared()
+    )
     return values, indices, None
 
 
@@ -50,12 +52,14 @@ def _above(sae: SAE, x: Tensor) -> Entries:
     W_enc, b_enc = encoder_weights(sae)
     # relu(pre) * (pre > threshold): a negative threshold lets nothing negative through.
     threshold = 0.0 if sae.threshold is None else sae.threshold.detach().clamp(min=0)
-    return encode_threshold(x, W_enc, b_enc, threshold, pre_bias=sae.pre_bias)
+    return encode_threshold(x, W_enc, b_enc, threshold, pre_bias=sae.pre_bias, prepared=sae.prepared())
 
 
 def _gated(sae: SAE, x: Tensor) -> Entries:
     """One product serves gate and magnitude: both are affine in s = x @ W_enc.T."""
-    s, indices, offsets = encode_threshold(x, sae.W_enc, None, -sae.b_gate.detach(), pre_bias=sae.pre_bias)
+    s, indices, offsets = encode_threshold(
+        x, sae.W_enc, None, -sae.b_gate.detach(), pre_bias=sae.pre_bias, prepared=sae.prepared()
+    )
     latents = indices.long()
     values = (sae.r_mag.exp()[latents] * s + sae.b_mag[latents]).relu()
     return values.to(s.dtype), indices, offsets

@@ -9,6 +9,7 @@ from saekernels.activations import AbsTopK, Activation, BatchTopK, Gated, GroupM
 from saekernels.codes import Codes
 from saekernels.encoders import ENCODERS
 from saekernels.ops import decode, decode_csr
+from saekernels.ops.prepare import PreparedWeights, usable
 
 PRE_BIASES = ("none", "b_dec", "separate")
 
@@ -72,6 +73,8 @@ class SAE(nn.Module):
         self.normalization = normalization
         self.rescale_by_decoder_norm = rescale_by_decoder_norm
         self.pre_bias_kind = pre_bias
+        self._prepared: PreparedWeights | None = None
+        self._seen: tuple[int, int] | None = None
         self._check()
         self._make_parameters(skip, {"dtype": dtype, "device": device})
         self.reset_parameters()
@@ -141,6 +144,24 @@ class SAE(nn.Module):
     def decoder_norms(self) -> Tensor:
         """[F], the Euclidean norms of the decoder's rows."""
         return self.W_dec.norm(dim=1)
+
+    def prepared(self) -> PreparedWeights | None:
+        """W_enc prepared for the encoders (`saekernels.prepare`), from its second use without a change on.
+
+        So a training loop, whose weights change at every step, never pays for it. None where W_enc is not what the
+        encoder multiplies with, or where no backend prepares weights. Its memory is freed with the module.
+        """
+        if self.rescale_by_decoder_norm or not usable(self.W_enc):
+            return None
+        now = (self.W_enc._version, self.W_enc.data_ptr())
+        if now != self._seen:
+            self._seen, self._prepared = now, None
+        elif self._prepared is None:
+            self._prepared = PreparedWeights(self.W_enc)
+        return self._prepared
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_prepared": None, "_seen": None}
 
     def encode(self, x: Tensor) -> Codes:
         """Sparse codes of x [..., d_in]. Raises ValueError for another width."""

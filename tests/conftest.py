@@ -28,6 +28,20 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=[*registry.PREFERENCE, "cpu, screening in bf16"])
+def encoder(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backend for the encoders, whose native form runs once with each screen."""
+    name, _, screen = request.param.partition(", screening in ")
+    module = registry.load(name)
+    if module.available() is not None:
+        pytest.skip(f"backend {name}: {module.available()}")
+    if name == "cpu":
+        module.set_screening(screen or "fp32")
+    yield name
+    if name == "cpu":
+        module.set_screening("auto")
+
+
 @pytest.fixture
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fresh float buffers start as NaN, so an output element that is never written shows."""

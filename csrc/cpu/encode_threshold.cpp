@@ -1,13 +1,21 @@
-// Threshold encoding in CSR. The number of survivors is known only afterwards, so each task keeps its own list; a
-// table of counts per (task, row) then gives every entry its place, without sorting and whatever the threads did.
+// Threshold encoding in CSR. A screen lists the latents that may reach their thresholds; their scores are then computed
+// exactly, latent by latent while the tile is near, and decide. For few rows every score is computed exactly at once.
+//
+// The number of survivors is known only afterwards, so each task keeps its own list; a table of counts per (task, row)
+// then gives every entry its place, without sorting and whatever the threads did.
 #include <cstring>
+#include <limits>
 
-#include "cpu/score_tiles.h"
+#include "cpu/rescore.h"
+#include "cpu/screen.h"
+#include "cpu/stats.h"
 
 namespace saekernels {
 namespace {
 
 constexpr int64_t kCountBytes = 8 << 20;
+constexpr int64_t kDirectRows = 4;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct Hit {
   float value;
@@ -20,54 +28,99 @@ class ThresholdEncoder {
       : simd_(level()),
         encoder_(encoder),
         threshold_(threshold),
-        depth_(encoder.x.cols),
         latents_(encoder.weight.rows),
-        workers_(gemm_workers(encoder.x.rows, latents_, depth_, threads)),
-        shape_(tile_shape(simd_, tile_columns(depth_), depth_)),
-        tiles_(ceil_div(latents_, shape_.columns)),
-        block_(block_rows(encoder.x.rows, depth_, tiles_ * 4, kCountBytes)),
-        packed_(simd_, block_, depth_),
+        workers_(gemm_workers(encoder.x.rows, latents_, encoder.x.cols, threads)),
+        columns_(tile_columns(encoder.x.cols)),
+        block_(block_rows(encoder.x.rows, encoder.x.cols, ceil_div(latents_, columns_) * 4, kCountBytes)),
+        rows_(simd_, block_, encoder.x.cols),
+        screen_(make_screen(encoder, block_, columns_)),
+        tiles_(ceil_div(latents_, screen_->columns())),
         counts_(tiles_ * block_),
-        pre_bias_(load_vector(simd_, encoder.pre_bias)),
-        scratch_(static_cast<size_t>(workers_)) {
-    for (TileScratch& s : scratch_) s = TileScratch(shape_.columns, depth_, shape_.group, 1);
+        pre_bias_(load_vector(simd_, encoder.pre_bias)) {
+    for (int w = 0; w < workers_; ++w) {
+      scratch_.push_back(screen_->make_tile());
+      rescorers_.emplace_back(encoder.weight, rows_.padded(), screen_->columns());
+    }
   }
 
   void run(ThresholdCodes* codes) {
+    const bool few = encoder_.x.rows <= kDirectRows;
     codes->offsets.assign(static_cast<size_t>(encoder_.x.rows) + 1, 0);
     for (int64_t first = 0; first < encoder_.x.rows; first += block_) {
       const int64_t rows = std::min(block_, encoder_.x.rows - first);
-      packed_.pack(encoder_.x, pre_bias_.get(), nullptr, first, rows, workers_);
+      rows_.load(encoder_.x, pre_bias_.get(), first, rows, workers_);
+      if (!few) screen_->pack(rows_, rows, workers_);
       hits_.assign(static_cast<size_t>(tiles_), {});
-      parallel_for(tiles_, workers_, [&](int64_t tile, int worker) { collect(tile, worker, rows); });
+      parallel_for(tiles_, workers_,
+                   [&](int64_t tile, int worker) { few ? score(tile, worker, rows) : collect(tile, worker, rows); });
       gather(first, rows, codes);
+      count(few ? stats().direct_rows : stats().screened_rows, rows);
     }
   }
 
  private:
-  void collect(int64_t tile, int worker, int64_t rows) {
-    const TileScratch& scratch = scratch_[static_cast<size_t>(worker)];
-    const int64_t first = tile * shape_.columns;
-    const int64_t count = std::min(shape_.columns, latents_ - first);
-    std::vector<Hit>& list = hits_[static_cast<size_t>(tile)];
-    pack_tile(simd_, encoder_.weight, first, count, scratch.weight.get());
-    load_tile(simd_, encoder_.bias, first, count, shape_.columns, scratch.bias.get());
-    load_threshold(first, count, scratch.extra.get());
-    visit_tile(simd_, &packed_, 1, rows, depth_, shape_, count, scratch, [&](int64_t row, float* scores) {
-      const int n = simd_.filter_each(scores, scratch.bias.get(), scratch.extra.get(), static_cast<int>(count),
-                                      scratch.hits.get());
-      for (int h = 0; h < n; ++h) {
-        const int64_t j = scratch.hits[h];
-        list.push_back({scores[j], static_cast<int32_t>(first + j)});
+  void collect(int64_t index, int worker, int64_t rows) {
+    ScreenTile& tile = scratch_[static_cast<size_t>(worker)];
+    const int64_t columns = screen_->columns(), first = index * columns, count = std::min(columns, latents_ - first);
+    screen_->load(encoder_, first, count, &tile);
+    load_threshold(first, count, tile.extra.get());
+    Pairs pairs;
+    pairs.offsets.assign(1, 0);
+    for (int64_t row = 0; row < rows; row += screen_->group()) {
+      const int64_t group = std::min(screen_->group(), rows - row);
+      screen_->product(row, group, tile);
+      for (int64_t r = 0; r < group; ++r) {
+        const float widest = reach(screen_->row_reach(row + r), tile.widest, encoder_.x.cols);
+        // NaN lets everything pass: without a bound, the exact scores decide.
+        const float slack = widest < std::numeric_limits<float>::infinity() ? widest : kNan;
+        const int n = simd_.filter_each(tile.scores.get() + r * columns, tile.bias.get(), tile.extra.get(), slack,
+                                        static_cast<int>(count), tile.hits.get());
+        pairs.latents.insert(pairs.latents.end(), tile.hits.get(), tile.hits.get() + n);
+        pairs.offsets.push_back(static_cast<int64_t>(pairs.latents.size()));
       }
-      counts_[tile * block_ + row] = n;
-    });
+    }
+    rescore_tile(encoder_, rows_, first, count, rescorers_[static_cast<size_t>(worker)], &pairs);
+    keep(index, rows, tile.extra.get(), pairs);
+  }
+
+  // The exact scores above their thresholds, in the order of rows and latents.
+  void keep(int64_t index, int64_t rows, const float* thresholds, const Pairs& pairs) {
+    const int64_t first = index * screen_->columns();
+    std::vector<Hit>& list = hits_[static_cast<size_t>(index)];
+    for (int64_t row = 0; row < rows; ++row) {
+      const size_t before = list.size();
+      const auto end = static_cast<size_t>(pairs.offsets[static_cast<size_t>(row) + 1]);
+      for (auto p = static_cast<size_t>(pairs.offsets[static_cast<size_t>(row)]); p < end; ++p) {
+        if (pairs.scores[p] <= thresholds[pairs.latents[p]]) continue;  // a NaN on either side stays
+        list.push_back({pairs.scores[p], static_cast<int32_t>(first + pairs.latents[p])});
+      }
+      counts_[index * block_ + row] = static_cast<int32_t>(list.size() - before);
+    }
+  }
+
+  void score(int64_t index, int worker, int64_t rows) {
+    ScreenTile& tile = scratch_[static_cast<size_t>(worker)];
+    const int64_t columns = screen_->columns(), first = index * columns, count = std::min(columns, latents_ - first);
+    const Matrix latents = rescorers_[static_cast<size_t>(worker)].tile.load(simd_, encoder_.weight, first, count);
+    load_tile(simd_, encoder_.bias, first, count, columns, tile.bias.get());
+    load_threshold(first, count, tile.extra.get());
+    std::vector<Hit>& list = hits_[static_cast<size_t>(index)];
+    for (int64_t row = 0; row < rows; ++row) {
+      simd_.dot_rows(rows_.row(row), latents, 0, count, tile.scores.get());
+      const int n = simd_.filter_each(tile.scores.get(), tile.bias.get(), tile.extra.get(), 0.0f,
+                                      static_cast<int>(count), tile.hits.get());
+      for (int h = 0; h < n; ++h) {
+        const int64_t j = tile.hits[h];
+        list.push_back({tile.scores[j], static_cast<int32_t>(first + j)});
+      }
+      counts_[index * block_ + row] = n;
+    }
   }
 
   void load_threshold(int64_t first, int64_t count, float* out) const {
-    if (threshold_.cols > 1) return load_tile(simd_, threshold_, first, count, shape_.columns, out);
+    if (threshold_.cols > 1) return load_tile(simd_, threshold_, first, count, screen_->columns(), out);
     simd_.load_row(threshold_, 0, 0, 1, out);
-    std::fill(out + 1, out + shape_.columns, out[0]);
+    std::fill(out + 1, out + screen_->columns(), out[0]);
   }
 
   // Turns counts into places inside the block, row by row and tile by tile, and moves the lists there.
@@ -112,14 +165,16 @@ class ThresholdEncoder {
   const Level& simd_;
   const Encoder& encoder_;
   const Matrix& threshold_;
-  int64_t depth_, latents_;
+  int64_t latents_;
   int workers_;
-  TileShape shape_;
-  int64_t tiles_, block_;
-  PackedRows packed_;
+  int64_t columns_, block_;
+  CentredRows rows_;
+  std::unique_ptr<Screen> screen_;
+  int64_t tiles_;
   Buffer<int32_t> counts_;
   Buffer<float> pre_bias_;
-  std::vector<TileScratch> scratch_;
+  std::vector<ScreenTile> scratch_;
+  std::vector<RescoreScratch> rescorers_;
   std::vector<std::vector<Hit>> hits_;
 };
 

@@ -12,6 +12,7 @@
 
 #include "common/types.h"
 #include "cpu/memory.h"
+#include "cpu/prepared.h"
 
 namespace saekernels {
 
@@ -33,6 +34,7 @@ struct Encoder {
   Matrix weight;    // [F, d]
   Matrix bias;      // [F]
   Matrix pre_bias;  // [d]
+  const Prepared* prepared = nullptr;
 };
 
 // values [T, k] and indices [T, k], contiguous.

@@ -7,9 +7,15 @@
 
 namespace saekernels {
 
-// Dots are sums of blocks: inside a block of kDotBlock terms one accumulator walks in order, and block sums are added
-// in order. This is part of what a score *is*: it must not depend on tiles, threads, batch or SIMD level.
+// What a score *is*: lane l of kDotLanes sums the terms j = l (mod kDotLanes) in order, with fused multiply-adds, and
+// the lanes are folded in halves. `dot`, `dot_rows` and `gather_dot` compute it, at any vector width.
+constexpr int kDotLanes = 32;
+// The tile products are faster and sum in another order, so encoders only screen with them: inside a block of
+// kDotBlock terms one accumulator walks in order, and block sums are added in order.
 constexpr int64_t kDotBlock = 256;
+// Panels of the bf16 product: 16 rows or latents, depth padded to a multiple of 32.
+constexpr int64_t kScreenPanel = 16;
+constexpr int64_t kScreenDepth = 32;
 
 // Running softmax statistics of one token over the vocabulary seen so far, for both streams.
 struct PairState {
@@ -38,21 +44,34 @@ struct Level {
   void (*store_row)(const float* in, int64_t count, DType dtype, void* out);
   // c[rows][panels * nr] (leading dimension ldc) = dots of packed x rows with packed W panels, each of `depth` terms.
   void (*gemm_tile)(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc);
+  // out[nr] = sums of the squares of a packed panel's latents.
+  void (*panel_squares)(const float* panel, int64_t depth, float* out);
   // Adds bias to scores in place and lists the positions j where not (score_j <= threshold): NaN passes, and so does
   // everything if the threshold is NaN. `magnitude` compares |score|. Arrays are padded to a multiple of nr.
   int (*filter_above)(float* scores, const float* bias, int count, float threshold, bool magnitude, uint16_t* hits);
-  // The same with one threshold per position.
-  int (*filter_each)(float* scores, const float* bias, const float* thresholds, int count, uint16_t* hits);
+  // The same with one threshold per position, each less `slack`.
+  int (*filter_each)(float* scores, const float* bias, const float* thresholds, float slack, int count, uint16_t* hits);
   // acc[j] += sum over e, in order, of weights[e] * m[ids[e]][j], for every column j.
   void (*gather_sum)(float* acc, const float* weights, const int32_t* ids, int64_t n, const Matrix& m);
+  // <a, b> of two fp32 rows, zero-padded to a multiple of kDotLanes.
+  float (*dot)(const float* a, const float* b, int64_t padded);
+  // out[j] = <a, m[first + j]> for j < count; `a` as in dot.
+  void (*dot_rows)(const float* a, const Matrix& m, int64_t first, int64_t count, float* out);
   // out[e] = <a, m[ids[e]]>; `a` is zero-padded to a multiple of kDotLanes.
   void (*gather_dot)(const float* a, const int32_t* ids, int64_t n, const Matrix& m, float* out);
   // Folds one tile of raw logits (overwritten) of both streams into the state. softcap 0 means none.
   void (*softmax_tile)(float* z_p, float* z_q, const float* bias, int count, float softcap, int32_t first_column,
                        int64_t target, PairState* state);
+  // Screening in bf16, see simd/bf16.h for the layouts. Rounds n values (a multiple of kDotLanes) and returns the sum
+  // of their squared errors; transposes 16 rounded latents into a panel; c[rows][panels * 16] = packed rows times
+  // packed latents, where rows and panels may be rounded up to two panels.
+  float (*round_to_bf16)(const float* in, int64_t n, Bf16* out);
+  void (*interleave_latents)(const Bf16* rows, int64_t depth, Bf16* out);
+  void (*bf16_tile)(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c, int64_t ldc);
+  // What makes bf16_tile faster than gemm_tile here ("amx", "avx512_bf16"); null where nothing does.
+  const char* bf16_hardware;
 };
 
-constexpr int kDotLanes = 32;
 constexpr int kMaxPanel = 32;  // largest nr of any level: what paddings are rounded to
 constexpr int kMaxTile = 512;  // largest number of columns in a score tile
 
@@ -60,6 +79,10 @@ extern const Level kPortableLevel;
 #if defined(SK_HAVE_X86_LEVELS)
 extern const Level kAvx2Level;
 extern const Level kAvx512Level;
+#endif
+#if defined(SK_HAVE_BF16_LEVELS)
+extern const Level kAvx512Bf16Level;
+extern const Level kAmxLevel;
 #endif
 
 // The level in use: the best this machine runs, or the one forced by set_level (or by SAEKERNELS_SIMD at start).

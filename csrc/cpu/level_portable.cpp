@@ -2,4 +2,4 @@
 // The vector type comes first: table.h builds on it.
 #include "cpu/simd/table.h"
 
-SK_DEFINE_LEVEL(kPortableLevel)
+SK_DEFINE_LEVEL(kPortableLevel, "portable", bf16_tile, nullptr)

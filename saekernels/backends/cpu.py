@@ -26,7 +26,17 @@ except ImportError as error:
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ACTIVATION_CODES = {"none": 0, "relu": 1, "abs": 2}
 _OPS = frozenset(
-    ("encode_topk", "encode_threshold", "topk", "decode", "gather_dot", "segment_outer", "segment_sum", "linear_ce_kl")
+    (
+        "encode_topk",
+        "encode_threshold",
+        "prepare",
+        "topk",
+        "decode",
+        "gather_dot",
+        "segment_outer",
+        "segment_sum",
+        "linear_ce_kl",
+    )
 )
 
 # Address, rows, columns, row stride, column stride (elements), dtype code.
@@ -68,6 +78,26 @@ def set_simd_level(name: str) -> None:
     _module().set_simd_level(name)
 
 
+def screening() -> str:
+    """The type in which encoders screen before they score exactly: "bf16" or "fp32"."""
+    return str(_module().screening())
+
+
+def set_screening(name: str) -> None:
+    """Force a screen, "bf16" or "fp32", or return to the faster one with "auto". No result depends on it."""
+    _module().set_screening(name)
+
+
+def stats() -> dict[str, int]:
+    """What the encoders did since the process began.
+
+    direct_rows: scored exactly at once, being few; screened_rows: certified after a screen; rescored: scores computed
+    exactly after a screen; overflow_rows, unbounded_rows: rows that no screen could certify (more candidates than
+    room; NaN, infinities or norms past all bounds) and that were scored exactly as a whole.
+    """
+    return dict(_module().stats())
+
+
 def describe() -> dict[str, str]:
     """What `saekernels info` prints of this backend; values are one line each."""
     build = _build_info.read()
@@ -79,8 +109,17 @@ def describe() -> dict[str, str]:
         "compiler": _native.compiler(),
         "simd level": _native.simd_level() if available() is None else "none",
         "simd levels here": _native.supported_simd_levels(),
+        "screening": _screening_line(),
         "threads": str(torch.get_num_threads()),
     }
+
+
+def _screening_line() -> str:
+    if _native is None or available() is not None:
+        return "none"
+    if _native.screening() == "fp32":
+        return "fp32" + ("" if _native.bf16_hardware() else " (no bf16 products in hardware here)")
+    return "bf16, " + (_native.bf16_hardware() or "forced: no hardware for it here")
 
 
 def _module() -> ModuleType:
@@ -102,8 +141,25 @@ def _vector(vector: Tensor | None) -> View | None:
     return (vector.data_ptr(), 1, vector.numel(), vector.numel(), stride, _DTYPE_CODES[vector.dtype])
 
 
+def _bytes(block: Tensor | None) -> tuple[int, int] | None:
+    return None if block is None else (block.data_ptr(), block.numel())
+
+
+def prepare(W_enc: Tensor) -> Tensor:
+    """Norms, rounding errors and, for a bf16 screen, a packed copy of W_enc [F, d]: [nbytes] uint8."""
+    block = torch.empty(_module().prepared_bytes(*W_enc.shape), dtype=torch.uint8, device="cpu")
+    _module().prepare(_view(W_enc), torch.get_num_threads(), block.data_ptr())
+    return block
+
+
 def encode_topk(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None, k: int, activation: str
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    k: int,
+    activation: str,
+    prepared: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Values [T, k] in x.dtype and indices [T, k] int32, best first."""
     values = torch.empty(x.shape[0], k, dtype=x.dtype, device="cpu")
@@ -113,6 +169,7 @@ def encode_topk(
         _view(W_enc),
         _vector(b_enc),
         _vector(pre_bias),
+        _bytes(prepared),
         k,
         _ACTIVATION_CODES[activation],
         torch.get_num_threads(),
@@ -123,11 +180,22 @@ def encode_topk(
 
 
 def encode_threshold(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None, threshold: Tensor
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    threshold: Tensor,
+    prepared: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64."""
     codes = _module().encode_threshold(
-        _view(x), _view(W_enc), _vector(b_enc), _vector(pre_bias), _vector(threshold), torch.get_num_threads()
+        _view(x),
+        _view(W_enc),
+        _vector(b_enc),
+        _vector(pre_bias),
+        _bytes(prepared),
+        _vector(threshold),
+        torch.get_num_threads(),
     )
     values = torch.empty(codes.nnz, dtype=x.dtype, device="cpu")
     indices = torch.empty(codes.nnz, dtype=torch.int32, device="cpu")

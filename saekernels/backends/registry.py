@@ -20,6 +20,7 @@ PREFERENCE = ("cpu", "reference")
 PRIMITIVES = (
     "encode_topk",
     "encode_threshold",
+    "prepare",
     "topk",
     "decode",
     "gather_dot",
@@ -28,6 +29,8 @@ PRIMITIVES = (
     "linear_ce_kl",
     "linear_ce_kl_backward",
 )
+# For speed alone: ops do without where no backend has it.
+OPTIONAL = ("prepare",)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # Read once, so that a process computes with one backend from start to end.
@@ -78,6 +81,16 @@ def select(op: str, device_type: str, dtype: torch.dtype, choice: str | None = N
     raise ValueError(f"{op}: no backend serves {dtype} on {device_type}")
 
 
+@functools.cache
+def serves(op: str, device_type: str, dtype: torch.dtype) -> bool:
+    """Whether any backend that may be chosen here serves `op`."""
+    try:
+        select(op, device_type, dtype)
+    except ValueError:
+        return False
+    return True
+
+
 def explain(device_type: str) -> list[Choice]:
     """One row per (primitive, dtype): the backend that serves it on `device_type`, and why each other one does not."""
     rows = []
@@ -85,8 +98,8 @@ def explain(device_type: str) -> list[Choice]:
         for dtype in DTYPES:
             try:
                 chosen = select(op, device_type, dtype).NAME
-            except ValueError as error:
-                chosen = f"none ({error})"
+            except ValueError:
+                chosen = "none"
             others = {
                 name: refusal(name, op, device_type, dtype) or f"{chosen} is preferred"
                 for name in PREFERENCE

@@ -11,13 +11,20 @@ from torch import Tensor
 from saekernels.backends import registry
 from saekernels.ops import _check
 from saekernels.ops._library import LIBRARY, define, differentiable, padded
+from saekernels.ops.encoder_gradient import weight_gradient
 from saekernels.ops.sparse_maps import save_tensors, uniform_offsets
 
 _ops = torch.ops.saekernels
 
 
 def decode(
-    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor | None = None, *, backend: str | None = None
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor | None = None,
+    *,
+    sparse_grad: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     """out[...] = sum over j of values[..., j] * W_dec[indices[..., j]] + b_dec, summed in the order of j in float32.
 
@@ -26,6 +33,7 @@ def decode(
         indices: [..., k], int32 or int64, each in [0, F); repeats add up.
         W_dec: [F, d_out], latents are rows; the dtype of values.
         b_dec: [d_out], that dtype or float32.
+        sparse_grad: the gradient of W_dec is a sparse COO tensor of the rows used, as in `encode_topk`.
         backend: "cpu", "reference", or None for the best one that serves the inputs.
 
     Returns:
@@ -36,7 +44,7 @@ def decode(
             checked against F on the CPU only, where that needs no synchronisation.
     """
     _check.tensors(values=values, indices=indices, W_dec=W_dec, b_dec=b_dec)
-    return _ops.decode(values, indices, W_dec, b_dec, backend=backend)
+    return _ops.decode(values, indices, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
 
 
 def decode_csr(
@@ -46,6 +54,7 @@ def decode_csr(
     W_dec: Tensor,
     b_dec: Tensor | None = None,
     *,
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """`decode` for codes with any number of entries per row: row t owns entries offsets[t] .. offsets[t+1].
@@ -56,6 +65,7 @@ def decode_csr(
         offsets: [T+1] int64, from 0 to nnz, never falling.
         W_dec: [F, d_out]; the dtype of values.
         b_dec: [d_out], that dtype or float32.
+        sparse_grad: the gradient of W_dec is a sparse COO tensor of the rows used, as in `encode_topk`.
         backend: "cpu", "reference", or None for the best one that serves the inputs.
 
     Returns:
@@ -65,7 +75,7 @@ def decode_csr(
         TypeError, ValueError: as `decode`; offsets' data too is checked on the CPU only.
     """
     _check.tensors(values=values, indices=indices, offsets=offsets, W_dec=W_dec, b_dec=b_dec)
-    return _ops.decode_csr(values, indices, offsets, W_dec, b_dec, backend=backend)
+    return _ops.decode_csr(values, indices, offsets, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
 
 
 def _check_entries(values: Tensor, indices: Tensor) -> None:
@@ -102,6 +112,7 @@ def _decode_csr(
     W_dec: Tensor,
     b_dec: Tensor | None = None,
     *,
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     _check_csr(values, indices, offsets, W_dec, b_dec)
@@ -118,6 +129,7 @@ def _decode_csr_fake(
     W_dec: Tensor,
     b_dec: Tensor | None = None,
     *,
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     _check_csr(values, indices, offsets, W_dec, b_dec)
@@ -125,14 +137,26 @@ def _decode_csr_fake(
 
 
 def _decode(
-    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor | None = None, *, backend: str | None = None
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor | None = None,
+    *,
+    sparse_grad: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     _check_entries(values, indices)
     k = values.shape[-1]
     rows = math.prod(values.shape[:-1])
     offsets = uniform_offsets(rows, k, values.device)
-    out = _ops.decode_csr(values.reshape(-1), indices.reshape(-1), offsets, W_dec, b_dec, backend=backend)
+    flat = (values.reshape(-1), indices.reshape(-1), offsets)
+    out = _ops.decode_csr(*flat, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
     return out.view(*values.shape[:-1], W_dec.shape[1])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
+    save_tensors(ctx, inputs, keyword_only_inputs, output)
+    ctx.sparse_grad = keyword_only_inputs["sparse_grad"]
 
 
 def _decode_csr_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -141,7 +165,7 @@ def _decode_csr_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     d_values = _ops.gather_dot(grad, W_dec, indices, offsets, backend=ctx.backend) if needs[0] else None
     d_W = None
     if needs[3]:
-        d_W = _ops.segment_outer(values, indices, offsets, grad, W_dec.shape[0], backend=ctx.backend)
+        d_W = weight_gradient(values, indices, offsets, grad, W_dec.shape[0], ctx.sparse_grad, ctx.backend)
     d_b = None
     if needs[4]:
         d_b = grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)).to(bias[0].dtype)
@@ -150,15 +174,17 @@ def _decode_csr_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 define(
     "decode_csr",
-    "(Tensor values, Tensor indices, Tensor offsets, Tensor W_dec, Tensor? b_dec=None, *, str? backend=None) -> Tensor",
+    "(Tensor values, Tensor indices, Tensor offsets, Tensor W_dec, Tensor? b_dec=None, *, "
+    "bool sparse_grad=False, str? backend=None) -> Tensor",
     _decode_csr,
     _decode_csr_fake,
     matrices=("values", "W_dec"),
 )
-differentiable("decode_csr", _decode_csr_backward, save_tensors)
+differentiable("decode_csr", _decode_csr_backward, _setup_context)
 # Implicit: gradients, shapes and autocast are those of decode_csr.
 LIBRARY.define(
-    "decode(Tensor values, Tensor indices, Tensor W_dec, Tensor? b_dec=None, *, str? backend=None) -> Tensor",
+    "decode(Tensor values, Tensor indices, Tensor W_dec, Tensor? b_dec=None, *, bool sparse_grad=False, "
+    "str? backend=None) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 LIBRARY.impl("decode", _decode, "CompositeImplicitAutograd")

@@ -11,6 +11,7 @@ from saekernels.backends import registry
 from saekernels.ops import _check
 from saekernels.ops._library import define, differentiable, padded
 from saekernels.ops.encoder_gradient import encoder_gradient
+from saekernels.ops.prepare import PreparedWeights, block_of
 
 
 class CsrCodes(NamedTuple):
@@ -29,6 +30,8 @@ def encode_threshold(
     *,
     pre_bias: Tensor | None = None,
     precision: str = "exact",
+    prepared: PreparedWeights | None = None,
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> CsrCodes:
     """The latents whose pre-activation (x - pre_bias) @ W_enc.T + b_enc is strictly above their threshold.
@@ -44,6 +47,9 @@ def encode_threshold(
         threshold: a number, a scalar tensor, or [F]; x's dtype or float32. Not differentiable.
         pre_bias: [d], subtracted from x in float32.
         precision: "exact", "fast" or "screened", as in `encode_topk`.
+        prepared: `prepare(W_enc)`, for speed; the result is the same without it.
+        sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, coalesced, for
+            optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
         backend: "cpu", "reference", or None for the best one that serves the inputs.
 
     Returns:
@@ -59,7 +65,15 @@ def encode_threshold(
         threshold = torch.full((), float(threshold), dtype=wide, device=x.device)
     return CsrCodes(
         *torch.ops.saekernels.encode_threshold(
-            x, W_enc, b_enc, threshold, pre_bias, precision=precision, backend=backend
+            x,
+            W_enc,
+            b_enc,
+            threshold,
+            pre_bias,
+            block_of(prepared, W_enc),
+            precision=precision,
+            sparse_grad=sparse_grad,
+            backend=backend,
         )
     )
 
@@ -81,13 +95,15 @@ def _kernel(
     b_enc: Tensor | None,
     threshold: Tensor,
     pre_bias: Tensor | None = None,
+    prepared: Tensor | None = None,
     *,
     precision: str = "exact",
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_arguments(x, W_enc, b_enc, threshold, pre_bias, precision)
     kernels = registry.select("encode_threshold", x.device.type, x.dtype, backend)
-    return kernels.encode_threshold(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, threshold)
+    return kernels.encode_threshold(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, threshold, prepared)
 
 
 def _fake(
@@ -96,8 +112,10 @@ def _fake(
     b_enc: Tensor | None,
     threshold: Tensor,
     pre_bias: Tensor | None = None,
+    prepared: Tensor | None = None,
     *,
     precision: str = "exact",
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_arguments(x, W_enc, b_enc, threshold, pre_bias, precision)
@@ -111,16 +129,17 @@ def _fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
-    x, W_enc, b_enc, _, pre_bias = padded(inputs, 5)
+    x, W_enc, b_enc, _, pre_bias = padded(inputs, 5)[:5]
     _, indices, offsets = output
     ctx.mark_non_differentiable(indices, offsets)
     ctx.backend = keyword_only_inputs["backend"]
+    ctx.sparse_grad = keyword_only_inputs["sparse_grad"]
     ctx.save_for_backward(x, W_enc, b_enc, pre_bias, indices, offsets)
 
 
 def _backward(ctx: Any, grad_values: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     x, W_enc, b_enc, pre_bias, indices, offsets = ctx.saved_tensors
-    needs_x, needs_W, needs_b, _, needs_pre = padded(ctx.needs_input_grad, 5, False)
+    needs_x, needs_W, needs_b, _, needs_pre = padded(ctx.needs_input_grad, 5, False)[:5]
     d_x, d_W, d_b, d_pre = encoder_gradient(
         grad_values,
         indices,
@@ -130,15 +149,16 @@ def _backward(ctx: Any, grad_values: Tensor, *_: Tensor | None) -> tuple[Tensor 
         b_enc,
         pre_bias,
         (needs_x, needs_W, needs_b, needs_pre),
+        ctx.sparse_grad,
         ctx.backend,
     )
-    return None if d_x is None else d_x.view(x.shape), d_W, d_b, None, d_pre
+    return None if d_x is None else d_x.view(x.shape), d_W, d_b, None, d_pre, None
 
 
 define(
     "encode_threshold",
-    "(Tensor x, Tensor W_enc, Tensor? b_enc, Tensor threshold, Tensor? pre_bias=None, *, str precision='exact', "
-    "str? backend=None) -> (Tensor, Tensor, Tensor)",
+    "(Tensor x, Tensor W_enc, Tensor? b_enc, Tensor threshold, Tensor? pre_bias=None, Tensor? prepared=None, *, "
+    "str precision='exact', bool sparse_grad=False, str? backend=None) -> (Tensor, Tensor, Tensor)",
     _kernel,
     _fake,
     matrices=("x", "W_enc"),

@@ -11,6 +11,7 @@ from saekernels.backends import registry
 from saekernels.ops import _check
 from saekernels.ops._library import define, differentiable, padded
 from saekernels.ops.encoder_gradient import encoder_gradient
+from saekernels.ops.prepare import PreparedWeights, block_of
 from saekernels.ops.sparse_maps import uniform_offsets
 
 
@@ -30,6 +31,8 @@ def encode_topk(
     pre_bias: Tensor | None = None,
     activation: str = "relu",
     precision: str = "exact",
+    prepared: PreparedWeights | None = None,
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> TopKCodes:
     """The k latents with the largest pre-activation (x - pre_bias) @ W_enc.T + b_enc, per row.
@@ -47,6 +50,9 @@ def encode_topk(
             nonzero; "none" keeps signs; "abs" selects on the magnitude and keeps signs.
         precision: "exact" (float32 accumulation over the inputs as given). "fast" and "screened" allow a backend to be
             less exact; the present backends answer both exactly.
+        prepared: `prepare(W_enc)`, for speed; the result is the same without it.
+        sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, coalesced, for
+            optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
         backend: "cpu", "reference", or None for the best one that serves the inputs.
 
     Returns:
@@ -59,7 +65,16 @@ def encode_topk(
     _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
     return TopKCodes(
         *torch.ops.saekernels.encode_topk(
-            x, W_enc, b_enc, pre_bias, k=k, activation=activation, precision=precision, backend=backend
+            x,
+            W_enc,
+            b_enc,
+            pre_bias,
+            block_of(prepared, W_enc),
+            k=k,
+            activation=activation,
+            precision=precision,
+            sparse_grad=sparse_grad,
+            backend=backend,
         )
     )
 
@@ -83,15 +98,17 @@ def _kernel(
     W_enc: Tensor,
     b_enc: Tensor | None = None,
     pre_bias: Tensor | None = None,
+    prepared: Tensor | None = None,
     *,
     k: int,
     activation: str = "relu",
     precision: str = "exact",
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     _check_arguments(x, W_enc, b_enc, pre_bias, k, activation, precision)
     kernels = registry.select("encode_topk", x.device.type, x.dtype, backend)
-    values, indices = kernels.encode_topk(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, k, activation)
+    values, indices = kernels.encode_topk(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, k, activation, prepared)
     return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
 
 
@@ -100,10 +117,12 @@ def _fake(
     W_enc: Tensor,
     b_enc: Tensor | None = None,
     pre_bias: Tensor | None = None,
+    prepared: Tensor | None = None,
     *,
     k: int,
     activation: str = "relu",
     precision: str = "exact",
+    sparse_grad: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     _check_arguments(x, W_enc, b_enc, pre_bias, k, activation, precision)
@@ -116,8 +135,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[
     ctx.mark_non_differentiable(indices)
     ctx.relu = keyword_only_inputs["activation"] == "relu"
     ctx.backend = keyword_only_inputs["backend"]
+    ctx.sparse_grad = keyword_only_inputs["sparse_grad"]
     ctx.k = keyword_only_inputs["k"]
-    ctx.save_for_backward(*padded(inputs, 4), values, indices)
+    ctx.save_for_backward(*padded(inputs, 4)[:4], values, indices)
 
 
 def _backward(ctx: Any, grad_values: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -125,17 +145,26 @@ def _backward(ctx: Any, grad_values: Tensor, _: Tensor | None) -> tuple[Tensor |
     grad = grad_values.masked_fill(values <= 0, 0.0) if ctx.relu else grad_values
     rows = x.reshape(-1, x.shape[-1])
     offsets = uniform_offsets(rows.shape[0], ctx.k, x.device)
-    needs = padded(ctx.needs_input_grad, 4, False)
+    needs = padded(ctx.needs_input_grad, 4, False)[:4]
     d_x, d_W, d_b, d_pre = encoder_gradient(
-        grad.reshape(-1), indices.reshape(-1), offsets, rows, W_enc, b_enc, pre_bias, needs, ctx.backend
+        grad.reshape(-1),
+        indices.reshape(-1),
+        offsets,
+        rows,
+        W_enc,
+        b_enc,
+        pre_bias,
+        needs,
+        ctx.sparse_grad,
+        ctx.backend,
     )
-    return None if d_x is None else d_x.view(x.shape), d_W, d_b, d_pre
+    return None if d_x is None else d_x.view(x.shape), d_W, d_b, d_pre, None
 
 
 define(
     "encode_topk",
-    "(Tensor x, Tensor W_enc, Tensor? b_enc=None, Tensor? pre_bias=None, *, SymInt k, str activation='relu', "
-    "str precision='exact', str? backend=None) -> (Tensor, Tensor)",
+    "(Tensor x, Tensor W_enc, Tensor? b_enc=None, Tensor? pre_bias=None, Tensor? prepared=None, *, SymInt k, "
+    "str activation='relu', str precision='exact', bool sparse_grad=False, str? backend=None) -> (Tensor, Tensor)",
     _kernel,
     _fake,
     matrices=("x", "W_enc"),

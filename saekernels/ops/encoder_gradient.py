@@ -19,6 +19,7 @@ def encoder_gradient(
     b_enc: Tensor | None,
     pre_bias: Tensor | None,
     needed: Sequence[bool],
+    sparse_grad: bool,
     backend: str | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of (x, W_enc, b_enc, pre_bias) for pre[e] = <x[row] - pre_bias, W_enc[latent]> + b_enc[latent].
@@ -27,6 +28,7 @@ def encoder_gradient(
         grad: [nnz], the gradient of each entry's pre-activation; indices [nnz] and offsets [T+1] say which entries.
         x: [T, d].
         needed: whether each of the four is asked for.
+        sparse_grad: whether W_enc's is a sparse tensor of the rows of the selected latents.
     """
     d_x = d_W = d_b = d_pre = None
     if needed[0] or needed[3]:
@@ -36,14 +38,23 @@ def encoder_gradient(
             wide = torch.promote_types(d_rows.dtype, torch.float32)
             d_pre = -d_rows.sum(0, dtype=wide).to(pre_bias.dtype)
     if needed[1]:
-        if pre_bias is None:
-            d_W = _ops.segment_outer(grad, indices, offsets, x, W_enc.shape[0], backend=backend)
-        else:
+        if pre_bias is not None:
             # In float32 also for half inputs: the forward subtracts before it rounds.
             wide = torch.promote_types(x.dtype, torch.float32)
-            centred = x.to(wide) - pre_bias.to(wide)
-            d_W = _ops.segment_outer(grad.to(wide), indices, offsets, centred, W_enc.shape[0], backend=backend)
-            d_W = d_W.to(W_enc.dtype)
+            x, grad = x.to(wide) - pre_bias.to(wide), grad.to(wide)
+        d_W = weight_gradient(grad, indices, offsets, x, W_enc.shape[0], sparse_grad, backend).to(W_enc.dtype)
     if needed[2] and b_enc is not None:
         d_b = _ops.segment_sum(grad.to(b_enc.dtype), indices, W_enc.shape[0], backend=backend)
     return d_x, d_W, d_b, d_pre
+
+
+def weight_gradient(
+    values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, latents: int, sparse: bool, backend: str | None
+) -> Tensor:
+    """Row i: the sum over the entries of latent i of value * a[row]; [latents, d], dense or sparse over its rows."""
+    if not sparse:
+        return _ops.segment_outer(values, indices, offsets, a, latents, backend=backend)
+    touched, places = torch.unique(indices, return_inverse=True)
+    rows = _ops.segment_outer(values, places.int(), offsets, a, touched.numel(), backend=backend)
+    size = (latents, a.shape[1])
+    return torch.sparse_coo_tensor(touched.long()[None], rows, size, is_coalesced=True, check_invariants=False)

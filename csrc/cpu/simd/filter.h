@@ -27,12 +27,13 @@ int filter_above(float* scores, const float* bias, int count, float threshold, b
   return n;
 }
 
-int filter_each(float* scores, const float* bias, const float* thresholds, int count, uint16_t* hits) {
+int filter_each(float* scores, const float* bias, const float* thresholds, float slack, int count, uint16_t* hits) {
+  const Vec off = Vec::broadcast(slack);
   int n = 0;
   for (int j = 0; j < count; j += Vec::kWidth) {
     const Vec pre = Vec::load(scores + j) + Vec::load(bias + j);
     pre.store(scores + j);
-    const unsigned mask = mask_not_le(pre, Vec::load(thresholds + j));
+    const unsigned mask = mask_not_le(pre, Vec::load(thresholds + j) - off);
     if (__builtin_expect(mask != 0, 0)) n = append_hits(keep_first(mask, count - j), j, hits, n);
   }
   return n;

@@ -1,4 +1,4 @@
-// Sums and dots over gathered rows. Rows are random, so each is prefetched while an earlier one is used.
+// Sums and dots over gathered rows. Rows come in any order, so each is prefetched while an earlier one is used.
 #pragma once
 
 namespace saekernels {
@@ -59,51 +59,6 @@ void gather_sum(float* acc, const float* weights, const int32_t* ids, int64_t n,
   with_type(m.dtype, [&](auto* tag) {
     gather_sum_typed<std::remove_const_t<std::remove_pointer_t<decltype(tag)>>>(acc, weights, ids, n, m);
   });
-}
-
-// Lane l of kDotLanes sums the terms j = l (mod kDotLanes) in order; lanes are then folded in halves. The same order at
-// every vector width.
-inline float fold_lanes(Vec* acc) {
-  for (int n = kDotLanes / Vec::kWidth; n > 1; n /= 2) {
-    for (int i = 0; i < n / 2; ++i) acc[i] = acc[i] + acc[i + n / 2];
-  }
-  float lanes[Vec::kWidth];
-  acc[0].store(lanes);
-  for (int n = Vec::kWidth / 2; n > 0; n /= 2) {
-    for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
-  }
-  return lanes[0];
-}
-
-// Dots of a with kRows rows at once: their loads overlap, and each keeps its own order.
-template <class T, int kRows>
-inline void dots(const float* a, const T* const* rows, int64_t stride, int64_t count, float* out) {
-  constexpr int kVecs = kDotLanes / Vec::kWidth;
-  Vec acc[kRows][kVecs];
-  for (int r = 0; r < kRows; ++r) {
-    for (int i = 0; i < kVecs; ++i) acc[r][i] = Vec::zero();
-  }
-  const int64_t whole = stride == 1 ? count - count % kDotLanes : 0;
-  int64_t j = 0;
-  for (; j < whole; j += kDotLanes) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kVecs; ++i) {
-      const int64_t at = j + i * Vec::kWidth;
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) acc[r][i] = fma(Vec::load(a + at), Vec::load(rows[r] + at), acc[r][i]);
-    }
-  }
-  for (; j < count; j += kDotLanes) {  // ragged or strided: through a padded copy, in the same order
-    for (int r = 0; r < kRows; ++r) {
-      float copy[kDotLanes];
-      for (int64_t i = 0; i < kDotLanes; ++i) copy[i] = j + i < count ? to_float(rows[r][(j + i) * stride]) : 0.0f;
-      for (int i = 0; i < kVecs; ++i) {
-        const int64_t at = i * Vec::kWidth;
-        acc[r][i] = fma(Vec::load(a + j + at), Vec::load(copy + at), acc[r][i]);
-      }
-    }
-  }
-  for (int r = 0; r < kRows; ++r) out[r] = fold_lanes(acc[r]);
 }
 
 template <class T>

@@ -56,6 +56,26 @@ void pack_panel(const Matrix& m, int64_t row, int64_t count, float* out) {
   });
 }
 
+void panel_squares(const float* panel, int64_t depth, float* out) {
+  constexpr int kChains = 4;  // of additions, to hide their latency
+  Vec sums[kChains][kPanelVecs];
+  for (int c = 0; c < kChains; ++c) {
+    for (int j = 0; j < kPanelVecs; ++j) sums[c][j] = Vec::zero();
+  }
+  for (int64_t k = 0; k < depth; k += kChains) {
+    const int64_t left = depth - k < kChains ? depth - k : kChains;
+    for (int64_t c = 0; c < left; ++c) {
+      for (int j = 0; j < kPanelVecs; ++j) {
+        const Vec value = Vec::load(panel + (k + c) * kNr + j * Vec::kWidth);
+        sums[c][j] = fma(value, value, sums[c][j]);
+      }
+    }
+  }
+  for (int j = 0; j < kPanelVecs; ++j) {
+    ((sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j])).store(out + j * Vec::kWidth);
+  }
+}
+
 // c[kRows][kNr] (+)= a[depth][kMr] (first kRows of each) times b[depth][kNr].
 template <int kRows>
 inline void micro_kernel(const float* a, const float* b, int64_t depth, float* c, int64_t ldc, bool first) {

@@ -11,13 +11,18 @@
 #include "cpu/simd/memory_ops.h"
 #include "cpu/simd/gemm.h"
 #include "cpu/simd/filter.h"
+#include "cpu/simd/dot.h"
 #include "cpu/simd/gather.h"
+#include "cpu/simd/bf16.h"
 #include "cpu/simd/softmax.h"
 // clang-format on
 
-#define SK_DEFINE_LEVEL(symbol)                                                                                 \
-  namespace saekernels {                                                                                        \
-  static_assert(kMaxPanel % kNr == 0 && kNr % 8 == 0 && kDotLanes % Vec::kWidth == 0, "paddings must divide");  \
-  extern const Level symbol = {SK_LEVEL_NAME, kMr,          kNr,         pack_panel, load_row,   store_row,     \
-                               gemm_tile,     filter_above, filter_each, gather_sum, gather_dot, softmax_tile}; \
+#define SK_DEFINE_LEVEL(symbol, name, bf16_product, bf16_hardware)                                             \
+  namespace saekernels {                                                                                       \
+  static_assert(kMaxPanel % kNr == 0 && kNr % 8 == 0 && kDotLanes % Vec::kWidth == 0, "paddings must divide"); \
+  extern const Level symbol = {                                                                                \
+      name,         kMr,           kNr,          pack_panel,    load_row,           store_row,                 \
+      gemm_tile,    panel_squares, filter_above, filter_each,   gather_sum,         dot,                       \
+      dot_rows,     gather_dot,    softmax_tile, round_to_bf16, interleave_latents, bf16_product,              \
+      bf16_hardware};                                                                                          \
   }

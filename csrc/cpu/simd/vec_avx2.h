@@ -5,8 +5,6 @@
 
 #include "common/half.h"
 
-#define SK_LEVEL_NAME "avx2"
-
 namespace saekernels {
 namespace {
 
@@ -68,6 +66,18 @@ inline unsigned mask_nan(Vec a) {
 // a < b ? yes : no, lane by lane; false where either is NaN.
 inline Vec select_lt(Vec a, Vec b, Vec yes, Vec no) {
   return {_mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
+}
+// Lanes added in halves: 8 to 4 to 2 to 1.
+inline float fold(Vec a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// 2 x kWidth bf16 as the fp32 of even and of odd positions.
+inline void load_pairs(const Bf16* p, Vec* even, Vec* odd) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  even->v = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+  odd->v = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 inline Vec round_to_int(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // 2^n for integral n in [-126, 127].

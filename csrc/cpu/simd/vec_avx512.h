@@ -5,8 +5,6 @@
 
 #include "common/half.h"
 
-#define SK_LEVEL_NAME "avx512"
-
 namespace saekernels {
 namespace {
 
@@ -61,6 +59,19 @@ inline unsigned mask_nan(Vec a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD
 // a < b ? yes : no, lane by lane; false where either is NaN.
 inline Vec select_lt(Vec a, Vec b, Vec yes, Vec no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+// Lanes added in halves: 16 to 8 to 4 to 2 to 1.
+inline float fold(Vec a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// 2 x kWidth bf16 as the fp32 of even and of odd positions.
+inline void load_pairs(const Bf16* p, Vec* even, Vec* odd) {
+  const __m512i bits = _mm512_loadu_si512(p);
+  even->v = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  odd->v = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 inline Vec round_to_int(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // 2^n for integral n in [-126, 127].

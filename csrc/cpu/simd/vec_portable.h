@@ -3,8 +3,6 @@
 
 #include "common/half.h"
 
-#define SK_LEVEL_NAME "portable"
-
 namespace saekernels {
 namespace {
 
@@ -87,6 +85,15 @@ inline unsigned mask_eq(Vec a, Vec b) { return mask_bits(a.v == b.v); }
 inline unsigned mask_nan(Vec a) { return mask_bits(a.v != a.v); }
 // a < b ? yes : no, lane by lane; false where either is NaN.
 inline Vec select_lt(Vec a, Vec b, Vec yes, Vec no) { return choose(a.v < b.v, yes, no); }
+// Lanes added in halves: 4 to 2 to 1.
+inline float fold(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+// 2 x kWidth bf16 as the fp32 of even and of odd positions.
+inline void load_pairs(const Bf16* p, Vec* even, Vec* odd) {
+  for (int i = 0; i < Vec::kWidth; ++i) {
+    even->v[i] = to_float(p[2 * i]);
+    odd->v[i] = to_float(p[2 * i + 1]);
+  }
+}
 // Adding 1.5 * 2^23 leaves no fraction bits: to nearest even for |a| < 2^22. NaN stays.
 inline Vec round_to_int(Vec a) {
   const Vec magic = Vec::broadcast(12582912.0f);

@@ -36,5 +36,7 @@ def available() -> str | None:
 
 
 def can_use(op: str, device_type: str, dtype: torch.dtype) -> str | None:
-    """Every op, device and floating dtype."""
+    """Every op but `prepare` (it has no screen), every device and floating dtype."""
+    if op == "prepare":
+        return "does not screen, so has nothing to prepare"
     return None if dtype.is_floating_point else f"{dtype} is not a floating dtype"

@@ -33,9 +33,15 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def encode_topk(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None, k: int, activation: str
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    k: int,
+    activation: str,
+    prepared: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `saekernels.encode_topk`; x [T, d]."""
+    """See `saekernels.encode_topk`; x [T, d]; nothing is prepared for it."""
     values = x.new_empty(x.shape[0], k)
     indices = torch.empty(x.shape[0], k, dtype=torch.int32, device=x.device)
     for rows in row_chunks(x.shape[0], W_enc.shape[0]):
@@ -48,9 +54,14 @@ def encode_topk(
 
 
 def encode_threshold(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None, threshold: Tensor
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    threshold: Tensor,
+    prepared: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `saekernels.encode_threshold`; x [T, d], threshold [] or [F]."""
+    """See `saekernels.encode_threshold`; x [T, d], threshold [] or [F]; nothing is prepared for it."""
     values, indices = [x.new_empty(0)], [torch.empty(0, dtype=torch.int32, device=x.device)]
     offsets = torch.zeros(x.shape[0] + 1, dtype=torch.int64, device=x.device)
     for rows in row_chunks(x.shape[0], W_enc.shape[0]):

@@ -1,0 +1,7 @@
+#include "cpu/simd/vec_avx512.h"
+// The vector type comes first: table.h builds on it.
+#include "cpu/simd/table.h"
+// and this on the table's headers.
+#include "cpu/simd/bf16_dot_avx512.h"
+
+SK_DEFINE_LEVEL(kAvx512Bf16Level, "avx512_bf16", bf16_tile_instruction, "avx512_bf16")

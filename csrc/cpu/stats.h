@@ -1,0 +1,24 @@
+// What the encoders did so far in this process, for people and tests who want to see a fallback happen.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace saekernels {
+
+struct Stats {
+  std::atomic<int64_t> direct_rows{0};     // scored exactly at once: too few rows for a screen to pay
+  std::atomic<int64_t> screened_rows{0};   // screened and certified
+  std::atomic<int64_t> rescored{0};        // scores computed exactly after a screen
+  std::atomic<int64_t> overflow_rows{0};   // fallback: more candidates than room
+  std::atomic<int64_t> unbounded_rows{0};  // fallback: NaN, infinity or a norm past all bounds in the row
+};
+
+inline Stats& stats() {
+  static Stats counters;
+  return counters;
+}
+
+inline void count(std::atomic<int64_t>& counter, int64_t n) { counter.fetch_add(n, std::memory_order_relaxed); }
+
+}  // namespace saekernels

@@ -1,0 +1,106 @@
+"""prepare: what the encoders' screen needs to know of W_enc, worked out once per version of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saekernels.backends import registry
+from saekernels.ops import _check
+
+_SAMPLES = 4096
+
+
+class PreparedWeights:
+    """A screening copy of an encoder's weights with its error norms; made by `prepare`, passed to the encoders.
+
+    It notices that the weights were changed in place, by their version counter or by a sample of 4,096 of their
+    elements, and is then made again at its next use. A partial write past the version counter (`W.data[i] = ...`) may
+    go unnoticed: call `refresh()` after one.
+
+    Attributes:
+        block: [nbytes] uint8, opaque. With F' = F rounded up to 32 and d' = d rounded up to 32: 8 F' bytes, and
+            2 F' d' more where the screen is bf16 (half as much as float32 weights).
+    """
+
+    block: Tensor
+
+    def __init__(self, W_enc: Tensor) -> None:
+        self._weights = W_enc
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make the block from the present weights."""
+        weights = self._weights.detach()
+        kernels = registry.select("prepare", weights.device.type, weights.dtype)
+        self.block = kernels.prepare(weights)
+        self._made_from = self._fingerprint()
+        self._sample = self._take_sample()
+
+    def block_for(self, W_enc: Tensor) -> Tensor:
+        """The block, up to date. Raises ValueError if it was made from another tensor."""
+        if W_enc is not self._weights:
+            raise ValueError(
+                f"prepared: made from another tensor, of shape {list(self._weights.shape)}; need prepare(W_enc) of the "
+                "W_enc given"
+            )
+        if self._fingerprint() != self._made_from or not torch.equal(self._take_sample(), self._sample):
+            self.refresh()
+        return self.block
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held beside the weights."""
+        return self.block.numel()
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        W = self._weights
+        kernels = registry.select("prepare", W.device.type, W.dtype)
+        return (W._version, W.data_ptr(), W.shape, W.stride(), W.dtype, W.device, kernels.screening())
+
+    def _take_sample(self) -> Tensor:
+        W = self._weights.detach()
+        # An odd step meets every column and, where there are fewer than the samples, every row.
+        picked = torch.arange(0, W.numel(), W.numel() // _SAMPLES | 1, device=W.device)
+        bits = {2: torch.int16, 4: torch.int32}[W.element_size()]
+        return W[picked // W.shape[1], picked % W.shape[1]].view(bits)
+
+
+def prepare(W_enc: Tensor) -> PreparedWeights:
+    """Prepare encoder weights for repeated use: `encode_topk(..., prepared=prepare(W_enc))`.
+
+    Results do not depend on it, only speed, most of all for few rows. An SAE module does this by itself.
+
+    Args:
+        W_enc: [F, d], float32, bfloat16 or float16, on the CPU. Not an inference tensor, whose changes cannot be seen.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype or shape, or no backend that prepares weights.
+    """
+    _check.tensor("W_enc", W_enc)
+    _check.dtype_in("W_enc", W_enc, _check.FLOATS)
+    _check.matrix("W_enc", W_enc, "F", "d")
+    if W_enc.is_inference():
+        raise ValueError("W_enc: got an inference tensor, need a normal one, whose changes can be noticed")
+    return PreparedWeights(W_enc)
+
+
+def usable(W_enc: Tensor) -> bool:
+    """Whether `prepare` serves these weights here and now: a real CPU tensor, nothing traced, a backend that can."""
+    return (
+        type(W_enc) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(W_enc)
+        and not torch.is_autocast_enabled(W_enc.device.type)
+        and not W_enc.is_inference()
+        and registry.serves("prepare", W_enc.device.type, W_enc.dtype)
+    )
+
+
+def block_of(prepared: PreparedWeights | None, W_enc: Tensor) -> Tensor | None:
+    """What the encoders' op takes; None where nothing was prepared, or where autocast will replace W_enc."""
+    if prepared is None or torch.is_autocast_enabled(W_enc.device.type):
+        return None
+    if not isinstance(prepared, PreparedWeights):
+        raise TypeError(f"prepared: got {type(prepared).__name__}, need what prepare(W_enc) returns")
+    return prepared.block_for(W_enc)

@@ -1,0 +1,127 @@
+"""Prepared weights: the same bits with them, made again when the weights change, owned by the SAE."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import saekernels as sk
+from native_helpers import needs_native
+from oracle import same_bits
+from saekernels.activations import BatchTopK, Gated, TopK
+from saekernels.backends import cpu
+
+pytestmark = needs_native
+
+
+@pytest.fixture(autouse=True, params=["fp32", "bf16"])
+def screen(request: pytest.FixtureRequest) -> Iterator[str]:
+    cpu.set_screening(request.param)
+    yield request.param
+    cpu.set_screening("auto")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("F", "d"), [(1, 1), (33, 7), (500, 64), (1000, 130)])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_the_same_bits_with_and_without(dtype: torch.dtype, F: int, d: int, layout: str) -> None:
+    x, W, b = torch.randn(19, d).to(dtype), torch.randn(F, d).to(dtype), torch.randn(F).to(dtype)
+    W = W if layout == "rows" else W.T.contiguous().T
+    ready = sk.prepare(W)
+    for rows in (19, 2):
+        plain = sk.encode_topk(x[:rows], W, b, k=min(F, 9))
+        assert same_bits(sk.encode_topk(x[:rows], W, b, k=min(F, 9), prepared=ready), plain)
+        assert same_bits(
+            sk.encode_threshold(x[:rows], W, b, 0.3, prepared=ready), sk.encode_threshold(x[:rows], W, b, 0.3)
+        )
+
+
+def test_its_size_is_what_is_documented(screen: str) -> None:
+    F, d = 1000, 130
+    rows, columns = 1024, 160
+    panels = 2 * rows * columns if screen == "bf16" else 0
+    assert sk.prepare(torch.randn(F, d)).nbytes == 64 + 8 * rows + panels
+
+
+@pytest.mark.parametrize("write", ["in place", "through data", "other screen"])
+def test_changed_weights_are_noticed(write: str, screen: str) -> None:
+    x, W = torch.randn(12, 40), torch.randn(900, 40)
+    ready = sk.prepare(W)
+    first = sk.encode_topk(x, W, k=5, prepared=ready)
+    if write == "in place":
+        W[7] *= 30
+    elif write == "through data":
+        W.data.copy_(torch.randn(900, 40))
+    else:
+        cpu.set_screening("fp32" if screen == "bf16" else "bf16")
+    again = sk.encode_topk(x, W, k=5, prepared=ready)
+    assert same_bits(again, sk.encode_topk(x, W, k=5))
+    assert same_bits(again, first) == (write == "other screen")
+
+
+def test_a_partial_write_past_the_version_counter_needs_a_refresh(screen: str) -> None:
+    W = torch.randn(9000, 40)
+    ready = sk.prepare(W)
+    W.data[::2] *= 3
+    ready.refresh()
+    x = torch.randn(12, 40)
+    assert same_bits(sk.encode_topk(x, W, k=5, prepared=ready), sk.encode_topk(x, W, k=5))
+
+
+def test_wrong_uses_are_named() -> None:
+    x, W = torch.randn(12, 40), torch.randn(900, 40)
+    with pytest.raises(ValueError, match=r"prepared: made from another tensor, of shape \[900, 40\]"):
+        sk.encode_topk(x, W.clone(), k=5, prepared=sk.prepare(W))
+    with pytest.raises(TypeError, match="prepared: got Tensor, need what prepare"):
+        sk.encode_topk(x, W, k=5, prepared=W)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="W_enc: got dtype int64"):
+        sk.prepare(torch.ones(3, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"prepare: no backend serves torch\.float64 on cpu"):
+        sk.prepare(W.double())
+    with torch.inference_mode(), pytest.raises(ValueError, match="W_enc: got an inference tensor"):
+        sk.prepare(torch.randn(4, 4))
+    with pytest.raises(ValueError, match="prepared: not made from weights of this shape"):
+        torch.ops.saekernels.encode_topk(x, W, None, None, torch.zeros(64, dtype=torch.uint8), k=5)
+
+
+@pytest.mark.parametrize("activation", [TopK(6), BatchTopK(), Gated()])
+def test_an_sae_prepares_at_the_second_use_of_its_weights(activation: object) -> None:
+    sae = sk.SAE(32, 400, activation)  # type: ignore[arg-type]
+    x = torch.randn(20, 32)
+    first = sae(x)
+    assert sae._prepared is None
+    assert torch.equal(sae(x), first) and sae._prepared is not None
+    with torch.no_grad():
+        sae.W_enc.mul_(1.5)
+    changed = sae(x)
+    assert sae._prepared is None and not torch.equal(changed, first)
+    assert torch.equal(sae(x), changed) and sae._prepared is not None
+    for twin in (copy.deepcopy(sae), pickle.loads(pickle.dumps(sae))):
+        assert twin._prepared is None and torch.equal(twin(x), changed) and torch.equal(twin(x), changed)
+    assert torch.equal(sae.to(torch.bfloat16)(x.bfloat16()), sae(x.bfloat16()))
+
+
+def test_training_never_prepares() -> None:
+    sae = sk.SAE(16, 100, TopK(4))
+    optimizer = torch.optim.SGD(sae.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        x = torch.randn(30, 16)
+        (sae(x) - x).square().mean().backward()
+        optimizer.step()
+        assert sae._prepared is None
+
+
+def test_autocast_and_compile_go_without() -> None:
+    sae, x = sk.SAE(32, 400, TopK(6)), torch.randn(20, 32)
+    sae(x), sae(x)
+    ready = sk.prepare(sae.W_enc)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = sk.encode_topk(x, sae.W_enc, k=6, prepared=ready)
+        assert same_bits(cast, sk.encode_topk(x.bfloat16(), sae.W_enc.bfloat16(), k=6))
+    compiled = torch.compile(sae, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), sae(x))
