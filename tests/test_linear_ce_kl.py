@@ -137,3 +137,10 @@ def test_impossible_tokens_cost_nothing_in_kl(backend: str) -> None:
 def test_targets_out_of_range(backend: str, wrong: int) -> None:
     with pytest.raises(ValueError, match="targets: got"):
         sk.linear_ce_kl(torch.ones(1, 4), torch.ones(1, 4), torch.ones(9, 4), torch.tensor([wrong]), backend=backend)
+
+
+def test_streams_with_nan_logits_agree_on_nothing(backend: str) -> None:
+    h = torch.randn(3, 4)
+    h[1, 2] = torch.nan
+    got = sk.linear_ce_kl(h, h, torch.randn(7, 4), torch.zeros(3, dtype=torch.int64), backend=backend)
+    assert got.top1_agree[[0, 2]].tolist() == [1.0, 1.0] and got.top1_agree[1].isnan()

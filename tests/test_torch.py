@@ -214,3 +214,64 @@ def test_huge_virtual_scores_do_not_overflow() -> None:
     rows = torch.arange(70000, dtype=torch.float32).expand(40000, 70000)[39998:]
     got = sk.topk(rows, 2)
     assert got.indices.tolist() == [[69999, 69998]] * 2
+
+
+def test_forward_mode_is_refused_rather_than_dropped() -> None:
+    from torch.autograd import forward_ad
+
+    x, W = torch.randn(3, 8), torch.randn(16, 8)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        for call in (
+            lambda: sk.encode_topk(dual, W, k=3),
+            lambda: sk.encode_threshold(dual, W),
+            lambda: sk.topk(dual, 3),
+            lambda: sk.decode(dual, torch.zeros(3, 8, dtype=torch.int32), W),
+            lambda: sk.linear_ce_kl(dual, dual, W, torch.zeros(3, dtype=torch.int64)),
+        ):
+            with pytest.raises(NotImplementedError, match="got a forward-mode tangent; only reverse-mode"):
+                call()
+        sk.encode_topk(x, W, k=3)
+    with pytest.raises(NotImplementedError, match="x: got a forward-mode tangent"):
+        torch.func.jacfwd(lambda a: sk.encode_topk(a, W, k=3).values.sum())(x[0])
+
+
+def test_codes_may_be_changed_in_place_under_autograd() -> None:
+    x, W = torch.randn(2, 5, 8), torch.randn(16, 8, requires_grad=True)
+    sk.encode_topk(x, W, k=3).values.mul_(2).sum().backward()
+    doubled = W.grad.clone()
+    W.grad = None
+    (2 * sk.encode_topk(x, W, k=3).values).sum().backward()
+    assert torch.equal(W.grad, doubled)
+    sk.topk(torch.randn(2, 5, 8, requires_grad=True), 3).values.mul_(2).sum().backward()
+
+
+@pytest.mark.parametrize("pre_bias", [False, True])
+def test_sparse_gradients_are_the_touched_rows_of_the_dense_ones(pre_bias: bool) -> None:
+    x, W, W_dec = torch.randn(6, 8), torch.randn(50, 8), torch.randn(50, 8)
+    b_pre = torch.randn(8) if pre_bias else None
+    grads = []
+    for sparse in (False, True):
+        weights = [part.clone().requires_grad_() for part in (W, W_dec)]
+        codes = sk.encode_topk(x, weights[0], k=3, pre_bias=b_pre, sparse_grad=sparse)
+        above = sk.encode_threshold(x, weights[0], None, 2.0, pre_bias=b_pre, sparse_grad=sparse)
+        out = sk.decode(*codes, weights[1], sparse_grad=sparse)
+        loss = out.square().sum() + sk.decode_csr(*above, weights[1], sparse_grad=sparse).square().sum()
+        loss.backward()
+        grads.append([weight.grad for weight in weights])
+    touched = set(codes.indices.flatten().tolist()) | set(above.indices.tolist())
+    for dense, sparse in zip(*grads, strict=True):
+        assert sparse.is_sparse and not dense.is_sparse
+        assert set(sparse.coalesce().indices().flatten().tolist()) == touched and len(touched) < 50
+        torch.testing.assert_close(sparse.to_dense(), dense)
+
+
+def test_sparse_adam_takes_them() -> None:
+    sae_x, W = torch.randn(20, 8), torch.randn(40, 8, requires_grad=True)
+    before = W.detach().clone()
+    optimizer = torch.optim.SparseAdam([W], lr=1e-2)
+    codes = sk.encode_topk(sae_x, W, k=2, sparse_grad=True)
+    codes.values.sum().backward()
+    optimizer.step()
+    moved = (W.detach() != before).any(1).nonzero().flatten().tolist()
+    assert moved == sorted(set(codes.indices[codes.values > 0].flatten().tolist()))

@@ -106,7 +106,7 @@ class PairLoss {
     *ce_p = static_cast<float>(lse_p - static_cast<double>(s.target_p));
     *ce_q = static_cast<float>(lse_q - static_cast<double>(s.target_q));
     *kl = static_cast<float>(s.weighted / s.sum_p - (lse_p - lse_q));
-    *agree = s.arg_p == s.arg_q ? 1.0f : 0.0f;
+    *agree = s.nan_p || s.nan_q ? std::numeric_limits<float>::quiet_NaN() : s.arg_p == s.arg_q ? 1.0f : 0.0f;
   }
 
   const Level& simd_;

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PRECISIONS = ("exact", "fast", "screened")
@@ -26,10 +27,30 @@ def tensor(name: str, value: object) -> None:
 
 
 def tensors(**values: object) -> None:
-    """`tensor` for each argument, before the dispatcher turns a wrong type into a RuntimeError; None is let through."""
+    """`tensor` for each argument, before the dispatcher turns a wrong type into a RuntimeError; None is let through.
+
+    NotImplementedError for a tensor with a forward-mode tangent, which the ops would drop without a word.
+    """
     for name, value in values.items():
-        if value is not None:
-            tensor(name, value)
+        if value is None:
+            continue
+        tensor(name, value)
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:
+            raise NotImplementedError(
+                f"{name}: got a forward-mode tangent; only reverse-mode gradients are implemented"
+            )
+
+
+def scalars(backend: object, **values: tuple[object, type]) -> None:
+    """TypeError unless each value, given as (value, type), is of its type; a bool is no number; `backend` may be None."""
+    for name, (value, kind) in {"backend": (backend, str), **values}.items():
+        if name == "backend" and value is None:
+            continue
+        allowed = {int: (int, torch.SymInt), float: (int, float, torch.SymInt, torch.SymFloat)}.get(kind, (kind,))
+        if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
+            raise TypeError(f"{name}: got {value!r}, need {'a number' if kind is float else kind.__name__}")
+        if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name}: got {value}, need a number of 64 bits")
 
 
 def dtype_in(name: str, value: Tensor, allowed: Sequence[torch.dtype]) -> None:
@@ -80,8 +101,6 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> None:
 
 def k_of(k: int, latents: int | torch.SymInt, of: str) -> None:
     """ValueError unless 1 <= k <= latents."""
-    if isinstance(k, bool) or not isinstance(k, int | torch.SymInt):
-        raise TypeError(f"k: got {type(k).__name__}, need an int")
     if not 1 <= k <= latents:
         raise ValueError(f"k: got {k}, need 1 <= k <= {latents}, the number of latents in {of}")
 

@@ -56,6 +56,11 @@ def padded(values: Sequence[Any], size: int, fill: Any = None) -> tuple[Any, ...
     return (*values, *[fill] * (size - len(values)))
 
 
+def reshaped(fresh: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor that nobody else holds, in another shape of as many elements; no view, so it may be changed in place."""
+    return fresh if fresh.shape == shape else fresh.resize_(shape)
+
+
 def _autocast_rule(
     name: str, kernel: Callable[..., Any], matrices: tuple[str, ...], device: str, key: str
 ) -> Callable[..., Any]:

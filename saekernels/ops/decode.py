@@ -44,6 +44,7 @@ def decode(
             checked against F on the CPU only, where that needs no synchronisation.
     """
     _check.tensors(values=values, indices=indices, W_dec=W_dec, b_dec=b_dec)
+    _check.scalars(backend, sparse_grad=(sparse_grad, bool))
     return _ops.decode(values, indices, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
 
 
@@ -75,6 +76,7 @@ def decode_csr(
         TypeError, ValueError: as `decode`; offsets' data too is checked on the CPU only.
     """
     _check.tensors(values=values, indices=indices, offsets=offsets, W_dec=W_dec, b_dec=b_dec)
+    _check.scalars(backend, sparse_grad=(sparse_grad, bool))
     return _ops.decode_csr(values, indices, offsets, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
 
 
@@ -83,7 +85,9 @@ def _check_entries(values: Tensor, indices: Tensor) -> None:
     _check.tensor("indices", indices)
     _check.dtype_in("values", values, _check.FLOATS)
     _check.dtype_in("indices", indices, _check.INDEX_DTYPES)
-    if values.dim() < 1 or values.shape != indices.shape:
+    if values.dim() < 1:
+        raise ValueError("values: got a scalar, need [..., k]")
+    if values.shape != indices.shape:
         raise ValueError(f"indices: got shape {list(indices.shape)}, need {list(values.shape)}, the shape of values")
 
 

@@ -60,7 +60,11 @@ def encode_threshold(
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
     _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
-    if not isinstance(threshold, Tensor):
+    _check.scalars(backend, precision=(precision, str), sparse_grad=(sparse_grad, bool))
+    if isinstance(threshold, Tensor):
+        _check.tensors(threshold=threshold)
+    else:
+        _check.scalars(backend, threshold=(threshold, float))
         wide = torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float32
         threshold = torch.full((), float(threshold), dtype=wide, device=x.device)
     return CsrCodes(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import define, differentiable, padded
+from saekernels.ops._library import define, differentiable, padded, reshaped
 from saekernels.ops.encoder_gradient import encoder_gradient
 from saekernels.ops.prepare import PreparedWeights, block_of
 from saekernels.ops.sparse_maps import uniform_offsets
@@ -63,6 +63,8 @@ def encode_topk(
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
     _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
+    _check.scalars(backend, k=(k, int), activation=(activation, str), precision=(precision, str))
+    _check.scalars(backend, sparse_grad=(sparse_grad, bool))
     return TopKCodes(
         *torch.ops.saekernels.encode_topk(
             x,
@@ -109,7 +111,8 @@ def _kernel(
     _check_arguments(x, W_enc, b_enc, pre_bias, k, activation, precision)
     kernels = registry.select("encode_topk", x.device.type, x.dtype, backend)
     values, indices = kernels.encode_topk(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, k, activation, prepared)
-    return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
+    shape = (*x.shape[:-1], k)
+    return reshaped(values, shape), reshaped(indices, shape)
 
 
 def _fake(
@@ -137,12 +140,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[
     ctx.backend = keyword_only_inputs["backend"]
     ctx.sparse_grad = keyword_only_inputs["sparse_grad"]
     ctx.k = keyword_only_inputs["k"]
-    ctx.save_for_backward(*padded(inputs, 4)[:4], values, indices)
+    # A mask rather than the values, which the caller may change in place.
+    closed = values <= 0 if ctx.relu else None
+    ctx.save_for_backward(*padded(inputs, 4)[:4], closed, indices)
 
 
 def _backward(ctx: Any, grad_values: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, W_enc, b_enc, pre_bias, values, indices = ctx.saved_tensors
-    grad = grad_values.masked_fill(values <= 0, 0.0) if ctx.relu else grad_values
+    x, W_enc, b_enc, pre_bias, closed, indices = ctx.saved_tensors
+    grad = grad_values if closed is None else grad_values.masked_fill(closed, 0.0)
     rows = x.reshape(-1, x.shape[-1])
     offsets = uniform_offsets(rows.shape[0], ctx.k, x.device)
     needs = padded(ctx.needs_input_grad, 4, False)[:4]

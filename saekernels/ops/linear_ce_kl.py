@@ -13,7 +13,8 @@ from saekernels.ops._library import define, differentiable, padded
 
 
 class LinearCeKl(NamedTuple):
-    """Per position, [T]: ce_p, ce_q and kl = KL(p || q) in nats; top1_agree is 1.0 where the argmaxes agree else 0."""
+    """Per position, [T]: ce_p, ce_q and kl = KL(p || q) in nats; top1_agree is 1.0 where the argmaxes agree else 0.0,
+    and NaN where a logit of either is NaN."""
 
     ce_p: Tensor
     ce_q: Tensor
@@ -55,6 +56,9 @@ def linear_ce_kl(
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
     _check.tensors(h_p=h_p, h_q=h_q, W_U=W_U, targets=targets, bias=bias)
+    _check.scalars(backend, ignore_index=(ignore_index, int))
+    if softcap is not None:
+        _check.scalars(backend, softcap=(softcap, float))
     return LinearCeKl(
         *torch.ops.saekernels.linear_ce_kl(
             h_p, h_q, W_U, targets, bias, softcap=softcap, ignore_index=ignore_index, backend=backend

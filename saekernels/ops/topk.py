@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import define, differentiable
+from saekernels.ops._library import define, differentiable, reshaped
 from saekernels.ops.encode_topk import TopKCodes
 
 
@@ -28,6 +28,7 @@ def topk(scores: Tensor, k: int, *, backend: str | None = None) -> TopKCodes:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or range, by name.
     """
     _check.tensors(scores=scores)
+    _check.scalars(backend, k=(k, int))
     return TopKCodes(*torch.ops.saekernels.topk(scores, k, backend=backend))
 
 
@@ -44,7 +45,7 @@ def _kernel(scores: Tensor, k: int, *, backend: str | None = None) -> tuple[Tens
     kernels = registry.select("topk", scores.device.type, scores.dtype, backend)
     values, indices = kernels.topk(scores.reshape(-1, scores.shape[-1]), k)
     shape = (*scores.shape[:-1], k)
-    return values.view(shape), indices.view(shape)
+    return reshaped(values, shape), reshaped(indices, shape)
 
 
 def _fake(scores: Tensor, k: int, *, backend: str | None = None) -> tuple[Tensor, Tensor]:

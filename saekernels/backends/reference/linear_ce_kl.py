@@ -38,7 +38,8 @@ def linear_ce_kl(
         ce_p[rows] = -log_p.gather(1, target)[:, 0]
         ce_q[rows] = -log_q.gather(1, target)[:, 0]
         kl[rows] = terms.sum(1)
-        agree[rows] = (z_p.argmax(1) == z_q.argmax(1)).to(wide)
+        defined = ~(z_p.isnan().any(1) | z_q.isnan().any(1))
+        agree[rows] = torch.where(defined, (z_p.argmax(1) == z_q.argmax(1)).to(wide), torch.nan)
     return ce_p, ce_q, kl, agree
 
 
