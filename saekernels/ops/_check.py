@@ -42,7 +42,7 @@ def tensors(**values: object) -> None:
 
 
 def scalars(backend: object, **values: tuple[object, type]) -> None:
-    """TypeError unless each value, given as (value, type), is of its type; a bool is no number; `backend` may be None."""
+    """TypeError unless each value, given as (value, type), is of its type. A bool is no number; backend may be None."""
     for name, (value, kind) in {"backend": (backend, str), **values}.items():
         if name == "backend" and value is None:
             continue
