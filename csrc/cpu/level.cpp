@@ -94,10 +94,9 @@ std::atomic<const Level*>& current() {
 
 const Level& level() { return *current().load(std::memory_order_relaxed); }
 
-void set_level(const char* name) {
-  const Level* wanted = find_level(name);
-  current().store(wanted, std::memory_order_relaxed);
-}
+void set_level(const char* name) { set_level(*find_level(name)); }
+
+void set_level(const Level& wanted) { current().store(&wanted, std::memory_order_relaxed); }
 
 const char* supported_levels() {
   static const std::string names = [] {

@@ -89,6 +89,8 @@ extern const Level kAmxLevel;
 const Level& level();
 // Throws std::invalid_argument for an unknown or unsupported name; "auto" returns to the best one.
 void set_level(const char* name);
+// For tests that bring a level of their own.
+void set_level(const Level& wanted);
 // Comma-separated names this build has and this machine runs, best first.
 const char* supported_levels();
 
