@@ -54,7 +54,8 @@ def weight_gradient(
     """Row i: the sum over the entries of latent i of value * a[row]; [latents, d], dense or sparse over its rows."""
     if not sparse:
         return _ops.segment_outer(values, indices, offsets, a, latents, backend=backend)
-    touched, places = torch.unique(indices, return_inverse=True)
+    used = torch.bincount(indices, minlength=latents) > 0
+    touched, places = used.nonzero()[:, 0], (used.cumsum(0) - 1)[indices.long()]
     rows = _ops.segment_outer(values, places.int(), offsets, a, touched.numel(), backend=backend)
     size = (latents, a.shape[1])
-    return torch.sparse_coo_tensor(touched.long()[None], rows, size, is_coalesced=True, check_invariants=False)
+    return torch.sparse_coo_tensor(touched[None], rows, size, is_coalesced=True, check_invariants=False)

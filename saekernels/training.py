@@ -1,0 +1,104 @@
+"""What a training loop needs beside the SAE: its losses and its dead latents, without a [tokens, latents] matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saekernels.activations import Gated, GroupMax
+from saekernels.codes import Codes
+from saekernels.encoders import encoder_weights
+from saekernels.ops import decode, encode_topk
+from saekernels.sae import SAE
+
+
+def fvu_loss(x: Tensor, x_hat: Tensor) -> Tensor:
+    """|x - x_hat|^2 over |x - mean(x)|^2, both summed over the batch, the mean over its tokens: a scalar.
+
+    x, x_hat [..., d]. 1 is the loss of a constant; scale-free, so learning rates carry over between sites.
+    """
+    if x.shape != x_hat.shape:
+        raise ValueError(f"x_hat: got shape {list(x_hat.shape)}, need {list(x.shape)}, the shape of x")
+    rows = x.reshape(-1, x.shape[-1])
+    return (x - x_hat).square().sum() / (rows - rows.mean(0)).square().sum()
+
+
+class DeadLatents(nn.Module):
+    """How many tokens ago each latent was last active.
+
+    Args:
+        n_latents: F.
+        after: a latent is dead when it was silent for more than this many tokens (Gao et al. 2024: 10 million).
+    """
+
+    silent: Tensor
+
+    def __init__(self, n_latents: int, after: int) -> None:
+        super().__init__()
+        if n_latents < 1 or after < 0:
+            raise ValueError(f"n_latents, after: got {n_latents} and {after}, need at least 1 and 0")
+        self.after = after
+        self.register_buffer("silent", torch.zeros(n_latents, dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, codes: Codes) -> None:
+        """Count a batch: its tokens have passed, and its nonzero latents are alive."""
+        if codes.n_latents != self.silent.numel():
+            raise ValueError(f"codes: got n_latents = {codes.n_latents}, need {self.silent.numel()}")
+        self.silent += codes.tokens
+        self.silent[codes.indices[codes.values != 0].long()] = 0
+
+    def indices(self) -> Tensor:
+        """The dead latents, int64 [n], ascending."""
+        return (self.silent > self.after).nonzero()[:, 0]
+
+
+def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
+    """TopK codes of x [..., d_in] among some latents only, whatever the SAE's own activation: an auxiliary encoder.
+
+    Args:
+        latents: [n] int64, each once.
+        k: 1 <= k <= n.
+
+    Only the n rows of the encoder are read; nothing of size tokens x n exists. Indices are those of the whole SAE.
+    """
+    if isinstance(sae.activation, Gated | GroupMax):
+        raise ValueError(
+            f"sae: got {sae.activation}, need an SAE whose pre-activations are one affine map of its input"
+        )
+    if latents.dim() != 1 or latents.dtype != torch.int64:
+        raise ValueError(f"latents: got {latents.dtype} of shape {list(latents.shape)}, need int64 [n]")
+    x = x.to(sae.W_enc.dtype)
+    scale = shift = None
+    if sae.normalization is not None:
+        x, scale, shift = sae.normalization.apply(x)
+    W_enc, b_enc = encoder_weights(sae)
+    bias = None if b_enc is None else b_enc[latents]
+    values, chosen = encode_topk(x, W_enc[latents], bias, k=k, pre_bias=sae.pre_bias)
+    return Codes(values, latents[chosen.long()].int(), None, x.shape[:-1], sae.n_latents, scale, shift)
+
+
+def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int) -> Tensor:
+    """How badly the dead latents reconstruct the error that the living ones leave (Gao et al. 2024, appendix A.2).
+
+    With e = x - x_hat, held constant, and e_hat = the decoder's rows of the k dead latents with the largest
+    pre-activations, times those: the mean over tokens of |e_hat - e|^2 / |e|^2. Gradients revive dead latents and reach
+    nothing else but the biases. 0 while fewer than k latents are dead, as there is nothing to choose then.
+
+    Args:
+        x [..., d_in], x_hat [..., d_out] with d_in = d_out: input and reconstruction.
+        dead: [n] int64, e.g. `DeadLatents.indices()`.
+        k: how many may help per token; Gao et al. take d / 2.
+    """
+    if x.shape != x_hat.shape:
+        raise ValueError(f"x_hat: got shape {list(x_hat.shape)}, need {list(x.shape)}, the shape of x")
+    if k < 1:
+        raise ValueError(f"k: got {k}, need at least 1")
+    if dead.numel() < k:
+        return x_hat.new_zeros(())
+    codes = encode_among(sae, x, dead, k)
+    guess = decode(codes.values, codes.indices, sae.W_dec)
+    if codes.scale is not None:
+        guess = guess * codes.scale
+    error = (x - x_hat).detach()
+    return ((guess - error).square().sum(-1) / error.square().sum(-1).clamp(min=torch.finfo(error.dtype).tiny)).mean()
