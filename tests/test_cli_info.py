@@ -50,3 +50,18 @@ def test_a_missing_package_is_said(capsys: pytest.CaptureFixture[str], monkeypat
     assert main(["info"]) == 0
     assert "surely-not-installed" in capsys.readouterr().out
     assert info.gather()["versions"]["surely-not-installed"] is None
+
+
+def test_stats_show_each_way_of_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    if registry.load("cpu").available() is not None:
+        pytest.skip("needs the native backend")
+    assert main(["info", "--stats", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["stats"]
+    assert found["a single row"]["direct_rows"] == 1
+    assert found["gaussian rows"]["screened_rows"] == 64 and found["gaussian rows"]["rescored"] >= 64 * 32
+    assert found["all scores equal"]["overflow_rows"] == 64
+    assert found["NaN in every other row"] | {"rescored": 0} == {
+        "direct_rows": 0, "screened_rows": 32, "rescored": 0, "overflow_rows": 0, "unbounded_rows": 32,
+    }  # fmt: skip
+    assert main(["info", "--stats"]) == 0
+    assert "all scores equal" in capsys.readouterr().out

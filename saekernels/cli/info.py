@@ -13,6 +13,8 @@ import torch
 import saekernels
 from saekernels.backends import registry
 
+from . import stats
+
 PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
 
 
@@ -23,11 +25,15 @@ def add_parser(commands: Any) -> None:
         description="Versions, devices, and which backend serves which op for each dtype, and why another does not.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    ways = "encode rows of several kinds; count those that were screened, scored whole, or fell back"
+    parser.add_argument("--stats", action="store_true", help=ways)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     facts = gather()
+    if arguments.stats:
+        facts["stats"] = stats.counts()
     print(json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts)))
     return 0
 
@@ -87,6 +93,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
     for name, described in facts["backends"].items():
         text += ["", f"backend {name}"]
         text += [f"  {key + ':':19}{value}" for key, value in described.items()]
+    if "stats" in facts:
+        text += stats.lines(facts["stats"])
     text += ["", f"{'op':24}{'device':8}{'dtype':22}backend", *_op_lines(facts["ops"])]
     return text
 
