@@ -56,7 +56,9 @@ struct PairDot {
 template <class Dot, int kRows>
 inline void bf16_block(const Bf16* a, const Bf16* b, int64_t depth, float* c, int64_t ldc) {
   Vec acc[kRows][Dot::kVecs];
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (int j = 0; j < Dot::kVecs; ++j) acc[r][j] = Vec::zero();
   }
   for (int64_t block = 0; block < depth; block += kScreenDepth) {
@@ -75,7 +77,9 @@ inline void bf16_block(const Bf16* a, const Bf16* b, int64_t depth, float* c, in
       }
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (int j = 0; j < Dot::kVecs; ++j) acc[r][j].store(c + r * ldc + j * Vec::kWidth);
   }
 }

@@ -1,0 +1,70 @@
+"""Working memory of the native kernels, measured as the high-water mark of a process: bounded, whatever F is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from native_helpers import needs_native
+
+pytestmark = [
+    needs_native,
+    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc/self/clear_refs"),
+]
+
+MEASURE = """
+import sys
+import torch
+import saekernels as sk
+from saekernels.backends import cpu
+
+T, d, F, k, what, screen = int(sys.argv[1]), 96, int(sys.argv[2]), 64, sys.argv[3], sys.argv[4]
+torch.set_num_threads(2)
+cpu.set_screening(screen)
+torch.manual_seed(0)
+x, W = torch.randn(T, d), torch.randn(F, d)
+prepared = sk.prepare(W)
+calls = {
+    "top-k": lambda: sk.encode_topk(x, W, k=k, prepared=prepared),
+    "top-k, unprepared": lambda: sk.encode_topk(x, W, k=k),
+    "top-k, all rows fall back": lambda: sk.encode_topk(x * 0, W, k=k, prepared=prepared),
+    "threshold": lambda: sk.encode_threshold(x, W, None, 35.0, prepared=prepared),
+}
+
+def field(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+sk.encode_topk(x[:64], W[:1000], k=k)  # code and thread stacks are loaded
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the high-water mark starts again from here
+before = field("VmRSS")
+out = calls[what]()
+kept = sum(part.numel() * part.element_size() for part in out) / 2**20
+print(field("VmHWM") - before - kept)
+"""
+
+
+def working_memory(T: int, F: int, what: str, screen: str) -> float:
+    """MiB beyond inputs, outputs and prepared weights."""
+    argv = [sys.executable, "-c", MEASURE, str(T), str(F), what, screen]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd="/")
+    return float(done.stdout)
+
+
+@pytest.mark.parametrize("screen", ["fp32", "bf16"])
+@pytest.mark.parametrize("what", ["top-k", "top-k, unprepared", "threshold"])
+def test_at_most_64_mib_for_4096_rows_and_131072_latents(what: str, screen: str) -> None:
+    assert 0 < working_memory(4096, 131072, what, screen) <= 64
+
+
+def test_rows_that_fall_back_stay_within_it() -> None:
+    assert 0 < working_memory(512, 131072, "top-k, all rows fall back", "fp32") <= 64
+
+
+def test_it_does_not_grow_with_latents() -> None:
+    small, large = (working_memory(2048, F, "top-k", "fp32") for F in (32768, 131072))
+    assert large <= small + 16
