@@ -11,7 +11,6 @@ namespace {
 
 constexpr int64_t kColumns = 256;
 constexpr int64_t kNear = 16;  // latents that stay in the first cache while all rows meet them
-constexpr int64_t kCandidateBytes = 16 << 20;
 
 class DirectTopk {
  public:
@@ -25,7 +24,7 @@ class DirectTopk {
         latents_(encoder.weight.rows),
         workers_(gemm_workers(capacity_rows, latents_, encoder.x.cols, threads)),
         capacity_(candidate_capacity(k, latents_)),
-        block_(std::clamp<int64_t>(kCandidateBytes / (workers_ * capacity_ * 8), 1, capacity_rows)),
+        block_(std::clamp<int64_t>(candidate_bytes(workers_) / (workers_ * capacity_ * 8), 1, capacity_rows)),
         keys_(workers_ * block_ * capacity_),
         counts_(workers_ * block_),
         thresholds_(workers_ * block_) {

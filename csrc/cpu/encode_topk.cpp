@@ -14,7 +14,6 @@
 namespace saekernels {
 namespace {
 
-constexpr int64_t kCandidateBytes = 16 << 20;
 constexpr int64_t kDirectRows = 4;  // up to here, packing costs more than it saves
 
 class ScreenedTopk {
@@ -28,7 +27,8 @@ class ScreenedTopk {
         workers_(gemm_workers(encoder.x.rows, latents_, encoder.x.cols, threads)),
         capacity_(interval_capacity(k, latents_)),
         block_(block_rows(encoder.x.rows, encoder.x.cols,
-                          workers_ * (capacity_ * static_cast<int64_t>(sizeof(Interval)) + 8), kCandidateBytes)),
+                          workers_ * (capacity_ * static_cast<int64_t>(sizeof(Interval)) + 8),
+                          candidate_bytes(workers_))),
         rows_(simd_, block_, encoder.x.cols),
         screen_(make_screen(encoder, block_, round_up(ceil_div(latents_, 4 * workers_), kMaxPanel))),
         items_(workers_ * block_ * capacity_),

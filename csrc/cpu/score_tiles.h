@@ -19,6 +19,9 @@ constexpr int64_t kRowGroupBytes = 96 << 10;     // packed rows that meet a tile
 constexpr int64_t kRowBlockBytes = 8 << 20;      // packed rows of one block, in L3
 constexpr double kFlopsPerThread = 2e6;
 
+// For the candidates of a row block: every worker has buffers for every row.
+inline int64_t candidate_bytes(int workers) { return std::max<int64_t>(16 << 20, workers * (int64_t{4} << 20)); }
+
 inline int gemm_workers(int64_t rows, int64_t latents, int64_t depth, int threads) {
   const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(latents) * static_cast<double>(depth);
   return workers_for(flops, kFlopsPerThread, threads);
