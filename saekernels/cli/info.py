@@ -13,6 +13,8 @@ import torch
 import saekernels
 from saekernels.backends import registry
 
+from .output import show
+
 PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
 
 
@@ -28,7 +30,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     facts = gather()
-    print(json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts)))
+    show((json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts))) + "\n")
     return 0
 
 
