@@ -15,6 +15,16 @@ def _check_k(k: int) -> None:
         raise ValueError(f"k: got {k!r}, need an int of at least 1")
 
 
+def _check_real(name: str, value: float, least: float, above: bool) -> None:
+    """ValueError unless `value` is a finite number that is at least, or above, `least`."""
+    try:
+        finite = not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        finite = False
+    if not finite or value < least or (above and value == least):
+        raise ValueError(f"{name}: got {value!r}, need a finite number {'above' if above else 'of at least'} {least}")
+
+
 @dataclass(frozen=True)
 class ReLU:
     """Every latent with a positive pre-activation."""
@@ -72,6 +82,10 @@ class BatchTopK:
     k: float | None = None
     name: ClassVar[str] = "batchtopk"
 
+    def __post_init__(self) -> None:
+        if self.k is not None:
+            _check_real("k", self.k, 0, above=True)
+
 
 @dataclass(frozen=True)
 class Gated:
@@ -89,6 +103,9 @@ class LayerNorm:
 
     eps: float = 1e-5
     name: ClassVar[str] = "layer_norm"
+
+    def __post_init__(self) -> None:
+        _check_real("eps", self.eps, 0, above=False)
 
     def apply(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x [..., d] to (normalised x, scale [..., 1], shift [..., 1]) with x = normalised * scale + shift."""
@@ -119,8 +136,7 @@ class Scale:
     name: ClassVar[str] = "scale"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.factor) and self.factor > 0):
-            raise ValueError(f"factor: got {self.factor!r}, need a positive finite number")
+        _check_real("factor", self.factor, 0, above=True)
 
     def apply(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x [..., d] to (x * factor, 1 / factor [], None)."""

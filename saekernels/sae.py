@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
-from saekernels.activations import AbsTopK, Activation, BatchTopK, Gated, GroupMax, JumpReLU, Normalization, TopK
+from saekernels.activations import (
+    AbsTopK,
+    Activation,
+    BatchTopK,
+    ConstantNorm,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    LayerNorm,
+    Normalization,
+    Scale,
+    TopK,
+)
 from saekernels.codes import Codes
 from saekernels.encoders import ENCODERS
-from saekernels.ops import decode, decode_csr
+from saekernels.ops import _check, decode, decode_csr
 from saekernels.ops.prepare import PreparedWeights, usable
 
 PRE_BIASES = ("none", "b_dec", "separate")
+NORMALIZATIONS = (LayerNorm, ConstantNorm, Scale)
 
 
 class SAE(nn.Module):
@@ -39,7 +54,8 @@ class SAE(nn.Module):
     Inputs are computed in the dtype of the weights; the output comes back in the dtype of the input.
 
     Raises:
-        ValueError: sizes or options that do not fit each other, by name.
+        ValueError: sizes or options that do not exist or do not fit each other, by name.
+        TypeError: a size that is no int.
     """
 
     W_enc: Tensor
@@ -81,10 +97,16 @@ class SAE(nn.Module):
 
     def _check(self) -> None:
         for name in ("d_in", "n_latents", "d_out"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, need at least 1")
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, Integral):
+                raise TypeError(f"{name}: got {size!r:.40}, need an int")
+            if size < 1:
+                raise ValueError(f"{name}: got {size}, need at least 1")
         if type(self.activation) not in ENCODERS:
             raise ValueError(f"activation: got {self.activation!r}, need one of {[a.__name__ for a in ENCODERS]}")
+        if self.normalization is not None and type(self.normalization) not in NORMALIZATIONS:
+            needed = [normalization.__name__ for normalization in NORMALIZATIONS]
+            raise ValueError(f"normalization: got {self.normalization!r:.80}, need None or one of {needed}")
         if self.pre_bias_kind not in PRE_BIASES:
             raise ValueError(f"pre_bias: got {self.pre_bias_kind!r}, need one of {PRE_BIASES}")
         if self.pre_bias_kind == "b_dec" and self.d_in != self.d_out:
@@ -164,7 +186,9 @@ class SAE(nn.Module):
         return {**self.__dict__, "_prepared": None, "_seen": None}
 
     def encode(self, x: Tensor) -> Codes:
-        """Sparse codes of x [..., d_in]. Raises ValueError for another width."""
+        """Sparse codes of x [..., d_in]. Raises ValueError for another width, TypeError for anything but floats."""
+        _check.tensor("x", x)
+        _check.dtype_in("x", x, _check.FLOATS)
         if x.dim() < 1 or x.shape[-1] != self.d_in:
             raise ValueError(f"x: got shape {list(x.shape)}, need [..., d_in] with d_in = {self.d_in}")
         x = x.to(self.W_enc.dtype)

@@ -40,14 +40,15 @@ def resolve_site(model: nn.Module, name: str) -> Site:
     if at + side not in _SUFFIXES or not path:
         raise ValueError(f"sites: {name!r} is not a site; write 'path', 'path@input' or 'path@module'")
     modules = _named(model)
+    _refuse_compiled(model, modules, path)
     if path not in modules:
-        raise ValueError(f"sites: {type(model).__name__} has no module {path!r}; {_close_names(path, list(modules))}")
+        names = [name for name in modules if "_orig_mod" not in name.split(".")]
+        raise ValueError(f"sites: {type(model).__name__} has no module {path!r}; {_close_names(path, names)}")
     module = modules[path]
     if isinstance(module, _CONTAINERS):
         raise ValueError(
             f"sites: {path!r} is a {type(module).__name__}, which is never called; name one of its members"
         )
-    _refuse_compiled(model, modules, path)
     return Site(name, module, *_SUFFIXES[at + side])
 
 

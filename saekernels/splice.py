@@ -65,6 +65,8 @@ def splice(
         raise TypeError(f"model: needs a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(sites, Mapping) or not sites:
         raise ValueError(f"sites: needs a non-empty mapping from site to SAE, got {sites!r:.80}")
+    if observer is not None and not callable(observer):
+        raise TypeError(f"observer: needs a callable or None, got {type(observer).__name__}")
     modes = _modes(replace, sites)
     if error_term and set(modes.values()) != {"sae"}:
         raise ValueError('error_term: undoes any ablation, so it needs replace="sae" at every site')

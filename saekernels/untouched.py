@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+_INT64 = torch.iinfo(torch.int64)
+
 
 class Untouched:
     """Bool mask of untouched positions for one splice.
@@ -85,6 +87,9 @@ def _as_ids(value: Any) -> Tensor | None:
         raise TypeError(
             f"untouched: needs a bool tensor [B, S] or a collection of int token ids, got {value!r:.80}"
         ) from None
+    too_large = [id_ for id_ in ids if not _INT64.min <= id_ <= _INT64.max]
+    if too_large:
+        raise ValueError(f"untouched: token ids are 64-bit integers, got {too_large[0]}")
     return torch.tensor(ids, dtype=torch.int64) if ids else None
 
 

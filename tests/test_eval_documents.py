@@ -110,6 +110,13 @@ def named(name: str, content: str) -> object:
         (named("empty.txt", ""), "no text in"),
         (named("empty.jsonl", "\n"), "no text in"),
         (named("bad.jsonl", '{"text": "a"}\n{"text": '), "bad.jsonl, line 2 is not JSON"),
+        (
+            named("deep.jsonl", '{"text": ' + "[" * 100_000),
+            "deep.jsonl, line 1 is not JSON .*recursion",
+        ),
+        (named("digits.jsonl", '{"text": "a", "n": ' + "9" * 5000 + "}"), "digits.jsonl, line 1 is not JSON .*4300"),
+        (lambda folder: folder / ("n" * 300 + ".txt"), "cannot read .*File name too long"),
+        (lambda folder: folder / "a\0b.txt", "does not exist"),
         (named("list.jsonl", '["a"]'), "line 1 is a list"),
         (named("field.jsonl", '{"content": "a"}'), "no text in the field 'text'; its fields: 'content'"),
         (named("surrogate.jsonl", '{"text": "a \\ud800 b"}'), "line 1 .*not valid Unicode"),
@@ -134,3 +141,27 @@ def test_a_dataset_cannot_be_mixed_with_files(tmp_path: Path) -> None:
         load_documents([path, "owner/set"])
     with pytest.raises(InputError, match="no source"):
         load_documents([])
+
+
+@pytest.mark.parametrize("name", ["web.jsonl", "web.jsonl.gz", "web.JSONL", "WEB.Jsonl.GZ"])
+def test_a_byte_order_mark_and_capitals_do_not_matter(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    content = b'\xef\xbb\xbf{"text": "a"}\n{"text": "b"}\n'
+    path.write_bytes(gzip.compress(content) if name.lower().endswith(".gz") else content)
+    assert [(d.text, d.domain.lower()) for d in load_documents([path])] == [("a", "web"), ("b", "web")]
+    assert [d.text for d in load_documents([tmp_path])] == ["a", "b"]
+
+
+def test_a_text_file_in_capitals_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "law").mkdir()
+    (tmp_path / "law" / "A.TXT").write_bytes("\ufeffé".encode())
+    assert [(d.text, d.domain) for d in load_documents([tmp_path])] == [("é", "law")]
+    assert [(d.text, d.domain) for d in load_documents([tmp_path / "law" / "A.TXT"])] == [("é", "A")]
+
+
+def test_a_document_checks_its_fields() -> None:
+    for fields, name in (((b"a",), "text"), (("a", 3), "domain"), (("a", "b", None), "source")):
+        with pytest.raises(TypeError, match=f"Document: {name} is .*, need a str"):
+            Document(*fields)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"Document: text is not valid Unicode: .*surrogates not allowed"):
+        Document("a \ud800 b")

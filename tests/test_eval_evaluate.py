@@ -10,6 +10,7 @@ import torch
 import tiny_lm
 from saekernels.activations import TopK
 from saekernels.eval import Document, InputError, evaluate
+from saekernels.eval.runs import Runner
 from saekernels.sae import SAE
 from tiny_lm import one_thread  # noqa: F401
 
@@ -42,11 +43,47 @@ def run(**changes: Any) -> Any:
         ({"saes": {"model.layer.1": tiny_lm.sae()}}, r"no module 'model.layer.1'; close names: .*'model.layers.1'"),
         ({"saes": {"model.layers.1": SAE(16, 64, TopK(4))}}, "model.layers.1'.*16.*32"),
         ({"saes": {"lm_head@input": tiny_lm.sae()}}, "lm_head@input': it never runs in the body"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         run(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"saes": None}, "saes: got None, need a mapping"),
+        ({"saes": {"model.layers.1": None}}, "saes: 'model.layers.1' is None, need a saekernels.SAE"),
+        ({"tokenizer": None}, "tokenizer: got None, need a tokenizer of transformers"),
+        ({"tokenizer": "gpt2"}, "tokenizer: got str, need a tokenizer"),
+        ({"documents": None}, "documents: got None, need an iterable of saekernels.Document"),
+        ({"documents": [*DOCUMENTS, "text"]}, "documents: number 5 is str, need a saekernels.Document"),
+        ({"documents": iter([*DOCUMENTS, {"text": "a"}])}, "documents: number 5 is dict, need a saekernels.Document"),
+        ({"documents": "one text"}, "documents: number 0 is str"),
+        ({"tokens": 10.5}, "tokens: got 10.5, need an int"),
+        ({"tokens": True}, "tokens: got True, need an int"),
+        ({"context": "24"}, "context: got '24', need an int"),
+        ({"seed": None}, "seed: got None, need an int"),
+        ({"bos": 1}, "bos: got 1, need True, False or None"),
+        ({"bos": "never"}, "bos: got 'never', need True, False or None"),
+        ({"model_name": 3}, "model_name: got int, need a str or None"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named_before_the_model_runs(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "collect_means", lambda *_: pytest.fail("the long run has begun"))
+    with pytest.raises(TypeError, match=message):
+        run(**changes)
+
+
+def test_a_model_that_fails_in_its_own_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_lm.model()
+    monkeypatch.setattr(model.model.layers[0], "forward", lambda *_, **__: 1 // 0)
+    with pytest.raises(InputError, match=r"model: a trial run on 16 tokens failed: .*division"):
+        run(model=model)
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
@@ -90,7 +127,7 @@ def test_context_and_bos_are_options_and_reported() -> None:
 
 def test_too_few_tokens_are_said() -> None:
     report = run(tokens=10**6)
-    assert f"hold only {report.tokens} countable tokens of the 1000000" in report.notes[0]
+    assert f"hold only {report.tokens} countable tokens of the 1,000,000" in report.notes[0]
 
 
 def test_one_document_has_no_interval() -> None:

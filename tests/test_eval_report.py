@@ -134,6 +134,12 @@ def test_the_table_shows_the_loss_first_and_every_row() -> None:
     assert "model.layers.1" in text and text.count("<law> & [red]") == 2 and "a note with [brackets]" in text
 
 
+def test_one_is_not_many() -> None:
+    one = report(tokens=1, documents=1)
+    assert "a <b> model: 1 token of 1 document, clean" in shown(one)
+    assert "1 token of 1 document, windows" in page(one)
+
+
 def test_a_narrow_terminal_loses_columns_not_names() -> None:
     text = shown(report(), width=80, terminal=True)
     assert max(len(line) for line in text.splitlines()) <= 80

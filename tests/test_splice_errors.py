@@ -106,6 +106,8 @@ def test_other_arguments(llama):
     ]:
         with pytest.raises(error, match=says):
             splice(llama, sites, **options)
+    with pytest.raises(TypeError, match="observer: needs a callable or None, got int"):
+        splice(llama, {SITE: sae}, observer=3)
     with pytest.raises(TypeError, match=r"model: needs a torch\.nn\.Module, got function"):
         splice(lambda x: x, {SITE: sae})
 
@@ -122,6 +124,21 @@ def test_compiled_models_are_refused(compiled):
         (model if compiled == "in place" else model[0]).compile(backend="eager")
     with pytest.raises(ValueError, match=r"torch\.compile"):
         splice(model, {path: make_sae()})
+
+
+def test_names_inside_compiled_modules_are_not_suggested():
+    plain = nn.Sequential(nn.Sequential(nn.Identity()), nn.Sequential(nn.Identity()))
+    whole = torch.compile(plain, backend="eager")
+    for path in ("0.0", "0.1", "xyzzy"):
+        with pytest.raises(ValueError, match=r"went through torch\.compile") as caught:
+            splice(whole, {path: make_sae()})
+        assert "_orig_mod" not in str(caught.value)
+    plain[0] = torch.compile(plain[0], backend="eager")
+    with pytest.raises(ValueError, match=r"lies in 0, which went through torch\.compile"):
+        splice(plain, {"0.0": make_sae()})
+    with pytest.raises(ValueError, match=r"close names: '1.0'") as caught:
+        splice(plain, {"2.0": make_sae()})
+    assert "_orig_mod" not in str(caught.value)
 
 
 @torch.no_grad()

@@ -185,6 +185,7 @@ def test_a_mask_that_does_not_fit(llama):
         ([0.5], TypeError),
         ("12", TypeError),
         (3, TypeError),
+        ([2**70], ValueError),
     ],
 )
 def test_bad_untouched(llama, untouched, error):

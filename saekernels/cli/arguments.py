@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from .output import show
+
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except those that are nothing."""
+    """Shows defaults, except those that are nothing, and that a switch is off."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,8 +23,29 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **options})
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Nothing may stay unknown: a subcommand's parser says so itself, and points to its own help."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version go to stdout, where argparse would ignore that they do not arrive."""
+        if message and file in (None, sys.stdout):
+            show(message)
+        else:
+            super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def not_empty(text: str) -> str:
+    """A path or a name."""
+    if not text:
+        raise argparse.ArgumentTypeError("need a path or a name, got ''")
+    return text
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 
@@ -13,8 +12,12 @@ from saekernels.eval.errors import InputError
 from . import eval as eval_command
 from . import info as info_command
 from .arguments import Parser
+from .output import OutputError, flushed
 
+BAD_INPUT = 2
+UNSHOWN = 1
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def build_parser() -> Parser:
@@ -27,25 +30,34 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 2 for bad input, after one line on stderr; 130 after Ctrl-C."""
+    """Exit code: 0; after one line on stderr 2 for bad input, 1 if stdout cannot be written, 130 after Ctrl-C; 141
+    without a word when the reader of stdout has gone.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a Greek letter gets a question mark, not a failure after the work is done.
             stream.reconfigure(errors="replace")
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    if arguments.command is None:
-        parser.print_help()
-        return 0
+    name = "saekernels"
     try:
-        return int(arguments.run(arguments))
+        with flushed():
+            parser = build_parser()
+            arguments = parser.parse_args(argv)
+            if arguments.command is None:
+                parser.print_help()
+                return 0
+            name = f"saekernels {arguments.command}"
+            return int(arguments.run(arguments))
     except InputError as error:
-        print(f"saekernels {arguments.command}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"saekernels {arguments.command}: interrupted, nothing was written", file=sys.stderr)
-        return INTERRUPTED
+        return _fail(f"{name}: error: {error}", BAD_INPUT)
+    except OutputError as error:
+        return _fail(f"{name}: error: cannot write to stdout: {error}", UNSHOWN)
+    except KeyboardInterrupt as interrupt:
+        return _fail(f"{name}: interrupted, {str(interrupt) or 'nothing was written'}", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of stdout has gone; the interpreter would fail again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return BROKEN_PIPE
+
+
+def _fail(message: str, code: int) -> int:
+    # A file name may hold line breaks; an error is one line.
+    print(" ".join(message.splitlines()), file=sys.stderr)
+    return code

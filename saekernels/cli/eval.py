@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
+import sys
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from saekernels.backends import registry
 from saekernels.eval import Report, evaluate, load_documents
+from saekernels.eval.documents import files_of
 from saekernels.eval.errors import InputError
-from saekernels.eval.files import check_writable, write_whole
+from saekernels.eval.files import check_writable, same_file, write_whole
 from saekernels.eval.html import page
 from saekernels.eval.plots import require_matplotlib
 from saekernels.eval.runs import passes
-from saekernels.eval.table import print_report
+from saekernels.eval.table import as_text
 
-from .arguments import at_least, site_and_path, tokens_or_all
+from .arguments import at_least, not_empty, site_and_path, tokens_or_all
 from .inputs import DTYPES, load_model, load_saes, load_tokenizer, pick_device
+from .output import OutputError, arriving, show
 from .progress import progress_bar, say_finished
 
 BOS = {"auto": None, "always": True, "never": False}
@@ -30,12 +36,12 @@ def add_parser(commands: Any) -> None:
         "the clean model, zero and mean ablation. Without --model, --sae and --data: the bundled example.",
     )
     source = parser.add_argument_group("what is evaluated")
-    source.add_argument("--model", metavar="DIR|HUB_ID", help="a transformers causal LM")
-    source.add_argument("--tokenizer", metavar="DIR|HUB_ID", help="its tokenizer, if it lies elsewhere")
+    source.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, help="a transformers causal LM")
+    source.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help="its tokenizer, if elsewhere")
     where = "an SAE checkpoint and its site: module, module@input or module@module (transcoder)"
     source.add_argument("--sae", metavar="SITE=PATH", type=site_and_path, nargs="+", action="extend", help=where)
     kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]"
-    source.add_argument("--data", metavar="FILE|DIR|DATASET", nargs="+", action="extend", help=kinds)
+    source.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)
     source.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
     source.add_argument("--domain-field", metavar="NAME", help='the field with its domain ("domain", else file name)')
     how = parser.add_argument_group("how")
@@ -50,16 +56,17 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
     how.add_argument("--no-reuse", action="store_true", help="compute layers before a run's first site every time")
     output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="PATH", help="write the report as JSON")
-    output.add_argument("--html", metavar="PATH", help="write the report as one HTML page")
+    output.add_argument("--json", metavar="PATH", type=not_empty, help="write the report as JSON")
+    output.add_argument("--html", metavar="PATH", type=not_empty, help="write the report as one HTML page")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, write the files, print the table."""
-    _check_outputs(arguments)
+    """Evaluate, print the table, write the files."""
     _fill_from_example(arguments)
+    _check_outputs(arguments)
     device = pick_device(arguments.device)
+    _say_if_slow(device)
     documents = load_documents(
         arguments.data, text_field=arguments.text_field, domain_field=arguments.domain_field, seed=arguments.seed
     )
@@ -82,42 +89,78 @@ def run(arguments: argparse.Namespace) -> int:
             reuse_layers=not arguments.no_reuse,
             progress=progress,
         )
-    _write(report, arguments)
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
-    print_report(report)
+    unseen: Exception | None = None
+    try:
+        with arriving():  # rich writes to stdout, though nothing, also when it only renders
+            show(as_text(report))
+    except (OutputError, BrokenPipeError) as error:
+        unseen = error  # the files are then all that stays of hours of work
+    _write(report, arguments)
+    if unseen is not None:
+        raise unseen
     return 0
 
 
-def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Before the hours of work: can the results be written at all?"""
-    if arguments.json and arguments.html and os.path.realpath(arguments.json) == os.path.realpath(arguments.html):
-        raise InputError(f"--json and --html: both are {arguments.json}")
-    for path in (arguments.json, arguments.html):
-        if path:
-            check_writable(path)
-    if arguments.html:
-        require_matplotlib()
+def _say_if_slow(device: torch.device) -> None:
+    """A misspelt SAEKERNELS_SIMD must not cost hours in silence."""
+    reason = registry.load("cpu").available() or ""
+    if device.type == "cpu" and registry.ENVIRONMENT_CHOICE == "auto" and reason.startswith("SAEKERNELS_SIMD"):
+        print(f"saekernels eval: the slower backend 'reference' serves instead of 'cpu': {reason}", file=sys.stderr)
 
 
 def _fill_from_example(arguments: argparse.Namespace) -> None:
     """What is not given comes from the bundled example; a model of one's own needs its own SAEs and data."""
     if arguments.model and not (arguments.sae and arguments.data):
         raise InputError("--model needs --sae SITE=PATH and --data as well")
-    arguments.model_name = arguments.model or EXAMPLE_NAME
     if arguments.model:
+        arguments.model_name = arguments.model
         return
     from saekernels import example
 
     if not (example.MODEL_DIR.is_dir() and example.SAE_DIRS and example.EVAL_DATA.is_file()):
         raise InputError(f"the bundled example is not in {example.ROOT}; give --model, --sae and --data")
     arguments.model = str(example.MODEL_DIR)
+    changed = arguments.sae or arguments.data or arguments.tokenizer
+    arguments.model_name = arguments.model if changed else EXAMPLE_NAME
     arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
     arguments.data = arguments.data or [str(example.EVAL_DATA)]
 
 
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Before the hours of work: can the results be written at all, and over nothing that is read?"""
+    outputs = {"--json": arguments.json, "--html": arguments.html}
+    given = {option: path for option, path in outputs.items() if path}
+    for option, path in given.items():
+        check_writable(path)
+        for file in (file for source in arguments.data for file in files_of(Path(source))):
+            if same_file(path, file):
+                raise InputError(f"{option}: {path} is the file {file} of --data; it would be overwritten")
+    if len(given) == 2 and same_file(arguments.json, arguments.html):
+        raise InputError(f"--json and --html: both are {arguments.json}")
+    if arguments.html:
+        require_matplotlib()
+
+
 def _write(report: Report, arguments: argparse.Namespace) -> None:
-    text = page(report) if arguments.html else None
-    if arguments.json:
-        report.write_json(arguments.json)
-    if text is not None:
-        write_whole(arguments.html, text)
+    """Both files, once both are rendered; a place that fails does not keep the other from being written."""
+    texts = {arguments.json: report.to_json()} if arguments.json else {}
+    if arguments.html:
+        texts[arguments.html] = page(report)
+    written: list[str] = []
+    failures: list[str] = []
+    try:
+        for path, text in texts.items():
+            try:
+                write_whole(path, text)
+                written.append(path)
+            except InputError as error:
+                failures.append(str(error))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_written(written)) from None
+    if failures:
+        raise InputError("; ".join([*failures, _written(written)]))
+
+
+def _written(paths: list[str]) -> str:
+    return f"{' and '.join(paths) or 'nothing'} was written"

@@ -14,6 +14,7 @@ import saekernels
 from saekernels.backends import registry
 
 from . import stats
+from .output import show
 
 PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts = gather()
     if arguments.stats:
         facts["stats"] = stats.counts()
-    print(json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts)))
+    show((json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts))) + "\n")
     return 0
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from saekernels.eval.errors import InputError, first_line, missing_extra
+from saekernels.eval.wording import counted
 from saekernels.formats import load
 from saekernels.sae import SAE
 
@@ -29,6 +30,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device: cannot use {name!r}: {first_line(error)}") from error
+    if device.type == "meta":
+        raise InputError(f"--device: cannot use {name!r}: its tensors hold no values")
     return device
 
 
@@ -41,16 +44,28 @@ def load_model(name: str, device: torch.device, dtype: str) -> Any:
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
             name, dtype=kind, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise InputError(f"--model: cannot load {name!r}: {first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise InputError(f"--model: the weights of {name!r} are damaged: {first_line(error)}") from error
+    except Exception as error:  # a config with values that do not fit can fail anywhere, in any way
+        damaged = type(error).__name__ == "SafetensorError"
+        what = f"the weights of {name!r} are damaged" if damaged else f"cannot load {name!r}"
+        raise InputError(f"--model: {what}: {_reason(error)}") from error
+    _check_weights(name, model, found)
+    return model.to(device).eval()
+
+
+def _check_weights(name: str, model: Any, found: dict[str, Any]) -> None:
+    """InputError unless the checkpoint has the weights of the model and no others: it would be another model."""
     missing = sorted(found["missing_keys"])
     if missing:
-        raise InputError(f"--model: the checkpoint {name!r} lacks {len(missing)} weights, such as {missing[0]!r}")
-    return model.to(device).eval()
+        raise InputError(
+            f"--model: the checkpoint {name!r} lacks {counted(len(missing), 'weight')}, such as {missing[0]!r}"
+        )
+    # What a class says may be there is already left out, but not old copies of what a module computes for itself.
+    unknown = sorted(set(found["unexpected_keys"]) - {buffer for buffer, _ in model.named_buffers()})
+    if unknown:
+        raise InputError(
+            f"--model: the checkpoint {name!r} has {counted(len(unknown), 'weight')} that its config has no place for, "
+            f"such as {unknown[0]!r}"
+        )
 
 
 def load_tokenizer(name: str) -> Any:
@@ -59,8 +74,8 @@ def load_tokenizer(name: str) -> Any:
     _check_local(name, "--tokenizer")
     try:
         return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
-        raise InputError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
+    except Exception as error:  # as for the model
+        raise InputError(f"cannot load a tokenizer from {name!r}: {_reason(error)}") from error
 
 
 def load_saes(pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str) -> dict[str, SAE]:
@@ -81,10 +96,16 @@ def load_saes(pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str
 def _check_local(name: str, option: str) -> None:
     """A path that is not there would be asked of the hub, which takes long and says something else."""
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_path and not Path(name).exists():
+    if looks_like_path and not os.path.exists(name):
         raise InputError(f"{option}: {name} does not exist")
-    if Path(name).is_file():
+    if os.path.isfile(name):
         raise InputError(f"{option}: {name} is a file; need a directory or a hub id")
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says; with its type where that alone says what it is about."""
+    told = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+    return first_line(error) if told else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _transformers() -> Any:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from saekernels.eval.errors import missing_extra
+from saekernels.eval.wording import counted
 
 
 @contextlib.contextmanager
@@ -43,4 +44,6 @@ def progress_bar(passes: int) -> Iterator[Callable[[int, int], None]]:
 def say_finished(tokens: int, passes: int, seconds: float) -> None:
     """The line that stays."""
     speed = tokens / max(seconds, 1e-9)
-    print(f"{tokens:,} tokens, {passes} passes in {seconds:.1f} s: {speed:,.0f} tokens/s", file=sys.stderr)
+    # A stderr that cannot be written must not cost the result.
+    with contextlib.suppress(OSError):
+        print(f"{counted(tokens, 'token')}, {passes} passes in {seconds:.1f} s: {speed:,.0f} tokens/s", file=sys.stderr)

@@ -16,6 +16,7 @@ from .errors import InputError, first_line, missing_extra
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 SHUFFLE_BUFFER = 10_000
+_UTF_8 = "utf-8-sig"  # with or without a byte order mark, which is no part of the text
 _DATASET_ID = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.\-\[\]:%+]+))?")
 
 
@@ -26,6 +27,16 @@ class Document:
     text: str
     domain: str = "all"
     source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("text", "domain", "source"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise TypeError(f"Document: {name} is {value!r:.40}, need a str")
+        try:
+            self.text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"Document: text is not valid Unicode: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ def load_documents(
         raise InputError("data: no source was given; need files, directories or a data set id")
     fields = Fields(text_field, domain_field)
     names = [os.fspath(source) for source in sources]
-    streams = [name for name in names if not Path(name).exists() and _is_dataset_id(name)]
+    streams = [name for name in names if not _exists(Path(name)) and _is_dataset_id(name)]
     if streams:
         if len(names) > 1:
             raise InputError(
@@ -71,39 +82,57 @@ def load_documents(
 
 
 def _is_dataset_id(name: str) -> bool:
-    looks_like_path = name.endswith((*SUFFIXES, "/", ".gz", ".json")) or name.startswith((".", "/", "~"))
+    looks_like_path = name.lower().endswith((*SUFFIXES, "/", ".gz", ".json")) or name.startswith((".", "/", "~"))
     return not looks_like_path and _DATASET_ID.fullmatch(name) is not None
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise InputError(f"data: cannot read {path}: {error.strerror}") from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that are read for a source: itself, or those in a directory, sorted; none if it is not there."""
+    if not _exists(path):
+        return []
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
+
+
+def _kind(path: Path) -> str:
+    """The suffix that says how to read a file, whatever its case; "" for none."""
+    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+
+
 def _read_source(path: Path, fields: Fields) -> Iterator[Document]:
-    if not path.exists():
+    if not _exists(path):
         raise InputError(f"data: {path} does not exist")
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
-        if not files:
-            raise InputError(f"data: the directory {path} holds no {', '.join(SUFFIXES)} file")
-        for file in files:
-            yield from _read_file(file, fields, file.parent.name if file.suffix == ".txt" else stem(file))
-    else:
-        yield from _read_file(path, fields, stem(path))
+    files = files_of(path)
+    if not files:
+        raise InputError(f"data: the directory {path} holds no {', '.join(SUFFIXES)} file")
+    for file in files:
+        in_folder = path.is_dir() and _kind(file) == ".txt"
+        yield from _read_file(file, fields, file.parent.name if in_folder else stem(file))
 
 
 def stem(path: Path) -> str:
     """The file's name without its suffixes: "web.jsonl.gz" -> "web"."""
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if path.name.endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
+    suffix = _kind(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
 
 
 def _read_file(path: Path, fields: Fields, domain: str) -> Iterator[Document]:
+    kind = _kind(path)
     try:
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
+        if kind in (".jsonl", ".jsonl.gz"):
             yield from _read_jsonl(path, fields, domain)
-        elif path.name.endswith(".parquet"):
+        elif kind == ".parquet":
             yield from _read_parquet(path, fields, domain)
-        elif path.name.endswith(".txt"):
-            text = path.read_text(encoding="utf-8")
+        elif kind == ".txt":
+            text = path.read_text(encoding=_UTF_8)
             if text:
                 yield Document(text, domain, str(path))
         else:
@@ -113,16 +142,16 @@ def _read_file(path: Path, fields: Fields, domain: str) -> Iterator[Document]:
 
 
 def _read_jsonl(path: Path, fields: Fields, domain: str) -> Iterator[Document]:
-    open_text = gzip.open if path.suffix == ".gz" else open
-    with open_text(path, "rt", encoding="utf-8") as stream:
+    open_text = gzip.open if _kind(path) == ".jsonl.gz" else open
+    with open_text(path, "rt", encoding=_UTF_8) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"data: {where} is not JSON: {error}") from error
+            except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and endless nesting
+                raise InputError(f"data: {where} is not JSON that can be read: {first_line(error)}") from error
             if not isinstance(record, dict):
                 raise InputError(
                     f"data: {where} is a {type(record).__name__}; need an object with the field {fields.text!r}"

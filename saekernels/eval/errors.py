@@ -13,6 +13,11 @@ def missing_extra(package: str, purpose: str) -> InputError:
 
 
 def first_line(error: BaseException) -> str:
-    """The first non-empty line of an exception's text, or its type if it has none."""
+    """The first non-empty line of an exception's text, or its type if it has none.
+
+    A line that ends in a colon only announces the next one.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -12,6 +12,7 @@ import torch
 from saekernels.sae import SAE
 
 from .batches import Batch, batches
+from .checks import check_choices, check_documents, check_numbers, check_saes, check_tokenizer
 from .documents import Document
 from .errors import InputError
 from .head import check_head, find_head
@@ -19,6 +20,7 @@ from .report import Report
 from .runs import Runner, make_targets, passes
 from .summary import summarise
 from .windows import MASK, Selection, Tokens, default_context, model_limit, select
+from .wording import counted
 
 Progress = Callable[[int, int], None]
 _PROBE_TOKENS = 16
@@ -64,8 +66,13 @@ def evaluate(
     Raises:
         InputError (a ValueError): an unknown site, an SAE of the wrong width, a tokenizer that does not fit, no data, a
             head that is not linear plus softcap, or an argument out of range.
+        TypeError: an argument of the wrong kind.
     """
-    _check_arguments(saes, tokens, batch_size, bootstrap)
+    check_saes(saes)
+    check_tokenizer(tokenizer)
+    check_documents(documents)
+    check_numbers(tokens=tokens, batch_size=batch_size, context=context, bootstrap=bootstrap, seed=seed)
+    check_choices(bos, model_name)
     head = find_head(model)
     context = _context(model, tokenizer, context)
     rows = head.weight.shape[0] if not hasattr(model, "get_input_embeddings") else _embedding_rows(model, head.weight)
@@ -78,8 +85,8 @@ def evaluate(
 
     with _eval_mode(model, *saes.values()), torch.inference_mode():
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
-        runner.probe(probe, reuse_layers)
         check_head(model, head, probe)
+        runner.probe(probe, reuse_layers)
         selection = select(documents, cutter, tokens, seed)
         started = time.perf_counter()
         advance = _advance(progress, selection.positions * passes(len(saes)))
@@ -112,14 +119,6 @@ def evaluate(
             "seconds": round(seconds, 3),
         },
     )
-
-
-def _check_arguments(saes: Mapping[str, SAE], tokens: int | None, batch_size: int, bootstrap: int) -> None:
-    if not saes:
-        raise InputError("saes: no SAE was given; need a mapping from site to SAE")
-    for name, value, least in (("tokens", tokens, 1), ("batch_size", batch_size, 1), ("bootstrap", bootstrap, 0)):
-        if value is not None and value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
 
 
 def _context(model: Any, tokenizer: Any, context: int | None) -> int:
@@ -169,7 +168,8 @@ def _eval_mode(*modules: torch.nn.Module) -> Iterator[None]:
 def _data_notes(selection: Selection, wanted: int | None) -> list[str]:
     notes = []
     if wanted is not None and selection.tokens < wanted:
-        notes.append(f"The data hold only {selection.tokens} countable tokens of the {wanted} asked for.")
+        found = counted(selection.tokens, "countable token")
+        notes.append(f"The data hold only {found} of the {wanted:,} asked for.")
     if not selection.has_bytes:
         notes.append("The tokenizer gives no character offsets, so bits per byte are unknown.")
     return notes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from saekernels import atomic
@@ -14,23 +13,47 @@ from .errors import InputError
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise InputError if `path` could not be written later, without leaving anything behind."""
     target = Path(path)
-    if target.is_dir():
-        raise InputError(f"cannot write {target}: it is a directory")
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: the directory {target.parent} does not exist")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        reason = _obstacle(target)
     except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+        reason = error.strerror or str(error)
+    except ValueError as error:  # a NUL byte in the name
+        raise InputError(f"cannot write {str(target)!r}: {error}") from error
+    if reason is not None:
+        raise InputError(f"cannot write {target}: {reason}")
+
+
+def _obstacle(target: Path) -> str | None:
+    if target.is_dir():
+        return "it is a directory"
+    if atomic.is_special(target):
+        # Not opened before there is something to write: a pipe's reader would see it end.
+        return None if os.access(target, os.W_OK) else "permission denied"
+    parent = os.path.dirname(os.path.realpath(target))
+    if not os.path.isdir(parent):
+        return f"the directory {parent} does not exist"
+    handle, temporary = atomic.temporary_in(parent)
     os.close(handle)
     os.unlink(temporary)
+    return None
+
+
+def same_file(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether both names, links resolved, are of one file; of one place, where no file is yet."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return os.path.realpath(path) == os.path.realpath(other)
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all. Raises InputError if the place cannot be written."""
-    target = Path(path)
-    check_writable(target)
+    """Write `text` as UTF-8 to `path`, whole or not at all. Raises InputError if the place cannot be written.
+
+    A symbolic link is followed; a pipe or a device is written to as it is.
+    """
+    check_writable(path)
     try:
-        atomic.write_whole(target, text.encode("utf-8"))
+        # A file name in the report that is not valid Unicode must not lose the result.
+        atomic.write_whole(Path(path), text.encode("utf-8", errors="replace"))
     except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise InputError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error

@@ -7,6 +7,7 @@ from html import escape
 from .plots import ablation_plot, delta_plot, domain_plot
 from .report import Report
 from .table import SITE_HEADINGS, number, percent, reading, signed, site_cells, with_interval
+from .wording import counted
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f24; --paper: #ffffff; --soft: #5d6470; --line: #d9dde3; }
@@ -37,7 +38,7 @@ _DOMAIN_HEADINGS = (
 def page(report: Report) -> str:
     """The whole page as text."""
     title = f"Spliced loss of {report.model}"
-    counts = f"{report.tokens:,} tokens of {report.documents:,} documents"
+    counts = f"{counted(report.tokens, 'token')} of {counted(report.documents, 'document')}"
     facts = f"{counts}, windows of {report.context} tokens, seed {report.seed}"
     parts = [
         f"<h1>{escape(title)}</h1>",

@@ -115,9 +115,13 @@ class Report:
             json.dumps({"schema": SCHEMA_VERSION, **data, "sites": sites, "all_sites": everything}, allow_nan=False)
         )
 
+    def to_json(self) -> str:
+        """The text of the JSON report."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
     def write_json(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, whole or not at all."""
-        write_whole(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+        write_whole(path, self.to_json())
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained HTML page with plots, whole or not at all. Needs matplotlib."""

@@ -9,6 +9,7 @@ from .figures import Estimate, estimates, finite
 from .report import CrossEntropy, DeltaCE, DomainFigures, LossRecovered, SiteFigures
 from .runs import ALL, Target
 from .windows import Selection
+from .wording import counted
 
 FEW_DOCUMENTS = 20
 _NAMES = {"clean": "clean loss", "spliced": "spliced loss", "zero": "zero-ablated loss", "mean": "mean-ablated loss"}
@@ -92,9 +93,8 @@ def _target_notes(targets: list[Target], rows: list[dict[str, Estimate]]) -> lis
         where = "all sites together" if target.name == ALL else target.name
         for name, bad in zip(COLUMNS, target.losses.not_finite.tolist(), strict=True):
             if bad and name in _NAMES:
-                notes.append(
-                    f"{where}: the {_NAMES[name]} is not finite at {bad} tokens, so figures that need it are null."
-                )
+                at = counted(bad, "token")
+                notes.append(f"{where}: the {_NAMES[name]} is not finite at {at}, so figures that need it are null.")
         for name in ("zero", "mean"):
             clean, ablated = row["clean"].value, row[name].value
             if clean is not None and ablated is not None and ablated <= clean:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import missing_extra
 from .figures import Interval
 from .report import Report, SiteFigures
+from .wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,8 +46,20 @@ def print_report(report: Report, console: Console | None = None) -> None:
         console.print(escape(f"Note: {note}"), style="yellow", width=width)
 
 
+def as_text(report: Report) -> str:
+    """What `print_report` prints where stdout goes, with colours if that is a terminal."""
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise missing_extra("rich", "the table") from error
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        print_report(report, console)
+    return capture.get()
+
+
 def _title(report: Report) -> str:
-    counts = f"{report.tokens:,} tokens of {report.documents:,} documents"
+    counts = f"{counted(report.tokens, 'token')} of {counted(report.documents, 'document')}"
     return f"{report.model}: {counts}, clean CE {number(report.all_sites.ce.clean)} nats per token"
 
 

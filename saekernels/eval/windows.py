@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import check_document
 from .documents import Document
 from .errors import InputError
 
@@ -167,7 +168,11 @@ def select(documents: Iterable[Document], tokens: Tokens, wanted: int | None, se
     """
     iterator = _shuffled(documents, seed) if isinstance(documents, Sequence) else iter(documents)
     selection = Selection(has_bytes=tokens.has_bytes)
+    start = 0
     while group := list(itertools.islice(iterator, _GROUP)):
+        for number, document in enumerate(group, start):
+            check_document(document, number)
+        start += len(group)
         for document, windows in zip(group, tokens.cut([d.text for d in group], 0), strict=True):
             if _take(selection, document, windows, wanted):
                 return selection

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from saekernels.activations import Scale
 from saekernels.formats import saelens, sparsify
-from saekernels.formats.files import FormatError
+from saekernels.formats.files import FLOATS, FormatError
 from saekernels.sae import SAE
 
 __all__ = ["FORMATS", "FormatError", "load", "save"]
@@ -43,7 +44,9 @@ def load(
     Raises:
         FileNotFoundError: there is no such path.
         FormatError (a ValueError): an unknown format or architecture, a damaged file, tensors that do not fit.
+        TypeError, ValueError: a dtype or an input scale that no SAE can have.
     """
+    _check_options(dtype, input_scale)
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(f"path: got {str(path)!r}, which does not exist")
@@ -65,9 +68,20 @@ def save(sae: SAE, path: str | Path, *, metadata: dict[str, object] | None = Non
         metadata: goes under "metadata" in cfg.json, e.g. {"model_name": ..., "hook_name": ...}.
 
     Raises:
-        FormatError: an SAE that SAELens has no architecture for (GroupMax, say).
+        FormatError: an SAE that SAELens has no architecture for (GroupMax, say), another LayerNorm than
+            LayerNorm(eps=1e-5), weights on the meta device, or metadata that is not JSON. Nothing is then written.
     """
     saelens.write(sae, Path(path), metadata or {})
+
+
+def _check_options(dtype: torch.dtype | None, input_scale: float | None) -> None:
+    if dtype is not None and dtype not in FLOATS:
+        raise TypeError(f"dtype: got {dtype!r}, need one of {', '.join(map(str, FLOATS))}")
+    if input_scale is not None:
+        try:
+            Scale(input_scale)
+        except (TypeError, ValueError):
+            raise ValueError(f"input_scale: got {input_scale!r}, need a positive finite number") from None
 
 
 def _move(sae: SAE, device: torch.device | str | None, dtype: torch.dtype | None) -> SAE:

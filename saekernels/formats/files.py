@@ -12,6 +12,7 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_CONFIG_BYTES = 16 * 2**20
+MAX_INTEGER = 2**31 - 1
 
 
 class FormatError(ValueError):
@@ -33,7 +34,9 @@ def read_config(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise FormatError(f"{path}: {path.stat().st_size} bytes is too large for a config")
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except FormatError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not a readable JSON config: {error}") from error
     if not isinstance(config, dict):
         raise FormatError(f"{path}: got a JSON {type(config).__name__}, need an object")
@@ -74,13 +77,37 @@ class Tensors:
 
 
 def integer(config: Mapping[str, Any], key: str, path: Path, default: int | None = None) -> int:
-    """A positive int of the config."""
+    """A positive int of the config that a tensor can have as a size."""
     value = config.get(key, default)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise FormatError(f"{path}: {key!r} is {value!r}, need a positive integer")
+        raise FormatError(f"{path}: {key!r} is {value!r:.40}, need a positive integer")
+    if value > MAX_INTEGER:
+        raise FormatError(f"{path}: {key!r} is {value!r:.40}, need at most 2^31 - 1")
     return value
+
+
+def boolean(config: Mapping[str, Any], key: str, path: Path, default: bool = False) -> bool:
+    """A bool of the config: the string "false" would count as true."""
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise FormatError(f"{path}: {key!r} is {value!r:.40}, need true or false")
+    return value
+
+
+def text(config: Mapping[str, Any], key: str, path: Path, default: str | None = None) -> str:
+    """A string of the config."""
+    value = config.get(key, default)
+    if not isinstance(value, str):
+        raise FormatError(f"{path}: {key!r} is {value!r:.40}, need a string")
+    return value
+
+
+def json_to_bytes(config: Mapping[str, object], argument: str) -> bytes:
+    """A config file's content; `argument` is where a value that JSON does not have can only have come from."""
+    try:
+        return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(f"{argument}: cannot be written as JSON: {error}") from error
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

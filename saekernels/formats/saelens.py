@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,35 +15,23 @@ from saekernels.activations import (
     Gated,
     JumpReLU,
     LayerNorm,
-    Normalization,
-    ReLU,
     Scale,
     TopK,
 )
-from saekernels.atomic import write_whole
-from saekernels.formats.files import FormatError, Tensors, integer, read_config, tensors_to_bytes
+from saekernels.atomic import write_all
+from saekernels.formats.files import (
+    FormatError,
+    Tensors,
+    boolean,
+    integer,
+    json_to_bytes,
+    tensors_to_bytes,
+)
+from saekernels.formats.saelens_config import ARCHITECTURES, LAYER_NORM, dtype_of, normalization_of, read_since_6_0
 from saekernels.sae import SAE
 
 NAME = "SAELens"
 WEIGHTS = "sae_weights.safetensors"
-
-# architecture -> (activation, is a transcoder, has a skip connection)
-ARCHITECTURES: dict[str, tuple[type, bool, bool]] = {
-    "standard": (ReLU, False, False),
-    "topk": (TopK, False, False),
-    "abstopk": (AbsTopK, False, False),
-    "jumprelu": (JumpReLU, False, False),
-    "gated": (Gated, False, False),
-    "transcoder": (ReLU, True, False),
-    "skip_transcoder": (ReLU, True, True),
-    "jumprelu_transcoder": (JumpReLU, True, False),
-    "jumprelu_skip_transcoder": (JumpReLU, True, True),
-}
-DTYPES = {
-    name: getattr(torch, name.removeprefix("torch."))
-    for base in ("float32", "bfloat16", "float16", "float64")
-    for name in (base, f"torch.{base}")
-}
 
 
 def matches(folder: Path) -> bool:
@@ -57,69 +42,40 @@ def matches(folder: Path) -> bool:
 def read(folder: Path, input_scale: float | None = None) -> SAE:
     """The SAE or transcoder of a SAELens folder. Their W_enc is [d_in, F]; ours is its transpose."""
     path = folder / "cfg.json"
-    config = _since_6_0(read_config(path))
-    architecture = config.get("architecture", "standard")
+    config = read_since_6_0(path)
+    architecture = config["architecture"]
     if architecture not in ARCHITECTURES:
         raise FormatError(f"{path}: 'architecture' is {architecture!r}, need one of {list(ARCHITECTURES)}")
     kind, transcoder, skip = ARCHITECTURES[architecture]
     d_in, n_latents = integer(config, "d_in", path), integer(config, "d_sae", path)
     d_out = integer(config, "d_out", path) if transcoder else d_in
     activation = kind(integer(config, "k", path)) if kind in (TopK, AbsTopK) else kind()
+    reads_b_dec = boolean(config, "apply_b_dec_to_input", path, True) and not transcoder
+    rescaled = boolean(config, "rescale_acts_by_decoder_norm", path)
+    normalization = normalization_of(config, path, input_scale)
+    # Before the module: its sizes are then those of real tensors.
+    state = _state(Tensors(folder / WEIGHTS), activation, d_in, n_latents, d_out, skip)
+    dtype = dtype_of(config, path) or state["W_enc"].dtype
     try:
         sae = SAE(
             d_in,
             n_latents,
             activation,
             d_out=d_out,
-            pre_bias="b_dec" if config.get("apply_b_dec_to_input", True) and not transcoder else "none",
-            normalization=_normalization(config, path, input_scale),
-            rescale_by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
+            pre_bias="b_dec" if reads_b_dec else "none",
+            normalization=normalization,
+            rescale_by_decoder_norm=rescaled,
             skip=skip,
             device="meta",
         )
     except ValueError as error:
         raise FormatError(f"{path}: {error}") from error
-    state = _state(Tensors(folder / WEIGHTS), activation, d_in, n_latents, d_out, skip)
-    dtype = DTYPES.get(str(config.get("dtype")), state["W_enc"].dtype)
     # Half weights keep float32 thresholds, as in formats.load.
     kept = {name: value.float() if name == "threshold" else value.to(dtype) for name, value in state.items()}
     if dtype == torch.float64 and "threshold" in kept:
         kept["threshold"] = state["threshold"].double()
     sae.load_state_dict({name: torch.nn.Parameter(value) for name, value in kept.items()}, assign=True)
     return sae
-
-
-def _since_6_0(config: dict[str, Any]) -> dict[str, Any]:
-    """The config in the names that SAELens uses since 6.0: before, TopK was an activation function of `standard`."""
-    kwargs = config.get("activation_fn_kwargs")
-    function = config.get("activation_fn", config.get("activation_fn_str"))
-    config = dict(config)
-    if function == "topk" and isinstance(kwargs, dict) and kwargs.get("k") is not None:
-        config["architecture"], config["k"] = "topk", kwargs["k"]
-    if isinstance(config.get("normalize_activations"), bool):
-        config["normalize_activations"] = "expected_average_only_in" if config["normalize_activations"] else "none"
-    return config
-
-
-def _normalization(config: dict[str, Any], path: Path, input_scale: float | None) -> Normalization | None:
-    kind = config.get("normalize_activations") or "none"
-    kinds = {"none": None, "layer_norm": LayerNorm(), "constant_norm_rescale": ConstantNorm()}
-    if kind == "expected_average_only_in":
-        if input_scale is None:
-            warnings.warn(
-                f"{path}: trained on scaled activations, and the scale is not in the file; running unscaled. "
-                "Pass input_scale= unless it was folded into the weights.",
-                stacklevel=4,
-            )
-    elif kind not in kinds:
-        raise FormatError(
-            f"{path}: 'normalize_activations' is {kind!r}, need one of {[*kinds, 'expected_average_only_in']}"
-        )
-    if input_scale is None:
-        return kinds.get(kind)
-    if kinds.get(kind) is not None:
-        raise ValueError(f"input_scale: got {input_scale} for a checkpoint whose normalization is {kind!r}, need None")
-    return Scale(input_scale)
 
 
 def _state(
@@ -148,6 +104,8 @@ def _state(
 def write(sae: SAE, folder: Path, metadata: dict[str, object]) -> None:
     """See `saekernels.save`."""
     architecture = _architecture(sae)
+    if any(value.is_meta for value in (*sae.parameters(), *sae.buffers())):
+        raise FormatError("sae: its weights are on the meta device, need weights that hold values")
     tensors = _folded(sae)
     config: dict[str, object] = {
         "architecture": architecture,
@@ -169,9 +127,9 @@ def write(sae: SAE, folder: Path, metadata: dict[str, object]) -> None:
         config["rescale_acts_by_decoder_norm"] = sae.rescale_by_decoder_norm
     if "transcoder" in architecture:
         config["d_out"] = sae.d_out
+    files = {folder / WEIGHTS: tensors_to_bytes(tensors), folder / "cfg.json": json_to_bytes(config, "metadata")}
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS, tensors_to_bytes(tensors))
-    write_whole(folder / "cfg.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_all(files)
 
 
 def _architecture(sae: SAE) -> str:
@@ -181,6 +139,8 @@ def _architecture(sae: SAE) -> str:
     name = next((name for name, row in ARCHITECTURES.items() if row == (kind, transcoder, skip)), None)
     if name is None or (sae.rescale_by_decoder_norm and kind is not TopK) or (skip and sae.pre_bias_kind != "none"):
         raise FormatError(f"sae: got {sae}, need an architecture of SAELens: one of {list(ARCHITECTURES)}")
+    if isinstance(sae.normalization, LayerNorm) and sae.normalization != LAYER_NORM:
+        raise FormatError(f"sae: got {sae.normalization}, need {LAYER_NORM}: SAELens' config has no field for eps")
     return name
 
 

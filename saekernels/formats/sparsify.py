@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from saekernels.activations import GroupMax, Scale, TopK
-from saekernels.formats.files import FormatError, Tensors, integer, read_config
+from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, text
 from saekernels.sae import SAE
 
 NAME = "sparsify"
@@ -26,17 +26,17 @@ def read(folder: Path, input_scale: float | None = None) -> SAE:
     """
     path = folder / "cfg.json"
     config = read_config(path)
-    if config.get("signed"):
+    if boolean(config, "signed", path):
         raise FormatError(f"{path}: 'signed' is true; signed coders of old versions are not supported")
     d_in = integer(config, "d_in", path)
-    n_latents = config.get("num_latents") or d_in * integer(config, "expansion_factor", path, 32)
-    n_latents = integer({"num_latents": n_latents}, "num_latents", path)
+    given = {"num_latents": config.get("num_latents") or d_in * integer(config, "expansion_factor", path, 32)}
+    n_latents = integer(given, "num_latents", path)
     k = integer(config, "k", path)
     kinds: dict[str, type[TopK] | type[GroupMax]] = {"topk": TopK, "groupmax": GroupMax}
-    activation = config.get("activation", "topk")
+    activation = text(config, "activation", path, "topk")
     if activation not in kinds:
         raise FormatError(f"{path}: 'activation' is {activation!r}, need one of {list(kinds)}")
-    skip, transcode = bool(config.get("skip_connection")), bool(config.get("transcode"))
+    skip, transcode = boolean(config, "skip_connection", path), boolean(config, "transcode", path)
 
     tensors = Tensors(folder / WEIGHTS)
     state = {

@@ -1,0 +1,50 @@
+"""What goes to stdout, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+class OutputError(Exception):
+    """stdout cannot be written, for another reason than that its reader has gone (BrokenPipeError)."""
+
+
+def show(text: str) -> None:
+    """Print `text` now, as it is. Raises BrokenPipeError or OutputError if it does not arrive."""
+    with arriving():
+        if sys.stdout is None:
+            raise OutputError("it is closed")
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def flushed() -> Iterator[None]:
+    """Whatever is printed inside arrives by the end, or fails as `show` does, and not at the interpreter's exit."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            with arriving():
+                sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def arriving() -> Iterator[None]:
+    """Failures to write inside are those of stdout."""
+    try:
+        yield
+    except OSError as error:
+        _send_the_rest_nowhere()
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(error.strerror or str(error)) from error
+
+
+def _send_the_rest_nowhere() -> None:
+    """What stdout still holds would fail again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
