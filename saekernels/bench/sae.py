@@ -35,6 +35,7 @@ from .contenders import (
     product_into,
     relative_error,
 )
+from .threshold import above
 
 SAELENS = "SAELens"
 SPARSIFY = "sparsify"
@@ -87,9 +88,8 @@ def _pick_topk(problem: Problem, pre: Tensor) -> Picked:
 
 
 def _pick_above(problem: Problem, pre: Tensor) -> Picked:
-    mask = pre > problem.weights["threshold"]
-    counts = mask.sum(1)
-    return pre[mask], mask.nonzero()[:, 1], counts.cumsum(0) - counts
+    values, latents, offsets = above(pre, problem.weights["threshold"])
+    return values, latents, offsets[:-1]
 
 
 def _in_chunks(problem: Problem, rows: int, pick: Callable[[Problem, Tensor], Picked]) -> Callable[[Tensor], Tensor]:
