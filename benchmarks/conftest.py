@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from saekernels.bench import OPS, Shape
 from saekernels.bench.contenders import Contender
-from saekernels.bench.peers import NOT_INSTALLED
+from saekernels.bench.peers import NOT_INSTALLED, NotInstalled
 
 
 class Case(NamedTuple):
@@ -51,7 +51,7 @@ def run(benchmark: BenchmarkFixture, case: Case) -> Callable[[], None]:
         problem = op.make(case.shape, case.dtype)
         try:
             ready = contender.prepare(problem)
-        except ImportError:
+        except NotInstalled:
             pytest.skip(NOT_INSTALLED)
         wrong = (contender.check or op.check)(problem, op.expect(problem), ready.call(*problem.tokens))
         assert wrong is None, f"{contender.name}: {wrong}"

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ import jsonschema
 import pytest
 import torch
 
-from saekernels.bench import OPS, Record, Settings, Shape, machine, memory, plan, run, runner, schema
+from saekernels.bench import OPS, Record, Settings, Shape, machine, memory, peers, plan, run, runner, schema
 from saekernels.bench.contenders import CHUNKED, OURS, Contender, Ready, Work
 from saekernels.bench.roofs import Roofs
 
@@ -33,7 +34,7 @@ def shape_of(op: str) -> Shape:
 
 def rows_of(op: str, dtype: torch.dtype = torch.float32, **changes: object) -> dict[str, runner.Row]:
     case = runner.Case(replace(OPS[op], **changes), shape_of(op), dtype)  # type: ignore[arg-type]
-    return {row.contender: row for row in runner.run_case(case, QUICK, ROOFS)}
+    return {row.contender: row for row in runner.run_case(case, QUICK)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -117,10 +118,14 @@ def test_a_failing_contender_leaves_the_others() -> None:
 
 def test_a_missing_peer_is_a_row() -> None:
     def missing(problem):  # type: ignore[no-untyped-def]
-        raise ImportError("no module")
+        peers.load("surely_not_installed")
 
-    rows = rows_of("decode", contenders=lambda dtype: [Contender("peer", missing)])
+    def broken(problem):  # type: ignore[no-untyped-def]
+        raise ImportError("cannot import name 'x'")
+
+    rows = rows_of("decode", contenders=lambda dtype: [Contender("peer", missing), Contender("broken", broken)])
     assert rows["peer"].status == "not installed (pip install 'saekernels[peers]')"
+    assert rows["broken"].status == "failed: ImportError: cannot import name 'x'"
 
 
 def test_a_case_without_memory_is_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,19 +139,41 @@ def test_a_call_beyond_the_budget_is_a_row_too(monkeypatch: pytest.MonkeyPatch) 
     ticks: Iterator[float] = iter(range(10**6))
     monkeypatch.setattr(runner.time, "perf_counter", lambda: float(next(ticks)))
     rows = rows_of("decode")
-    # A pilot of 2 of 40 tokens takes 1 s by this clock.
-    assert rows[OURS].status == "skipped: one call would take about 20 s, and --budget is 5 s"
+    # By this clock a pilot takes 1 s, whether of 2 or of 10 of the 40 tokens: 20 s, and on a second look 4 s.
+    assert rows[OURS].status == "ok"
+    monkeypatch.setattr(runner, "_PILOTS", (16,))
+    assert rows_of("decode")[OURS].status == "skipped: one call would take about 20 s, and --budget is 5 s"
+
+
+def test_what_is_like_a_slow_contender_is_skipped_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_PILOTS", (16,))
+    right = OPS["decode"].contenders(torch.float32)[0]
+
+    def never(problem):  # type: ignore[no-untyped-def]
+        raise AssertionError("was set up")
+
+    slow = Contender("slow", lambda problem: Ready(lambda *tokens: time.sleep(0.3)))
+    rows = rows_of("decode", contenders=lambda dtype: [right, slow, Contender("twin", never, like="slow")])
+    assert rows["slow"].status == rows["twin"].status
+    assert rows["slow"].status.startswith("skipped: one call would take about")
 
 
 def test_figures_of_a_row() -> None:
     row = runner.Row("decode", "float32", SHAPE.sizes(), "other", "ok")
     times = {OURS: {0: 2.0, 1: 2.0, 2: 2.0}, "other": {0: 4.0, 1: 6.0, 2: 5.0}}
-    runner._fill(row, times, Work(bytes=10**9, flops=10**12), ROOFS, torch.float32)
+    runner._fill(row, times, Work(bytes=10**9, flops=10**12))
     assert (row.median_ms, row.iqr_ms, row.rounds) == (5000.0, 1000.0, 3)
     assert (row.ratio_to_ours, row.paired_ratio_to_ours) == (2.5, 2.5)
     assert (row.gb_per_s, row.gflop_per_s) == pytest.approx((0.2, 200.0))
-    # Arithmetic bounds it: 10 s at 100 GFLOP/s; the bytes would take 0.1 s.
-    assert row.share_of_bound == pytest.approx(2.0)
+
+
+def test_shares_of_the_better_ceilings(record: Record) -> None:
+    row = runner.Row("decode", "float32", SHAPE.sizes(), OURS, "ok", median_ms=5000.0, bytes=10**9, flops=10**12)
+    held = replace(record, rows=[row, replace(row, dtype="bfloat16"), replace(row, bytes=10**12)])
+    held.hold_against(Roofs(50.0, 200.0, 10.0, 4.0).best_of(ROOFS))
+    assert held.roofs == Roofs(100.0, 200.0, 10.0, 8.0)
+    # 10 s at 100 GFLOP/s, 5 s at 200 in bf16, 100 s at 10 GB/s.
+    assert [row.share_of_bound for row in held.rows] == pytest.approx([2.0, 1.0, 20.0])
 
 
 def test_shapes_pick_the_ops_that_they_fit() -> None:

@@ -35,15 +35,18 @@ class Contender:
     """One way to compute an op.
 
     Attributes:
-        prepare: sets it up (modules, copies of weights); not timed. ImportError means that a peer is not installed.
+        prepare: sets it up (modules, copies of weights); not timed.
         check: instead of the op's, for a contender that computes only a part.
         slow_setup: takes seconds to set up, so `--quick` leaves it out.
+        like: the contender before it that it is about as fast as: where that one is skipped as too slow, so is this,
+            and no pilot of its own is run (which would compile it for another shape).
     """
 
     name: str
     prepare: Callable[[Problem], Ready]
     check: Check | None = None
     slow_setup: bool = False
+    like: str | None = None
 
 
 class Work(NamedTuple):

@@ -133,7 +133,7 @@ def contenders(dtype: torch.dtype) -> Sequence[Contender]:
         Contender(PREPARED, ours_prepared),
         Contender(CHUNKED, chunked),
         Contender(WHOLE, whole),
-        Contender(COMPILED, lambda problem: compiled(whole(problem).call, problem), slow_setup=True),
+        Contender(COMPILED, lambda problem: compiled(whole(problem).call, problem), slow_setup=True, like=WHOLE),
         Contender(PRODUCT, product, check=check_product),
     ]
     if dtype != torch.float32:

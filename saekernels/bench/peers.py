@@ -1,9 +1,9 @@
-"""Modules of other tools around given weights. ImportError where one is not installed."""
+"""Modules of other tools around given weights. NotInstalled where one is missing."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -14,8 +14,14 @@ PACKAGES = ("sae-lens", "eai-sparsify")
 NOT_INSTALLED = "not installed (pip install 'saekernels[peers]')"
 
 
+class NotInstalled(ImportError):
+    """A peer is not installed, as opposed to installed and broken."""
+
+
 def load(name: str) -> Any:
     """The module of that name; what it prints goes to stderr."""
+    if importlib.util.find_spec(name) is None:
+        raise NotInstalled(f"{name} is {NOT_INSTALLED}")
     # sparsify decodes with Triton wherever Triton is installed, for CPU tensors too, and fails.
     os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
     with contextlib.redirect_stdout(sys.stderr):

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from importlib import resources
 from typing import Any, NamedTuple
 
-from .contenders import OURS
+from .contenders import OURS, Work
 from .ops import OPS
 from .roofs import Roofs
 
@@ -80,6 +80,14 @@ class Record:
     memory_method: str
     roofs: Roofs
     rows: list[Row]
+
+    def hold_against(self, roofs: Roofs) -> None:
+        """Set the ceilings, and every row's share of what they allow."""
+        self.roofs = roofs
+        for row in self.rows:
+            if row.median_ms and row.bytes is not None and row.flops is not None:
+                least = roofs.seconds(Work(row.bytes, row.flops), row.dtype)
+                row.share_of_bound = 1e3 * least / row.median_ms
 
     def sort(self) -> None:
         """By op; cases and contenders stay in their order."""

@@ -13,12 +13,13 @@ from . import cases, machine, memory, timing
 from .cases import Problem, Shape
 from .contenders import OURS, Contender, Op, Ready, Work
 from .ops import OPS
-from .peers import NOT_INSTALLED
+from .peers import NOT_INSTALLED, NotInstalled
 from .record import Record, Row, now
-from .roofs import Roofs, measure
+from .roofs import measure
 
 OK = "ok"
-_PILOT_SHARE = 16
+# A pilot on a small part of the tokens is quick, but too harsh on calls that use few tokens badly.
+_PILOTS = (16, 4)
 _GIB = 2**30
 
 
@@ -81,9 +82,10 @@ def run(settings: Settings, say: Callable[[str], object] = lambda line: None) ->
             if _family(case) != _family(todo[number - 2]):
                 # Weights of the last size would take the memory that this one needs.
                 cases.matrix.cache_clear()
-            record.rows += run_case(case, settings, record.roofs)
+            record.rows += run_case(case, settings)
             seconds = time.perf_counter() - started
             say(f"[{number}/{len(todo)}] {case.op.name} {_short(case.dtype)} {case.shape}: {seconds:.1f} s")
+        record.hold_against(record.roofs.best_of(measure(settings.quick)))
     finally:
         torch.set_num_threads(threads)
         cases.matrix.cache_clear()
@@ -105,7 +107,7 @@ def _start(settings: Settings) -> Record:
 
 
 @torch.no_grad()
-def run_case(case: Case, settings: Settings, roofs: Roofs) -> list[Row]:
+def run_case(case: Case, settings: Settings) -> list[Row]:
     """The rows of one case, in the contenders' order."""
     contenders = case.op.contenders(case.dtype)
     shortage = _shortage(case)
@@ -113,8 +115,13 @@ def run_case(case: Case, settings: Settings, roofs: Roofs) -> list[Row]:
         return [_row(case, contender.name, f"skipped: {shortage}") for contender in contenders]
     problem = case.op.make(case.shape, case.dtype)
     expected = case.op.expect(problem)
-    rows, calls = [], {}
+    rows: list[Row] = []
+    calls: dict[str, Callable[[], object]] = {}
     for contender in contenders:
+        twin = next((row for row in rows if row.contender == contender.like), None)
+        if twin is not None and twin.status != OK:
+            rows.append(_row(case, contender.name, twin.status))
+            continue
         row, call = _set_up(case, contender, problem, expected, settings)
         rows.append(row)
         if call is not None:
@@ -124,7 +131,7 @@ def run_case(case: Case, settings: Settings, roofs: Roofs) -> list[Row]:
     work = case.op.work(problem, expected)
     for row in rows:
         if row.contender in times:
-            _fill(row, times, work, roofs, case.dtype)
+            _fill(row, times, work)
     return rows
 
 
@@ -147,13 +154,13 @@ def _set_up(
     try:
         ready = contender.prepare(problem)
         row.detail = ready.detail
-        too_slow = _too_slow(ready, problem, settings.budget)
+        too_slow = None if contender.like else _too_slow(ready, problem, settings.budget)
         if too_slow:
             row.status = f"skipped: {too_slow}"
             return row, None
         output, row.peak_mib = memory.peak_of(lambda: ready.call(*problem.tokens))
         wrong = (contender.check or case.op.check)(problem, expected, output)
-    except ImportError:
+    except NotInstalled:
         row.status = NOT_INSTALLED
         return row, None
     except Exception as error:
@@ -167,16 +174,19 @@ def _set_up(
 
 
 def _too_slow(ready: Ready, problem: Problem, budget: float) -> str | None:
-    """Why not, judged by a sixteenth of the tokens (which is too harsh by what does not grow with them)."""
-    rows = max(problem.shape.T // _PILOT_SHARE, 1)
-    if rows == problem.shape.T:
-        return None
-    tokens = problem.first(rows)
-    started = time.perf_counter()
-    ready.call(*tokens)
-    estimate = (time.perf_counter() - started) * problem.shape.T / rows
-    if estimate <= budget:
-        return None
+    """Why it cannot be timed, judged by a sixteenth of the tokens, and by a quarter where that leaves doubt."""
+    T, estimate = problem.shape.T, 0.0
+    for share in _PILOTS:
+        rows = max(T // share, 1)
+        if rows == T:
+            return None
+        tokens, started = problem.first(rows), time.perf_counter()
+        ready.call(*tokens)
+        estimate = (time.perf_counter() - started) * T / rows
+        if estimate <= budget:
+            return None
+        if estimate > share * budget:
+            break
     return f"one call would take about {estimate:.0f} s, and --budget is {budget:g} s"
 
 
@@ -184,7 +194,7 @@ def _row(case: Case, contender: str, status: str) -> Row:
     return Row(case.op.name, _short(case.dtype), case.shape.sizes(), contender, status)
 
 
-def _fill(row: Row, times: dict[str, timing.Times], work: Work, roofs: Roofs, dtype: torch.dtype) -> None:
+def _fill(row: Row, times: dict[str, timing.Times], work: Work) -> None:
     """The figures of a contender that was timed."""
     mine = timing.summary(times[row.contender])
     row.median_ms, row.iqr_ms = 1e3 * mine.median, 1e3 * (mine.upper - mine.lower)
@@ -194,7 +204,6 @@ def _fill(row: Row, times: dict[str, timing.Times], work: Work, roofs: Roofs, dt
         row.paired_ratio_to_ours = timing.median_of_ratios(times[row.contender], times[OURS])
     row.bytes, row.flops = work
     row.gb_per_s, row.gflop_per_s = work.bytes / mine.median / 1e9, work.flops / mine.median / 1e9
-    row.share_of_bound = roofs.seconds(work, dtype) / mine.median
 
 
 def _short(dtype: torch.dtype) -> str:
