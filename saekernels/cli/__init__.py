@@ -1,4 +1,4 @@
-"""The command line: `saekernels eval` and `saekernels info`."""
+"""The command line: `saekernels eval`, `saekernels bench` and `saekernels info`."""
 
 from .entry import main
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import saekernels
 from saekernels.eval.errors import InputError
 
+from . import bench as bench_command
 from . import eval as eval_command
 from . import info as info_command
 from .arguments import Parser
@@ -24,7 +25,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="saekernels", description="Kernels for sparse autoencoders, and what splicing them in costs.")
     parser.add_argument("--version", action="version", version=f"saekernels {saekernels.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for command in (eval_command, info_command):
+    for command in (eval_command, bench_command, info_command):
         command.add_parser(commands)
     return parser
 

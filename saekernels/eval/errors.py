@@ -7,9 +7,9 @@ class InputError(ValueError):
     """Bad input from the user: a file, a name, a size or a value. The command line prints it and exits with 2."""
 
 
-def missing_extra(package: str, purpose: str) -> InputError:
-    """The error for an optional package that is not installed."""
-    return InputError(f"{purpose} needs the package {package!r}; install it with: pip install 'saekernels[eval]'")
+def missing_extra(package: str, purpose: str, extra: str = "eval") -> InputError:
+    """The error for an optional package that is not installed, and the extra that brings it."""
+    return InputError(f"{purpose} needs the package {package!r}; install it with: pip install 'saekernels[{extra}]'")
 
 
 def first_line(error: BaseException) -> str:

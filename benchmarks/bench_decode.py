@@ -1,0 +1,14 @@
+"""decode, a batch and one token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from saekernels.bench import Shape
+
+OPS = ("decode",)
+SHAPES = (Shape(256, 512, 8192, 32), Shape(1, 512, 8192, 32))
+
+
+def test_decode(run: Callable[[], None]) -> None:
+    run()

@@ -1,0 +1,85 @@
+"""`saekernels bench cpu`: a quick run from end to end, and bad options."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from saekernels.bench import OPS, schema
+from saekernels.cli import main
+
+
+def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    json_path, csv_path = tmp_path / "r.json", tmp_path / "r.csv"
+    argv = ["bench", "cpu", "--quick", "--rounds", "1", "--threads", "1"]
+    assert main([*argv, "--json", str(json_path), "--csv", str(csv_path)]) == 0
+    out, err = capsys.readouterr()
+    data = json.loads(json_path.read_text())
+    jsonschema.validate(data, schema())
+    assert {row["op"] for row in data["rows"]} == set(OPS)
+    assert data["settings"]["quick"] is True
+    assert len(list(csv.DictReader(csv_path.open()))) == len(data["rows"])
+    cases = {(row["op"], row["dtype"], str(row["shape"])) for row in data["rows"]}
+    for op in OPS:
+        assert f"\n{op} " in out
+    assert "torch.compile: skipped: --quick" in out
+    summary = out[out.index("Ours against the fastest baseline") :].splitlines()[1:]
+    assert len(summary) == len(cases)
+    assert f"[{len(cases)}/{len(cases)}]" in err
+
+
+def test_only_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["bench", "cpu", "--ops", "decode,loss", "--shapes", "7,8,32,4", "5,8,30", "--rounds", "1"]
+    assert main([*argv, "--dtypes", "float32,float16"]) == 0
+    out, _ = capsys.readouterr()
+    for case in ("T=7 d=8 F=32 k=4 float16", "T=7 d=8 F=32 k=4 float32", "T=5 d=8 V=30 float16"):
+        assert case in out
+    assert "encode" not in out
+
+
+BAD = {
+    "no device": ([], "DEVICE"),
+    "another device": (["abacus"], "'abacus'"),
+    "op": (["cpu", "--ops", "decode,recode"], "no op 'recode'"),
+    "shape": (["cpu", "--shapes", "1,2"], "need T,d,F,k or T,d,V, positive whole numbers, got '1,2'"),
+    "shape of letters": (["cpu", "--shapes", "1,2,x,4"], "got '1,2,x,4'"),
+    "k": (["cpu", "--shapes", "1,2,3,4"], "need k <= F"),
+    "zero k": (["cpu", "--shapes", "1,2,3,0"], "positive whole numbers"),
+    "dtype": (["cpu", "--dtypes", "float64"], "no dtype 'float64'"),
+    "threads": (["cpu", "--threads", "0"], "need at least 1, got 0"),
+    "rounds": (["cpu", "--rounds", "few"], "need a whole number, got 'few'"),
+    "budget": (["cpu", "--budget", "-1"], "need a positive number of seconds, got '-1'"),
+    "budget nan": (["cpu", "--budget", "nan"], "need a positive number of seconds"),
+    "shapes of another op": (["cpu", "--ops", "loss", "--shapes", "1,2,30,4"], "loss needs shapes T,d,V"),
+    "quick and shapes": (["cpu", "--quick", "--shapes", "1,2,30,4"], "--quick and --shapes"),
+    "directory": (["cpu", "--quick", "--json", "/"], "cannot write /: it is a directory"),
+    "no directory": (["cpu", "--quick", "--csv", "/no/such/place.csv"], "does not exist"),
+    "same file": (["cpu", "--quick", "--csv", "/tmp/x", "--json", "/tmp/x"], "--json and --csv: both are /tmp/x"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv, message = BAD[name]
+    assert message in fails(capsys, argv)
+
+
+def test_without_rich(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'saekernels[bench]'" in fails(capsys, ["cpu", "--quick"])
+
+
+def fails(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """Expects exit code 2, one line on stderr and nothing on stdout; returns the line."""
+    try:
+        code = main(["bench", *argv])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    assert (code, out, len(err.splitlines())) == (2, "", 1), (code, out, err)
+    return err
