@@ -8,6 +8,7 @@
 #include "common/keys.h"
 #include "cpu/kernels.h"
 #include "cpu/level.h"
+#include "cpu/parallel.h"
 #include "cpu/stats.h"
 
 namespace py = pybind11;
@@ -106,6 +107,7 @@ void bind_prepared(py::module_& m) {
     const py::gil_scoped_release release;
     prepare(w, threads, pointer<void>(out));
   });
+  m.def("fingerprint", [](const py::object& weight, int64_t samples) { return fingerprint(matrix(weight), samples); });
   m.def("screening", &screening_name);
   m.def("set_screening", [](const std::string& name) { set_screening(name.c_str()); });
   m.def("bf16_hardware", [] { return level().bf16_hardware != nullptr ? level().bf16_hardware : ""; });
@@ -166,6 +168,7 @@ void bind_loss(py::module_& m) {
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "CPU kernels of saekernels: raw pointers in, raw pointers out.";
+  watch_forks();
   bind_encoders(m);
   bind_prepared(m);
   bind_sparse(m);
@@ -173,6 +176,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("simd_level", [] { return level().name; });
   m.def("set_simd_level", [](const std::string& name) { set_level(name.c_str()); });
   m.def("supported_simd_levels", [] { return supported_levels(); });
+  m.def("uses_host_threads", &uses_host_threads);
   m.def("compiler", [] { return SK_COMPILER; });
   m.def("make_key", &make_key);
   m.def("key_score", &key_score);

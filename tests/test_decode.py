@@ -135,12 +135,12 @@ def test_nan_and_infinity_pass_through(backend: str) -> None:
 @pytest.mark.parametrize("wrong", [-1, 9, 2**31 - 1])
 def test_indices_out_of_range(backend: str, wrong: int) -> None:
     indices = torch.tensor([[0, wrong]], dtype=torch.int32)
-    with pytest.raises(ValueError, match="indices: got values in"):
+    with pytest.raises(ValueError, match=r"indices: must lie in \[0, "):
         sk.decode(torch.ones(1, 2), indices, torch.randn(9, 4), backend=backend)
 
 
 @pytest.mark.parametrize("offsets", [[0, 3], [1, 2], [0, 2, 1, 2], [0]])
 def test_wrong_offsets(backend: str, offsets: list[int]) -> None:
     indices = torch.zeros(2, dtype=torch.int32)
-    with pytest.raises(ValueError, match="offsets: got a sequence"):
+    with pytest.raises(ValueError, match="offsets: must"):
         sk.decode_csr(torch.ones(2), indices, torch.tensor(offsets), torch.randn(9, 4), backend=backend)

@@ -11,6 +11,8 @@
 #include <system_error>
 #include <thread>
 
+#include "cpu/host_openmp.h"
+
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -34,6 +36,7 @@ struct Job {
   int64_t tasks;
   TaskCall call;
   void* context;
+  int workers;
   FloatMode mode;
   std::atomic<int64_t> next{0};
   std::mutex error_mutex;
@@ -112,32 +115,65 @@ class Pool {
 
 std::mutex creation_mutex;
 Pool* pool = nullptr;
+std::atomic<bool> forked{false};
 
 // A forked child has none of the threads, and maybe locked mutexes: it forgets the pool and builds its own.
 void forget_pool() {
   new (&creation_mutex) std::mutex;
   pool = nullptr;
   inside_task = false;
+  forked = true;
 }
 
 Pool& shared_pool() {
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
-  static_cast<void>(registered);
   const std::lock_guard<std::mutex> lock(creation_mutex);
   if (pool == nullptr) pool = new Pool;
   return *pool;
 }
 
+// False if there is no host team to run on.
+bool run_on_host(Job& job) {
+  static const HostOpenMp host = find_host_openmp();
+  if (!host.usable() || forked || host.in_parallel() != 0) return false;
+  // The whole team, though fewer have work: a smaller region would make the runtime end threads and start them anew.
+  const int team = std::max(host.max_threads(), job.workers);
+  struct Region {
+    Job* job;
+    int (*thread_number)();
+  } region{&job, host.thread_number};
+  const auto body = [](void* data) {
+    const Region& mine = *static_cast<Region*>(data);
+    const int worker = mine.thread_number();
+    if (worker >= mine.job->workers) return;
+    const FloatMode before;
+    const bool nested = inside_task;
+    inside_task = true;
+    mine.job->mode.apply();
+    mine.job->work(worker);
+    before.apply();
+    inside_task = nested;
+  };
+  host.parallel(body, &region, static_cast<unsigned>(team), 0);
+  return true;
+}
+
 }  // namespace
+
+void watch_forks() {
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  static_cast<void>(registered);
+}
+
+bool uses_host_threads() { return find_host_openmp().usable() && !forked; }
 
 void run_tasks(int64_t tasks, int workers, TaskCall call, void* context) {
   if (tasks <= 0) return;
   const int helpers = static_cast<int>(std::min<int64_t>(workers, tasks)) - 1;
-  Job job{tasks, call, context, {}, {}, {}, {}};
+  Job job{tasks, call, context, helpers + 1, {}, {}, {}, {}};
   const bool nested = inside_task;
   if (helpers < 1 || nested) {
     job.work(0);
-  } else {
+  } else if (watch_forks(); !run_on_host(job)) {
     inside_task = true;
     if (!shared_pool().try_run(job, helpers)) job.work(0);
     inside_task = false;

@@ -1,5 +1,4 @@
-// The library's own thread pool. Not OpenMP: torch brings a libgomp of its own, and two runtimes in one process fight
-// over the cores.
+// Tasks on the host's OpenMP team where there is one (host_openmp.h), else on the library's own thread pool.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +13,13 @@ using TaskCall = void (*)(void* context, int64_t task, int worker);
 // calling thread alone if workers <= 1, inside a task, or while another thread uses the pool. The first exception
 // stops the rest and is rethrown. Safe after fork.
 void run_tasks(int64_t tasks, int workers, TaskCall call, void* context);
+
+// Threads of this process do not exist in a child; called before the first fork, children then start their own. The
+// first run_tasks calls it too.
+void watch_forks();
+
+// Whether tasks go to the host's OpenMP team.
+bool uses_host_threads();
 
 template <class Fn>
 void parallel_for(int64_t tasks, int workers, Fn&& fn) {

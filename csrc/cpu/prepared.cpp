@@ -94,6 +94,20 @@ void prepare(const Matrix& weight, int threads, void* out) {
   });
 }
 
+uint64_t fingerprint(const Matrix& weight, int64_t samples) {
+  const int64_t count = weight.rows * weight.cols;
+  // An odd step meets every column and, where there are fewer than the samples, every row.
+  const int64_t step = (count / samples) | 1;
+  const size_t size = static_cast<size_t>(element_size(weight.dtype));
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (int64_t at = 0; at < count; at += step) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, element(weight, at / weight.cols, at % weight.cols), size);
+    hash = (hash ^ bits) * 0x100000001b3u;  // FNV-1a, a word at a time
+  }
+  return hash;
+}
+
 Prepared read_prepared(const void* data, int64_t bytes, const Matrix& weight) {
   const Header want = header_for(weight);
   Header got{};

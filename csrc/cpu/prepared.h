@@ -30,6 +30,8 @@ struct Prepared {
 // Bytes that `prepare` fills for weights of this shape under the current screening.
 int64_t prepared_bytes(int64_t latents, int64_t depth);
 void prepare(const Matrix& weight, int threads, void* out);
+// A hash of up to `samples` elements, spread evenly: cheap, and changes with all but small partial changes.
+uint64_t fingerprint(const Matrix& weight, int64_t samples);
 // Reads the header. Throws std::invalid_argument if the bytes are not those of such weights under the current
 // screening.
 Prepared read_prepared(const void* data, int64_t bytes, const Matrix& weight);

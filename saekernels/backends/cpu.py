@@ -1,7 +1,7 @@
 """The native CPU backend: hands addresses and strides to the kernels of csrc/cpu.
 
 Inputs are validated by the ops; here tensors only turn into views, and outputs are allocated. Every call uses at most
-`torch.get_num_threads()` threads of the module's own pool, and its result does not depend on how many.
+`torch.get_num_threads()` threads, torch's own where it runs on OpenMP, and its result does not depend on how many.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor
 from saekernels import _build_info
 
 NAME = "cpu"
+# A wrong index or offset is found, and named, in native code.
+CHECKS_ENTRIES = True
 
 _native: ModuleType | None = None
 _import_error = ""
@@ -110,7 +112,7 @@ def describe() -> dict[str, str]:
         "simd level": _native.simd_level() if available() is None else "none",
         "simd levels here": _native.supported_simd_levels(),
         "screening": _screening_line(),
-        "threads": str(torch.get_num_threads()),
+        "threads": f"{torch.get_num_threads()}, {'those of torch' if _native.uses_host_threads() else 'its own'}",
     }
 
 
@@ -150,6 +152,11 @@ def prepare(W_enc: Tensor) -> Tensor:
     block = torch.empty(_module().prepared_bytes(*W_enc.shape), dtype=torch.uint8, device="cpu")
     _module().prepare(_view(W_enc), torch.get_num_threads(), block.data_ptr())
     return block
+
+
+def fingerprint(W_enc: Tensor) -> int:
+    """A hash of 4,096 elements spread evenly over W_enc, or of all if they are fewer."""
+    return int(_module().fingerprint(_view(W_enc), 4096))
 
 
 def encode_topk(

@@ -1,9 +1,9 @@
 """Which backend serves which op, and why another does not.
 
-A backend is a module with `NAME`, `available()`, `can_use(op, device_type, dtype)` and one function per primitive. Both
-questions answer None for yes and a reason for no. Backends are asked in the order of `PREFERENCE`; an explicit choice
-(`backend=` or SAEKERNELS_BACKEND) that cannot serve raises instead of falling through, so speed may vary silently but a
-request never does.
+A backend is a module with `NAME`, `CHECKS_ENTRIES` (whether it finds wrong indices and offsets itself), `available()`,
+`can_use(op, device_type, dtype)` and one function per primitive. Both questions answer None for yes and a reason for
+no. Backends are asked in the order of `PREFERENCE`; an explicit choice (`backend=` or SAEKERNELS_BACKEND) that cannot
+serve raises instead of falling through, so speed may vary silently but a request never does.
 """
 
 from __future__ import annotations

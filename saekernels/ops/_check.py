@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,15 +122,14 @@ def encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | N
     same_device("x", x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
 
 
-def indices_in_range(indices: Tensor, latents: int, of: str) -> None:
+def indices_in_range(indices: Tensor, latents: int) -> None:
     """ValueError unless every index is in [0, latents). Reads the data, so for CPU tensors only."""
     if indices.device.type != "cpu" or indices.numel() == 0:
         return
     low, high = indices.aminmax()
     if low < 0 or high >= latents:
-        raise ValueError(
-            f"indices: got values in [{low}, {high}], need 0 <= index < {latents}, the number of rows of {of}"
-        )
+        wrong = int(((indices < 0) | (indices >= latents)).nonzero()[0, 0])
+        raise ValueError(f"indices: must lie in [0, {latents}), but entry {wrong} is {int(indices[wrong])}")
 
 
 def offsets_of(offsets: Tensor) -> None:
@@ -144,8 +144,23 @@ def offsets_data(offsets: Tensor, entries: int) -> None:
     if offsets.device.type != "cpu":
         return
     first, last = int(offsets[0]), int(offsets[-1])
-    if first != 0 or last != entries or bool((offsets.diff() < 0).any()):
+    if first != 0 or last != entries:
         raise ValueError(
-            f"offsets: got a sequence from {first} to {last}, need one that starts at 0, never falls and ends at "
-            f"{entries}, the number of values"
+            f"offsets: must begin with 0 and end with the number of entries ({entries}), got {first} and {last}"
         )
+    falls = (offsets.diff() < 0).nonzero()
+    if falls.numel():
+        at = int(falls[0, 0])
+        raise ValueError(
+            f"offsets: must not decrease, but offsets[{at + 1}] = {int(offsets[at + 1])} follows {int(offsets[at])}"
+        )
+
+
+def entries(kernels: Any, indices: Tensor, offsets: Tensor | None, latents: int) -> Tensor:
+    """The indices as int32, after the checks of their data that `kernels` do not make themselves."""
+    # Narrowing could turn a wrong index into a right one, so what is wider is checked before.
+    if not kernels.CHECKS_ENTRIES or indices.dtype != torch.int32:
+        indices_in_range(indices, latents)
+    if offsets is not None and not kernels.CHECKS_ENTRIES:
+        offsets_data(offsets, indices.shape[0])
+    return indices if indices.dtype == torch.int32 else indices.int()

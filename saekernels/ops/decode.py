@@ -45,7 +45,8 @@ def decode(
     """
     _check.tensors(values=values, indices=indices, W_dec=W_dec, b_dec=b_dec)
     _check.scalars(backend, sparse_grad=(sparse_grad, bool))
-    return _ops.decode(values, indices, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
+    # What the op of this name does, without the dispatcher's share of the time of a single token.
+    return _decode(values, indices, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
 
 
 def decode_csr(
@@ -120,10 +121,8 @@ def _decode_csr(
     backend: str | None = None,
 ) -> Tensor:
     _check_csr(values, indices, offsets, W_dec, b_dec)
-    _check.offsets_data(offsets, values.shape[0])
-    _check.indices_in_range(indices, W_dec.shape[0], "W_dec")
     kernels = registry.select("decode", values.device.type, values.dtype, backend)
-    return kernels.decode(values, indices.int(), offsets, W_dec, b_dec)
+    return kernels.decode(values, _check.entries(kernels, indices, offsets, W_dec.shape[0]), offsets, W_dec, b_dec)
 
 
 def _decode_csr_fake(

@@ -25,7 +25,9 @@ _ops = torch.ops.saekernels
 
 def uniform_offsets(rows: int, k: int, device: torch.device) -> Tensor:
     """CSR offsets of codes with k entries in every row: int64 [rows + 1]."""
-    return torch.arange(rows + 1, dtype=torch.int64, device=device) * k
+    step = max(k, 1)
+    offsets = torch.arange(0, (rows + 1) * step, step, dtype=torch.int64, device=device)
+    return offsets if k else offsets.zero_()
 
 
 def save_tensors(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
@@ -57,10 +59,8 @@ def _check_segment(values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor) 
 
 def _gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, *, backend: str | None = None) -> Tensor:
     _check_gather(a, W, indices, offsets)
-    _check.offsets_data(offsets, indices.shape[0])
-    _check.indices_in_range(indices, W.shape[0], "W")
     kernels = registry.select("gather_dot", a.device.type, a.dtype, backend)
-    return kernels.gather_dot(a, W, indices.int(), offsets)
+    return kernels.gather_dot(a, W, _check.entries(kernels, indices, offsets, W.shape[0]), offsets)
 
 
 def _gather_dot_fake(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, *, backend: str | None = None) -> Tensor:
@@ -72,10 +72,8 @@ def _segment_outer(
     values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, n_latents: int, *, backend: str | None = None
 ) -> Tensor:
     _check_segment(values, indices, offsets, a)
-    _check.offsets_data(offsets, indices.shape[0])
-    _check.indices_in_range(indices, n_latents, "the result")
     kernels = registry.select("segment_outer", a.device.type, a.dtype, backend)
-    return kernels.segment_outer(values, indices.int(), offsets, a, n_latents)
+    return kernels.segment_outer(values, _check.entries(kernels, indices, offsets, n_latents), offsets, a, n_latents)
 
 
 def _segment_outer_fake(
@@ -87,9 +85,8 @@ def _segment_outer_fake(
 
 def _segment_sum(values: Tensor, indices: Tensor, n_latents: int, *, backend: str | None = None) -> Tensor:
     _check.shape("values", values, [("nnz", indices.shape[0])])
-    _check.indices_in_range(indices, n_latents, "the result")
     kernels = registry.select("segment_sum", values.device.type, values.dtype, backend)
-    return kernels.segment_sum(values, indices.int(), n_latents)
+    return kernels.segment_sum(values, _check.entries(kernels, indices, None, n_latents), n_latents)
 
 
 def _segment_sum_fake(values: Tensor, indices: Tensor, n_latents: int, *, backend: str | None = None) -> Tensor:
