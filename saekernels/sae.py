@@ -90,7 +90,7 @@ class SAE(nn.Module):
         self.rescale_by_decoder_norm = rescale_by_decoder_norm
         self.pre_bias_kind = pre_bias
         self._prepared: PreparedWeights | None = None
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._check()
         self._make_parameters(skip, {"dtype": dtype, "device": device})
         self.reset_parameters()
@@ -173,13 +173,14 @@ class SAE(nn.Module):
         So a training loop, whose weights change at every step, never pays for it. None where W_enc is not what the
         encoder multiplies with, or where no backend prepares weights. Its memory is freed with the module.
         """
-        if self.rescale_by_decoder_norm or not usable(self.W_enc):
+        W_enc = self._parameters.get("W_enc")  # not what a parametrization makes anew at every access
+        if self.rescale_by_decoder_norm or W_enc is None or not usable(W_enc):
             return None
-        now = (self.W_enc._version, self.W_enc.data_ptr())
-        if now != self._seen:
+        now = (id(W_enc), W_enc._version, W_enc.data_ptr())
+        if now != self._seen or (self._prepared is not None and self._prepared.weights is not W_enc):
             self._seen, self._prepared = now, None
         elif self._prepared is None:
-            self._prepared = PreparedWeights(self.W_enc)
+            self._prepared = PreparedWeights(W_enc)
         return self._prepared
 
     def __getstate__(self) -> dict[str, object]:

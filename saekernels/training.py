@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from saekernels.activations import Gated, GroupMax
 from saekernels.codes import Codes
 from saekernels.encoders import encoder_weights
-from saekernels.ops import decode, encode_topk
+from saekernels.ops import _check, decode, encode_topk
 from saekernels.sae import SAE
 
 
@@ -19,6 +19,7 @@ def fvu_loss(x: Tensor, x_hat: Tensor) -> Tensor:
     """
     if x.shape != x_hat.shape:
         raise ValueError(f"x_hat: got shape {list(x_hat.shape)}, need {list(x.shape)}, the shape of x")
+    x, x_hat = _wide(x), _wide(x_hat)
     rows = x.reshape(-1, x.shape[-1])
     return (x - x_hat).square().sum() / (rows - rows.mean(0)).square().sum()
 
@@ -35,18 +36,19 @@ class DeadLatents(nn.Module):
 
     def __init__(self, n_latents: int, after: int) -> None:
         super().__init__()
-        if n_latents < 1 or after < 0:
-            raise ValueError(f"n_latents, after: got {n_latents} and {after}, need at least 1 and 0")
+        for name, value, least in (("n_latents", n_latents, 1), ("after", after, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: got {value!r}, need an int of at least {least}")
         self.after = after
         self.register_buffer("silent", torch.zeros(n_latents, dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, codes: Codes) -> None:
-        """Count a batch: its tokens have passed, and its nonzero latents are alive."""
+        """Count a batch: its tokens have passed, and its nonzero latents are alive (NaN is no sign of life)."""
         if codes.n_latents != self.silent.numel():
             raise ValueError(f"codes: got n_latents = {codes.n_latents}, need {self.silent.numel()}")
         self.silent += codes.tokens
-        self.silent[codes.indices[codes.values != 0].long()] = 0
+        self.silent[codes.indices[codes.values.abs() > 0].long()] = 0
 
     def indices(self) -> Tensor:
         """The dead latents, int64 [n], ascending."""
@@ -68,6 +70,9 @@ def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
         )
     if latents.dim() != 1 or latents.dtype != torch.int64:
         raise ValueError(f"latents: got {latents.dtype} of shape {list(latents.shape)}, need int64 [n]")
+    _check.indices_in_range(latents, sae.n_latents, "latents")
+    if latents.device.type == "cpu" and latents.unique().numel() != latents.numel():
+        raise ValueError("latents: got some of them more than once, need each once")
     x = x.to(sae.W_enc.dtype)
     scale = shift = None
     if sae.normalization is not None:
@@ -82,8 +87,9 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int) -> Tenso
     """How badly the dead latents reconstruct the error that the living ones leave (Gao et al. 2024, appendix A.2).
 
     With e = x - x_hat, held constant, and e_hat = the decoder's rows of the k dead latents with the largest
-    pre-activations, times those: the mean over tokens of |e_hat - e|^2 / |e|^2. Gradients revive dead latents and reach
-    nothing else but the biases. 0 while fewer than k latents are dead, as there is nothing to choose then.
+    pre-activations, times those: |e_hat - e|^2 over |e|^2, both summed over the batch in at least float32. Gradients
+    revive dead latents and reach nothing else but the biases. 0 while fewer than k latents are dead, as there is
+    nothing to choose then, and where there is no error.
 
     Args:
         x [..., d_in], x_hat [..., d_out] with d_in = d_out: input and reconstruction.
@@ -97,8 +103,18 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int) -> Tenso
     if dead.numel() < k:
         return x_hat.new_zeros(())
     codes = encode_among(sae, x, dead, k)
-    guess = decode(codes.values, codes.indices, sae.W_dec)
+    values = codes.values
+    if sae.rescale_by_decoder_norm:
+        values = values / sae.decoder_norms()[codes.indices.long()]
+    guess = decode(values, codes.indices, sae.W_dec)
     if codes.scale is not None:
         guess = guess * codes.scale
-    error = (x - x_hat).detach()
-    return ((guess - error).square().sum(-1) / error.square().sum(-1).clamp(min=torch.finfo(error.dtype).tiny)).mean()
+    error = (_wide(x) - _wide(x_hat)).detach()
+    size = error.square().sum()
+    loss = (_wide(guess) - error).square().sum() / torch.where(size > 0, size, 1)
+    return torch.where(size > 0, loss, 0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Sums of squares need the range and the precision of float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

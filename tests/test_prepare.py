@@ -125,3 +125,23 @@ def test_autocast_and_compile_go_without() -> None:
         assert same_bits(cast, sk.encode_topk(x.bfloat16(), sae.W_enc.bfloat16(), k=6))
     compiled = torch.compile(sae, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), sae(x))
+
+
+def test_weights_in_another_tensor_of_the_same_memory_are_noticed() -> None:
+    x = torch.randn(20, 32)
+    for change in ("assign", "replace", "functional", "parametrize"):
+        sae = sk.SAE(32, 400, TopK(6))
+        want = sae(x)
+        assert torch.equal(sae(x), want) and torch.equal(sae(x), want)
+        if change == "assign":
+            sae.load_state_dict(sae.state_dict(), assign=True)
+        elif change == "replace":
+            sae.W_enc = torch.nn.Parameter(sae.W_enc.detach())
+        elif change == "functional":
+            weights = {name: value.detach() for name, value in sae.named_parameters()}
+            for _ in range(3):
+                assert torch.equal(torch.func.functional_call(sae, weights, (x,)), want)
+        else:
+            torch.nn.utils.parametrizations.weight_norm(sae, "W_enc")
+        for _ in range(3):
+            torch.testing.assert_close(sae(x), want)

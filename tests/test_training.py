@@ -31,7 +31,7 @@ def dense_loss(sae: sk.SAE, x: Tensor, dead: Tensor, k: int) -> Tensor:
     top = pre[:, dead].topk(k)
     aux = torch.zeros_like(pre[:, dead]).scatter(1, top.indices, top.values.relu()) @ sae.W_dec[dead]
     fvu = (x - x_hat).square().sum() / (x - x.mean(0)).square().sum()
-    return fvu + ((aux - error).square().sum(1) / error.square().sum(1)).mean() / 32
+    return fvu + (aux - error).square().sum() / error.square().sum() / 32
 
 
 def step_loss(sae: sk.SAE, x: Tensor, dead: Tensor, k: int) -> Tensor:
@@ -129,12 +129,54 @@ def test_the_auxiliary_loss_revives_latents() -> None:
     assert without[-1] >= 20 and with_it[-1] <= 10
 
 
+def test_the_auxiliary_loss_divides_rescaled_codes_by_the_norms() -> None:
+    sae, x = make(k=300, rescale_by_decoder_norm=True), torch.randn(5, 12)
+    zero = torch.zeros(5, 12)
+    codes = encode_among(sae, x, torch.arange(300), 300)
+    guess = sae.decode(codes) - sae.b_dec
+    want = (guess - x).square().sum() / x.square().sum()
+    torch.testing.assert_close(auxk_loss(sae, x, zero, torch.arange(300), 300), want)
+
+
+def test_half_precision_neither_overflows_nor_underflows() -> None:
+    x = torch.randn(20_000, 64).half()
+    assert float(fvu_loss(x, x * 0.5)) == pytest.approx(0.25, abs=1e-3)
+    sae, tiny = sk.SAE(64, 100, sk.TopK(8)), torch.randn(64, 64).half() * 1e-3
+    arguments = (tiny * 0.5, torch.arange(50), 4)
+    half = auxk_loss(sae.half(), tiny, *arguments)
+    whole = auxk_loss(sae.float(), tiny.float(), arguments[0].float(), *arguments[1:])
+    assert float(half) == pytest.approx(float(whole), rel=2e-2)
+
+
+def test_exact_reconstructions_leave_the_auxiliary_loss_finite() -> None:
+    sae, x = make(), torch.randn(5, 12)
+    some = x.clone()
+    some[1:] += 1
+    assert torch.isfinite(auxk_loss(sae, x, some, torch.arange(20), 4))
+    for none in (x, x[:0]):
+        loss = auxk_loss(sae, none, none.clone(), torch.arange(20), 4)
+        loss.backward()
+        assert loss == 0 and torch.isfinite(sae.W_enc.grad).all() and torch.isfinite(sae.W_dec.grad).all()
+
+
+def test_nan_is_no_sign_of_life() -> None:
+    sae, tracker = make(F=50, k=3), DeadLatents(50, after=5)
+    tracker.update(sae.encode(torch.full((10, 12), torch.nan)))
+    assert tracker.indices().numel() == 50
+
+
 def test_wrong_uses_are_named() -> None:
     sae, x = make(), torch.randn(5, 12)
     with pytest.raises(ValueError, match=r"x_hat: got shape \[4, 12\], need \[5, 12\]"):
         fvu_loss(x, x[:4])
     with pytest.raises(ValueError, match=r"latents: got torch.int32 of shape \[3\], need int64"):
         encode_among(sae, x, torch.arange(3, dtype=torch.int32), 2)
+    with pytest.raises(ValueError, match=r"latents: must lie in \[0, 300\), but entry 1 is -1"):
+        encode_among(sae, x, torch.tensor([3, -1]), 1)
+    with pytest.raises(ValueError, match="latents: got some of them more than once"):
+        encode_among(sae, x, torch.tensor([3, 3]), 1)
+    with pytest.raises(ValueError, match=r"after: got 10.5, need an int of at least 0"):
+        DeadLatents(100, 10.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sae: got Gated"):
         encode_among(sk.SAE(12, 30, sk.Gated()), x, torch.arange(3), 2)
     with pytest.raises(ValueError, match="k: got 0, need at least 1"):

@@ -122,14 +122,14 @@ def encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | N
     same_device("x", x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
 
 
-def indices_in_range(indices: Tensor, latents: int) -> None:
+def indices_in_range(indices: Tensor, latents: int, name: str = "indices") -> None:
     """ValueError unless every index is in [0, latents). Reads the data, so for CPU tensors only."""
     if indices.device.type != "cpu" or indices.numel() == 0:
         return
     low, high = indices.aminmax()
     if low < 0 or high >= latents:
         wrong = int(((indices < 0) | (indices >= latents)).nonzero()[0, 0])
-        raise ValueError(f"indices: must lie in [0, {latents}), but entry {wrong} is {int(indices[wrong])}")
+        raise ValueError(f"{name}: must lie in [0, {latents}), but entry {wrong} is {int(indices[wrong])}")
 
 
 def offsets_of(offsets: Tensor) -> None:

@@ -48,7 +48,7 @@ def encode_threshold(
         pre_bias: [d], subtracted from x in float32.
         precision: "exact", "fast" or "screened", as in `encode_topk`.
         prepared: `prepare(W_enc)`, for speed; the result is the same without it.
-        sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, coalesced, for
+        sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, each once, for
             optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
         backend: "cpu", "reference", or None for the best one that serves the inputs.
 

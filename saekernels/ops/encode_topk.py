@@ -51,7 +51,7 @@ def encode_topk(
         precision: "exact" (float32 accumulation over the inputs as given). "fast" and "screened" allow a backend to be
             less exact; the present backends answer both exactly.
         prepared: `prepare(W_enc)`, for speed; the result is the same without it.
-        sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, coalesced, for
+        sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, each once, for
             optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
         backend: "cpu", "reference", or None for the best one that serves the inputs.
 

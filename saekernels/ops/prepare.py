@@ -17,6 +17,7 @@ class PreparedWeights:
     go unnoticed: call `refresh()` after one.
 
     Attributes:
+        weights: the tensor that it was made from.
         block: [nbytes] uint8, opaque. With F' = F rounded up to 32 and d' = d rounded up to 32: 8 F' bytes, and
             2 F' d' more where the screen is bf16 (half as much as float32 weights).
     """
@@ -24,21 +25,21 @@ class PreparedWeights:
     block: Tensor
 
     def __init__(self, W_enc: Tensor) -> None:
-        self._weights = W_enc
+        self.weights = W_enc
         self.refresh()
 
     def refresh(self) -> None:
         """Make the block from the present weights."""
-        weights = self._weights.detach()
+        weights = self.weights.detach()
         kernels = registry.select("prepare", weights.device.type, weights.dtype)
         self.block = kernels.prepare(weights)
         self._made_from = self._fingerprint()
 
     def block_for(self, W_enc: Tensor) -> Tensor:
         """The block, up to date. Raises ValueError if it was made from another tensor."""
-        if W_enc is not self._weights:
+        if W_enc is not self.weights:
             raise ValueError(
-                f"prepared: made from another tensor, of shape {list(self._weights.shape)}; need prepare(W_enc) of the "
+                f"prepared: made from another tensor, of shape {list(self.weights.shape)}; need prepare(W_enc) of the "
                 "W_enc given"
             )
         if self._fingerprint() != self._made_from:
@@ -51,7 +52,7 @@ class PreparedWeights:
         return self.block.numel()
 
     def _fingerprint(self) -> tuple[object, ...]:
-        W = self._weights
+        W = self.weights
         kernels = registry.select("prepare", W.device.type, W.dtype)
         sample = kernels.fingerprint(W.detach())
         return (sample, W._version, W.data_ptr(), W.shape, W.stride(), W.dtype, W.device, kernels.screening())
