@@ -14,7 +14,6 @@ namespace saekernels {
 namespace {
 
 constexpr int64_t kCountBytes = 8 << 20;
-constexpr int64_t kDirectRows = 4;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct Hit {

@@ -14,8 +14,6 @@
 namespace saekernels {
 namespace {
 
-constexpr int64_t kDirectRows = 4;  // up to here, packing costs more than it saves
-
 class ScreenedTopk {
  public:
   ScreenedTopk(const Encoder& encoder, int64_t k, Activation activation, int threads)
@@ -121,10 +119,7 @@ class ScreenedTopk {
       const Intervals all{merged.data(), &n, &floor};
       if (certain) all.cut(k_);
       if (certain && n >= k_) {
-        for (int32_t i = 0; i < n; ++i) {
-          if (!(merged[static_cast<size_t>(i)].high < floor))
-            pairs->latents.push_back(merged[static_cast<size_t>(i)].index);
-        }
+        for (int32_t i = 0; i < n; ++i) pairs->latents.push_back(merged[static_cast<size_t>(i)].index);
       } else {
         uncertified.push_back(row);
         overflowed += screen_->row_reach(row).finite() ? 1 : 0;

@@ -131,10 +131,15 @@ Pool& shared_pool() {
   return *pool;
 }
 
+const HostOpenMp& host_openmp() {
+  static const HostOpenMp found = find_host_openmp();
+  return found;
+}
+
 // False if there is no host team to run on.
 bool run_on_host(Job& job) {
-  static const HostOpenMp host = find_host_openmp();
-  if (!host.usable() || forked || host.in_parallel() != 0) return false;
+  const HostOpenMp& host = host_openmp();
+  if (!uses_host_threads() || host.in_parallel() != 0) return false;
   // The whole team, though fewer have work: a smaller region would make the runtime end threads and start them anew.
   const int team = std::max(host.max_threads(), job.workers);
   struct Region {
@@ -164,7 +169,7 @@ void watch_forks() {
   static_cast<void>(registered);
 }
 
-bool uses_host_threads() { return find_host_openmp().usable() && !forked; }
+bool uses_host_threads() { return host_openmp().usable() && !forked; }
 
 void run_tasks(int64_t tasks, int workers, TaskCall call, void* context) {
   if (tasks <= 0) return;

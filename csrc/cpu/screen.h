@@ -14,6 +14,9 @@
 
 namespace saekernels {
 
+// Up to so many rows, packing costs more than it saves: encoders then score them exactly at once.
+constexpr int64_t kDirectRows = 4;
+
 // Scratch of one worker, and the tile that it holds now.
 struct ScreenTile {
   Buffer<char> packed;   // latents in the screen's layout, unless they come prepared
