@@ -8,8 +8,8 @@ from pathlib import Path
 RECORD = Path(__file__).with_name("_build_info.json")
 
 
-def read(record: Path = RECORD) -> dict[str, str]:
-    """The build record: `status` ("built", "skipped", "failed" or "unknown") and `detail`, why or with what."""
+def read(module: str = "cpu", record: Path = RECORD) -> dict[str, str]:
+    """Of a native module, "cpu" or "cuda": `status` ("built", "skipped", "failed", "unknown") and `detail`, the why."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -19,6 +19,7 @@ def read(record: Path = RECORD) -> dict[str, str]:
         }
     except (OSError, ValueError) as error:
         return {"status": "unknown", "detail": f"build record {record.name} is unreadable: {error}"}
-    if not isinstance(content, dict):
-        return {"status": "unknown", "detail": f"build record {record.name} holds no object"}
+    if not isinstance(content, dict) or not isinstance(content.get(module), dict):
+        return {"status": "unknown", "detail": f"build record {record.name} says nothing of {module}"}
+    content = content[module]
     return {"status": str(content.get("status", "unknown")), "detail": str(content.get("detail", ""))}

@@ -30,12 +30,12 @@ def load(name: str, path: Path) -> ModuleType:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """setup.py as a module, with an environment that asks for nothing."""
-    for name in ("SAEKERNELS_BUILD", "SAEKERNELS_REQUIRE_BUILD", "CMAKE_ARGS"):
+    for name in ("SAEKERNELS_BUILD", "SAEKERNELS_CUDA", "SAEKERNELS_REQUIRE_BUILD", "CMAKE_ARGS", "CUDACXX"):
         monkeypatch.delenv(name, raising=False)
     return load("saekernels_setup", ROOT / "setup.py")
 
 
-def build(script: ModuleType, directory: Path, command: str = "build_ext") -> dict[str, str]:
+def build(script: ModuleType, directory: Path, command: str = "build_ext") -> dict[str, dict[str, str]]:
     """Run one setuptools command into `directory`; the record it leaves."""
     distribution = setuptools.Distribution(
         {"name": "saekernels", "packages": [], "ext_modules": [setuptools.Extension("saekernels._cpu", [])]}
@@ -56,8 +56,9 @@ def test_the_build_can_be_switched_off(
 ) -> None:
     monkeypatch.setenv("SAEKERNELS_BUILD", value)
     for command in ("build_py", "build_ext"):
-        assert build(script, tmp_path, command) == {"status": "skipped", "detail": "SAEKERNELS_BUILD=0 was set"}
-    assert not list(tmp_path.rglob("_cpu*"))
+        skipped = {"status": "skipped", "detail": "SAEKERNELS_BUILD=0 was set"}
+        assert build(script, tmp_path, command) == {"cpu": skipped, "cuda": skipped}
+    assert not list(tmp_path.rglob("_c*.so"))
 
 
 @pytest.mark.parametrize("value", ["1", "yes", ""])
@@ -70,22 +71,52 @@ def test_without_cmake_the_package_is_pure_python_and_says_so(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(script, "find_tool", lambda name: None)
-    assert build(script, tmp_path) == {"status": "failed", "detail": "cmake was not found"}
-    assert "native kernels were not built: cmake was not found" in capfd.readouterr().err
+    monkeypatch.setattr(script, "find_nvcc", lambda environ: "/somewhere/nvcc")
+    failed = {"status": "failed", "detail": "cmake was not found"}
+    assert build(script, tmp_path) == {"cpu": failed, "cuda": failed}
+    errors = capfd.readouterr().err
+    assert "cpu: native kernels were not built: cmake was not found" in errors
+    assert "cuda: native kernels were not built: cmake was not found" in errors
 
 
-def test_a_failing_compiler_is_recorded_and_leaves_no_stale_module(
+@pytest.mark.parametrize("broken", ["_cpu", "_cuda"])
+def test_a_failing_compiler_costs_its_own_module_only(
+    broken: str, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "lib" / "saekernels"
+    package.mkdir(parents=True)
+    stale = package / f"{broken}.cpython-399-somewhere.so"
+    stale.touch()
+
+    def commands(target: str, build_dir: Path, output_dir: Path, jobs: int | None) -> list[list[str]]:
+        if target == broken:
+            message = "import sys; print('-- looking'); print('CMake Error: the compiler is broken'); sys.exit(3)"
+            return [[sys.executable, "-c", message]]
+        return [[sys.executable, "-c", f"open({str(output_dir / target)!r} + '.so', 'w')"]]
+
+    monkeypatch.setattr(script, "find_nvcc", lambda environ: "/somewhere/nvcc")
+    monkeypatch.setattr(script, "cmake_commands", commands)
+    record = build(script, tmp_path)
+    failed, built = ("cpu", "cuda") if broken == "_cpu" else ("cuda", "cpu")
+    assert record[failed]["status"] == "failed"
+    assert record[failed]["detail"].endswith("exited with 3: CMake Error: the compiler is broken")
+    assert not stale.exists()
+    assert record[built]["status"] == "built"
+    assert (package / f"_{built}.so").exists()
+
+
+def test_cuda_is_left_out_where_there_is_none_or_on_request(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stale = tmp_path / "lib" / "saekernels" / "_cpu.cpython-399-somewhere.so"
-    stale.parent.mkdir(parents=True)
-    stale.touch()
-    message = "import sys; print('-- looking'); print('CMake Error: the compiler is broken'); sys.exit(3)"
-    monkeypatch.setattr(script, "cmake_commands", lambda *arguments: [[sys.executable, "-c", message]])
-    record = build(script, tmp_path)
-    assert record["status"] == "failed"
-    assert record["detail"].endswith("exited with 3: CMake Error: the compiler is broken")
-    assert not stale.exists()
+    monkeypatch.setattr(script, "cmake_commands", lambda *arguments: [])
+    monkeypatch.setattr(script, "find_nvcc", lambda environ: None)
+    assert build(script, tmp_path)["cuda"] == {"status": "skipped", "detail": "nvcc was not found"}
+    monkeypatch.setenv("SAEKERNELS_CUDA", "off")
+    assert build(script, tmp_path)["cuda"] == {"status": "skipped", "detail": "SAEKERNELS_CUDA=0 was set"}
+
+
+def test_nvcc_is_found_where_it_is_said_to_be(script: ModuleType) -> None:
+    assert script.find_nvcc({"CUDACXX": "/somewhere/else/nvcc"}) == "/somewhere/else/nvcc"
 
 
 def test_a_required_build_fails_loudly(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,16 +127,18 @@ def test_a_required_build_fails_loudly(script: ModuleType, tmp_path: Path, monke
 
 
 def test_build_records_are_read_back(script: ModuleType, tmp_path: Path) -> None:
-    script.write_record(tmp_path, "failed", "no compiler")
+    script.write_record(tmp_path, ("failed", "no compiler"), ("skipped", "no nvcc"))
     record = tmp_path / script.RECORD
-    assert _build_info.read(record) == {"status": "failed", "detail": "no compiler"}
+    assert _build_info.read("cpu", record) == {"status": "failed", "detail": "no compiler"}
+    assert _build_info.read("cuda", record) == {"status": "skipped", "detail": "no nvcc"}
     record.write_text("{")
-    assert _build_info.read(record)["status"] == "unknown"
-    assert "unreadable" in _build_info.read(record)["detail"]
-    record.write_text("[]")
-    assert "holds no object" in _build_info.read(record)["detail"]
+    assert _build_info.read("cpu", record)["status"] == "unknown"
+    assert "unreadable" in _build_info.read("cpu", record)["detail"]
+    for text in ("[]", "{}"):
+        record.write_text(text)
+        assert "says nothing of cuda" in _build_info.read("cuda", record)["detail"]
     record.unlink()
-    assert "no build record" in _build_info.read(record)["detail"]
+    assert "no build record" in _build_info.read("cpu", record)["detail"]
 
 
 @pytest.fixture
@@ -114,8 +147,8 @@ def without_native(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleTyp
     monkeypatch.setitem(sys.modules, "saekernels._cpu", None)
     monkeypatch.delattr(saekernels, "_cpu", raising=False)
     record = tmp_path / "_build_info.json"
-    record.write_text(json.dumps({"status": "failed", "detail": "cmake was not found"}))
-    monkeypatch.setattr(_build_info.read, "__defaults__", (record,))
+    record.write_text(json.dumps({"cpu": {"status": "failed", "detail": "cmake was not found"}}))
+    monkeypatch.setattr(_build_info.read, "__defaults__", ("cpu", record))
     return load("saekernels_cpu_without_native", Path(cpu.__file__))
 
 

@@ -3,6 +3,8 @@
 //   bits 63..32  the score as a sortable unsigned integer (NaN canonical and above +inf, -0.0 equal to +0.0)
 //   bits 31..1   0x7fffffff - index
 //   bit  0       the sign of the value, which "abs" scores lose; indices are unique, so it never decides an order
+//
+// torch and Triton compare signed integers, so on a GPU the top bit is flipped.
 #pragma once
 
 #include "common/half.h"
@@ -35,5 +37,12 @@ SK_INLINE int32_t key_index(uint64_t key) {
 }
 
 SK_INLINE bool key_negative(uint64_t key) { return (key & 1u) != 0; }
+
+SK_INLINE int64_t signed_key(uint64_t key) { return static_cast<int64_t>(key ^ 0x8000000000000000u); }
+
+SK_INLINE uint64_t unsigned_key(int64_t key) { return static_cast<uint64_t>(key) ^ 0x8000000000000000u; }
+
+// The value behind a key of a GPU's candidates, where bit 0 says that it is the score's negative.
+SK_INLINE float key_value(uint64_t key) { return key_negative(key) ? -key_score(key) : key_score(key); }
 
 }  // namespace saekernels
