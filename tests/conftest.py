@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -9,6 +11,10 @@ import pytest
 import torch
 
 from saekernels.backends import registry
+
+# Without a GPU, Triton's kernels are interpreted. To be said before anything imports triton.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Tiny models and two cores: threads would wait for each other. Tests of threading set their own number.
 torch.set_num_threads(1)
@@ -19,27 +25,38 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("default")
 
 
-@pytest.fixture(params=registry.PREFERENCE)
-def backend(request: pytest.FixtureRequest) -> str:
-    """The name of a backend; skipped, with its own reason, where it is not built."""
-    reason = registry.load(request.param).available()
+# The GPU's backends, where there is one. What can be said of them without is in test_triton_*.py and csrc/tests.
+ON_GPU = ("cuda", "triton")
+BACKENDS = [name for name in registry.PREFERENCE if name not in ON_GPU or torch.cuda.is_available()]
+
+
+@contextlib.contextmanager
+def usable(name: str) -> Iterator[str]:
+    """A backend, with new tensors on its device; skips, with the backend's own reason, where it is not built."""
+    reason = registry.load(name).available()
     if reason is not None:
-        pytest.skip(f"backend {request.param}: {reason}")
-    return request.param
+        pytest.skip(f"backend {name}: {reason}")
+    with torch.device("cuda") if name in ON_GPU else contextlib.nullcontext():
+        yield name
 
 
-@pytest.fixture(params=[*registry.PREFERENCE, "cpu, screening in bf16"])
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backend."""
+    with usable(request.param) as name:
+        yield name
+
+
+@pytest.fixture(params=[*BACKENDS, "cpu, screening in bf16"])
 def encoder(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a backend for the encoders, whose native form runs once with each screen."""
     name, _, screen = request.param.partition(", screening in ")
-    module = registry.load(name)
-    if module.available() is not None:
-        pytest.skip(f"backend {name}: {module.available()}")
-    if name == "cpu":
-        module.set_screening(screen or "fp32")
-    yield name
-    if name == "cpu":
-        module.set_screening("auto")
+    with usable(name):
+        if name == "cpu":
+            registry.load(name).set_screening(screen or "fp32")
+        yield name
+        if name == "cpu":
+            registry.load(name).set_screening("auto")
 
 
 @pytest.fixture

@@ -167,8 +167,11 @@ def encode_topk(
     k: int,
     activation: str,
     prepared: Tensor | None = None,
+    *,
+    hint: Tensor | None = None,
+    precision: str = "exact",
 ) -> tuple[Tensor, Tensor]:
-    """Values [T, k] in x.dtype and indices [T, k] int32, best first."""
+    """Values [T, k] in x.dtype and indices [T, k] int32, best first; exact at any precision, and without a hint."""
     values = torch.empty(x.shape[0], k, dtype=x.dtype, device="cpu")
     indices = torch.empty(x.shape[0], k, dtype=torch.int32, device="cpu")
     _module().encode_topk(
@@ -193,8 +196,13 @@ def encode_threshold(
     pre_bias: Tensor | None,
     threshold: Tensor,
     prepared: Tensor | None = None,
+    *,
+    precision: str = "exact",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64."""
+    """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64.
+
+    Exact at any precision.
+    """
     codes = _module().encode_threshold(
         _view(x),
         _view(W_enc),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-PREFERENCE = ("cpu", "reference")
+PREFERENCE = ("cpu", "cuda", "triton", "reference")
 PRIMITIVES = (
     "encode_topk",
     "encode_threshold",
@@ -61,6 +61,11 @@ def refusal(name: str, op: str, device_type: str, dtype: torch.dtype) -> str | N
     return module.available() or module.can_use(op, device_type, dtype)
 
 
+def _on_request_only(name: str) -> str | None:
+    """Why a backend that can serve is not chosen unless by name."""
+    return "interprets its kernels, which is for tests" if getattr(load(name), "INTERPRETING", False) else None
+
+
 @functools.cache
 def select(op: str, device_type: str, dtype: torch.dtype, choice: str | None = None) -> ModuleType:
     """The backend module that serves `op` on tensors of this device and dtype.
@@ -76,7 +81,7 @@ def select(op: str, device_type: str, dtype: torch.dtype, choice: str | None = N
         source = "backend" if choice else "SAEKERNELS_BACKEND"
         raise ValueError(f"{source}: got {name!r}, which cannot serve {op} for {dtype} on {device_type}: {reason}")
     for candidate in PREFERENCE:
-        if refusal(candidate, op, device_type, dtype) is None:
+        if _on_request_only(candidate) is None and refusal(candidate, op, device_type, dtype) is None:
             return load(candidate)
     raise ValueError(f"{op}: no backend serves {dtype} on {device_type}")
 
@@ -101,7 +106,7 @@ def explain(device_type: str) -> list[Choice]:
             except ValueError:
                 chosen = "none"
             others = {
-                name: refusal(name, op, device_type, dtype) or f"{chosen} is preferred"
+                name: refusal(name, op, device_type, dtype) or _on_request_only(name) or f"{chosen} is preferred"
                 for name in PREFERENCE
                 if name != chosen
             }

@@ -107,7 +107,8 @@ def _kernel(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_arguments(x, W_enc, b_enc, threshold, pre_bias, precision)
     kernels = registry.select("encode_threshold", x.device.type, x.dtype, backend)
-    return kernels.encode_threshold(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, threshold, prepared)
+    rows = x.reshape(-1, x.shape[-1])
+    return kernels.encode_threshold(rows, W_enc, b_enc, pre_bias, threshold, prepared, precision=precision)
 
 
 def _fake(

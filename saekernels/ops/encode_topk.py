@@ -32,6 +32,7 @@ def encode_topk(
     activation: str = "relu",
     precision: str = "exact",
     prepared: PreparedWeights | None = None,
+    hint: float | Tensor | None = None,
     sparse_grad: bool = False,
     backend: str | None = None,
 ) -> TopKCodes:
@@ -48,9 +49,12 @@ def encode_topk(
         pre_bias: [d], subtracted from x in float32; x's dtype or float32.
         activation: "relu" selects on the pre-activation and returns max(value, 0), so fewer than k values may be
             nonzero; "none" keeps signs; "abs" selects on the magnitude and keeps signs.
-        precision: "exact" (float32 accumulation over the inputs as given). "fast" and "screened" allow a backend to be
-            less exact; the present backends answer both exactly.
+        precision: "exact" (float32 accumulation over the inputs as given). "fast": values are what tensor cores
+            accumulate, tf32 products for float32. "screened": 8-bit products choose the candidates, of which a true one
+            is missed with a small chance, and float32 scores them. The CPU's backends answer all three exactly.
         prepared: `prepare(W_enc)`, for speed; the result is the same without it.
+        hint: [...] or a number: a guess of what at least k scores of a row (magnitudes for "abs") reach, such as the
+            k-th of similar rows before. Spares a GPU the search for one; a wrong one costs time. float32 or x's dtype.
         sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, each once, for
             optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
         backend: "cpu", "reference", or None for the best one that serves the inputs.
@@ -72,6 +76,7 @@ def encode_topk(
             b_enc,
             pre_bias,
             block_of(prepared, W_enc),
+            _hint_tensor(hint, x, backend),
             k=k,
             activation=activation,
             precision=precision,
@@ -81,11 +86,20 @@ def encode_topk(
     )
 
 
+def _hint_tensor(hint: float | Tensor | None, x: Tensor, backend: str | None) -> Tensor | None:
+    if hint is None or isinstance(hint, Tensor):
+        _check.tensors(hint=hint)
+        return hint
+    _check.scalars(backend, hint=(hint, float))
+    return torch.full((), float(hint), dtype=torch.float32, device=x.device)
+
+
 def _check_arguments(
     x: Tensor,
     W_enc: Tensor,
     b_enc: Tensor | None,
     pre_bias: Tensor | None,
+    hint: Tensor | None,
     k: int,
     activation: str,
     precision: str,
@@ -93,6 +107,11 @@ def _check_arguments(
     _check.encoder(x, W_enc, b_enc, pre_bias, precision)
     _check.k_of(k, W_enc.shape[0], "W_enc")
     _check.choice("activation", activation, _check.ACTIVATIONS)
+    if hint is not None:
+        _check.dtype_in("hint", hint, tuple(dict.fromkeys((x.dtype, torch.float32))))
+        if hint.dim() and hint.shape != x.shape[:-1]:
+            raise ValueError(f"hint: got shape {list(hint.shape)}, need {list(x.shape[:-1])}, one per row of x, or []")
+        _check.same_device("x", x, hint=hint)
 
 
 def _kernel(
@@ -101,6 +120,7 @@ def _kernel(
     b_enc: Tensor | None = None,
     pre_bias: Tensor | None = None,
     prepared: Tensor | None = None,
+    hint: Tensor | None = None,
     *,
     k: int,
     activation: str = "relu",
@@ -108,9 +128,19 @@ def _kernel(
     sparse_grad: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    _check_arguments(x, W_enc, b_enc, pre_bias, k, activation, precision)
+    _check_arguments(x, W_enc, b_enc, pre_bias, hint, k, activation, precision)
     kernels = registry.select("encode_topk", x.device.type, x.dtype, backend)
-    values, indices = kernels.encode_topk(x.reshape(-1, x.shape[-1]), W_enc, b_enc, pre_bias, k, activation, prepared)
+    values, indices = kernels.encode_topk(
+        x.reshape(-1, x.shape[-1]),
+        W_enc,
+        b_enc,
+        pre_bias,
+        k,
+        activation,
+        prepared,
+        hint=hint if hint is None or not hint.dim() else hint.reshape(-1),
+        precision=precision,
+    )
     shape = (*x.shape[:-1], k)
     return reshaped(values, shape), reshaped(indices, shape)
 
@@ -121,6 +151,7 @@ def _fake(
     b_enc: Tensor | None = None,
     pre_bias: Tensor | None = None,
     prepared: Tensor | None = None,
+    hint: Tensor | None = None,
     *,
     k: int,
     activation: str = "relu",
@@ -128,7 +159,7 @@ def _fake(
     sparse_grad: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    _check_arguments(x, W_enc, b_enc, pre_bias, k, activation, precision)
+    _check_arguments(x, W_enc, b_enc, pre_bias, hint, k, activation, precision)
     shape = (*x.shape[:-1], k)
     return x.new_empty(shape), x.new_empty(shape, dtype=torch.int32)
 
@@ -163,12 +194,13 @@ def _backward(ctx: Any, grad_values: Tensor, _: Tensor | None) -> tuple[Tensor |
         ctx.sparse_grad,
         ctx.backend,
     )
-    return None if d_x is None else d_x.view(x.shape), d_W, d_b, d_pre, None
+    return None if d_x is None else d_x.view(x.shape), d_W, d_b, d_pre, None, None
 
 
 define(
     "encode_topk",
-    "(Tensor x, Tensor W_enc, Tensor? b_enc=None, Tensor? pre_bias=None, Tensor? prepared=None, *, SymInt k, "
+    "(Tensor x, Tensor W_enc, Tensor? b_enc=None, Tensor? pre_bias=None, Tensor? prepared=None, "
+    "Tensor? hint=None, *, SymInt k, "
     "str activation='relu', str precision='exact', bool sparse_grad=False, str? backend=None) -> (Tensor, Tensor)",
     _kernel,
     _fake,

@@ -40,8 +40,11 @@ def encode_topk(
     k: int,
     activation: str,
     prepared: Tensor | None = None,
+    *,
+    hint: Tensor | None = None,
+    precision: str = "exact",
 ) -> tuple[Tensor, Tensor]:
-    """See `saekernels.encode_topk`; x [T, d]; nothing is prepared for it."""
+    """See `saekernels.encode_topk`; x [T, d]; it needs no preparation nor hint, and is always exact."""
     values = x.new_empty(x.shape[0], k)
     indices = torch.empty(x.shape[0], k, dtype=torch.int32, device=x.device)
     for rows in row_chunks(x.shape[0], W_enc.shape[0]):
@@ -60,8 +63,10 @@ def encode_threshold(
     pre_bias: Tensor | None,
     threshold: Tensor,
     prepared: Tensor | None = None,
+    *,
+    precision: str = "exact",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `saekernels.encode_threshold`; x [T, d], threshold [] or [F]; nothing is prepared for it."""
+    """See `saekernels.encode_threshold`; x [T, d], threshold [] or [F]; always exact."""
     values, indices = [x.new_empty(0)], [torch.empty(0, dtype=torch.int32, device=x.device)]
     offsets = torch.zeros(x.shape[0] + 1, dtype=torch.int64, device=x.device)
     for rows in row_chunks(x.shape[0], W_enc.shape[0]):

@@ -1,0 +1,134 @@
+"""One table of kernel configurations, by kernel, architecture, dtype, width and Triton version.
+
+Nothing here depends on the number of tokens: a row is computed by the same instructions whatever else is in the batch.
+`saekernels bench gpu --tune` searches `candidates` on the card at hand and prints a patch for `TABLE`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import triton
+
+
+class Config(NamedTuple):
+    """Block sizes and the compiler's knobs of one kernel.
+
+    Attributes:
+        BM, BN, BK: rows, columns and depth of a tile; kernels of codes use BN columns (of d) and BK entries at a time.
+        group: row tiles that share a column tile in L2.
+        extra: switches by name: "tma" (operands through tensor descriptors), "branch" (append with a branch per hit).
+    """
+
+    BM: int
+    BN: int
+    BK: int
+    num_warps: int
+    num_stages: int
+    group: int = 8
+    extra: tuple[str, ...] = ()
+
+    def has(self, switch: str) -> bool:
+        """Whether a switch is on."""
+        return switch in self.extra
+
+
+class Key(NamedTuple):
+    """What a configuration is for. dtype: bytes per element; wide: d >= WIDE; triton: "3.6", or "" for any."""
+
+    kernel: str
+    architecture: int
+    itemsize: int
+    wide: bool
+    triton: str = ""
+
+
+WIDE = 1536
+VERSION = ".".join(triton.__version__.split(".")[:2])
+
+# The interpreter's are small, so that tests meet several tiles.
+TABLE: dict[Key, Config] = {
+    Key("screen", 0, 2, False): Config(16, 128, 32, 4, 1, 2),
+    Key("screen", 80, 1, False): Config(128, 128, 64, 8, 3),
+    Key("screen", 80, 2, False): Config(128, 128, 32, 8, 3),
+    Key("screen", 80, 4, False): Config(128, 128, 32, 8, 2),
+    Key("screen", 90, 1, False): Config(128, 128, 128, 8, 3),
+    Key("screen", 90, 2, False): Config(128, 128, 64, 8, 3),
+    Key("screen", 90, 4, False): Config(128, 128, 32, 8, 3),
+    Key("linear_ce_kl", 0, 2, False): Config(16, 32, 32, 4, 1, 2),
+    Key("linear_ce_kl", 80, 2, False): Config(64, 128, 32, 8, 3),
+    Key("linear_ce_kl", 80, 4, False): Config(64, 64, 32, 8, 2),
+    Key("linear_ce_kl", 90, 2, False): Config(64, 128, 64, 8, 3),
+    Key("linear_ce_kl", 90, 4, False): Config(64, 64, 32, 8, 2),
+    Key("decode", 0, 2, False): Config(1, 32, 4, 1, 1),
+    Key("decode", 80, 2, False): Config(1, 128, 8, 1, 1),
+    Key("decode", 80, 4, False): Config(1, 64, 8, 1, 1),
+    Key("gather_dot", 0, 2, False): Config(1, 32, 4, 1, 1),
+    Key("gather_dot", 80, 2, False): Config(1, 256, 8, 4, 2),
+    Key("segment", 0, 2, False): Config(1, 32, 4, 1, 1),
+    Key("segment", 80, 2, False): Config(1, 256, 4, 2, 1),
+}
+
+_overrides: dict[str, Config] = {}
+
+
+def lookup(kernel: str, architecture: int, dtype: torch.dtype, width: int) -> Config:
+    """The configuration of a kernel for operands of a dtype and rows of `width`.
+
+    Falls back from this Triton version to any, from wide to all widths, to a neighbouring dtype, then to the next older
+    architecture. Raises KeyError for a kernel that has none.
+    """
+    if kernel in _overrides:
+        return _overrides[kernel]
+    sizes = sorted((1, 2, 4), key=lambda size: abs(size - dtype.itemsize))
+    older = sorted({key.architecture for key in TABLE if 0 < key.architecture <= architecture}, reverse=True)
+    wides = (True, False) if width >= WIDE else (False,)
+    for arch, size, wide, version in itertools.product(older or [0], sizes, wides, (VERSION, "")):
+        found = TABLE.get(Key(kernel, arch, size, wide, version))
+        if found is not None:
+            return found
+    raise KeyError(f"{kernel}: no configuration for architecture {architecture}")
+
+
+@contextlib.contextmanager
+def override(kernel: str, config: Config) -> Iterator[None]:
+    """Use `config` for a kernel, whatever the table says."""
+    before = dict(_overrides)
+    _overrides[kernel] = config
+    try:
+        yield
+    finally:
+        _overrides.clear()
+        _overrides.update(before)
+
+
+def candidates(kernel: str, architecture: int, dtype: torch.dtype, width: int) -> list[Config]:
+    """What a search tries: the table's own first, then its neighbours that fit the architecture."""
+    found = [lookup(kernel, architecture, dtype, width)]
+    if kernel in ("screen", "linear_ce_kl"):
+        found += _products(kernel, architecture, dtype)
+    else:
+        for columns, entries, warps in itertools.product((64, 128, 256, 512), (4, 8, 16), (1, 2, 4)):
+            found.append(Config(1, columns, entries, warps, 1))
+    return list(dict.fromkeys(found))
+
+
+def _products(kernel: str, architecture: int, dtype: torch.dtype) -> list[Config]:
+    found = []
+    switches: list[tuple[str, ...]] = [()]
+    if kernel == "screen":
+        switches.append(("branch",))
+    if architecture >= 90:
+        switches += [(*switch, "tma") for switch in switches]
+    tiles = ((128, 128), (64, 128), (64, 256), (128, 256)) if kernel == "screen" else ((64, 128), (64, 64), (128, 128))
+    depth = 128 // dtype.itemsize  # one line of 128 bytes, which is what wgmma swizzles
+    for (BM, BN), BK, warps, stages in itertools.product(tiles, (depth // 2, depth), (4, 8), (3, 4)):
+        if warps == 4 and BM * BN > 64 * 256:
+            continue
+        for group, extra in itertools.product((8, 16), switches):
+            found.append(Config(BM, BN, BK, warps, stages, group, extra))
+    return found

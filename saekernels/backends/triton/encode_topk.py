@@ -1,0 +1,72 @@
+"""encode_topk on a GPU: sample, screen, certify, recompute what failed, rescore, select; no step asks the host."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saekernels.backends.triton.certify import certify, cut
+from saekernels.backends.triton.dense import chunks, dense
+from saekernels.backends.triton.exact_rows import exact_rows
+from saekernels.backends.triton.operands import Encoder, encoder
+from saekernels.backends.triton.plan import Plan, plan
+from saekernels.backends.triton.rescore import rescore
+from saekernels.backends.triton.sample import sample
+from saekernels.backends.triton.screen import screen
+from saekernels.backends.triton.select import select
+from saekernels.backends.triton.topk import topk
+
+
+def encode_topk(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    k: int,
+    activation: str,
+    prepared: Tensor | None = None,
+    *,
+    precision: str = "exact",
+    hint: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Values [T, k] in x.dtype and indices [T, k] int32, best first; see `saekernels.encode_topk`.
+
+    hint: [T] or scalar float32, a guess of what at least k scores of a row reach; a wrong one costs time, not truth.
+    """
+    if not x.shape[0]:
+        return x.new_empty(0, k), torch.empty(0, k, dtype=torch.int32, device=x.device)
+    found = encoder(x, W_enc, b_enc, pre_bias, precision)
+    planned = plan(W_enc.shape[0], k, found.growth)
+    if planned is None:
+        return _dense(found, k, activation, precision)
+    return _screened(found, planned, k, activation, hint)
+
+
+def _screened(found: Encoder, planned: Plan, k: int, activation: str, hint: Tensor | None) -> tuple[Tensor, Tensor]:
+    absolute = activation == "abs"
+    if hint is None:
+        threshold = sample(found.screen.every(planned.step), planned.rank, absolute=absolute)
+    else:
+        threshold = hint.float().expand(found.x.shape[0]).contiguous()
+    candidates, counts = screen(found.screen, threshold, planned.capacity, per_latent=False, absolute=absolute)
+    if found.screen.rescored:
+        failed, n_failed = cut(candidates, counts, threshold, found.screen, k)
+        rescore(found.x, found.W, found.bias, candidates, counts, absolute=absolute)
+    else:
+        failed, n_failed = certify(counts, k, planned.capacity)
+    exact_rows(found.x, found.W, found.bias, failed, n_failed, candidates, counts, k, absolute=absolute)
+    return select(candidates, counts, k, found.x.dtype, relu=activation == "relu")
+
+
+def _dense(found: Encoder, k: int, activation: str, precision: str) -> tuple[Tensor, Tensor]:
+    rows, latents = found.x.shape[0], found.W.shape[0]
+    values = torch.empty(rows, k, dtype=found.x.dtype, device=found.x.device)
+    indices = torch.empty(rows, k, dtype=torch.int32, device=found.x.device)
+    exactly = found.exactly()._replace(float32_product="tf32" if precision == "fast" else "ieee")
+    for part in chunks(rows, latents):
+        pre = dense(exactly._replace(x=found.x[part]))
+        _, chosen = topk(pre.abs() if activation == "abs" else pre, k)
+        kept = pre.gather(1, chosen.long()) + 0.0
+        values[part] = (kept.relu() if activation == "relu" else kept).to(found.x.dtype)
+        indices[part] = chosen
+    return values, indices

@@ -1,0 +1,203 @@
+"""The Triton encoders in the interpreter: screens, certificates and fallbacks against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from saekernels.backends import reference
+from triton_cases import DTYPES, check_topk, encoder, module, screening, skip_unless_interpreting
+
+skip_unless_interpreting()
+from saekernels.backends.triton import encode_threshold, encode_topk  # noqa: E402
+
+
+def truncated(matrix: Tensor) -> Tensor:
+    """float32 with the 10 bits of fraction that tf32 keeps, cut off as the worst hardware would."""
+    return (matrix.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+def count_failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each call that follows recomputed."""
+    seen: list[int] = []
+    exact_rows = module("encode_topk").exact_rows
+
+    def counted(x, W, bias, failed, n_failed, *rest, **options):  # type: ignore[no-untyped-def]
+        seen.append(int(n_failed))
+        exact_rows(x, W, bias, failed, n_failed, *rest, **options)
+
+    monkeypatch.setattr(module("encode_topk"), "exact_rows", counted)
+    return seen
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["relu", "none", "abs"])
+def test_screened_topk(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, activation: str) -> None:
+    case = encoder(17, 500, 37, dtype)
+    failures = count_failures(monkeypatch)
+    with screening(monkeypatch, step=4, rank=6, capacity=192):
+        check_topk(case, encode_topk(*case, 9, activation), 9, activation)
+    assert failures == [0], "nothing here needs the fallback"
+
+
+@pytest.mark.parametrize("T", [1, 17])
+@pytest.mark.parametrize("F", [100, 513])
+def test_dense_topk(T: int, F: int) -> None:
+    case = encoder(T, F, 20, biased=False)
+    for k in (1, 7, F):
+        check_topk(case, encode_topk(*case, k, "none"), k)
+
+
+def test_both_layouts_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = encoder(5, 300, 33)
+    with screening(monkeypatch, step=4, rank=5, capacity=192):
+        want = encode_topk(*case, 8, "none")
+        columns = case._replace(W=case.W.t().contiguous().t())
+        wide_x, wide_W = torch.full((5, 66), torch.nan), torch.full((300, 70), torch.nan)
+        wide_x[:, ::2], wide_W[:, 3:36] = case.x, case.W
+        views = case._replace(x=wide_x[:, ::2], W=wide_W[:, 3:36])
+        for other in (columns, views):
+            got = encode_topk(*other, 8, "none")
+            assert torch.equal(got[1], want[1])
+            torch.testing.assert_close(got[0], want[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rank", "capacity"), [(40, 64), (1, 192), (2, 1024)], ids=["overflow", "short", "mixed"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_failed_rows_are_recomputed(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rank: int, capacity: int
+) -> None:
+    case = encoder(6, 400, 24, dtype)
+    failures = count_failures(monkeypatch)
+    with screening(monkeypatch, step=4, rank=rank, capacity=capacity):
+        check_topk(case, encode_topk(*case, 12, "abs"), 12, "abs")
+    assert failures[0] > 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ties_nan_and_infinities(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    case = encoder(6, 400, 24, dtype, biased=False)
+    case.x[1] = 0  # all scores equal
+    case.x[2] = torch.nan
+    case.x[3, 5] = torch.inf
+    case.W[7, 3], case.W[9, 2] = torch.inf, torch.nan
+    with screening(monkeypatch, step=4, rank=6, capacity=192):
+        values, indices = encode_topk(*case, 10, "none")
+    want = reference.encode_topk(*case, 10, "none")
+    # 0 * inf is NaN too, so row 1 has two of those ahead of its ties.
+    assert indices[1].tolist() == want[1][1].tolist() == [7, 9, *(i for i in range(10) if i not in (7, 9))]
+    assert indices[2].tolist() == list(range(10)) and values[2].isnan().all()
+    check_topk(case, (values, indices), 10)
+
+
+def test_planted_tile_and_repeated_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = encoder(5, 512, 24)
+    case.W[128:160] = case.x[0] * torch.linspace(1, 2, 32)[:, None]
+    case.W[300:330] = case.W[200]
+    with screening(monkeypatch, step=4, rank=9, capacity=192):
+        got = encode_topk(*case, 16, "none")
+    check_topk(case, got, 16)
+    assert set(got[1][0].tolist()) == set(range(144, 160))
+
+
+@given(
+    step=st.sampled_from([2, 3, 8]),
+    rank=st.integers(1, 12),
+    k=st.integers(1, 60),
+    seed=st.integers(0, 99),
+    activation=st.sampled_from(["relu", "none", "abs"]),
+)
+@settings(max_examples=6)
+def test_any_plan_gives_the_same(step: int, rank: int, k: int, seed: int, activation: str) -> None:
+    case = encoder(3, 200, 16, seed=seed)
+    want = encode_topk(*case, k, activation)  # by the dense way
+    with pytest.MonkeyPatch.context() as patch, screening(patch, step, rank, 128):
+        got = encode_topk(*case, k, activation)
+    assert torch.equal(got[1], want[1])
+    torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_screen_at_its_worst_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operands cut off as tf32 might; near ties that only float32 tells apart."""
+    case = encoder(9, 600, 64)
+    case.W[100:140] = case.W[50] * (1 + 2e-4 * torch.randn(40, 1))
+    case.x[:] += 2 * case.W[50]
+    screen, sample = module("encode_topk").screen, module("encode_topk").sample
+
+    def degraded(of, *rest, **options):  # type: ignore[no-untyped-def]
+        return screen(of._replace(x=truncated(of.x), W=truncated(of.W)), *rest, **options)
+
+    monkeypatch.setattr(module("encode_topk"), "screen", degraded)
+    monkeypatch.setattr(
+        module("encode_topk"), "sample", lambda of, *rest, **o: sample(of._replace(W=truncated(of.W)), *rest, **o)
+    )
+    failures = count_failures(monkeypatch)
+    with screening(monkeypatch, step=4, rank=12, capacity=256):
+        got = encode_topk(case.x, case.W, None, None, 20, "none")
+    exact = case.x.double() @ case.W.double().T
+    best = exact.topk(20).values
+    assert failures == [0]
+    # Without rescoring the truncation errors, some 1e-3, would show.
+    torch.testing.assert_close(got[0].double(), best, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(exact.gather(1, got[1].long()), best, rtol=2e-6, atol=2e-6)
+
+
+def test_a_hint_changes_speed_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = encoder(6, 400, 24)
+    with screening(monkeypatch, step=4, rank=6, capacity=192):
+        want = encode_topk(*case, 10, "none")
+        for hint in (torch.tensor(1.0), torch.tensor([1.0, 0.9, torch.nan, 9.0, -9.0, 1.1])):
+            got = encode_topk(*case, 10, "none", hint=hint)
+            assert torch.equal(got[1], want[1])
+            torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_screened_precision(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    case = encoder(4, 300, 48, dtype)
+    with screening(monkeypatch, step=4, rank=8, capacity=256):
+        check_topk(case, encode_topk(*case, 8, "relu", precision="screened"), 8, "relu")
+
+
+def test_no_rows() -> None:
+    case = encoder(0, 100, 8)
+    values, indices = encode_topk(*case, 3, "relu")
+    assert values.shape == indices.shape == (0, 3)
+    codes = encode_threshold(*case, torch.tensor(0.0))
+    assert codes[0].numel() == 0 and codes[2].tolist() == [0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("capacity", [1024, 16], ids=["sparse", "full"])
+def test_threshold(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity: int) -> None:
+    monkeypatch.setattr(module("encode_threshold"), "CAPACITY", capacity)
+    case = encoder(7, 300, 37, dtype)
+    case.x[2], case.x[3] = torch.nan, 0
+    for limits in (torch.tensor(0.5), torch.rand(300) + 0.5, torch.tensor(-9.0), torch.tensor(torch.nan)):
+        got = encode_threshold(*case, limits)
+        want = reference.encode_threshold(*case, limits)
+        assert torch.equal(got[2], want[2])
+        assert torch.equal(got[1], want[1])
+        tolerance = 1e-5 if dtype == torch.float32 else 4e-3
+        torch.testing.assert_close(got[0], want[0], rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def test_thresholds_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = encoder(7, 120, 20)
+    want = encode_threshold(*case, torch.tensor(0.3))
+    monkeypatch.setattr(module("encode_threshold"), "BUFFER_BYTES", 3 * 8 * 128)
+    got = encode_threshold(*case, torch.tensor(0.3))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("capacity", [1024, 8])
+def test_screened_thresholds(monkeypatch: pytest.MonkeyPatch, capacity: int) -> None:
+    monkeypatch.setattr(module("encode_threshold"), "CAPACITY", capacity)
+    case = encoder(4, 200, 48)
+    got = encode_threshold(*case, torch.tensor(1.0), precision="screened")
+    want = reference.encode_threshold(*case, torch.tensor(1.0))
+    assert torch.equal(got[2], want[2]) and torch.equal(got[1], want[1])
+    torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-5)
