@@ -84,6 +84,8 @@ def operands(
 ) -> tuple[dict[str, Any], tuple[Any, Any]]:
     """The arguments of `product` but for the tiles, and the operands themselves: tensors, or descriptors for TMA."""
     x = x if x.stride(1) == 1 else x.contiguous()
+    # A ragged last step costs predicates for every element: shallower tiles, so that they stay in registers.
+    depth = config.BK if x.shape[1] % config.BK == 0 else config.BK // 2
     tma = config.has("tma") and all(_describable(matrix) for matrix in (x, W))
     arguments = {
         "T": x.shape[0],
@@ -95,8 +97,8 @@ def operands(
         "stride_wd": W.stride(1),
         "BM": config.BM,
         "BN": config.BN,
-        "BK": config.BK,
-        "EVEN": x.shape[1] % config.BK == 0,
+        "BK": depth,
+        "EVEN": x.shape[1] % depth == 0,
         "TMA": tma,
         "PRODUCT": product_of(x.dtype, float32_product),
         "UPCAST": launch.INTERPRETING and x.dtype != torch.float32,
@@ -106,8 +108,8 @@ def operands(
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     return arguments, (
-        TensorDescriptor.from_tensor(x, [config.BM, config.BK]),
-        TensorDescriptor.from_tensor(W, [config.BN, config.BK]),
+        TensorDescriptor.from_tensor(x, [config.BM, depth]),
+        TensorDescriptor.from_tensor(W, [config.BN, depth]),
     )
 
 

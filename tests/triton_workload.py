@@ -1,0 +1,73 @@
+"""Calls of the Triton backend at real sizes, on fake tensors: what `triton_aot.py` and the cost model look at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import saekernels.backends.triton as backend
+from saekernels.backends.triton import configs, launch
+
+ENCODERS = (
+    (8192, 4096, 131072, 64, torch.bfloat16),
+    (8192, 4096, 131072, 64, torch.float32),
+    (64, 1000, 20001, 32, torch.float16),  # a depth that no tile divides
+)
+LOSSES = (
+    (8192, 2304, 256000, torch.bfloat16, 30.0),
+    (8192, 768, 50257, torch.float32, None),
+)
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A fake tensor; of the CPU, because torch slices those of a GPU with its driver's help."""
+    return torch.empty(shape, dtype=dtype)
+
+
+def encoder(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
+    """Both encoders in every precision, latents as columns, all scores at once, and every form of the screen."""
+    x, W, bias, pre = empty(T, d, dtype=dtype), empty(F, d, dtype=dtype), empty(F, dtype=dtype), empty(d, dtype=dtype)
+    backend.encode_topk(x, W, bias, pre, k, "relu")
+    backend.encode_threshold(x, W, bias, None, empty(F))
+    backend.encode_topk(x, W, bias, None, F // 2, "relu")
+    if T > 64:
+        backend.encode_topk(x, W, None, None, k, "abs")
+        backend.encode_topk(x, W.new_empty(d, F).t(), bias, None, k, "relu", precision="fast")
+        backend.encode_topk(x, W, bias, None, k, "relu", precision="screened")
+        for extra in (("branch",), ("branch", "tma")):
+            table = configs.lookup("screen", launch.architecture(x.device), dtype, d)
+            if "tma" in extra and launch.architecture(x.device) < 90:
+                continue
+            with configs.override("screen", table._replace(extra=extra)):
+                backend.encode_topk(x, W, bias, None, k, "relu", precision="fast")
+
+
+def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
+    """What is done with codes, there and back."""
+    values, indices, offsets = (
+        empty(T * k, dtype=dtype),
+        empty(T * k, dtype=torch.int32),
+        empty(T + 1, dtype=torch.int64),
+    )
+    W, a = empty(F, d, dtype=dtype), empty(T, d, dtype=dtype)
+    backend.decode(values, indices, offsets, W, empty(d, dtype=dtype))
+    backend.gather_dot(a, W, indices, offsets)
+    backend.segment_outer(values, indices, offsets, a, F)
+    backend.segment_sum(values, indices, F)
+
+
+def loss(T: int, d: int, V: int, dtype: torch.dtype, softcap: float | None) -> None:
+    """linear_ce_kl."""
+    h, W = empty(T, d, dtype=dtype), empty(V, d, dtype=dtype)
+    backend.linear_ce_kl(h, h.clone(), W, empty(T, dtype=torch.int64), None, softcap, -100)
+
+
+def workload() -> None:
+    """Everything."""
+    with FakeTensorMode():
+        for case in ENCODERS:
+            encoder(*case)
+            codes(*case)
+        for head in LOSSES:
+            loss(*head)
