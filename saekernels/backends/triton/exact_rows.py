@@ -15,7 +15,7 @@ from saekernels.backends.triton import keys
 from saekernels.backends.triton.launch import launch, multiprocessors, power_of_2
 
 # A score tile of a program, in elements of the product.
-TILE = 4096
+TILE = 2048
 
 
 @triton.jit
