@@ -1,4 +1,6 @@
-"""csrc/cuda through nvcc for every architecture: no warnings, no spills, room in shared memory; and the module it became."""
+"""csrc/cuda through nvcc for every architecture: no warnings, no spills, room in shared memory; and the module it
+became.
+"""
 
 from __future__ import annotations
 

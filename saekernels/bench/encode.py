@@ -62,10 +62,10 @@ def whole(problem: Problem) -> Ready:
 
 def chunked(problem: Problem) -> Ready:
     """A few rows at a time, their pre-activations in one buffer that stays in the cache."""
-    return best_chunk(problem, lambda rows: _in_chunks(problem, rows))
+    return best_chunk(problem, lambda rows: in_chunks(problem, rows))
 
 
-def _in_chunks(problem: Problem, rows: int) -> Callable[[Tensor], Codes]:
+def in_chunks(problem: Problem, rows: int) -> Callable[[Tensor], Codes]:
     W, b, (_, _, F, k) = problem.weights["W_enc"], problem.weights["b_enc"], problem.shape
 
     def call(x: Tensor) -> Codes:

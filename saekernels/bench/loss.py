@@ -48,10 +48,10 @@ def whole(problem: Problem) -> Ready:
 
 def chunked(problem: Problem) -> Ready:
     """A few rows at a time."""
-    return best_chunk(problem, lambda rows: _in_chunks(problem.weights["W_U"], rows))
+    return best_chunk(problem, lambda rows: in_chunks(problem.weights["W_U"], rows))
 
 
-def _in_chunks(W: Tensor, rows: int) -> Callable[[Tensor, Tensor, Tensor], Losses]:
+def in_chunks(W: Tensor, rows: int) -> Callable[[Tensor, Tensor, Tensor], Losses]:
     def call(h_p: Tensor, h_q: Tensor, targets: Tensor) -> Losses:
         parts = zip(h_p.split(rows), h_q.split(rows), targets.split(rows), strict=True)
         columns = zip(*(losses(p, q, W, target) for p, q, target in parts), strict=True)

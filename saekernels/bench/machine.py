@@ -38,10 +38,10 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def versions() -> dict[str, str | None]:
-    """Of this package, of what computes, and of the peers; None for one that is not installed."""
+def versions(more: tuple[str, ...] = ()) -> dict[str, str | None]:
+    """Of this package, of what computes, of the peers, and of `more`; None for one that is not installed."""
     found: dict[str, str | None] = {"saekernels": saekernels.__version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", *PACKAGES):
+    for package in ("torch", "numpy", *PACKAGES, *more):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 PACKAGES = ("sae-lens", "eai-sparsify")
@@ -23,7 +24,8 @@ def load(name: str) -> Any:
     if importlib.util.find_spec(name) is None:
         raise NotInstalled(f"{name} is {NOT_INSTALLED}")
     # sparsify decodes with Triton wherever Triton is installed, for CPU tensors too, and fails.
-    os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
     with contextlib.redirect_stdout(sys.stderr):
         return importlib.import_module(name)
 

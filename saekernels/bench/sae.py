@@ -75,24 +75,24 @@ def ours(problem: Problem) -> Ready:
 
 def chunked(problem: Problem) -> Ready:
     """Rows a few at a time: product, selection and an embedding bag, the best that plain torch does here."""
-    pick = _pick_above if "threshold" in problem.weights else _pick_topk
-    return best_chunk(problem, lambda rows: _in_chunks(problem, rows, pick))
+    pick = pick_above if "threshold" in problem.weights else pick_topk
+    return best_chunk(problem, lambda rows: in_chunks(problem, rows, pick))
 
 
 Picked = tuple[Tensor, Tensor, Tensor | None]
 
 
-def _pick_topk(problem: Problem, pre: Tensor) -> Picked:
+def pick_topk(problem: Problem, pre: Tensor) -> Picked:
     values, indices = pre.topk(problem.shape.k)
     return values.relu(), indices, None
 
 
-def _pick_above(problem: Problem, pre: Tensor) -> Picked:
+def pick_above(problem: Problem, pre: Tensor) -> Picked:
     values, latents, offsets = above(pre, problem.weights["threshold"])
     return values, latents, offsets[:-1]
 
 
-def _in_chunks(problem: Problem, rows: int, pick: Callable[[Problem, Tensor], Picked]) -> Callable[[Tensor], Tensor]:
+def in_chunks(problem: Problem, rows: int, pick: Callable[[Problem, Tensor], Picked]) -> Callable[[Tensor], Tensor]:
     W_enc, b_enc, W_dec, b_dec = (problem.weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
 
     def call(x: Tensor) -> Tensor:

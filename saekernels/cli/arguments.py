@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -74,3 +75,14 @@ def site_and_path(text: str) -> tuple[str, str]:
     if not (site and equals and path):
         raise argparse.ArgumentTypeError(f"need SITE=PATH, for example model.layers.3=saes/layer_3, got {text!r}")
     return site, path
+
+
+def seconds(text: str) -> float:
+    """A positive finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"need a positive number of seconds, got {text!r}")
+    return value

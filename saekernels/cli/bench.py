@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import os
 import sys
 from typing import Any
@@ -14,7 +13,8 @@ from saekernels.bench.table import print_record
 from saekernels.eval.errors import InputError, missing_extra
 from saekernels.eval.files import check_writable, write_whole
 
-from .arguments import at_least
+from . import bench_gpu
+from .arguments import at_least, seconds
 from .inputs import DTYPES
 
 # What kernels and torch both compute.
@@ -22,13 +22,15 @@ BENCH_DTYPES = tuple(name for name in DTYPES if name != "float64")
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
+    bench = commands.add_parser(
         "bench",
         help="time the ops against torch, SAELens and sparsify",
         description="Time the ops in turns with plain, chunked and compiled torch, and with SAELens and sparsify where "
         "they are installed. A contender with a wrong answer is not timed.",
     )
-    parser.add_argument("device", metavar="DEVICE", choices=("cpu",), help="cpu")
+    devices = bench.add_subparsers(dest="device", metavar="DEVICE", required=True)
+    parser = devices.add_parser("cpu", help="the CPU kernels", description=bench.description)
+    bench_gpu.add_parsers(devices)
     what = parser.add_argument_group("what is timed")
     what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {', '.join((*OPS, *GROUPS))} (all)")
     shape_help = "T,d,F,k tokens, width, latents, active ones; for the loss T,d,V (a list of common SAEs)"
@@ -78,17 +80,6 @@ def dtypes(text: str) -> tuple[Any, ...]:
         if name not in BENCH_DTYPES:
             raise argparse.ArgumentTypeError(f"no dtype {name!r}; need some of {', '.join(BENCH_DTYPES)}")
     return tuple(DTYPES[name] for name in names)
-
-
-def seconds(text: str) -> float:
-    """A positive finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"need a positive number of seconds, got {text!r}")
-    return value
 
 
 def run_bench(arguments: argparse.Namespace) -> int:

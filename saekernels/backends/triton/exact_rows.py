@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from saekernels.backends.triton import keys
-from saekernels.backends.triton.launch import launch, multiprocessors, power_of_2
+from saekernels.backends.triton import keys, plan
+from saekernels.backends.triton.launch import launch, multiprocessors
 
 # A score tile of a program, in elements of the product.
 TILE = 2048
@@ -86,7 +86,7 @@ def exact_rows(
         x: [T, d]; W: [F, d]; bias: [F] float32 or None.
         failed, n_failed: as from `certify`.
     """
-    kept = power_of_2(k, 64)
+    kept = plan.kept(k)
     capacity = candidates.shape[1]
     parts = max(1, min(capacity // kept, triton.cdiv(W.shape[0], kept)))
     launch(
@@ -115,8 +115,3 @@ def exact_rows(
         KEPT=kept,
         BD=max(16, TILE // kept),
     )
-
-
-def fits(k: int, capacity: int) -> bool:
-    """Whether a row's candidates have room for one program's best."""
-    return power_of_2(k, 64) <= capacity

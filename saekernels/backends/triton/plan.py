@@ -6,9 +6,11 @@ import functools
 import math
 from typing import NamedTuple
 
-from saekernels.backends.triton import exact_rows
-from saekernels.backends.triton.sample import GROUP_OF, MOST_GROUPS
-
+# Neighbours of a sample of which only the best is kept, and how many such bests one program ranks.
+GROUP_OF = 8
+MOST_GROUPS = 8192
+# The fewest keys that a program keeps which recomputes a failed row.
+LEAST_KEPT = 64
 # Below this many latents, and above this k, all scores of a few rows at a time are written and ranked.
 LEAST_LATENTS = 4096
 MOST_K = 1024
@@ -44,9 +46,14 @@ def plan(latents: int, k: int, growth: float = 1.0) -> Plan | None:
     rank = sample_rank(k, step)
     mean, deviation = rank * step, math.sqrt(rank) * step
     capacity = math.ceil((mean + 7 * deviation) * growth / 128) * 128
-    if capacity * 2 > latents or rank * 4 > latents // step // GROUP_OF or not exact_rows.fits(k, capacity):
+    if capacity * 2 > latents or rank * 4 > latents // step // GROUP_OF or kept(k) > capacity:
         return None
     return Plan(step, rank, capacity)
+
+
+def kept(k: int) -> int:
+    """How many keys a program keeps that recomputes part of a failed row: a power of two."""
+    return max(LEAST_KEPT, 1 << (k - 1).bit_length())
 
 
 def sample_rank(k: int, step: int) -> int:

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from saekernels.backends.triton import configs, keys
 from saekernels.backends.triton.launch import architecture, launch, power_of_2
+from saekernels.backends.triton.plan import GROUP_OF
 from saekernels.backends.triton.product import grid, operands, product, tile_of
 from saekernels.backends.triton.screen import Operands, reach_of, scores_of
-
-GROUP_OF = 8
-# Group maxima that one program ranks.
-MOST_GROUPS = 8192
 
 
 @triton.jit

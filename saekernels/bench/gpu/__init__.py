@@ -1,0 +1,1 @@
+"""The GPU scorecard: right answers first, then times against baselines, ceilings, predictions and targets."""

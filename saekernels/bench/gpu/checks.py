@@ -1,0 +1,335 @@
+"""The gate: every op, forward and backward, right on the device at hand, before anything is timed.
+
+Each check compares numbers with float64 (or bits with bits) and raises Wrong. They run on the CPU's backends as well,
+which is how they are tested where there is no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import saekernels as sk
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Of values near 1: float32 sums of some hundred terms; a 16-bit result's own rounding.
+LIMIT = {torch.float32: 3e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
+
+
+class Outcome(NamedTuple):
+    """One check: None, or what was wrong."""
+
+    name: str
+    wrong: str | None
+
+
+class Wrong(Exception):
+    """A check failed; the message says which number."""
+
+
+def require(condition: bool, what: str) -> None:
+    """Unlike an assertion, kept by every interpreter."""
+    if not condition:
+        raise Wrong(what)
+
+
+class Bench:
+    """Where checks run, and random tensors there."""
+
+    def __init__(self, device: torch.device, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
+        self.device, self.dtypes = device, dtypes
+        self.generator = torch.Generator(device).manual_seed(0)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.device).mul_(scale).to(dtype)
+
+    def integers(self, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.randint(high, shape, generator=self.generator, device=self.device, dtype=dtype)
+
+
+def near(name: str, got: Tensor, want: Tensor, limit: float) -> None:
+    """Equal within `limit`, absolute below 1 and relative above; NaN where NaN is due."""
+    require(got.shape == want.shape, f"{name}: shape {list(got.shape)}, need {list(want.shape)}")
+    got, want = got.detach(), want.detach()
+    both = got.isnan() & want.isnan()
+    equal = got.double() == want.double()
+    error = (got.double() - want.double()).abs() / want.double().abs().clamp(min=1)
+    worst = error.masked_fill(both | equal, 0).nan_to_num(nan=torch.inf)
+    require(
+        not worst.numel() or float(worst.max()) <= limit, f"{name}: off by {float(worst.max()):.3g}, allowed {limit:g}"
+    )
+
+
+def same_bits(name: str, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> None:
+    for one, other in zip(first, second, strict=True):
+        require(torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0)), f"{name}: other bits")
+
+
+def best_of(name: str, scores: Tensor, codes: tuple[Tensor, Tensor], k: int, limit: float, activation: str) -> None:
+    """The k best of float64 scores [T, F]; near ties may go either way."""
+    values, indices = codes
+    latents = indices.long()
+    require(indices.dtype == torch.int32 and values.shape == indices.shape == (scores.shape[0], k), f"{name}: shapes")
+    require(not bool((latents.sort(1).values.diff(dim=1) == 0).any()), f"{name}: a latent twice")
+    ranked = (scores.abs() if activation == "abs" else scores).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    found = ranked.gather(1, latents)
+    near(f"{name}, selection", found.sort(1, descending=True).values, ranked.topk(k).values, limit)
+    chosen = scores.gather(1, latents)
+    near(f"{name}, values", values, chosen.clamp(min=0) if activation == "relu" else chosen, limit)
+
+
+def scores_of(x: Tensor, W: Tensor, b: Tensor | None = None, p: Tensor | None = None) -> Tensor:
+    centred = x.double() if p is None else x.double() - p.double()
+    return centred @ W.double().T + (0 if b is None else b.double())
+
+
+def encode(bench: Bench) -> None:
+    """Both layouts, odd sizes, every activation and dtype; enough latents to be screened."""
+    for dtype in bench.dtypes:
+        for T, d, F, k in ((37, 72, 9001, 32), (1, 128, 16384, 8), (129, 64, 300, 300)):
+            x, W = bench.normal(T, d, dtype=dtype), bench.normal(F, d, dtype=dtype, scale=d**-0.5)
+            b, p = bench.normal(F, dtype=dtype, scale=0.1), bench.normal(d, dtype=dtype, scale=0.2)
+            scores = scores_of(x, W, b, p)
+            # On a GPU every form is a kernel to compile, so all of them at one size only.
+            forms = ((W, "relu"), (W, "none"), (W, "abs"), (W.t().contiguous().t(), "relu"))
+            for weights, activation in forms if F == 9001 else forms[:1]:
+                codes = sk.encode_topk(x, weights, b, k=k, pre_bias=p, activation=activation)
+                best_of(f"{dtype} F={F} {activation}", scores, codes, k, LIMIT[dtype], activation)
+
+
+def precisions(bench: Bench) -> None:
+    """fast to within tf32, screened to within its statistics: no row may miss a latent by more than a rounding here."""
+    for dtype in bench.dtypes:
+        x, W = bench.normal(64, 256, dtype=dtype), bench.normal(16384, 256, dtype=dtype, scale=1 / 16)
+        scores = scores_of(x, W)
+        loose = max(LIMIT[dtype], 1e-2)
+        best_of(f"fast {dtype}", scores, sk.encode_topk(x, W, k=32, precision="fast"), 32, loose, "relu")
+        best_of(f"screened {dtype}", scores, sk.encode_topk(x, W, k=32, precision="screened"), 32, LIMIT[dtype], "relu")
+
+
+def adversaries(bench: Bench) -> None:
+    """Ties, equal rows, NaN, infinities, a hot tile, sorted and repeated latents, hints that are wrong."""
+    x, W = bench.normal(9, 64), bench.normal(9000, 64, scale=0.125)
+    W[256:384] = 3 * x[4]
+    W[5000:5400] = W[700]
+    W = W[scores_of(x[5:6], W)[0].argsort()].contiguous()
+    scores = scores_of(x, W)
+    best_of("planted", scores, sk.encode_topk(x, W, k=50, activation="none"), 50, LIMIT[torch.float32] * 10, "none")
+    for hint in (9.0, -9.0, torch.nan):
+        codes = sk.encode_topk(x, W, k=50, activation="none", hint=hint)
+        best_of(f"hint {hint}", scores, codes, 50, LIMIT[torch.float32] * 10, "none")
+    x[0], x[1], x[2, 3] = 0, torch.nan, torch.inf
+    zero = sk.encode_topk(x, W, k=50, activation="none")
+    require(zero.indices[0].tolist() == list(range(50)), "equal scores: lower indices first")
+    require(zero.indices[1].tolist() == list(range(50)) and bool(zero.values[1].isnan().all()), "NaN rows")
+    best = scores_of(x, W)[2]
+    near("infinite row", zero.values[2], best[zero.indices[2].long()], 1e-4)
+
+
+def thresholds(bench: Bench) -> None:
+    """JumpReLU, ReLU and none at all, in ascending order of latents."""
+    for dtype in bench.dtypes:
+        x, W, b = bench.normal(33, 72, dtype=dtype), bench.normal(5000, 72, dtype=dtype, scale=0.1), None
+        limits = bench.normal(5000).abs() + 1
+        for threshold in (limits, 1.5, -20.0):
+            values, indices, offsets = sk.encode_threshold(x, W, b, threshold)
+            scores = scores_of(x, W)
+            rows = torch.arange(33, device=x.device).repeat_interleave(offsets.diff())
+            chosen = scores[rows, indices.long()]
+            near(f"{dtype} values", values, chosen, LIMIT[dtype])
+            limit = threshold if isinstance(threshold, float) else limits
+            margin = (scores - limit).abs() > 1e-3
+            kept = torch.zeros_like(margin)
+            kept[rows, indices.long()] = True
+            require(
+                torch.equal(kept & margin, (scores > limit) & margin), f"{dtype}: other latents than above {threshold}"
+            )
+            keys = rows * 5000 + indices
+            require(bool((keys.diff() > 0).all()), f"{dtype}: not ascending")
+
+
+def topk(bench: Bench) -> None:
+    """The total order exactly, few rows and many, any strides."""
+    for dtype in bench.dtypes:
+        for rows, columns, k in ((3, 100_000, 64), (200, 3000, 2048), (1, 1, 1), (5, 300, 300)):
+            scores = bench.normal(rows, 2 * columns, dtype=dtype).round(decimals=2)[:, ::2]
+            scores[0, 0] = torch.nan if columns > 1 else 1.0
+            got = sk.topk(scores, k)
+            ranked = torch.where(scores.isnan(), torch.inf, scores.float() + 0.0)
+            want = torch.sort(ranked, dim=1, descending=True, stable=True).indices[:, :k]
+            require(torch.equal(got.indices.long(), want), f"{dtype} {rows} x {columns}: other order")
+            same_bits(f"{dtype} {rows} x {columns}", (got.values,), (scores.gather(1, want),))
+
+
+def decoding(bench: Bench) -> None:
+    """decode and decode_csr, and all gradients, against autograd in float64."""
+    for dtype in bench.dtypes:
+        T, F, d, k = 50, 400, 136, 20
+        values, indices = bench.normal(T, k, dtype=dtype), bench.integers(F, T, k, dtype=torch.int32)
+        indices[:, 0] = 7  # a latent that fires on every token
+        W, b, g = bench.normal(F, d, dtype=dtype), bench.normal(d, dtype=dtype), bench.normal(T, d, dtype=dtype)
+        ours = [tensor.clone().requires_grad_() for tensor in (values, W, b)]
+        wide = [tensor.double().requires_grad_() for tensor in (values, W, b)]
+        got = sk.decode(ours[0], indices, ours[1], ours[2])
+        want = torch.einsum("tk,tkd->td", wide[0], wide[1][indices.long()]) + wide[2]
+        near(f"{dtype} decode", got, want, 4 * LIMIT[dtype])
+        gradients = torch.autograd.grad(got, ours, g)
+        for name, mine, theirs in zip(
+            ("values", "W_dec", "b_dec"), gradients, torch.autograd.grad(want, wide, g.double()), strict=True
+        ):
+            near(f"{dtype} gradient of {name}", mine, theirs, 8 * LIMIT[dtype])
+
+
+def training(bench: Bench) -> None:
+    """Gradients through both ends of an SAE, on the latents that it chose."""
+    for dtype in bench.dtypes:
+        T, F, d, k = 40, 9000, 64, 16
+        x, W, b = (
+            bench.normal(T, d, dtype=dtype),
+            bench.normal(F, d, dtype=dtype, scale=0.125),
+            bench.normal(F, scale=0.1),
+        )
+        p = bench.normal(d, dtype=dtype, scale=0.2)
+        ours = [tensor.clone().requires_grad_() for tensor in (x, W, b, p)]
+        codes = sk.encode_topk(ours[0], ours[1], ours[2], k=k, pre_bias=ours[3], activation="none")
+        g = bench.normal(T, k, dtype=dtype)
+        wide = [tensor.double().requires_grad_() for tensor in (x, W, b, p)]
+        want = scores_of(*wide).gather(1, codes.indices.long())
+        near(f"{dtype} forward", codes.values, want, LIMIT[dtype])
+        for name, mine, theirs in zip(
+            ("x", "W_enc", "b_enc", "pre_bias"),
+            torch.autograd.grad(codes.values, ours, g),
+            torch.autograd.grad(want, wide, g.double()),
+            strict=True,
+        ):
+            near(f"{dtype} gradient of {name}", mine, theirs, 16 * LIMIT[dtype])
+
+
+def losses(bench: Bench) -> None:
+    """linear_ce_kl with bias, cap, ignored targets, a vocabulary that no tile divides."""
+    for dtype in bench.dtypes:
+        T, d, V = 70, 96, 5003
+        h_p, W, b = bench.normal(T, d, dtype=dtype), bench.normal(V, d, dtype=dtype, scale=0.2), bench.normal(V)
+        h_q = (h_p.float() + bench.normal(T, d, scale=0.3)).to(dtype)
+        targets = bench.integers(V, T)
+        targets[3] = -100
+        for softcap in (None, 10.0):
+            got = sk.linear_ce_kl(h_p, h_q, W, targets, bias=b, softcap=softcap)
+            z_p, z_q = scores_of(h_p, W, b), scores_of(h_q, W, b)
+            if softcap:
+                z_p, z_q = (softcap * torch.tanh(z / softcap) for z in (z_p, z_q))
+            log_p, log_q = z_p.log_softmax(1), z_q.log_softmax(1)
+            counted = targets != -100
+            at = targets.clamp(min=0)[:, None]
+            want = (
+                -log_p.gather(1, at)[:, 0] * counted,
+                -log_q.gather(1, at)[:, 0] * counted,
+                (log_p.exp() * (log_p - log_q)).sum(1) * counted,
+            )
+            for name, mine, theirs in zip(("ce_p", "ce_q", "kl"), got, want, strict=False):
+                near(f"{dtype} {name} cap {softcap}", mine, theirs, 5e-5)
+
+
+def batches(bench: Bench) -> None:
+    """A row's bits do not depend on its batch, nor on the run; the codes' order neither."""
+    for dtype in bench.dtypes:
+        x, W = bench.normal(300, 96, dtype=dtype), bench.normal(20000, 96, dtype=dtype, scale=0.1)
+        whole = sk.encode_topk(x, W, k=24)
+        same_bits(f"{dtype} rerun", tuple(whole), tuple(sk.encode_topk(x, W, k=24)))
+        for part in (slice(0, 1), slice(17, 150), slice(299, 300)):
+            alone = sk.encode_topk(x[part], W, k=24)
+            same_bits(f"{dtype} rows {part}", tuple(alone), (whole.values[part], whole.indices[part]))
+        out = sk.decode(*whole, W)
+        same_bits(f"{dtype} decode", (out[40:50],), (sk.decode(whole.values[40:50], whole.indices[40:50], W),))
+        targets = bench.integers(20000, 300)
+        losses_whole = sk.linear_ce_kl(x, x.flip(0), W, targets)
+        losses_part = sk.linear_ce_kl(x[5:9], x.flip(0)[5:9], W, targets[5:9])
+        same_bits(f"{dtype} losses", tuple(losses_part), tuple(part[5:9] for part in losses_whole))
+
+
+def nothing(bench: Bench) -> None:
+    """No rows, no codes."""
+    W = bench.normal(5000, 16)
+    require(sk.encode_topk(W[:0], W, k=3).values.shape == (0, 3), "no rows, no codes")
+    require(sk.encode_threshold(W[:0], W, None, 1.0).offsets.tolist() == [0], "no rows, no codes")
+    require(sk.encode_threshold(W[:2], W, None, 1e9).offsets.tolist() == [0, 0, 0], "no rows, no codes")
+    empty = bench.integers(5, 4, 0, dtype=torch.int32)
+    require(not bool(sk.decode(W.new_empty(4, 0), empty, W).any()), "no rows, no codes")
+
+
+def graphs(bench: Bench) -> None:
+    """Captured into a CUDA graph, and on a stream of one's own: the same bits. Nothing to do without a GPU."""
+    if bench.device.type != "cuda":
+        return
+    x, W, U = bench.normal(64, 128), bench.normal(16384, 128, scale=0.1), bench.normal(999, 128)
+    targets = bench.integers(999, 64)
+
+    def work() -> tuple[Tensor, ...]:
+        codes = sk.encode_topk(x, W, k=16)
+        return (*codes, sk.decode(*codes, W), *sk.linear_ce_kl(x, x.flip(0), U, targets))
+
+    eager = work()
+    stream = torch.cuda.Stream(bench.device)
+    stream.wait_stream(torch.cuda.current_stream(bench.device))
+    with torch.cuda.stream(stream):
+        streamed = work()
+    torch.cuda.current_stream(bench.device).wait_stream(stream)
+    same_bits("stream", streamed, eager)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = work()
+    x.copy_(x.flip(0))
+    graph.replay()
+    same_bits("graph", tuple(captured), work())
+
+
+def far_apart(bench: Bench) -> None:
+    """Addresses past 2^31 elements: rows of a view so wide that T times its stride is."""
+    if bench.device.type != "cuda":
+        return
+    stride = 2**26
+    storage = torch.zeros(40 * stride, dtype=torch.bfloat16, device=bench.device)
+    x = storage.as_strided((40, 64), (stride, 1))
+    x.copy_(bench.normal(40, 64, dtype=torch.bfloat16))
+    W = bench.normal(9000, 64, dtype=torch.bfloat16, scale=0.125)
+    same_bits("wide stride", tuple(sk.encode_topk(x, W, k=8)), tuple(sk.encode_topk(x.contiguous(), W, k=8)))
+
+
+CHECKS: dict[str, Callable[[Bench], None]] = {
+    check.__name__.replace("_", " "): check
+    for check in (
+        encode,
+        precisions,
+        adversaries,
+        thresholds,
+        topk,
+        decoding,
+        training,
+        losses,
+        batches,
+        nothing,
+        graphs,
+        far_apart,
+    )
+}
+
+
+def gate(
+    device: torch.device, say: Callable[[str], object] = lambda line: None, dtypes: tuple[torch.dtype, ...] = DTYPES
+) -> list[Outcome]:
+    """Run all checks; what is wrong with each is its first failure, or the error that stopped it."""
+    outcomes = []
+    for name, check in CHECKS.items():
+        wrong = None
+        try:
+            check(Bench(device, dtypes))
+        except Wrong as error:
+            wrong = str(error)
+        except Exception as error:
+            wrong = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        outcomes.append(Outcome(name, wrong))
+        say(f"check {name}: {'right' if wrong is None else 'WRONG: ' + wrong}")
+    return outcomes

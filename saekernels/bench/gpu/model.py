@@ -1,0 +1,155 @@
+"""The cost model: each kernel's time from the operations it does and the bytes it moves (docs/gpu_model.md).
+
+A kernel takes the longest of its products, its memory traffic and its cache traffic, plus what its epilogue does
+while the tensor cores wait, plus a launch. Nothing is fitted: where a measurement misses a prediction, one of the
+two is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from saekernels.backends.triton import plan as screening
+
+from ..cases import Shape
+from .cards import Card
+
+# Instructions per score of the screen's epilogue with masked atomics.
+MASKED_EPILOGUE = 18
+# Of the softmax of both streams, per logit.
+SOFTMAX_EPILOGUE = 14
+# Candidates that rescoring reads, per latent wanted: inside twice the error bound of tf32 and of 8-bit products.
+RESCORED = {"exact": 3.3, "screened": 1.6}
+GROWTH = {"exact": 3.7, "screened": 3.0}
+NORMS = ("row_norms", "quantise")
+
+
+class Kernel(NamedTuple):
+    """One kernel's work.
+
+    Attributes:
+        flops: at `rate`, 10^12 per second.
+        memory, l2: bytes.
+        lanes: instructions per lane that nothing overlaps.
+    """
+
+    name: str
+    flops: float = 0
+    rate: float = 1
+    memory: float = 0
+    l2: float = 0
+    lanes: float = 0
+
+    def seconds(self, card: Card) -> float:
+        """Its predicted time."""
+        overlapped = max(self.flops / (self.rate * 1e12), self.memory / (card.memory * 1e9), self.l2 / (card.l2 * 1e9))
+        return overlapped + self.lanes / card.lane_operations() + card.launch
+
+
+def seconds(kernels: list[Kernel], card: Card) -> float:
+    """Of all of them, one after another."""
+    return sum(kernel.seconds(card) for kernel in kernels)
+
+
+def product(shape: Shape, dtype: torch.dtype, card: Card) -> Kernel:
+    """torch's x @ W.T alone, its output written."""
+    T, d, F, _ = shape
+    size = dtype.itemsize
+    rate = card.fp32 if dtype == torch.float32 else card.bf16
+    return Kernel("product", 2 * T * d * F, rate, (T * d + F * d + T * F) * size)
+
+
+def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact") -> list[Kernel]:
+    """encode_topk."""
+    T, d, F, k = shape
+    size = dtype.itemsize
+    rescored = precision == "screened" or (precision == "exact" and dtype == torch.float32)
+    rate = {4: card.tf32}.get(size, card.bf16) if precision != "screened" else card.eight_bit
+    operand = 1 if precision == "screened" else size
+    planned = screening.plan(F, k, GROWTH[precision] if rescored else 1.0)
+    if planned is None:
+        dense = Kernel("dense", 2 * T * d * F, card.fp32 if size == 4 else rate, (T * d + F * d) * size + 8 * T * F)
+        return [dense, Kernel("topk", memory=3 * 4 * T * F)]
+    step, rank, capacity = planned
+    groups = F / step / screening.GROUP_OF
+    found = rank * step * (GROWTH[precision] if rescored else 1)
+    kernels = []
+    if precision == "screened":
+        kernels.append(Kernel("quantise", memory=F * d * (2 * size + 1) + T * d * (2 * size + 1)))
+    elif rescored:
+        kernels.append(Kernel("row_norms", memory=(F * d + T * d) * size))
+    kernels += [
+        Kernel("sample", 2 * T * d * F / step, rate, (T * d + F * d / step) * operand + 4 * T * groups),
+        Kernel("rank", memory=4 * T * groups, lanes=33 * 2 * T * groups),
+        Kernel("screen", 2 * T * d * F, rate, (T * d + F * d) * operand + 8 * T * found, lanes=MASKED_EPILOGUE * T * F),
+        Kernel("cut" if rescored else "certify", memory=16 * T * found if rescored else 4 * T),
+    ]
+    if rescored:
+        left = RESCORED[precision] * k
+        kernels.append(Kernel("rescore", 2 * T * left * d, card.fp32, min(T * left, F) * d * size, T * left * d * size))
+    kernels.append(Kernel("exact_rows", memory=4))
+    kernels.append(Kernel("select", memory=8 * T * found + T * k * (size + 4), lanes=100 * T * capacity))
+    return kernels
+
+
+def decode(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
+    """decode, or as much gathering in either direction."""
+    T, d, F, k = shape
+    size = dtype.itemsize
+    used = F * (1 - (1 - 1 / F) ** (T * k))  # of uniformly random latents
+    return [Kernel("decode", memory=(used * d + T * d) * size + T * k * (size + 4), l2=T * k * d * size)]
+
+
+def train(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
+    """Forward and backward of a TopK SAE: gradients of both matrices and biases as dense tensors."""
+    T, d, F, k = shape
+    size = dtype.itemsize
+    gather = decode(shape, dtype, card)[0]._replace(name="gather_dot", flops=2 * T * k * d, rate=card.fp32)
+    group = Kernel("group_by_latent", memory=3 * 16 * T * k)
+    outer = Kernel("segment_outer", memory=(T * d + F * d) * size + 16 * T * k, l2=T * k * d * size)
+    sums = Kernel("segment_sum", memory=12 * T * k + F * size)
+    return [
+        *encode(shape, dtype, card),
+        *decode(shape, dtype, card),
+        gather,
+        gather._replace(name="decode of the gradient"),
+        group,
+        outer,
+        group,
+        outer,
+        group,
+        sums,
+    ]
+
+
+def loss(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
+    """linear_ce_kl; F is the vocabulary."""
+    T, d, V, _ = shape
+    rate = card.bf16 if dtype.itemsize == 2 else card.tf32 / 3
+    parts = -(-V // (128 * 16))
+    return [
+        Kernel("parts", 4 * T * d * V, rate, (2 * T * d + V * d) * dtype.itemsize, lanes=SOFTMAX_EPILOGUE * 2 * T * V),
+        Kernel("merge", memory=36 * T * parts),
+    ]
+
+
+def predict(op: str, shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact") -> list[Kernel]:
+    """The kernels of an op by name."""
+    if op == "encode":
+        return encode(shape, dtype, card, precision)
+    if op == "sae_topk":
+        return encode(shape, dtype, card, precision) + decode(shape, dtype, card)
+    return {"decode": decode, "sae_train": train, "loss": loss}[op](shape, dtype, card)
+
+
+def temporaries(shape: Shape, dtype: torch.dtype, precision: str = "exact") -> float:
+    """Bytes that encode_topk allocates beside its results."""
+    T, d, F, k = shape
+    rescored = precision == "screened" or (precision == "exact" and dtype == torch.float32)
+    planned = screening.plan(F, k, GROWTH[precision] if rescored else 1.0)
+    if planned is None:
+        return 64 * 2**20
+    sampled = 4 * T * F / planned.step / screening.GROUP_OF
+    return max(sampled, 8 * T * planned.capacity) + (F * d if precision == "screened" else 0) + 24 * (T + F)

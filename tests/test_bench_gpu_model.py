@@ -1,0 +1,111 @@
+"""The cost model, the plan and the targets of the GPU scorecard, without a GPU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from saekernels.bench import Shape
+from saekernels.bench.gpu import cases, forecast, model
+from saekernels.bench.gpu.cards import CARDS, Card
+from saekernels.bench.gpu.contenders import OPS, chunk_rows, of
+from saekernels.bench.gpu.settings import Settings
+from saekernels.bench.gpu.targets import TARGETS
+from saekernels.cli import main
+
+ROUND = Card("round", 100, 50, 10, 200, 1000, 2000, 1, 1, 1.0, 1e-6)
+
+
+def test_a_kernel_takes_the_longest_of_its_parts() -> None:
+    # 1e12 operations at 100e12, 1e9 bytes at 1e12, 4e9 at 2e12; 128e9 lane operations at 128e9; a launch.
+    kernel = model.Kernel("k", 1e12, 100, 1e9, 4e9, 128e9)
+    assert kernel.seconds(ROUND) == pytest.approx(0.01 + 1 + 1e-6)
+    assert kernel._replace(flops=0).seconds(ROUND) == pytest.approx(0.002 + 1 + 1e-6)
+    assert kernel._replace(flops=0, l2=0, lanes=0).seconds(ROUND) == pytest.approx(0.001 + 1e-6)
+
+
+def test_encode_by_hand() -> None:
+    shape = Shape(8192, 4096, 131072, 64)
+    kernels = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"])}
+    assert list(kernels) == ["sample", "rank", "screen", "certify", "exact_rows", "select"]
+    assert kernels["screen"].flops == 2 * 8192 * 4096 * 131072
+    assert kernels["sample"].flops * 16 == kernels["screen"].flops
+    assert kernels["sample"].memory == (8192 * 4096 + 131072 // 16 * 4096) * 2 + 4 * 8192 * 1024
+    wide = {kernel.name: kernel for kernel in model.encode(shape, torch.float32, CARDS["H200"])}
+    assert wide["row_norms"].memory == (131072 + 8192) * 4096 * 4
+    assert wide["screen"].rate == CARDS["H200"].tf32 and "rescore" in wide and "cut" in wide
+    eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
+    assert eight["screen"].rate == CARDS["H200"].eight_bit and "quantise" in eight
+
+
+def test_decode_by_hand() -> None:
+    (kernel,) = model.decode(Shape(100, 64, 10, 1), torch.float32, ROUND)
+    used = 10 * (1 - 0.9**100)
+    assert kernel.memory == pytest.approx((used * 64 + 6400) * 4 + 800)
+    assert kernel.l2 == 100 * 64 * 4
+
+
+def test_small_or_greedy_encoders_are_not_screened() -> None:
+    for shape in (Shape(64, 64, 1000, 8), Shape(64, 64, 8192, 4000)):
+        assert [kernel.name for kernel in model.encode(shape, torch.bfloat16, ROUND)] == ["dense", "topk"]
+
+
+def test_candidates_take_little_memory() -> None:
+    for k, most in ((32, 0.03), (64, 0.03), (256, 0.05)):
+        shape = Shape(8192, 4096, 131072, k)
+        assert model.temporaries(shape, torch.bfloat16) / (2 * 8192 * 131072) <= most
+
+
+@pytest.mark.parametrize(("quick", "limit"), [(False, 8 * 60), (True, 2 * 60)], ids=["full", "quick"])
+def test_a_run_fits_its_time_by_prediction(quick: bool, limit: float) -> None:
+    assert forecast.run_seconds(Settings(quick=quick), CARDS["H200"]) <= limit
+
+
+def test_the_plan_is_the_one_asked_for() -> None:
+    encoders = {(case.shape, case.dtype) for case in cases.FULL if case.op == "encode"}
+    bf16, fp32 = torch.bfloat16, torch.float32
+    for d, F, k in ((768, 32768, 32), (768, 131072, 32), (2304, 65536, 64), (4096, 131072, 64)):
+        assert (Shape(8192, d, F, k), bf16) in encoders
+    assert (Shape(2048, 4096, 1048576, 64), bf16) in encoders and (Shape(8192, 4096, 131072, 256), bf16) in encoders
+    assert {T for shape, _ in encoders for T in [shape.T]} == {1, 64, 2048, 8192}
+    assert any(dtype == fp32 for _, dtype in encoders)
+    assert {case.shape.F for case in cases.FULL if case.op == "loss"} == {50257, 128256, 256000}
+    assert {case.op for case in cases.FULL} == set(OPS)
+
+
+def test_every_target_names_rows_that_the_plan_has() -> None:
+    for target in TARGETS:
+        assert target.case in cases.FULL
+        names = {contender.name for contender in of(target.case).contenders} | {"the model"}
+        assert {target.ours, target.other} <= names
+
+
+def test_targets_judge_in_their_direction() -> None:
+    at_most = next(target for target in TARGETS if target.at_most)
+    at_least = next(target for target in TARGETS if not target.at_most)
+    times = {at_most.ours: 2.0, at_most.other: 1.0, at_least.other: 6.0}
+    assert at_most.ratio(lambda case, name: times[name]) == 2.0 and not at_most.met(2.0)
+    assert at_least.ratio(lambda case, name: {at_least.ours: 2.0}.get(name, 6.0)) == 3.0
+    assert at_least.met(at_least.limit) and not at_least.met(at_least.limit - 0.01)
+    assert at_most.ratio(lambda case, name: None) is None
+
+
+def test_chunks_shrink_as_latents_grow() -> None:
+    assert [chunk_rows(F) for F in (1000, 32768, 65536, 131072, 1048576, 2**24)] == [4096, 4096, 2048, 1024, 256, 128]
+
+
+@pytest.mark.parametrize("card", list(CARDS))
+def test_the_dry_run_prints_plan_predictions_and_targets(card: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "gpu", "--dry-run", "--card", card]) == 0
+    text = capsys.readouterr().out
+    assert f"predictions for {card}; nothing here was measured" in text
+    for case in cases.FULL:
+        assert f"{case}: about" in text
+        for contender in of(case).contenders:
+            assert contender.name in text
+    assert text.count(", met") + text.count(", MISSED") >= len(TARGETS)
+    assert "nan" not in text and "inf " not in text
+    seconds = float(text.split("in all about ")[1].split(" s")[0])
+    assert math.isfinite(seconds) and seconds > 60

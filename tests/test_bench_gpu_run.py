@@ -1,0 +1,223 @@
+"""The scorecard's gate, record and runner, with a clock of the host's where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import saekernels as sk
+from saekernels.backends import registry
+from saekernels.bench import Shape
+from saekernels.bench.gpu import cases, checks, plots, record, runner
+from saekernels.bench.gpu.cards import CARDS
+from saekernels.bench.gpu.cases import Case
+from saekernels.bench.gpu.settings import Settings
+from saekernels.bench.record import now
+from saekernels.cli import bench_gpu, main
+
+CPU = torch.device("cpu")
+TINY = (
+    Case("encode", Shape(40, 32, 600, 8), torch.float32),
+    Case("decode", Shape(40, 32, 600, 8), torch.float32),
+    Case("sae_topk", Shape(40, 32, 600, 8), torch.float32),
+    Case("sae_train", Shape(40, 32, 600, 8), torch.float32),
+    Case("loss", Shape(40, 32, 500), torch.float32),
+)
+
+
+class HostClock:
+    """What `Clock` does, by the host's clock."""
+
+    device = CPU
+
+    def prepared(self, call: Callable[[], Any]) -> Callable[[], float]:
+        def run() -> float:
+            start = time.perf_counter()
+            call()
+            return 1e3 * (time.perf_counter() - start)
+
+        return run
+
+    timed = prepared
+
+
+def made_record() -> record.Record:
+    """A record of no card, with rows measured here."""
+    made = record.Record(
+        now(), "0123456789abcdef", False, record.kernel_hash(), {"gpu": "NVIDIA Nothing 1"}, {}, {"rounds": 3}
+    )
+    for case in TINY:
+        made.rows += runner.run_case(case, Settings(rounds=3), CPU, HostClock(), CARDS["H200"])  # type: ignore[arg-type]
+    runner.judge(made, TINY, CARDS["H200"])
+    return made
+
+
+@pytest.fixture(autouse=True)
+def no_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "peak_bytes", lambda call, device: 2**20)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+
+
+def test_every_check_passes_here() -> None:
+    outcomes = checks.gate(CPU)
+    assert [outcome for outcome in outcomes if outcome.wrong] == []
+    assert len(outcomes) == len(checks.CHECKS) == 12
+
+
+FAULTS = {
+    "encode": ("encode_topk", lambda out: (out[0] * 1.01, out[1])),
+    "adversaries": ("encode_topk", lambda out: (out[0], out[1].flip(1))),
+    "thresholds": ("encode_threshold", lambda out: (out[0], out[1].flip(0), out[2])),
+    "topk": ("topk", lambda out: (out[0], (out[1] + 1) % 300)),
+    "decoding": ("decode", lambda out: out + 0.1),
+    "losses": ("linear_ce_kl", lambda out: (out[0], out[1], out[2] * 1.001, out[3])),
+}
+
+
+@pytest.mark.parametrize("check", list(FAULTS))
+def test_the_gate_catches_a_planted_fault(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, spoil = FAULTS[check]
+    module = registry.load(registry.select(op, "cpu", torch.float32).NAME)
+    genuine = getattr(module, op)
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        return spoil(genuine(*arguments, **options))
+
+    monkeypatch.setattr(module, op, wrong)
+    failed = {outcome.name for outcome in checks.gate(CPU) if outcome.wrong}
+    assert check in failed
+
+
+def test_a_batch_dependent_op_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = registry.load(registry.select("encode_topk", "cpu", torch.float32).NAME)
+    genuine = module.encode_topk
+
+    def wrong(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        values, indices = genuine(x, *arguments, **options)
+        return values * (1 + 1e-7 * (len(x) % 2)), indices
+
+    monkeypatch.setattr(module, "encode_topk", wrong)
+    assert "batches" in {outcome.name for outcome in checks.gate(CPU) if outcome.wrong}
+
+
+def test_an_op_that_raises_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(sk, "topk", broken)
+    outcomes = {outcome.name: outcome.wrong for outcome in checks.gate(CPU)}
+    assert outcomes["topk"] == "RuntimeError: no kernel image"
+
+
+def test_nothing_is_timed_behind_a_closed_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.checks, "gate", lambda *arguments: [checks.Outcome("topk", "wrong")])
+    monkeypatch.setattr(record, "hardware", lambda device: {"gpu": "none"})
+    monkeypatch.setattr(runner, "Clock", lambda device: pytest.fail("the clock was started"))
+    with pytest.raises(runner.GateClosed, match="nothing was timed, because these checks fail: topk"):
+        runner.run(Settings(), CPU)
+
+
+def test_check_prints_a_line_each_and_fails_with_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [checks.Outcome("encode", None), checks.Outcome("topk", "off by 3")]
+    monkeypatch.setattr(bench_gpu.checks, "gate", lambda device: found)
+    assert main(["bench", "check", "--device", "cpu"]) == 1
+    assert capsys.readouterr().out.splitlines() == ["encode        right", "topk          WRONG: off by 3"]
+
+
+def test_a_run_from_end_to_end(tmp_path: Path) -> None:
+    made = made_record()
+    timed = {(row.op, row.contender) for row in made.rows if row.status == "ok"}
+    for op in ("encode", "decode", "sae_topk", "sae_train", "loss"):
+        assert (op, "saekernels") in timed
+    for row in made.rows:
+        assert row.status == "ok" or "not installed" in row.status, (row.contender, row.status)
+        if row.status == "ok":
+            assert row.median_ms and row.median_ms > 0 and row.rounds == 3 and row.share_of_bound
+    content = json.loads(made.to_json())
+    assert content["kind"] == "gpu" and content["kernel_hash"] == record.kernel_hash()
+    assert f"{TINY[0]}: saekernels" in content["predicted_ms"]
+    text = "\n".join(bench_gpu.lines(made))
+    assert "NVIDIA Nothing 1" in text and "torch embedding_bag" in text
+    drawn = plots.draw(made, tmp_path / "card.json")
+    assert {path.name for path in drawn} == {f"card-{case.op}.svg" for case in TINY}
+    assert all(path.read_text().startswith("<?xml") for path in drawn)
+
+
+def test_a_wrong_contender_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "of", lambda *arguments: wrong)
+    genuine = runner.OPS["decode"]
+    first = genuine.contenders[0]
+    ready = first.prepare(cases.make(TINY[1], CPU))
+    off_by_one = ready._replace(call=lambda values, indices: ready.call(values, indices) + 1)
+    bad = type(first)("wrong", lambda problem: off_by_one, first.check)
+    broken = type(first)("broken", lambda problem: 1 / 0, first.check)
+    wrong = type(genuine)((first, bad, broken), genuine.expect)
+    rows = runner.run_case(TINY[1], Settings(rounds=3), CPU, HostClock(), CARDS["H200"])  # type: ignore[arg-type]
+    assert [row.status.split(":")[0] for row in rows] == ["ok", "failed", "failed"]
+    assert "wrong answer" in rows[1].status and "ZeroDivisionError" in rows[2].status
+    assert rows[1].median_ms is None
+
+
+def test_records_never_overwrite_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = record.default_path("NVIDIA H200", "2026-11-23T01:02:03+00:00", None)
+    assert first == tmp_path / "saekernels-nvidia-h200-2026-11-23.json"
+    first.touch()
+    assert record.default_path("NVIDIA H200", "2026-11-23T01:02:03+00:00", None).name.endswith("-2.json")
+    inside = record.default_path("NVIDIA H200", "2026-11-23T01:02:03+00:00", "0123456789")
+    assert inside.parts[-4:] == ("benchmarks", "results", "nvidia-h200", "2026-11-23-0123456.json")
+
+
+def test_the_hash_changes_with_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kernel.cu").write_text("a")
+    monkeypatch.setattr(record, "SOURCES", (tmp_path,))
+    before = record.kernel_hash()
+    (tmp_path / "kernel.cu").write_text("b")
+    assert record.kernel_hash() != before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["gpu"], "no CUDA device is here; --dry-run prints the plan"),
+        (["gpu", "--tune"], "no CUDA device is here"),
+        (["check", "--device", "cuda"], "--device: got 'cuda', and no CUDA device is here"),
+        (["gpu", "--ops", "nope", "--dry-run"], "no op 'nope'; need some of encode"),
+        (["gpu", "--kernels", "nope"], "no kernel 'nope'; need some of screen"),
+        (["gpu", "--rounds", "2"], "--rounds"),
+        (["gpu", "--budget", "-1"], "need a positive number of seconds"),
+        (["gpu", "--quick", "--ops", "sae_train", "--dry-run"], "no case of sae_train is among those of --quick"),
+    ],
+)
+def test_bad_requests(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(["bench", *argv])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_problems_are_the_same_every_time() -> None:
+    for case in TINY:
+        first, second = cases.make(case, CPU), cases.make(case, CPU)
+        assert all(torch.equal(a, b) for a, b in zip(first.tokens, second.tokens, strict=True))
+
+
+def test_the_driver_is_asked_and_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = subprocess.CompletedProcess([], 0, "580.1, 1980 MHz, 3201 MHz, 700.00 W\n", "")
+    monkeypatch.setattr(record.subprocess, "run", lambda *arguments, **options: answer)
+    assert record._from_driver(CPU)["driver_version"] == "580.1"
+    monkeypatch.setattr(record.subprocess, "run", lambda *arguments, **options: (_ for _ in ()).throw(OSError()))
+    assert record._from_driver(CPU) == {}
