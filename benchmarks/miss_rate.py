@@ -1,9 +1,9 @@
-"""How often precision="screened" misses a latent: 8-bit operands rounded as the GPU's kernels round them, scored in float64.
+"""How often precision="screened" misses a latent: 8-bit operands rounded as the GPU's kernels round them.
 
-    python benchmarks/miss_rate.py            # about two minutes
+    python benchmarks/miss_rate.py            # about four minutes
 
-For each kind of data, the rows of which a true one of the k best is not among the candidates, for margins of several standard
-deviations of the screen's error (`bounds.MARGIN` is the one in use), and how many candidates have to be scored again.
+For each kind of data, the rows of which a true one of the k best is not among the candidates, for margins of several
+standard deviations of the screen's error (`bounds.MARGIN` is the one in use), and how many candidates are scored again.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def decode(
         W_dec: [F, d_out], latents are rows; the dtype of values.
         b_dec: [d_out], that dtype or float32.
         sparse_grad: the gradient of W_dec is a sparse COO tensor of the rows used, as in `encode_topk`.
-        backend: "cpu", "reference", or None for the best one that serves the inputs.
+        backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
         [..., d_out] in the dtype of values; differentiable with respect to values, W_dec and b_dec.
@@ -68,7 +68,7 @@ def decode_csr(
         W_dec: [F, d_out]; the dtype of values.
         b_dec: [d_out], that dtype or float32.
         sparse_grad: the gradient of W_dec is a sparse COO tensor of the rows used, as in `encode_topk`.
-        backend: "cpu", "reference", or None for the best one that serves the inputs.
+        backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
         [T, d_out] in the dtype of values; differentiable with respect to values, W_dec and b_dec.

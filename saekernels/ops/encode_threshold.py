@@ -50,7 +50,7 @@ def encode_threshold(
         prepared: `prepare(W_enc)`, for speed; the result is the same without it.
         sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, each once, for
             optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
-        backend: "cpu", "reference", or None for the best one that serves the inputs.
+        backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
         CsrCodes: values [nnz] in x's dtype, indices [nnz] int32 ascending within a row, offsets [T+1] int64. Values are

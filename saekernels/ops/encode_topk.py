@@ -57,7 +57,7 @@ def encode_topk(
             k-th of similar rows before. Spares a GPU the search for one; a wrong one costs time. float32 or x's dtype.
         sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, each once, for
             optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
-        backend: "cpu", "reference", or None for the best one that serves the inputs.
+        backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
         TopKCodes: values [..., k] in x's dtype, rounded after ordering, and indices [..., k] int32. Values are

@@ -46,7 +46,7 @@ def linear_ce_kl(
         bias: [V], h_p's dtype or float32.
         softcap: the cap of Gemma-like heads, positive, or None.
         ignore_index: a target with this value gives 0 in all four results and no gradient.
-        backend: "cpu", "reference", or None for the best one that serves the inputs.
+        backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
         LinearCeKl: four [T] tensors, float32 (float64 for float64 inputs). ce_p, ce_q and kl are differentiable with

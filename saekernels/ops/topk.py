@@ -19,7 +19,7 @@ def topk(scores: Tensor, k: int, *, backend: str | None = None) -> TopKCodes:
     Args:
         scores: [..., F], float32, bfloat16, float16, or float64 (reference backend only); any strides.
         k: 1 <= k <= F.
-        backend: "cpu", "reference", or None for the best one that serves the inputs.
+        backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
         TopKCodes: values [..., k], the elements themselves, and indices [..., k] int32. Values are differentiable.

@@ -21,7 +21,7 @@ MASKED_EPILOGUE = 18
 # Of the softmax of both streams, per logit.
 SOFTMAX_EPILOGUE = 14
 # Candidates that rescoring reads, per latent wanted: inside twice the error bound of tf32 and of 8-bit products.
-RESCORED = {"exact": 3.3, "screened": 1.6}
+RESCORED = {"exact": 3.3, "screened": 2.6}
 GROWTH = {"exact": 3.7, "screened": 3.0}
 NORMS = ("row_norms", "quantise")
 
