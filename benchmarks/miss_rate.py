@@ -64,9 +64,8 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=32768)
     parser.add_argument("-k", type=int, default=64)
     arguments = parser.parse_args()
-    print(
-        f"F = {arguments.latents}, k = {arguments.k}, {arguments.rows} rows each; rows that miss a latent / candidates a row"
-    )
+    size = f"F = {arguments.latents}, k = {arguments.k}, {arguments.rows} rows each"
+    print(f"{size}; rows that miss a latent / candidates a row")
     print(f"{'data':16}{'d':>6}  {'form':6}" + "".join(f"{f'margin {margin:g}':>16}" for margin in MARGINS))
     for kind in KINDS:
         for d in (768, 2304):

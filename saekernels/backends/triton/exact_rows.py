@@ -15,7 +15,7 @@ from saekernels.backends.triton import keys, plan
 from saekernels.backends.triton.launch import launch, multiprocessors
 
 # A score tile of a program, in elements of the product.
-TILE = 2048
+TILE = 4096
 
 
 @triton.jit
