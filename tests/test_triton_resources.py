@@ -34,15 +34,13 @@ def compile_for(architecture: int, python_path: str = "") -> list[dict[str, Any]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def check(architecture: int, reports: list[dict[str, Any]], frames: dict[str, int] | None = None) -> None:
-    """frames: bytes of stack that a kernel may use."""
+def check(architecture: int, reports: list[dict[str, Any]]) -> None:
     assert len(reports) > 40
     wrong = [f"{report['name']}: {report['error']}" for report in reports if "error" in report]
     assert not wrong, "\n".join(wrong)
     for report in reports:
         name = report["name"]
-        allowed = (frames or {}).get(report["kernel"], 0)
-        assert report["stack"] <= allowed, f"{name}: {report['stack']} bytes of registers spilled"
+        assert report["stack"] == 0, f"{name}: {report['stack']} bytes of registers spilled"
         assert report["shared"] <= SHARED_LIMIT[architecture], f"{name}: {report['shared']} bytes of shared memory"
         # float32 products to the last bit are not for tensor cores.
         fused = report["constants"].get("PRODUCT") == "ieee" and "*fp32" in report["dtypes"][:1]
@@ -74,7 +72,5 @@ def test_resources_on_triton_3_6(tmp_path: Path) -> None:
     """The version that torch 2.11 brings, fetched for the occasion."""
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), "triton==3.6.0"]
     subprocess.run(install, check=True)
-    # Its ptxas parks a few numbers of this one, which runs for failed rows alone, far below its limit of registers.
-    frames = {"exact_rows_kernel": 32}
     for architecture in (80, 90):
-        check(architecture, compile_for(architecture, python_path=str(tmp_path)), frames)
+        check(architecture, compile_for(architecture, python_path=str(tmp_path)))

@@ -78,6 +78,8 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
     signature, constants, attributes = specialise(launch)
     source = ASTSource(launch.kernel, signature, constants, attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
+    if launch.maxnreg is not None:
+        options["maxnreg"] = launch.maxnreg
     started = time.perf_counter()
     made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     seconds = time.perf_counter() - started
@@ -116,7 +118,7 @@ def title(launch: Launch) -> str:
 
 def identity(launch: Launch) -> str:
     """What the compiler sees of a launch: the same string, the same binary."""
-    return repr((launch.name, *specialise(launch), launch.num_warps, launch.num_stages))
+    return repr((launch.name, *specialise(launch), launch.num_warps, launch.num_stages, launch.maxnreg))
 
 
 def distinct(launches: list[Launch]) -> list[Launch]:

@@ -18,6 +18,7 @@ from saekernels.backends.triton.launch import launch, power_of_2, read
 from saekernels.backends.triton.operands import Encoder, encoder
 from saekernels.backends.triton.rescore import rescore
 from saekernels.backends.triton.screen import screen
+from saekernels.backends.triton.segments import offsets_of
 
 # Candidates per row, and rows at a time so that they take at most BUFFER_BYTES.
 CAPACITY = 1024
@@ -85,8 +86,8 @@ def encode_threshold(
     values = [part[0] for part in parts] or [x.new_empty(0)]
     indices = [part[1] for part in parts] or [torch.empty(0, dtype=torch.int32, device=x.device)]
     counts = [part[2] for part in parts]
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64, device=x.device), *counts]).cumsum(0)
-    return torch.cat(values), torch.cat(indices), offsets
+    all_counts = torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64, device=x.device)
+    return torch.cat(values), torch.cat(indices), offsets_of(all_counts)
 
 
 def _part(found: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from saekernels.backends.triton import keys, plan
 from saekernels.backends.triton.launch import launch, multiprocessors
 
 # A score tile of a program, in elements of the product.
-TILE = 4096
+TILE = 2048
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
                 score = tl.abs(score)
             key = tl.where(latent < F, keys.pack(score, latent, negative), keys.EMPTY)
             if tl.max(key, 0) > tl.min(best, 0):
-                best = tl.topk(tl.cat(best, key, can_reorder=True), KEPT)
+                best = tl.topk(tl.reshape(tl.join(best, key), (2 * KEPT,)), KEPT)
         tl.store(candidates + row * capacity + part * KEPT + tl.arange(0, KEPT), best)
         tl.store(counts + row, parts * KEPT)
 
@@ -95,6 +95,7 @@ def exact_rows(
         x.device,
         num_warps=4 if kept <= 256 else 8,
         num_stages=1,
+        maxnreg=255,
         x=x,
         W=W,
         bias=bias,

@@ -24,6 +24,7 @@ class Launch(NamedTuple):
     arguments: dict[str, Any]
     num_warps: int
     num_stages: int
+    maxnreg: int | None
 
     @property
     def name(self) -> str:
@@ -95,16 +96,22 @@ def launch(
     *,
     num_warps: int = 4,
     num_stages: int = 3,
+    maxnreg: int | None = None,
     **arguments: Any,
 ) -> None:
-    """Start `kernel` over `grid` on the device's current stream; an empty grid is no launch."""
+    """Start `kernel` over `grid` on the device's current stream; an empty grid is no launch.
+
+    maxnreg: registers that a thread may have, said to an assembler that would rather spill a few than use them.
+    """
     if 0 in grid:
         return
     if _recording:
-        _recording[-1].launches.append(Launch(kernel, grid, arguments, num_warps, num_stages))
+        _recording[-1].launches.append(Launch(kernel, grid, arguments, num_warps, num_stages, maxnreg))
         return
     # Contraction is asked for by name: its default changes between Triton versions, and bits with it.
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    if maxnreg is not None:
+        options["maxnreg"] = maxnreg
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         kernel[grid](**arguments, **options)
 

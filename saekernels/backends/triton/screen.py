@@ -72,7 +72,7 @@ class Operands(NamedTuple):
         }
         return self._replace(x=self.x[part], **vectors)
 
-    def vectors(self) -> dict[str, Tensor | int | bool | None]:
+    def vectors(self) -> dict[str, Any]:
         """Arguments of `scores` besides the product."""
         vectors = {name: getattr(self, name) for name in (*_ROW_VECTORS, *_LATENT_VECTORS)}
         latent_vectors = [vectors[name] for name in _LATENT_VECTORS]
