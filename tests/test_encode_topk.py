@@ -109,3 +109,14 @@ def test_all_minus_infinity(encoder: str) -> None:
     got = sk.encode_topk(torch.ones(2, 3), torch.full((50, 3), -torch.inf), k=7, activation="none", backend=encoder)
     assert torch.equal(got.indices, torch.arange(7, dtype=torch.int32).expand(2, 7))
     assert (got.values == -torch.inf).all()
+
+
+def test_a_hint_changes_no_bit_and_gets_no_gradient(encoder: str) -> None:
+    x, W = torch.randn(2, 5, 16, requires_grad=True), torch.randn(300, 16)
+    want = sk.encode_topk(x, W, k=7, backend=encoder)
+    for hint in (0.5, torch.tensor(9.0), torch.linspace(-2, 2, 10).reshape(2, 5)):
+        got = sk.encode_topk(x, W, k=7, hint=hint, backend=encoder)
+        assert torch.equal(got.values, want.values) and torch.equal(got.indices, want.indices)
+    hint = torch.zeros(2, 5, requires_grad=True)
+    got = sk.encode_topk(x, W, k=7, hint=hint, backend=encoder)
+    assert torch.autograd.grad(got.values.sum(), [x, hint], allow_unused=True)[1] is None
