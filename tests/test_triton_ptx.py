@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from triton_cases import module, skip_unless_interpreting
 
 skip_unless_interpreting()
