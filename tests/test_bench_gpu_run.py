@@ -129,9 +129,14 @@ def test_check_prints_a_line_each_and_fails_with_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = [checks.Outcome("encode", None), checks.Outcome("topk", "off by 3")]
-    monkeypatch.setattr(bench_gpu.checks, "gate", lambda device: found)
+    monkeypatch.setattr(bench_gpu.checks, "gate", lambda device, only: found)
     assert main(["bench", "check", "--device", "cpu"]) == 1
     assert capsys.readouterr().out.splitlines() == ["encode        right", "topk          WRONG: off by 3"]
+
+
+def test_some_checks_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "check", "--device", "cpu", "--checks", "nothing,topk"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["topk", "nothing"]
 
 
 def test_a_run_from_end_to_end(tmp_path: Path) -> None:
@@ -195,6 +200,7 @@ def test_the_hash_changes_with_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_
         (["check", "--device", "cuda"], "--device: got 'cuda', and no CUDA device is here"),
         (["gpu", "--ops", "nope", "--dry-run"], "no op 'nope'; need some of encode"),
         (["gpu", "--kernels", "nope"], "no kernel 'nope'; need some of screen"),
+        (["check", "--checks", "nope"], "no check 'nope'; need some of encode"),
         (["gpu", "--rounds", "2"], "--rounds"),
         (["gpu", "--budget", "-1"], "need a positive number of seconds"),
         (["gpu", "--quick", "--ops", "sae_train", "--dry-run"], "no case of sae_train is among those of --quick"),

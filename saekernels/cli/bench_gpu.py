@@ -56,6 +56,8 @@ def add_parsers(devices: Any) -> None:
     )
     there = "cuda" if torch.cuda.is_available() else "cpu"
     check.add_argument("--device", choices=("cpu", "cuda"), default=there, help=f"where ({there})")
+    known = ", ".join(checks.CHECKS)
+    check.add_argument("--checks", metavar="NAME,...", type=check_names, help=f"of {known} (all)")
     check.set_defaults(run=run_check)
 
 
@@ -76,6 +78,11 @@ def kernel_names(text: str) -> tuple[str, ...]:
     return _names(TUNABLE, "kernel", text)
 
 
+def check_names(text: str) -> tuple[str, ...]:
+    """Some of CHECKS, each once."""
+    return _names(tuple(checks.CHECKS), "check", text)
+
+
 def say(line: str) -> None:
     """Progress goes to stderr."""
     print(line, file=sys.stderr, flush=True)
@@ -92,7 +99,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     """All checks, a line each."""
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: got 'cuda', and no CUDA device is here")
-    outcomes = checks.gate(device_of(arguments.device))
+    outcomes = checks.gate(device_of(arguments.device), only=arguments.checks)
     lines = [
         f"{outcome.name:14}{'right' if outcome.wrong is None else 'WRONG: ' + outcome.wrong}" for outcome in outcomes
     ]

@@ -120,17 +120,18 @@ def candidates(kernel: str, architecture: int, dtype: torch.dtype, width: int) -
 
 
 def _products(kernel: str, architecture: int, dtype: torch.dtype) -> list[Config]:
-    found = []
+    """A few dozen: compiling takes longer than timing."""
     switches: list[tuple[str, ...]] = [()]
     if kernel == "screen":
         switches.append(("branch",))
-    if architecture >= 90:
-        switches += [(*switch, "tma") for switch in switches]
-    tiles = ((128, 128), (64, 128), (64, 256), (128, 256)) if kernel == "screen" else ((64, 128), (64, 64), (128, 128))
+        if architecture >= 90:
+            switches += [("tma",), ("branch", "tma")]
+        tiles = ((128, 128, 8), (128, 256, 8), (64, 256, 4))
+    else:
+        tiles = ((64, 128, 8), (64, 64, 4), (128, 128, 8))
     depth = 128 // dtype.itemsize  # one line of 128 bytes, which is what wgmma swizzles
-    for (BM, BN), BK, warps, stages in itertools.product(tiles, (depth // 2, depth), (4, 8), (3, 4)):
-        if warps == 4 and BM * BN > 64 * 256:
-            continue
-        for group, extra in itertools.product((8, 16), switches):
-            found.append(Config(BM, BN, BK, warps, stages, group, extra))
+    found = []
+    for (BM, BN, warps), stages, extra in itertools.product(tiles, (3, 4), switches):
+        for BK in (depth,) if architecture >= 90 else (depth // 2, depth):
+            found.append(Config(BM, BN, BK, warps, stages, 8, extra))
     return found

@@ -42,25 +42,9 @@ def dense_kernel(  # type: ignore[no-untyped-def]
 ):
     tile_m, tile_n = tile_of(tl.program_id(0), T, F, BM, BN, GROUP)
     acc = product(
-        x,
-        W,
-        tile_m,
-        tile_n,
-        T,
-        F,
-        D,
-        stride_xt,
-        stride_xd,
-        stride_wf,
-        stride_wd,
-        BM,
-        BN,
-        BK,
-        EVEN,
-        TMA,
-        PRODUCT,
-        UPCAST,
-    )
+        x, W, tile_m, tile_n, T, F, D, stride_xt, stride_xd, stride_wf, stride_wd,
+        BM, BN, BK, EVEN, TMA, PRODUCT, UPCAST,
+    )  # fmt: skip
     rows = tile_m * BM + tl.arange(0, BM)
     columns = tile_n * BN + tl.arange(0, BN)
     score = scores_of(acc, rows, columns, T, F, bias, bias, bias, 1, BIASED, False)

@@ -16,6 +16,7 @@ from ..record import Row, now
 from . import cases, checks, forecast, record
 from .cards import CARDS, Card
 from .cases import Case
+from .checking import DTYPES
 from .clock import Clock, ceilings, interleave, peak_bytes
 from .contenders import OPS, Contender, of
 from .record import Record, TargetRow
@@ -35,7 +36,7 @@ def run(settings: Settings, device: torch.device, say: Callable[[str], object] =
     started = time.perf_counter()
     made = _start(settings, device)
     with torch.enable_grad():
-        dtypes = checks.DTYPES[:2] if settings.quick else checks.DTYPES
+        dtypes = DTYPES[:2] if settings.quick else DTYPES
         outcomes = checks.gate(device, say, dtypes)
     made.gate = {outcome.name: outcome.wrong for outcome in outcomes}
     failed = [outcome.name for outcome in outcomes if outcome.wrong]
