@@ -93,13 +93,13 @@ def domain_ce(model: LlamaForCausalLM, held: HeldOut, batch: int = 8) -> dict[st
 class Run:
     """The state of a run: model, optimizers, how far it has come."""
 
-    def __init__(self, work: Path, plan: Plan, threads: int) -> None:
-        self.work, self.plan = work, plan
+    def __init__(self, work: Path, out: Path, plan: Plan, threads: int) -> None:
+        self.out, self.plan = out, plan
         self.model = build(plan, len(json.loads((work / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]))
         self.optimizers = optimizers(self.model, plan)
         self.workers = Workers(self.model, threads)
         self.step, self.seconds = 0, 0.0
-        self.checkpoint = work / "lm_checkpoint.pt"
+        self.checkpoint = out / "lm_checkpoint.pt"
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True)
             self.model.load_state_dict(state["model"])
@@ -146,13 +146,17 @@ class Run:
             "tokens_per_second": round(tokens / max(self.seconds, 1e-9)), "loss": round(loss, 4),
             "heldout": round(whole, 4), **{name: round(ce, 4) for name, (ce, _) in scores.items()},
         }  # fmt: skip
-        with open(self.work / "lm.log", "a") as log:
+        with open(self.out / "lm.log", "a") as log:
             log.write(json.dumps(record) + "\n")
 
 
-def train(work: Path, plan: Plan, threads: int, save_every: float = 240.0) -> None:
-    """Train from the checkpoint, if there is one, to the end of the plan; writes WORK/model."""
-    run = Run(work, plan, threads)
+def train(work: Path, plan: Plan, threads: int, out: Path | None = None, save_every: float = 240.0) -> None:
+    """Train on the tokens in `work`, from the checkpoint if there is one, to the end of the plan; writes OUT/model.
+
+    out: folder for checkpoint, log and model; default `work`.
+    """
+    out = out or work
+    run = Run(work, out, plan, threads)
     windows = TrainingWindows(np.load(work / "train.npy"), plan.context, plan.seed)
     held = held_out(work, plan.context).subset(16, seed=plan.seed)
     run.model.train()
@@ -170,10 +174,10 @@ def train(work: Path, plan: Plan, threads: int, save_every: float = 240.0) -> No
     run.save()
     run.log(loss, held)
     run.model.eval()
-    part = work / "model.part"
+    part = out / "model.part"
     run.model.save_pretrained(part)
     (part / "plan.json").write_text(json.dumps(asdict(plan), indent=1) + "\n")
-    os.replace(part, work / "model")
+    os.replace(part, out / "model")
 
 
 def main() -> None:

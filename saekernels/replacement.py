@@ -1,10 +1,10 @@
-"""What goes in at one site of a splice: a reconstruction, zeros or a mean, checked against the activation."""
+"""What goes in at one site of a splice: a reconstruction, zeros, a mean or a function's value, checked to fit."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from saekernels.codes import Codes
     from saekernels.sae import SAE
 
-Mode = Literal["sae", "zero", "mean"]
+Mode = Literal["sae", "zero", "mean", "function"]
+Function = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Replacement:
     sae: SAE | None
     mode: Mode
     mean: Tensor | None
+    function: Function | None = None
 
     def widths(self) -> tuple[int | None, int | None]:
         """Width that is read and width that is replaced, where the SAE or the mean fixes them."""
@@ -64,6 +66,12 @@ class Replacement:
         if self.mode == "mean":
             mean = cast(Tensor, self.mean).to(target.device)
             return mean.expand(target.shape).contiguous(), None
+        if self.function is not None:
+            made = self.function(x, target)
+            if not isinstance(made, Tensor) or made.shape != target.shape:
+                got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+                raise ValueError(f"site {self.site.name!r}: its function gave {got}, need shape {tuple(target.shape)}")
+            return made.to(target.device), None
         sae = cast("SAE", self.sae)
         device = sae.W_dec.device
         with _autocast_off(device.type):
@@ -85,15 +93,20 @@ def _autocast_off(device_type: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def plan_replacement(
-    model: nn.Module, name: str, sae: SAE | None, mode: Mode, means: Mapping[str, Tensor]
+    model: nn.Module, name: str, sae: SAE | Function | None, mode: Mode, means: Mapping[str, Tensor]
 ) -> Replacement:
     """The replacement for one site, with everything checked that can be known before a forward pass."""
     site = resolve_site(model, name)
+    if mode == "function":
+        if not callable(sae):
+            raise TypeError(f"sites: {name!r} needs a function (x, target) -> tensor, got {type(sae).__name__}")
+        return Replacement(site, None, mode, None, sae)
     if sae is None and mode == "sae":
         raise ValueError(f'sites: {name!r} has no SAE, which replace="sae" needs')
     missing = [key for key in ("d_in", "d_out", "W_dec", "forward_with_codes") if not hasattr(sae, key)]
     if sae is not None and missing:
         raise TypeError(f"sites: {name!r} needs a saekernels.SAE, got {type(sae).__name__} without {missing[0]}")
+    sae = cast("SAE | None", sae)
     if sae is not None and sae.d_in != sae.d_out and site.reads_input == site.writes_input:
         raise ValueError(
             f"site {name!r}: an SAE that reads and replaces the same activation needs d_in == d_out, got {sae.d_in} "

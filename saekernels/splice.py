@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from saekernels.replacement import Mode, Replacement, plan_replacement, with_error
+from saekernels.replacement import Function, Mode, Replacement, plan_replacement, with_error
 from saekernels.sites import take_input, take_output
 from saekernels.untouched import Untouched
 
@@ -24,7 +24,7 @@ Observer = Callable[[str, Tensor, Tensor, Tensor, "Codes | None", Tensor], Any]
 
 def splice(
     model: nn.Module,
-    sites: Mapping[str, SAE | None],
+    sites: Mapping[str, SAE | Function | None],
     *,
     replace: Mode | Mapping[str, Mode] = "sae",
     means: Mapping[str, Tensor] | None = None,
@@ -42,7 +42,8 @@ def splice(
         sites: site -> SAE, applied in this order where several share a module. A site is the name of a module
             (``"model.layers.3"``: its output), ``"path@input"`` (its input), or ``"path@module"`` (the SAE reads
             its input and replaces its output: a transcoder). The SAE may be None where ``replace`` is not "sae".
-        replace: "sae" puts in the reconstruction, "zero" zeros, "mean" the site's mean; one for all, or site -> mode.
+        replace: "sae" puts in the reconstruction, "zero" zeros, "mean" the site's mean, "function" what the callable
+            given in the SAE's place makes of (what is read, what is replaced); one for all, or site -> mode.
         means: site -> [d_out], needed where ``replace`` is "mean"; other sites are ignored.
         untouched: positions that keep their activation: a bool mask [B, S] (True = leave alone), or token ids, whose
             positions are then found in each forward pass. ``Splice.untouched`` may be set between passes.

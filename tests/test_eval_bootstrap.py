@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from saekernels.eval import bootstrap
-from saekernels.eval.accumulate import COLUMNS
-from saekernels.eval.figures import FIGURES, estimates, figures
+from saekernels.eval.figures import COLUMNS, FIGURES, estimates, figures
 
 
 def sums(seed: int, documents: int) -> np.ndarray:
@@ -78,10 +77,12 @@ def test_what_is_not_finite_or_undefined_is_none_and_stays_in_its_column() -> No
 
 
 def test_figures_are_their_formulas() -> None:
-    totals = np.array([[30.0, 33.0, 60.0, 45.0, 5.0, 8.0]])
+    totals = np.array([[30.0, 33.0, 60.0, 45.0, 32.0, 36.0, 5.0, 8.0]])
     got = dict(zip(FIGURES, figures(np.array([10.0]), np.array([40.0]), totals)[0], strict=True))
     want = {
         "clean": 3.0, "spliced": 3.3, "zero": 6.0, "mean": 4.5, "kl": 0.5, "agree": 0.8, "delta_nats": 0.3,
         "delta_bits_per_byte": 3.0 / np.log(2) / 40, "recovered_zero": 2.7 / 3.0, "recovered_mean": 1.2 / 1.5,
+        "random": 3.2, "pca": 3.6, "delta_zero": 3.0, "delta_mean": 1.5, "delta_random": 0.2, "delta_pca": 0.6,
+        "over_random": 0.1, "over_pca": -0.3,
     }  # fmt: skip
     assert got == pytest.approx(want)

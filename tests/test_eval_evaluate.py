@@ -10,7 +10,7 @@ import torch
 import tiny_lm
 from saekernels.activations import TopK
 from saekernels.eval import Document, InputError, evaluate
-from saekernels.eval.runs import Runner
+from saekernels.eval.collect import Collector
 from saekernels.sae import SAE
 from tiny_lm import one_thread  # noqa: F401
 
@@ -74,7 +74,7 @@ def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
 def test_arguments_of_the_wrong_kind_are_named_before_the_model_runs(
     changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Runner, "collect_means", lambda *_: pytest.fail("the long run has begun"))
+    monkeypatch.setattr(Collector, "add", lambda *_, **__: pytest.fail("the long run has begun"))
     with pytest.raises(TypeError, match=message):
         run(**changes)
 
@@ -97,7 +97,7 @@ def test_one_site_is_also_all_sites() -> None:
     assert len(report.sites) == 1
     assert report.all_sites.site == "all" and report.all_sites.architecture == "joint"
     assert report.all_sites.delta_ce == report.sites[0].delta_ce
-    assert report.run["passes"] == 5
+    assert report.run["passes"] == 5 and report.run["computed_once"] == ["mean model.layers.1", "zero model.layers.1"]
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import tiny_lm
 from saekernels.activations import TopK
 from saekernels.eval import Document, evaluate
-from saekernels.eval.reuse import LayerReuse, check_reuse, find_reuse
+from saekernels.eval.plan import Run
+from saekernels.eval.reuse import LayerReuse, Start, check_reuse, find_reuse
 from saekernels.sae import SAE
 from splice_helpers import tiny_model
 from tiny_lm import one_thread  # noqa: F401
@@ -55,12 +56,20 @@ def test_only_the_layers_from_the_first_site_on_are_computed() -> None:
         return [counts[index] for index in range(4)]
 
     whole, reused = work(reuse_layers=False), work()
-    # Trial runs: one per site and one of the head's check in both; a clean, 4 full and 8 resumed runs for the reuse.
-    trial = 3 + 2
-    # Means, clean, then three runs for each of 1, 2, 3 and all together.
-    assert whole == [trial + 2 + 3 * 4] * 4
-    # Layer 2 is computed for the target at 1 and for all together, layer 3 also for the target at 2.
-    assert [got - trial - 5 - 2 for got in reused] == [0, 0, 2 * (2 + 3), 3 * (2 + 3)]
+    # Trial runs: one per site, one of all for their order, and two of the head's check.
+    trial = 3 + 1 + 2
+    # Ablations are found to be independent of the text by two trials each, and then not run.
+    constant = 2 * 2 * 4
+    # Means, clean, then splice, random and pca for each of 1, 2, 3 and all together, and the splice of 1 and 2.
+    assert whole == [trial + constant + 2 + 3 * 4 + 1] * 4
+    # Layer 2 is computed for the targets at 1 and for all together, layer 3 also for 2. The first two sites together
+    # are the run of all up to what layer 3 gave it. The trial: a clean run, 5 runs in full, and 5 resumed twice.
+    trial += constant + 1 + 5
+    assert [got - trial - 2 for got in reused] == [0, 0, 2 * (2 + 3), 3 * (2 + 3)]
+
+
+def sae_run(*entries: str) -> Run:
+    return Run("sae", entries)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "neox", "gemma2"])
@@ -68,23 +77,56 @@ def test_models_of_transformers_allow_it(kind: str) -> None:
     model = tiny_model(kind)
     blocks = next(part for part in model.modules() if isinstance(part, nn.ModuleList))
     name = next(name for name, part in model.named_modules() if part is blocks)
-    found = find_reuse(model, {"a": [f"{name}.2"], "b": [f"{name}.1", f"{name}.2"]})
-    assert found.depths == {"a": 3, "b": 2} and found.blocks == list(blocks)
+    one, two, joint = (
+        sae_run(f"{name}.2"),
+        sae_run(f"{name}.0", f"{name}.1"),
+        sae_run(*(f"{name}.{i}" for i in range(3))),
+    )
+    found = find_reuse(model, [joint, one, two], joint, {two})
+    assert found.starts == {
+        joint.name: Start("clean", 1),
+        one.name: Start("clean", 3),
+        two.name: Start(joint.name, 3, ()),
+    }
+    assert found.blocks == list(blocks)
     ids = torch.arange(12)[None] + 3
 
-    def ablated(target: str) -> Tensor:
-        block = blocks[found.depths[target] - 1]
-        handle = block.register_forward_hook(
-            lambda module, args, output: (output[0] * 0.5, *output[1:]) if isinstance(output, tuple) else output * 0.5
-        )
+    def halved(module: nn.Module, args: Any, output: Any) -> Any:
+        return (output[0] * 0.5, *output[1:]) if isinstance(output, tuple) else output * 0.5
+
+    def ablated(run: Run, entries: tuple[str, ...]) -> Tensor:
+        handles = [model.get_submodule(entry).register_forward_hook(halved) for entry in entries]
         try:
             return model(input_ids=ids, use_cache=False).logits
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
+
+    def clean() -> Tensor:
+        return model(input_ids=ids, use_cache=False).logits
 
     with torch.inference_mode():
-        checked = check_reuse(found, lambda: model(input_ids=ids, use_cache=False).logits, ablated)
+        checked = check_reuse(found, [joint, one, two], clean, ablated)
     assert checked is found
+
+
+@pytest.mark.parametrize(
+    ("sites", "start"),
+    [
+        (["layers.0", "layers.1"], Start("joint", 2, ())),
+        (["layers.0", "layers.1.mlp"], Start("joint", 1, ("layers.0",))),
+        (["layers.0.mlp", "layers.1@input"], Start("joint", 1, ())),
+        (["layers.0.self_attn", "layers.0.mlp"], Start("clean", 0)),
+        (["layers.0.self_attn", "layers.0"], Start("joint", 1, ())),
+        (["embed_tokens", "layers.2"], Start("joint", 3, ())),
+    ],
+)
+def test_where_the_first_sites_go_on_from_the_run_of_all(sites: list[str], start: Start) -> None:
+    model = tiny_model("llama")
+    joint, first = sae_run(*(f"model.{site}" for site in sites)), sae_run(f"model.{sites[0]}")
+    found = find_reuse(model, [joint, first], joint, {first}).starts[first.name]
+    entries = None if start.entries is None else tuple(f"model.{entry}" for entry in start.entries)
+    assert found == Start(joint.name if start.source == "joint" else "clean", start.depth, entries)
 
 
 class Chain(nn.Module):
@@ -115,17 +157,18 @@ class Chain(nn.Module):
 )
 def test_a_model_that_is_no_chain_computes_everything(habit: str, why: str) -> None:
     model, x = Chain(habit), torch.ones(2, 8)
-    found = find_reuse(model, {"layers.1": ["layers.1"]})
+    run = sae_run("layers.1")
+    found = find_reuse(model, [run])
 
-    def spliced(target: str) -> Tensor:
-        handle = model.get_submodule(target).register_forward_hook(lambda module, args, output: output * 2)
+    def spliced(_: Run, entries: tuple[str, ...]) -> Tensor:
+        handle = model.get_submodule(entries[0]).register_forward_hook(lambda module, args, output: output * 2)
         try:
             return model(x + 0)
         finally:
             handle.remove()
 
     with torch.inference_mode():
-        checked = check_reuse(found, lambda: model(x + 0), spliced)
+        checked = check_reuse(found, [run], lambda: model(x + 0), spliced)
     assert why in checked.why and bool(checked.blocks) == (not why)
 
 
@@ -133,10 +176,11 @@ def test_forward_comes_back_after_an_exception() -> None:
     model = Chain("none")
     own = model.layers[1].forward
     model.layers[1].forward = own  # as wrappers such as accelerate's leave it
-    reuse = LayerReuse(list(model.layers), {"target": 2})
-    with reuse.recording():
+    run = sae_run("layers.1")
+    reuse = LayerReuse(list(model.layers), {run.name: Start("clean", 2)})
+    with reuse.recording("clean"):
         model(torch.ones(1, 8))
-    with pytest.raises(KeyError), reuse.skipping("target"):
+    with pytest.raises(KeyError), reuse.resuming(run):
         assert "forward" in vars(model.layers[0])
         raise KeyError
     assert "forward" not in vars(model.layers[0]) and vars(model.layers[1])["forward"] is own

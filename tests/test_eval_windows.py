@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import tiny_lm
-from saekernels.eval import Document, InputError
+from saekernels.eval import Document, InputError, spool
 from saekernels.eval.batches import batches, make_batch
-from saekernels.eval.windows import Tokens, default_context, select, special_ids
+from saekernels.eval.spool import Spool, all_windows, write_spool
+from saekernels.eval.windows import Tokens, chosen, default_context, special_ids
 
 TEXT = tiny_lm.PARAGRAPH + "日本 𝕏 <eos>" + tiny_lm.CODE
+
+
+def spooled(folder: Path, documents: Any, wanted: int | None = None) -> Spool:
+    tokens = Tokens(tiny_lm.tokenizer(), 24)
+    return write_spool(folder, chosen(documents, tokens, wanted, 0), 24, True, 320)
+
+
+def sources(documents: Any, wanted: int | None, seed: int) -> list[str]:
+    return [document.source for document, _ in chosen(documents, Tokens(tiny_lm.tokenizer(), 24), wanted, seed)]
 
 
 def cut(context: int = 24, bos: bool | None = None, text: str = TEXT, tokenizer_bos: bool = True) -> list:
@@ -58,28 +71,27 @@ def test_special_ids_include_added_special_tokens() -> None:
     assert special_ids(tokenizer).tolist() == [0, 1, 2, tokenizer.convert_tokens_to_ids("<tool>")]
 
 
-def test_selection_stops_at_the_window_that_reaches_the_count() -> None:
+def test_selection_stops_at_the_window_that_reaches_the_count(tmp_path: Path) -> None:
     documents = [Document(tiny_lm.PARAGRAPH, "d", str(i)) for i in range(5)]
+    (tmp_path / "all").mkdir()
+    everything, some = spooled(tmp_path / "all", documents), spooled(tmp_path, documents, 100)
+    counts = [int(window.counted.sum()) for window in all_windows(some)]
+    assert sum(counts) == some.tokens >= 100 > sum(counts[:-1])
     tokens = Tokens(tiny_lm.tokenizer(), 24)
-    everything = select(documents, tokens, None, 0)
-    chosen = select(documents, tokens, 100, 0)
-    counts = [int(window.counted.sum()) for window in chosen.windows]
-    assert sum(counts) == chosen.tokens >= 100 > sum(counts[:-1])
     assert everything.tokens == 5 * sum(int(w.counted.sum()) for w in tokens.cut([tiny_lm.PARAGRAPH], 0)[0])
     table = everything.per_document()
     assert table[:, 0].sum() == everything.tokens
     # Every counted token's bytes: the text without the tokens that start a window.
-    starts = sum(int(window.nbytes[1]) for window in everything.windows)
+    starts = sum(int(window.nbytes[1]) for window in all_windows(everything))
     assert table[:, 1].sum() == 5 * len(tiny_lm.PARAGRAPH.encode()) - starts
 
 
 def test_documents_are_shuffled_by_seed_and_repeatable() -> None:
     documents = [Document(tiny_lm.PARAGRAPH[i:], "d", str(i)) for i in range(20)]
-    tokens = Tokens(tiny_lm.tokenizer(), 24)
-    orders = {seed: select(documents, tokens, 300, seed).sources for seed in (0, 0, 1, 2)}
-    assert orders[0] == select(documents, tokens, 300, 0).sources
+    orders = {seed: sources(documents, 300, seed) for seed in (0, 1, 2)}
+    assert orders[0] == sources(documents, 300, 0)
     assert orders[0] != orders[1] != orders[2]
-    in_order = select(iter(documents), tokens, 300, 7).sources
+    in_order = sources(iter(documents), 300, 7)
     assert in_order == [str(i) for i in range(len(in_order))]
 
 
@@ -91,15 +103,35 @@ def test_an_iterator_is_read_no_further_than_needed() -> None:
             read.append(1)
             yield Document(tiny_lm.PARAGRAPH)
 
-    assert select(endless(), Tokens(tiny_lm.tokenizer(), 24), 50, 0).tokens >= 50
+    assert sources(endless(), 50, 0)
     assert len(read) <= 64
 
 
 def test_documents_without_a_countable_token_are_left_out() -> None:
-    documents = [Document("e"), Document(""), Document("<eos><eos>"), Document(tiny_lm.CODE)]
-    assert select(documents, Tokens(tiny_lm.tokenizer(), 24), None, 0).domains == ["all"]
+    documents = [Document("e"), Document(""), Document("<eos><eos>"), Document(tiny_lm.CODE, source="code")]
+    assert sources(documents, None, 0) == ["code"]
     with pytest.raises(InputError, match="nothing to evaluate"):
-        select(documents[:3], Tokens(tiny_lm.tokenizer(), 24), None, 0)
+        sources(documents[:3], None, 0)
+
+
+@pytest.mark.parametrize("positions", [1, 100, 10**6])
+def test_the_spool_gives_back_what_was_written(positions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "CHUNK_POSITIONS", positions)
+    monkeypatch.setattr(spool, "_CONTEXTS", 0)
+    documents = [replace(one, labels={"kind": one.domain[0]}) for one in tiny_lm.documents()]
+    want = [w for _, windows in chosen(documents, Tokens(tiny_lm.tokenizer(), 24), None, 0) for w in windows]
+    made = spooled(tmp_path, documents)
+    again = spool.read_spool(tmp_path)
+    assert again is not None and {1: made.chunks > 3, 100: made.chunks > 1, 10**6: made.chunks == 1}[positions]
+    got = list(all_windows(again))
+    assert [(w.document, w.start, w.ids.tolist()) for w in got] == [(w.document, w.start, w.ids.tolist()) for w in want]
+    for name in ("special", "nbytes"):
+        assert all(np.array_equal(getattr(a, name), getattr(b, name)) for a, b in zip(got, want, strict=True))
+    assert again.domains == made.domains and again.labels == made.labels and again.counts == made.counts
+    assert np.array_equal(again.frequencies, made.frequencies) and again.frequencies.sum() == made.tokens
+    for number in range(made.chunks):
+        first = made.chunk(number)[0]
+        assert number == 0 or made.chunk(number - 1)[-1].document + 1 == first.document, "a document is in one chunk"
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
@@ -118,8 +150,8 @@ def test_bad_context_and_bos_are_refused() -> None:
         Tokens(without_bos, 24, bos=True)
 
 
-def test_batches_hold_every_window_once_and_padding_never_counts() -> None:
-    windows = select(tiny_lm.documents(), Tokens(tiny_lm.tokenizer(), 24), None, 0).windows
+def test_batches_hold_every_window_once_and_padding_never_counts(tmp_path: Path) -> None:
+    windows = list(all_windows(spooled(tmp_path, tiny_lm.documents())))
     for size in (1, 3, 8):
         made = list(batches(windows, size, 24))
         assert sum(batch.positions for batch in made) == sum(len(window.ids) for window in windows)

@@ -232,12 +232,12 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(toy: Path, tmp_path: P
         (tmp_path / name).symlink_to(toy / name)
     windows = TrainingWindows(np.load(toy / "train.npy"), TOY.lm.context, 0)
     plan = replace(TOY.lm, steps=6)
-    straight = Run(tmp_path, plan, 1)
+    straight = Run(tmp_path, tmp_path, plan, 1)
     losses = [straight.train_step(windows) for _ in range(4)]
-    first = Run(tmp_path, plan, 2)
+    first = Run(tmp_path, tmp_path, plan, 2)
     assert [first.train_step(windows) for _ in range(2)] == losses[:2]
     first.save()
-    second = Run(tmp_path, plan, 2)
+    second = Run(tmp_path, tmp_path, plan, 2)
     assert second.step == 2
     assert [second.train_step(windows) for _ in range(2)] == losses[2:]
     for name, value in second.model.state_dict().items():

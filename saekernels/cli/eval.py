@@ -16,7 +16,6 @@ from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, same_file, write_whole
 from saekernels.eval.html import page
 from saekernels.eval.plots import require_matplotlib
-from saekernels.eval.runs import passes
 from saekernels.eval.table import as_text
 
 from .arguments import at_least, not_empty, site_and_path, tokens_or_all
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_model(arguments.model, device, arguments.dtype)
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model)
     saes = load_saes(arguments.sae, device, arguments.sae_dtype)
-    with progress_bar(passes(len(saes))) as progress:
+    with progress_bar() as progress:
         report = evaluate(
             model,
             tokenizer,

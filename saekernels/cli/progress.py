@@ -12,8 +12,8 @@ from saekernels.eval.wording import counted
 
 
 @contextlib.contextmanager
-def progress_bar(passes: int) -> Iterator[Callable[[int, int], None]]:
-    """Yields progress(done, total) in tokens times passes; tokens/s are evaluated tokens, all passes included."""
+def progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Yields progress(done, total) in tokens times passes; the speed is in these, too."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -35,7 +35,7 @@ def progress_bar(passes: int) -> Iterator[Callable[[int, int], None]]:
             nonlocal started
             started = started or time.perf_counter()
             elapsed = time.perf_counter() - started
-            speed = f"{done / passes / elapsed:,.0f} tokens/s" if elapsed > 1 else ""
+            speed = f"{done / elapsed:,.0f} tokens x passes/s" if elapsed > 1 else ""
             bar.update(task, completed=done, total=total, speed=speed)
 
         yield progress

@@ -1,50 +1,60 @@
-"""Sums that grow with the tokens: losses per document, moments and activity per site. All across-row sums are fp64."""
+"""Sums that grow with the tokens: figures per document and stratum, reconstruction and activity. Sums are fp64."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from saekernels.codes import Codes
 
-COLUMNS = ("clean", "spliced", "zero", "mean", "kl", "agree")
+from .strata import Strata
+
+KL_DECADES = (-7, 2)
+_PER_DECADE = 4
+KL_BINS = (KL_DECADES[1] - KL_DECADES[0]) * _PER_DECADE + 2
 _ROWS_AT_ONCE = 1024
 
 
-class LossSums:
-    """Per-document sums of the six per-token figures of COLUMNS for one target (a site, or all sites together)."""
+class DocumentSums:
+    """Of a chunk's documents: sums of per-token figures, [documents, cells, 2 + figures] fp64.
 
-    def __init__(self, documents: int) -> None:
-        self.sums = torch.zeros(documents, len(COLUMNS), dtype=torch.float64)
-        self.not_finite = torch.zeros(len(COLUMNS), dtype=torch.int64)
+    The first two columns are the number of predictions and their bytes. first: number of the chunk's first document.
+    """
 
-    def add(self, documents: Tensor, figures: Sequence[Tensor]) -> None:
-        """documents [n] int64 on the CPU; figures: one [n] tensor per column."""
-        rows = torch.stack([figure.detach() for figure in figures], dim=1).to("cpu", torch.float64)
-        self.sums.index_add_(0, documents, rows)
-        self.not_finite += (~torch.isfinite(rows)).sum(0)
+    def __init__(self, first: int, documents: int, strata: Strata, columns: int) -> None:
+        self.first, self.strata = first, strata
+        self.sums = torch.zeros(documents, strata.cells, 2 + columns, dtype=torch.float64)
+
+    def add(self, documents: Tensor, positions: Tensor, targets: Tensor, nbytes: Tensor, figures: Tensor) -> None:
+        """documents, positions, targets, nbytes [n] int64 on the CPU; figures [n, columns] fp64."""
+        counts = torch.stack([torch.ones_like(nbytes), nbytes], dim=1).double()
+        rows = torch.cat([counts, figures], dim=1)
+        flat = self.sums.view(-1, rows.shape[1])
+        base = (documents - self.first) * self.strata.cells
+        cells = (0, self.strata.position_cells(positions), self.strata.frequency_cell[targets])
+        for cell in cells:
+            flat.index_add_(0, base + cell, rows)
 
 
-class Means:
-    """Streaming mean of what each site would replace, over touched positions of the clean run."""
+class KlHistogram:
+    """Counts of per-token KL in quarter decades of nats; below and above in the first and the last bin."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self.counts = torch.zeros(KL_BINS, dtype=torch.int64)
 
-    def add(self, site: str, target: Tensor, touched: Tensor) -> None:
-        """target [..., d_out]; touched [...] bool."""
-        rows = target[touched]
-        total = self._sums.setdefault(site, torch.zeros(rows.shape[-1], dtype=torch.float64))
-        for part in rows.split(_ROWS_AT_ONCE):
-            total += part.double().sum(0).cpu()
-        self._counts[site] = self._counts.get(site, 0) + len(rows)
+    def add(self, kl: Tensor) -> None:
+        """kl [n]; NaN is left out."""
+        kl = kl[~kl.isnan()].double().clamp_min(1e-300)
+        bins = ((kl.log10() - KL_DECADES[0]) * _PER_DECADE).floor().clamp(-1, KL_BINS - 2).long() + 1
+        self.counts += torch.bincount(bins, minlength=KL_BINS)
 
-    def result(self) -> dict[str, Tensor]:
-        """Mean per site, [d_out] fp64 on the CPU."""
-        return {site: total / max(1, self._counts[site]) for site, total in self._sums.items()}
+    @staticmethod
+    def edges() -> list[float]:
+        """The KL_BINS - 1 inner edges in nats."""
+        return [10 ** (KL_DECADES[0] + i / _PER_DECADE) for i in range(KL_BINS - 1)]
 
 
 class SiteStats:
@@ -87,6 +97,13 @@ class SiteStats:
             active = active & kept.repeat_interleave(codes.offsets.cpu().diff())
         self.active += int(active.sum())
         self.fired[indices[active]] = True
+
+    def state(self) -> dict[str, Any]:
+        """Everything, to be saved and given to `load`."""
+        return dict(vars(self))
+
+    def load(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     @property
     def fvu(self) -> float:

@@ -17,7 +17,8 @@ class Batch:
     """Windows side by side.
 
     ids [B, S] int64, padded on the right; touched [B, S] bool; rows [n] int64, the flat positions whose predictions
-    count, with their targets and documents [n] int64; positions: tokens without the padding.
+    count, with their targets, documents and nbytes [n] int64; windows: where they came from; positions: tokens without
+    the padding.
     """
 
     ids: Tensor
@@ -25,7 +26,14 @@ class Batch:
     rows: Tensor
     targets: Tensor
     documents: Tensor
+    nbytes: Tensor
+    windows: Sequence[Window]
     positions: int
+
+    @property
+    def context(self) -> Tensor:
+        """[n] int64: tokens in front of each predicted one."""
+        return self.rows % self.ids.shape[1] + 1
 
 
 def batches(windows: Sequence[Window], batch_size: int, context: int) -> Iterator[Batch]:
@@ -44,7 +52,7 @@ def make_batch(windows: Sequence[Window]) -> Batch:
     width = max(len(window.ids) for window in windows)
     ids = np.zeros((len(windows), width), dtype=np.int64)
     touched = np.zeros((len(windows), width), dtype=bool)
-    rows, targets, documents = [], [], []
+    rows, targets, documents, nbytes = [], [], [], []
     for b, window in enumerate(windows):
         ids[b, : len(window.ids)] = window.ids
         touched[b, : len(window.ids)] = ~window.special
@@ -52,6 +60,17 @@ def make_batch(windows: Sequence[Window]) -> Batch:
         rows.append(b * width + at)
         targets.append(window.ids[at + 1].astype(np.int64))
         documents.append(np.full(len(at), window.document, dtype=np.int64))
+        nbytes.append(window.nbytes[at + 1].astype(np.int64))
     positions = sum(len(window.ids) for window in windows)
-    parts = [torch.from_numpy(np.concatenate(part)) for part in (rows, targets, documents)]
-    return Batch(torch.from_numpy(ids), torch.from_numpy(touched), parts[0], parts[1], parts[2], positions)
+    parts = [torch.from_numpy(np.concatenate(part)) for part in (rows, targets, documents, nbytes)]
+    at_rows, at_targets, of_documents, of_bytes = parts
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(touched),
+        at_rows,
+        at_targets,
+        of_documents,
+        of_bytes,
+        windows,
+        positions,
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,25 @@ _DATASET_ID = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@
 
 @dataclass(frozen=True)
 class Document:
-    """One text of the evaluated distribution: the unit over which the bootstrap resamples."""
+    """One text of the evaluated distribution: the unit over which the bootstrap resamples.
+
+    labels: further strata by name, such as {"language": "de"}.
+    """
 
     text: str
     domain: str = "all"
     source: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("text", "domain", "source"):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"Document: {name} is {value!r:.40}, need a str")
+        if not isinstance(self.labels, Mapping) or not all(
+            isinstance(s, str) for kv in self.labels.items() for s in kv
+        ):
+            raise TypeError(f"Document: labels is {self.labels!r:.40}, need a mapping from str to str")
         try:
             self.text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -41,10 +50,11 @@ class Document:
 
 @dataclass(frozen=True)
 class Fields:
-    """Which fields of a record hold its text and its domain; None for the latter: "domain", else the file's name."""
+    """Which fields of a record hold its text, its domain (None: "domain", else the file's name) and its labels."""
 
     text: str = "text"
     domain: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 def load_documents(
@@ -52,13 +62,15 @@ def load_documents(
     *,
     text_field: str = "text",
     domain_field: str | None = None,
+    label_fields: Sequence[str] = (),
     seed: int = 0,
 ) -> Iterable[Document]:
     """Read documents from files, directories, or one Hugging Face data set id.
 
     Files are .txt (one document each), .jsonl, .jsonl.gz or .parquet (one document per record), read into a list in
     the given order; directories are walked in sorted order. Without a domain field, a record's domain is its file's
-    name without suffixes; a .txt file found in a directory takes the name of the folder it lies in.
+    name without suffixes; a .txt file found in a directory takes the name of the folder it lies in. Each of
+    `label_fields` becomes one of a record's labels; .txt files have none.
     A data set id, "NAME[:CONFIG][@SPLIT]", is streamed, shuffled by `seed` within a buffer of 10,000 records; it must
     be the only source. Empty texts are left out.
 
@@ -66,7 +78,7 @@ def load_documents(
     """
     if not sources:
         raise InputError("data: no source was given; need files, directories or a data set id")
-    fields = Fields(text_field, domain_field)
+    fields = Fields(text_field, domain_field, tuple(label_fields))
     names = [os.fspath(source) for source in sources]
     streams = [name for name in names if not _exists(Path(name)) and _is_dataset_id(name)]
     if streams:
@@ -79,6 +91,15 @@ def load_documents(
     if not documents:
         raise InputError(f"data: no text in {', '.join(names)}")
     return documents
+
+
+def digest(documents: Iterable[Document]) -> str:
+    """A short digest of texts, domains and labels, in order."""
+    running = hashlib.sha256()
+    for document in documents:
+        head = json.dumps([document.domain, sorted(document.labels.items()), len(document.text)])
+        running.update(head.encode() + document.text.encode())
+    return running.hexdigest()[:16]
 
 
 def _is_dataset_id(name: str) -> bool:
@@ -189,9 +210,14 @@ def _to_document(record: Mapping[str, Any], fields: Fields, domain: str, where: 
         raise InputError(
             f"data: {where} has no field {key!r} for its domain; its fields: {', '.join(map(repr, record))}"
         )
+    missing = [name for name in fields.labels if name not in record]
+    if missing:
+        found = ", ".join(map(repr, record))
+        raise InputError(f"data: {where} has no field {missing[0]!r} for a label; its fields: {found}")
     label = record.get(key)
     if text:
-        yield Document(text, domain if label is None else str(label), str(record.get("source") or where))
+        labels = {name: str(record[name]) for name in fields.labels}
+        yield Document(text, domain if label is None else str(label), str(record.get("source") or where), labels)
 
 
 def _stream_dataset(name: str, fields: Fields, seed: int) -> Iterator[Document]:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from saekernels.probes import fit_probes
 from saekernels.sae import SAE
 
-from .batches import Batch, batches
 from .checks import check_choices, check_documents, check_numbers, check_saes, check_tokenizer
-from .documents import Document
+from .collect import Collector
+from .documents import Document, digest
 from .errors import InputError
 from .head import check_head, find_head
+from .passes import Progress, Work
+from .plan import BASELINES, Plan, check_baselines, make_plan, site_of
 from .report import Report
-from .runs import Runner, make_targets, passes
-from .summary import summarise
-from .windows import MASK, Selection, Tokens, default_context, model_limit, select
+from .runs import Means, Runner, empty_sums
+from .spool import Spool, read_spool, write_spool
+from .summary import documents_table, summarise
+from .windows import MASK, Tokens, chosen, default_context, model_limit
 from .wording import counted
+from .workspace import fingerprint, open_workspace
 
-Progress = Callable[[int, int], None]
 _PROBE_TOKENS = 16
 
 
@@ -35,37 +41,45 @@ def evaluate(
     tokens: int | None = None,
     batch_size: int = 8,
     context: int | None = None,
+    baselines: Sequence[str] = BASELINES,
+    cumulative: bool = True,
     bootstrap: int = 2000,
     seed: int = 0,
     bos: bool | None = None,
     model_name: str | None = None,
     reuse_layers: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Compare the model with itself when SAEs replace its activations: each site alone, and all together.
+    """Compare the model with itself when SAEs replace its activations: each alone, the first l sites, and all together.
 
     docs/evaluation.md defines every figure. Results depend on the documents, `tokens`, `context`, `bos` and `seed`, but
-    not on `batch_size`.
+    not on `batch_size`. Memory does not grow with the text: windows and sums per document are kept in files.
 
     Args:
         model: a `transformers` causal LM or a TransformerLens HookedTransformer, on its device and in its dtype.
         tokenizer: the model's `transformers` tokenizer; bits per byte need a fast one.
-        saes: site -> SAE, sites as in `saekernels.splice.splice`.
+        saes: site -> SAE, sites as in `saekernels.splice.splice`; "SITE#LABEL" for several SAEs of one site.
         documents: a sequence (shuffled by `seed`) or any iterable (read in its own order, no further than needed).
         tokens: stop once this many predictions count; None for all documents.
         batch_size: windows per batch; shorter windows share a batch up to batch_size * context positions.
         context: window length in tokens, what the tokenizer puts in front included; default the model's, at most 2048.
+        baselines: what each splice is compared with: "zero" and "mean" ablation, "random" errors of the SAE's own
+            norm, and "pca", the best affine probe of the rank of the SAE's L0.
+        cumulative: also splice the first l sites, in the model's order, for every l.
         bootstrap: replicates for the 95 % intervals; 0 for none.
-        seed: for the choice of documents and the bootstrap.
+        seed: for the choice of documents, random errors and the bootstrap.
         bos: None for the tokenizer's own habit, True to put its BOS before every window, False for nothing in front.
         model_name: the name in the report; default the one the model was loaded by.
-        reuse_layers: compute the layers before a run's first site once per batch, where a trial run shows that this
-            changes no bit; keeps one [B, S, d] activation per site. `Report.run` says whether it was done.
+        reuse_layers: compute what runs have in common once per batch, where a trial run shows that this changes no
+            bit; keeps up to two [B, S, d] activations per site. `Report.run` says whether it was done.
+        checkpoint: a folder for the state of the run; the same call with the same folder goes on where a killed run
+            stopped, with the same result.
         progress: called as progress(done, total), in tokens times forward passes.
 
     Raises:
         InputError (a ValueError): an unknown site, an SAE of the wrong width, a tokenizer that does not fit, no data, a
-            head that is not linear plus softcap, or an argument out of range.
+            head that is not linear plus softcap, a checkpoint of another evaluation, or an argument out of range.
         TypeError: an argument of the wrong kind.
     """
     check_saes(saes)
@@ -73,52 +87,85 @@ def evaluate(
     check_documents(documents)
     check_numbers(tokens=tokens, batch_size=batch_size, context=context, bootstrap=bootstrap, seed=seed)
     check_choices(bos, model_name)
+    check_baselines(baselines)
     head = find_head(model)
     context = _context(model, tokenizer, context)
     rows = head.weight.shape[0] if not hasattr(model, "get_input_embeddings") else _embedding_rows(model, head.weight)
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
     device = next(model.parameters()).device
-    runner = Runner(model, head, saes, device)
-
-    def every_batch() -> Iterator[Batch]:
-        return batches(selection.windows, batch_size, context)
-
-    with _eval_mode(model, *saes.values()), torch.inference_mode():
+    config = {
+        "model": fingerprint(model),
+        "saes": {entry: fingerprint(sae) for entry, sae in saes.items()},
+        "tokens": tokens,
+        "context": context,
+        "baselines": sorted(baselines),
+        "cumulative": cumulative,
+        "seed": seed,
+        "prefix": [int(i) for i in cutter.prefix],
+        "batch_size": batch_size,
+        "documents": digest(documents) if isinstance(documents, Sequence) else None,
+    }
+    with _eval_mode(model, *saes.values()), torch.inference_mode(), open_workspace(checkpoint, config) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
         check_head(model, head, probe)
-        runner.probe(probe, reuse_layers)
-        selection = select(documents, cutter, tokens, seed)
-        started = time.perf_counter()
-        advance = _advance(progress, selection.positions * passes(len(saes)))
-        means = runner.collect_means(every_batch(), advance)
-        targets = make_targets(saes, means, len(selection.domains))
-        for batch in every_batch():
-            runner.run(batch, targets, means, advance)
-    seconds = time.perf_counter() - started
-    per_document = selection.per_document()
-    sites, everything, notes = summarise(targets, per_document, selection, bootstrap, seed)
+        runner = Runner(model, head, saes, device, seed)
+        order = runner.probe(probe)
+        spool = read_spool(workspace.folder) or write_spool(
+            workspace.folder, chosen(documents, cutter, tokens, seed), context, cutter.has_bytes, rows
+        )
+        passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
+        work = Work(workspace, spool, batch_size, context, passes, progress)
+        collector = Collector(model, head, saes, second="pca" in baselines)
+        work.collect(collector)
+        plan = make_plan(list(saes), order, collector.ranks(), baselines, cumulative)
+        runner.prepare(plan, probe, reuse_layers)
+        means = _means(plan, collector)
+        ordinary = torch.from_numpy(np.setdiff1d(np.arange(rows), cutter.special))
+        runner.find_constant(means, [int(i) for i in cutter.prefix], context, ordinary)
+        sums = empty_sums(plan, saes, means.means)
+        journal = work.measure(runner, means, sums)
+        records = journal.read()
+        rows_, everything, curve, notes = summarise(plan, saes, sums, records, spool, work.strata, bootstrap, seed)
+        per_document = documents_table(plan, records, spool)
     return Report(
         model=model_name or _name(model),
-        tokens=selection.tokens,
-        documents=len(selection.domains),
-        nbytes=int(per_document[:, 1].sum()) if selection.has_bytes else None,
-        sites=sites,
+        tokens=spool.tokens,
+        documents=len(spool.domains),
+        nbytes=int(spool.per_document()[:, 1].sum()) if spool.has_bytes else None,
+        sites=rows_,
         all_sites=everything,
+        cumulative=curve,
+        documents_table=per_document,
         context=context,
         prefix=[int(i) for i in cutter.prefix],
         mask=MASK,
         seed=seed,
         bootstrap=bootstrap,
-        notes=[*_data_notes(selection, tokens), *notes],
+        notes=[*_data_notes(spool, tokens), *notes],
         run={
             "device": str(device),
             "dtype": str(head.weight.dtype).removeprefix("torch."),
             "batch_size": batch_size,
-            "passes": passes(len(saes)),
+            "passes": runner.passes() + 1,
             "layer_reuse": f"off: {runner.reuse.why}" if runner.reuse.why else "on",
-            "seconds": round(seconds, 3),
+            "computed_once": sorted(runner.constant),
+            "seconds": round(time.perf_counter() - work.started, 3),
         },
     )
+
+
+def _means(plan: Plan, collector: Collector) -> Means:
+    means = {site: moments.mean_out.float() for site, moments in collector.moments.items()}
+    wanted: dict[str, set[int]] = {}
+    for run in plan.runs:
+        for site, rank in zip(run.sites, run.ranks, strict=False):
+            wanted.setdefault(site, set()).add(rank)
+    probes = {}
+    for site, ranks in wanted.items():
+        device = next(sae for entry, sae in collector.saes.items() if site_of(entry) == site).W_dec.device
+        for rank, probe in fit_probes(collector.moments[site], sorted(ranks)).items():
+            probes[site, rank] = probe.to(device)
+    return Means(means, probes)
 
 
 def _context(model: Any, tokenizer: Any, context: int | None) -> int:
@@ -140,18 +187,6 @@ def _name(model: Any) -> str:
     return getattr(config, "_name_or_path", "") or type(model).__name__
 
 
-def _advance(progress: Progress | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(positions: int) -> None:
-        nonlocal done
-        done += positions
-        if progress is not None:
-            progress(done, total)
-
-    return advance
-
-
 @contextlib.contextmanager
 def _eval_mode(*modules: torch.nn.Module) -> Iterator[None]:
     """Dropout off; every submodule's own mode comes back afterwards."""
@@ -165,11 +200,11 @@ def _eval_mode(*modules: torch.nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _data_notes(selection: Selection, wanted: int | None) -> list[str]:
+def _data_notes(spool: Spool, wanted: int | None) -> list[str]:
     notes = []
-    if wanted is not None and selection.tokens < wanted:
-        found = counted(selection.tokens, "countable token")
+    if wanted is not None and spool.tokens < wanted:
+        found = counted(spool.tokens, "countable token")
         notes.append(f"The data hold only {found} of the {wanted:,} asked for.")
-    if not selection.has_bytes:
+    if not spool.has_bytes:
         notes.append("The tokenizer gives no character offsets, so bits per byte are unknown.")
     return notes

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .accumulate import COLUMNS
 from .bootstrap import percentiles, resample_totals
 
-FIGURES = (*COLUMNS, "delta_nats", "delta_bits_per_byte", "recovered_zero", "recovered_mean")
+COLUMNS = ("clean", "spliced", "zero", "mean", "random", "pca", "kl", "agree")
+"""Sums of one target: CE of the clean and the spliced run and of the baselines, KL and agreement; NaN where not run."""
+FIGURES = (
+    *COLUMNS, "delta_nats", "delta_bits_per_byte", "recovered_zero", "recovered_mean",
+    "delta_zero", "delta_mean", "delta_random", "delta_pca", "over_random", "over_pca",
+)  # fmt: skip
 Interval = tuple[float, float]
 
 
@@ -23,19 +27,22 @@ class Estimate:
 
 
 def figures(tokens: np.ndarray, nbytes: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Figures of FIGURES, [n, 10], from totals: tokens [n], bytes [n] and the loss columns [n, 6].
+    """Figures of FIGURES, [n, len(FIGURES)], from totals: tokens [n], bytes [n] and the columns [n, len(COLUMNS)].
 
-    NaN where a figure is undefined: no bytes, or an ablation that does not raise the loss.
+    delta_X is the CE of X minus the clean one; over_X the spliced CE minus that of X. NaN where a figure is undefined:
+    no bytes, a baseline that was not run, or an ablation that does not raise the loss.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         per_token = totals / tokens[:, None]
-        clean, spliced, zero, mean = per_token[:, :4].T
+        clean, spliced, zero, mean, random, pca = per_token[:, :6].T
         delta = spliced - clean
         bits = (totals[:, 1] - totals[:, 0]) / (math.log(2) * nbytes)
         recovered = [
             np.where(ablated > clean, (ablated - spliced) / (ablated - clean), np.nan) for ablated in (zero, mean)
         ]
-    return np.column_stack([per_token, delta, bits, *recovered])
+        deltas = [other - clean for other in (zero, mean, random, pca)]
+        over = [spliced - other for other in (random, pca)]
+    return np.column_stack([per_token, delta, bits, *recovered, *deltas, *over])
 
 
 def estimates(
@@ -43,7 +50,7 @@ def estimates(
 ) -> list[dict[str, Estimate]]:
     """The figures of every target with paired intervals.
 
-    tokens, nbytes [documents]; sums: per target [documents, 6]. All targets see the same resampled documents.
+    tokens, nbytes [documents]; sums: per target [documents, len(COLUMNS)]. All see the same resampled documents.
     """
     table = np.column_stack([tokens, nbytes, *sums]).astype(np.float64)
     point = _per_target(table.sum(axis=0, keepdims=True), len(sums))

@@ -16,6 +16,8 @@ from saekernels.ops import LinearCeKl, linear_ce_kl
 
 from .errors import InputError, first_line
 
+_ROWS_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class Head:
@@ -44,6 +46,14 @@ class Head:
             bias = None if bias is None else bias * self.scale
         targets = targets.to(self.weight.device)
         return linear_ce_kl(hidden_p, hidden_q, self.weight, targets, bias=bias, softcap=self.softcap)
+
+    def target_logits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """[n] fp32: the logit of each row's own target; hidden [n, d], targets [n]."""
+        targets = targets.to(self.weight.device)
+        parts = zip(hidden.split(_ROWS_AT_ONCE), targets.split(_ROWS_AT_ONCE), strict=True)
+        z = torch.cat([(rows.float() * self.weight[own].float()).sum(-1) for rows, own in parts])
+        z = self.scale * (z if self.bias is None else z + self.bias[targets].float())
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, V] fp32 logits of a few rows, to check the cut against the model's own."""

@@ -14,6 +14,7 @@ import torch
 
 import saekernels
 
+from .accumulate import KlHistogram
 from .figures import Interval
 from .files import write_whole
 
@@ -51,8 +52,43 @@ class LossRecovered:
 
 
 @dataclass(frozen=True)
+class BaselineFigures:
+    """One baseline: its CE, its ΔCE, and by how much the spliced CE exceeds its CE (paired); nats per token.
+
+    rank: of the probes of "pca", one for each site of the target.
+    """
+
+    ce: float | None
+    delta_ce: float | None
+    delta_ce_ci95: Interval | None
+    spliced_minus: float | None
+    spliced_minus_ci95: Interval | None
+    rank: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The stratum with the largest ΔCE among those of at least 1 % of the tokens, over all axes."""
+
+    axis: str
+    stratum: str
+    delta_ce: float
+
+
+@dataclass(frozen=True)
+class CumulativeFigures:
+    """The first sites spliced together, up to and with `site`."""
+
+    site: str
+    sites: int
+    ce: float | None
+    delta_ce: DeltaCE
+    kl: float | None
+
+
+@dataclass(frozen=True)
 class DomainFigures:
-    """The figures of one domain's documents alone."""
+    """The figures of one stratum alone: a domain's documents, a range of positions, ..."""
 
     tokens: int
     documents: int
@@ -84,11 +120,31 @@ class SiteFigures:
     top1_agreement_ci95: Interval | None
     loss_recovered: LossRecovered
     domains: dict[str, DomainFigures]
+    baselines: dict[str, BaselineFigures] = field(default_factory=dict)
+    strata: dict[str, dict[str, DomainFigures]] = field(default_factory=dict)
+    worst: Worst | None = None
+    kl_histogram: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Per document: what `saekernels compare` pairs. Means in nats per token; ids are digests of the text."""
+
+    ids: list[str]
+    domains: list[str]
+    tokens: list[int]
+    bytes: list[int]
+    clean: list[float | None]
+    spliced: dict[str, list[float | None]]
+    kl: dict[str, list[float | None]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """A finished evaluation. `tokens` counts predictions in the metrics; `nbytes` the UTF-8 bytes that they predict."""
+    """A finished evaluation. `tokens` counts predictions in the metrics; `nbytes` the UTF-8 bytes that they predict.
+
+    extras: results of further parts by name (effective compute, tasks, breadth, ...), JSON-ready.
+    """
 
     model: str
     tokens: int
@@ -102,6 +158,9 @@ class Report:
     seed: int
     bootstrap: int
     notes: list[str]
+    cumulative: list[CumulativeFigures] = field(default_factory=list)
+    documents_table: Documents | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
@@ -110,6 +169,7 @@ class Report:
         data = asdict(self)
         sites, everything, nbytes = data.pop("sites"), data.pop("all_sites"), data.pop("nbytes")
         data["bytes"] = nbytes
+        data["kl_edges"] = KlHistogram.edges()
         data["bootstrap"] = {"samples": self.bootstrap, "unit": "document", "level": 0.95}
         return json.loads(
             json.dumps({"schema": SCHEMA_VERSION, **data, "sites": sites, "all_sites": everything}, allow_nan=False)

@@ -1,75 +1,80 @@
-"""The run table: which forward passes are made on a batch, and what each gives.
-
-Per batch: one clean pass; for each target (every site alone, then all sites together) one pass with the SAEs spliced
-in, one with zeros and one with means in their place. Before that, one clean pass over all batches gives the means.
-Runs of a target start at its first site where the model allows (see `reuse`).
-"""
+"""Makes the runs of a plan on a batch: each begins where an earlier one left off, losses are taken two at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from saekernels.probes import AffineProbe
 from saekernels.sae import SAE
 from saekernels.splice import splice
 
-from .accumulate import LossSums, Means, SiteStats
+from .accumulate import DocumentSums, KlHistogram, SiteStats
+from .baselines import RandomErrors
 from .batches import Batch
+from .constant import ConstantRun, find_constant, only_prefix_special
 from .errors import InputError, first_line
 from .head import Head
-from .reuse import check_reuse, find_reuse, no_reuse
+from .plan import Plan, Run, site_of
+from .reuse import CLEAN, check_reuse, find_reuse, no_reuse
 
-ALL = "all"
+Observer = Callable[..., None]
 
 
 @dataclass
-class Target:
-    """What is replaced together: one site, or all of them; with the sums that its runs fill."""
+class Means:
+    """What the baselines put in: site -> mean [d_out], (site, rank) -> probe."""
 
-    name: str
-    saes: Mapping[str, SAE]
-    losses: LossSums
-    stats: dict[str, SiteStats] = field(default_factory=dict)
+    means: Mapping[str, Tensor]
+    probes: Mapping[tuple[str, int], AffineProbe] = field(default_factory=dict)
 
 
-def make_targets(saes: Mapping[str, SAE], means: Mapping[str, Tensor], documents: int) -> list[Target]:
-    """Every site alone and, if there are several, all together under the name "all"."""
-    return [
-        Target(name, group, LossSums(documents), {s: SiteStats(sae.n_latents, means[s]) for s, sae in group.items()})
-        for name, group in _groups(saes).items()
-    ]
+@dataclass
+class Sums:
+    """What the runs of all batches add up to, next to the figures per document."""
 
+    stats: dict[str, dict[str, SiteStats]]
+    histograms: dict[str, KlHistogram]
+    not_finite: Tensor
 
-def _groups(saes: Mapping[str, SAE]) -> dict[str, dict[str, SAE]]:
-    groups = {site: {site: sae} for site, sae in saes.items()}
-    return {**groups, ALL: dict(saes)} if len(groups) > 1 else groups
+    def state(self) -> dict[str, Any]:
+        """Everything, to be saved and given to `load`."""
+        stats = {name: {entry: one.state() for entry, one in group.items()} for name, group in self.stats.items()}
+        counts = {name: one.counts for name, one in self.histograms.items()}
+        return {"stats": stats, "histograms": counts, "not_finite": self.not_finite}
 
-
-def passes(sites: int) -> int:
-    """Forward passes over the tokens: one for the means, one clean, three per target."""
-    return 2 + 3 * (sites + (sites > 1))
+    def load(self, state: dict[str, Any]) -> None:
+        for name, group in self.stats.items():
+            for entry, one in group.items():
+                one.load(state["stats"][name][entry])
+        for name, histogram in self.histograms.items():
+            histogram.counts = state["histograms"][name]
+        self.not_finite = state["not_finite"]
 
 
 class Runner:
     """Makes the forward passes of one evaluation. The model is in eval mode; gradients are off."""
 
-    def __init__(self, model: Any, head: Head, saes: Mapping[str, SAE], device: torch.device) -> None:
-        self.model = model
-        self.head = head
-        self.saes = dict(saes)
-        self.device = device
+    def __init__(self, model: Any, head: Head, saes: Mapping[str, Any], device: torch.device, seed: int) -> None:
+        self.model, self.head, self.saes, self.device = model, head, dict(saes), device
         self.reuse = no_reuse("not asked for")
+        self.errors = RandomErrors(seed)
+        self.constant: dict[str, ConstantRun] = {}
+        self.prefix = 0
 
-    def probe(self, ids: Tensor, reuse_layers: bool = True) -> None:
-        """A trial run of every SAE on a few tokens, ids [B, S]; it also finds out whether clean layers can be reused.
+    def probe(self, ids: Tensor) -> dict[str, int]:
+        """A trial run of every SAE on a few tokens, ids [B, S]; site -> when the model comes to it.
 
         Raises InputError for an unknown site, an SAE of the wrong width, or a site that never runs.
         """
-        for site, sae in self.saes.items():
+        order: dict[str, int] = {}
+        for entry, sae in self.saes.items():
+            site = site_of(entry)
             try:
                 with splice(self.model, {site: sae}) as active:
                     self.head.body(ids)
@@ -78,68 +83,143 @@ class Runner:
             if not active.calls[site]:
                 kind = type(self.model).__name__
                 raise InputError(f"site {site!r}: it never runs in the body of {kind}, before the output head")
-        if reuse_layers:
-            self._probe_reuse(ids)
+        sites = {site_of(entry): self.saes[entry] for entry in self.saes}
+        with splice(self.model, sites, observer=lambda site, *_: order.setdefault(site, len(order))):
+            self.head.body(ids)
+        return order
 
-    def _probe_reuse(self, ids: Tensor) -> None:
-        groups = _groups(self.saes)
+    def prepare(self, plan: Plan, ids: Tensor, reuse_layers: bool) -> None:
+        """Find out on a few tokens, ids [B, S], where the runs of the plan can begin."""
+        self.plan = plan
+        if not reuse_layers:
+            return
+        runs = [run for run in plan.runs if run.kind == "sae"]
 
-        def run(target: str) -> Tensor:
-            with splice(self.model, groups[target]):
+        def spliced(run: Run, entries: tuple[str, ...]) -> Tensor:
+            with self._splice(run, entries, None, None, None):
                 return self.head.body(ids)
 
-        found = find_reuse(self.model, {name: list(group) for name, group in groups.items()})
-        self.reuse = check_reuse(found, lambda: self.head.body(ids), run)
+        inner = {target.runs["sae"] for target in plan.cumulative[1:-1]}
+        found = find_reuse(self.model, plan.runs, plan.joint, inner)
+        self.reuse = check_reuse(found, runs, lambda: self.head.body(ids), spliced)
 
-    def collect_means(self, batches: Iterator[Batch], advance: Callable[[int], None]) -> dict[str, Tensor]:
-        """Mean of what each site would replace, over touched positions of a clean pass: [d_out] fp32."""
-        means = Means()
-        for batch in batches:
-            # Everything is left untouched, so this is the clean run and the sites are only looked at.
-            nothing = torch.ones_like(batch.touched)
+    def find_constant(self, means: Means, prefix: list[int], context: int, tokens: Tensor) -> None:
+        """Find the ablations whose results do not depend on the text; they are then not run again."""
+        self.prefix = len(prefix)
+        for run in self.plan.runs:
+            if run.kind in ("zero", "mean"):
 
-            def observe(site: str, x: Tensor, x_hat: Tensor, target: Tensor, *_: Any, batch: Batch = batch) -> None:
-                means.add(site, target, _like_positions(batch.touched, target).to(target.device))
+                def body(ids: Tensor, run: Run = run) -> Tensor:
+                    touched = torch.ones_like(ids, dtype=torch.bool)
+                    touched[:, : len(prefix)] = False
+                    with self._splice(run, run.entries, means, ~touched, None):
+                        return self.head.body(ids.to(self.device))
 
-            with splice(self.model, self.saes, replace="zero", untouched=nothing, observer=observe):
-                self.head.body(batch.ids.to(self.device))
-            advance(batch.positions)
-        return {site: mean.float() for site, mean in means.result().items()}
+                found = find_constant(body, self.head, prefix, context, tokens)
+                if found is not None:
+                    self.constant[run.name] = found
 
-    def run(
-        self, batch: Batch, targets: Sequence[Target], means: Mapping[str, Tensor], advance: Callable[[int], None]
-    ) -> None:
-        """All passes on one batch; adds its losses and statistics to the targets."""
-        with self.reuse.recording():
+    def passes(self) -> int:
+        """Forward passes over a batch of ordinary text, the clean one included."""
+        return 1 + len(self.plan.runs) - len(self.constant)
+
+    def run(self, batch: Batch, means: Means, documents: DocumentSums, sums: Sums, advance: Callable[[], None]) -> None:
+        """All runs on one batch, their figures added to `documents` and `sums`; advance() after each pass."""
+        rows = torch.zeros(len(batch.rows), len(self.plan.columns), dtype=torch.float64)
+        column = {key: index for index, key in enumerate(self.plan.columns)}
+        waiting: list[tuple[Run, Tensor]] = []
+        with self.reuse.recording(CLEAN):
             clean = self.head.hidden(batch.ids.to(self.device), batch.rows)
-        advance(batch.positions)
-        for target in targets:
-            spliced = self._hidden(batch, target, "sae", means, advance)
-            ce_clean, ce_spliced, kl, agree = self.head.compare(clean, spliced, batch.targets)
-            zero = self._hidden(batch, target, "zero", means, advance)
-            mean = self._hidden(batch, target, "mean", means, advance)
-            # One call gives the losses of both ablations; its KL, of one ablation from the other, is not used.
-            ce_zero, ce_mean, _, _ = self.head.compare(zero, mean, batch.targets)
-            target.losses.add(batch.documents, (ce_clean, ce_spliced, ce_zero, ce_mean, kl, agree))
+        advance()
+        plain = only_prefix_special(batch, self.prefix)
+        for run in self.plan.runs:
+            if plain and run.name in self.constant:
+                rows[:, column[run.name, "ce"]] = self.constant[run.name].cross_entropy(self.head, batch)
+                continue
+            hidden = self._hidden(run, batch, means, sums)
+            advance()
+            if run.compared:
+                found = self.head.compare(clean, hidden, batch.targets)
+                named = {("clean", "ce"): found[0]}
+                named |= {(run.name, name): one for name, one in zip(("ce", "kl", "agree"), found[1:], strict=True)}
+                if run.name in sums.histograms:
+                    sums.histograms[run.name].add(found[2].cpu())
+                _fill(rows, column, named)
+            else:
+                waiting.append((run, hidden))
+                if len(waiting) == 2:
+                    _fill(rows, column, self._pair(waiting, batch))
+                    waiting = []
+        if waiting:
+            _fill(rows, column, self._pair(waiting, batch))
+        sums.not_finite += (~torch.isfinite(rows)).sum(0)
+        documents.add(batch.documents, batch.context, batch.targets, batch.nbytes, rows)
+        self.reuse.forget()
+        self.errors.forget()
 
-    def _hidden(
-        self, batch: Batch, target: Target, replace: Any, means: Mapping[str, Tensor], advance: Callable[[int], None]
-    ) -> Tensor:
+    def _pair(self, runs: list[tuple[Run, Tensor]], batch: Batch) -> dict[tuple[str, str], Tensor]:
+        """The losses of one or two runs by one call, whose KL of one from the other is not used."""
+        found = self.head.compare(runs[0][1], runs[-1][1], batch.targets)
+        return {(run.name, "ce"): one for (run, _), one in zip(runs, found, strict=False)}
+
+    def _hidden(self, run: Run, batch: Batch, means: Means, sums: Sums) -> Tensor:
+        stats = sums.stats.get(run.name, {})
+        entry_of = dict(zip(run.sites, run.entries, strict=True))
+
         def observe(site: str, x: Tensor, x_hat: Tensor, y: Tensor, codes: Any, touched: Tensor) -> None:
-            target.stats[site].add(x_hat, y, codes, touched)
+            if entry_of[site] in stats:
+                stats[entry_of[site]].add(x_hat, y, codes, touched)
+            self.errors.note(run.name, site, x_hat, y)
 
-        watch = observe if replace == "sae" else None
-        untouched = ~batch.touched
-        active = splice(self.model, target.saes, replace=replace, means=means, untouched=untouched, observer=watch)
-        with self.reuse.skipping(target.name), active:
-            hidden = self.head.hidden(batch.ids.to(self.device), batch.rows)
-        advance(batch.positions)
-        return hidden
+        watch = observe if run.kind == "sae" else None
+        recorded = any(start.source == run.name for start in self.reuse.starts.values())
+        with (
+            self.reuse.resuming(run),
+            self.reuse.recording(run.name) if recorded else contextlib.nullcontext(),
+            self._splice(run, self.reuse.entries(run), means, ~batch.touched, watch, batch),
+        ):
+            return self.head.hidden(batch.ids.to(self.device), batch.rows)
+
+    def _splice(
+        self,
+        run: Run,
+        entries: tuple[str, ...],
+        means: Means | None,
+        untouched: Tensor | None,
+        observer: Observer | None,
+        batch: Batch | None = None,
+    ) -> contextlib.AbstractContextManager[Any]:
+        """The splice of these entries of a run."""
+        if not entries:
+            return contextlib.nullcontext()
+        sites: dict[str, Any] = {site_of(entry): self.saes[entry] for entry in entries}
+        mode: Any = run.kind
+        if run.kind == "random":
+            source = " ".join(["sae", *run.entries])
+            assert batch is not None
+            sites = {site: (lambda x, y, site=site: self.errors.replace(source, site, batch, y)) for site in sites}
+            mode = "function"
+        elif run.kind == "pca":
+            assert means is not None
+            ranks = dict(zip(run.sites, run.ranks, strict=True))
+            sites = {site: means.probes[site, ranks[site]] for site in sites}
+            mode = "sae"
+        mean = means.means if means is not None and run.kind == "mean" else None
+        return splice(self.model, sites, replace=mode, means=mean, untouched=untouched, observer=observer)
 
 
-def _like_positions(touched: Tensor, activation: Tensor) -> Tensor:
-    """The mask [B, S] in the shape of an activation's leading dimensions: [B, S], [B * S] or [B, S, heads]."""
-    lead = activation.shape[:-1]
-    if touched.numel() == lead.numel():
-        return touched.reshape(lead)
-    return touched.unsqueeze(-1).expand(lead)
+def empty_sums(plan: Plan, saes: Mapping[str, SAE], means: Mapping[str, Tensor]) -> Sums:
+    """Zeros for every target of the plan."""
+    stats = {
+        target.runs["sae"].name: {
+            entry: SiteStats(getattr(saes[entry], "n_latents", 0), means[site_of(entry)]) for entry in target.entries
+        }
+        for target in plan.targets
+    }
+    histograms = {target.runs["sae"].name: KlHistogram() for target in plan.targets}
+    return Sums(stats, histograms, torch.zeros(len(plan.columns), dtype=torch.int64))
+
+
+def _fill(rows: Tensor, column: Mapping[tuple[str, str], int], found: Mapping[tuple[str, str], Tensor]) -> None:
+    for key, figures in found.items():
+        rows[:, column[key]] = figures.detach().to("cpu", torch.float64)

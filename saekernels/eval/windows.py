@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from .errors import InputError
 
 DEFAULT_CONTEXT = 2048
 _GROUP = 64
+_GROUP_CHARACTERS = 100_000
 
 MASK = (
     "A position is touched (replaced) iff its token is real and not special (bos, eos, pad, ...). "
@@ -27,37 +28,19 @@ class Window:
     """One piece of one document as the model sees it.
 
     ids [S] int32; special [S] bool; nbytes [S] int64, the UTF-8 bytes of the document between the end of the token
-    before and the end of this one (their sum over a document is its length).
+    before and the end of this one (their sum over a document is its length); start: where in the document it begins.
     """
 
     document: int
     ids: np.ndarray
     special: np.ndarray
     nbytes: np.ndarray
+    start: int = 0
 
     @property
     def counted(self) -> np.ndarray:
         """[S-1] bool: predictions at t (of token t+1) that count."""
         return ~self.special[:-1] & ~self.special[1:]
-
-
-@dataclass
-class Selection:
-    """The windows that will be evaluated and the documents they came from."""
-
-    windows: list[Window] = field(default_factory=list)
-    domains: list[str] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
-    tokens: int = 0
-    positions: int = 0
-    has_bytes: bool = True
-
-    def per_document(self) -> np.ndarray:
-        """[documents, 2]: counted tokens and the bytes they stand for."""
-        totals = np.zeros((len(self.domains), 2))
-        for window in self.windows:
-            totals[window.document] += window.counted.sum(), window.nbytes[1:][window.counted].sum()
-        return totals
 
 
 class Tokens:
@@ -108,6 +91,7 @@ class Tokens:
                 all_ids,
                 np.isin(all_ids, self.special),
                 np.concatenate([np.zeros(len(prefix), dtype=np.int64), nbytes[start : start + step]]),
+                start,
             )
             if window.counted.any():
                 windows.append(window)
@@ -160,44 +144,49 @@ def _utf8_width(character: str) -> int:
     return 1 if code < 0x80 else 2 if code < 0x800 else 3 if code < 0x10000 else 4
 
 
-def select(documents: Iterable[Document], tokens: Tokens, wanted: int | None, seed: int) -> Selection:
-    """Take documents until at least `wanted` predictions count (all of them if None).
+def chosen(
+    documents: Iterable[Document], tokens: Tokens, wanted: int | None, seed: int
+) -> Iterator[tuple[Document, list[Window]]]:
+    """Documents with their windows, numbered from 0, until at least `wanted` predictions count (all of them if None).
 
     A sequence is shuffled by `seed`; any other iterable is read in its own order, and no further than needed. The last
     document is cut at the end of the window that reaches `wanted`. Documents without a counted prediction are left out.
     """
     iterator = _shuffled(documents, seed) if isinstance(documents, Sequence) else iter(documents)
-    selection = Selection(has_bytes=tokens.has_bytes)
-    start = 0
-    while group := list(itertools.islice(iterator, _GROUP)):
-        for number, document in enumerate(group, start):
-            check_document(document, number)
-        start += len(group)
+    found = taken = 0
+    for group in _groups(iterator):
         for document, windows in zip(group, tokens.cut([d.text for d in group], 0), strict=True):
-            if _take(selection, document, windows, wanted):
-                return selection
-    if not selection.windows:
+            kept = []
+            for window in windows:
+                kept.append(replace(window, document=taken))
+                found += int(window.counted.sum())
+                if wanted is not None and found >= wanted:
+                    yield document, kept
+                    return
+            if kept:
+                yield document, kept
+                taken += 1
+    if not taken:
         raise InputError("data: nothing to evaluate: no document has two successive tokens that are not special")
-    return selection
+
+
+def _groups(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Some documents at a time, for the tokenizer: few enough that what it makes of them stays small."""
+    group: list[Document] = []
+    characters = 0
+    for number, document in enumerate(documents):
+        check_document(document, number)
+        group.append(document)
+        characters += len(document.text)
+        if len(group) == _GROUP or characters >= _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
 
 
 def _shuffled(documents: Sequence[Document], seed: int) -> Iterator[Document]:
     return (documents[i] for i in np.random.default_rng(seed).permutation(len(documents)))
-
-
-def _take(selection: Selection, document: Document, windows: list[Window], wanted: int | None) -> bool:
-    if not windows:
-        return False
-    index = len(selection.domains)
-    selection.domains.append(document.domain)
-    selection.sources.append(document.source)
-    for window in windows:
-        selection.windows.append(Window(index, window.ids, window.special, window.nbytes))
-        selection.tokens += int(window.counted.sum())
-        selection.positions += len(window.ids)
-        if wanted is not None and selection.tokens >= wanted:
-            return True
-    return False
 
 
 def default_context(model: Any, tokenizer: Any) -> int:

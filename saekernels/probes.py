@@ -1,0 +1,138 @@
+"""Affine probes of rank r: what a linear reconstruction of an activation keeps. The control for SAEs.
+
+A probe stands wherever an SAE stands (`splice`, the evaluator); it has no codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ROWS_AT_ONCE = 4096
+_RIDGE = 1e-9
+
+
+class AffineProbe(nn.Module):
+    """x_hat = mean_out + (x - mean_in) @ W_enc.T @ W_dec.
+
+    W_enc [r, d_in], W_dec [r, d_out], mean_in [d_in], mean_out [d_out]; x [..., d_in] gives [..., d_out].
+    """
+
+    architecture = "affine"
+
+    def __init__(self, W_enc: Tensor, W_dec: Tensor, mean_in: Tensor, mean_out: Tensor) -> None:
+        super().__init__()
+        rank, d_in = W_enc.shape
+        if W_dec.shape[0] != rank or mean_in.shape != (d_in,) or mean_out.shape != W_dec.shape[1:]:
+            shapes = [tuple(t.shape) for t in (W_enc, W_dec, mean_in, mean_out)]
+            raise ValueError(f"W_enc, W_dec, mean_in, mean_out: need [r, d_in], [r, d_out], [d_in], [d_out]; {shapes}")
+        for name, value in (("W_enc", W_enc), ("W_dec", W_dec), ("mean_in", mean_in), ("mean_out", mean_out)):
+            self.register_buffer(name, value.detach().clone())
+        self.rank, self.d_in, self.d_out = rank, d_in, W_dec.shape[1]
+
+    W_enc: Tensor
+    W_dec: Tensor
+    mean_in: Tensor
+    mean_out: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean_in) @ self.W_enc.T @ self.W_dec + self.mean_out
+
+    def forward_with_codes(self, x: Tensor) -> tuple[Tensor, None]:
+        """The reconstruction, and None for codes, as `SAE.forward_with_codes`."""
+        return self(x), None
+
+    def extra_repr(self) -> str:
+        return f"d_in={self.d_in}, d_out={self.d_out}, rank={self.rank}"
+
+
+class Moments:
+    """Streaming first and second moments of rows x [n, d_in] and, where it is another tensor, y [n, d_out]; all fp64.
+
+    Memory: (d_in^2 + d_in * d_out) doubles, and no more however many rows are added. `second=False` keeps means alone.
+    """
+
+    def __init__(self, d_in: int, d_out: int | None = None, *, second: bool = True) -> None:
+        self.paired = d_out is not None
+        self.count = 0
+        self.sum_x = torch.zeros(d_in, dtype=torch.float64)
+        self.sum_y = torch.zeros(d_out or 0, dtype=torch.float64)
+        self.xx = torch.zeros(d_in if second else 0, d_in, dtype=torch.float64)
+        self.xy = torch.zeros(d_in if second else 0, d_out or 0, dtype=torch.float64)
+
+    def add(self, x: Tensor, y: Tensor | None = None) -> None:
+        """x [n, d_in]; y [n, d_out] exactly where d_out was given."""
+        others = y.split(_ROWS_AT_ONCE) if y is not None else [None] * len(x.split(_ROWS_AT_ONCE))
+        for part, other in zip(x.split(_ROWS_AT_ONCE), others, strict=True):
+            rows = part.double()
+            self.sum_x += rows.sum(0).cpu()
+            if len(self.xx):
+                self.xx += (rows.T @ rows).cpu()
+            if other is not None:
+                outs = other.double()
+                self.sum_y += outs.sum(0).cpu()
+                if len(self.xx):
+                    self.xy += (rows.T @ outs).cpu()
+        self.count += len(x)
+
+    @property
+    def mean_in(self) -> Tensor:
+        return self.sum_x / max(1, self.count)
+
+    @property
+    def mean_out(self) -> Tensor:
+        return self.sum_y / max(1, self.count) if self.paired else self.mean_in
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of rows."""
+        both = Moments.__new__(Moments)
+        both.paired, both.count = self.paired, self.count + other.count
+        for name in ("sum_x", "sum_y", "xx", "xy"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
+
+    def state(self) -> dict[str, Any]:
+        """Everything, to be saved and given to `load`."""
+        return dict(vars(self))
+
+    def load(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def fit_probes(moments: Moments, ranks: Sequence[int]) -> dict[int, AffineProbe]:
+    """The affine maps of these ranks with the least squared error over the rows in `moments`, fp32.
+
+    x to itself this is PCA (the first r principal components about the mean); x to y it is reduced-rank regression
+    (Izenman 1975: the first r singular directions of Sxx^-1/2 Sxy). Ranks above min(d_in, d_out) are cut to it.
+
+    Raises ValueError for a rank below 0, or moments without rows or without second moments.
+    """
+    if moments.count < 1 or not len(moments.xx):
+        raise ValueError(f"moments: need rows and second moments, got {moments.count} rows, xx {len(moments.xx)}")
+    if min(ranks, default=0) < 0:
+        raise ValueError(f"ranks: need at least 0, got {min(ranks)}")
+    mean_in, mean_out = moments.mean_in, moments.mean_out
+    down, up = _directions(moments, mean_in, mean_out)
+    widest = min(len(mean_in), len(mean_out))
+    means = (mean_in.float(), mean_out.float())
+    return {
+        rank: AffineProbe(down[: min(rank, widest)].float(), up[: min(rank, widest)].float(), *means) for rank in ranks
+    }
+
+
+def _directions(moments: Moments, mean_in: Tensor, mean_out: Tensor) -> tuple[Tensor, Tensor]:
+    """[d, d_in] and [d, d_out], best first: rank r is their first r rows."""
+    covariance = moments.xx / moments.count - torch.outer(mean_in, mean_in)
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    if not moments.paired:
+        return vectors.T.contiguous(), vectors.T.contiguous()
+    cross = moments.xy / moments.count - torch.outer(mean_in, mean_out)
+    # Directions that x does not have at all explain nothing of y.
+    inverse = torch.where(values > _RIDGE * values[0].clamp_min(1e-300), values, torch.inf).rsqrt()
+    whitener = vectors * inverse @ vectors.T
+    left, sizes, right = torch.linalg.svd(whitener @ cross, full_matrices=False)
+    return (left.T @ whitener).contiguous(), (sizes[:, None] * right).contiguous()
