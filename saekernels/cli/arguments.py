@@ -69,6 +69,19 @@ def tokens_or_all(text: str) -> int | None:
     return None if text == "all" else at_least(1)(text)
 
 
+def names_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Names from `known`, comma-separated; "none" for none of them."""
+
+    def names(text: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in text.split(",")) if text != "none" else ()
+        for name in found:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"need some of {', '.join(known)} (or none), got {name!r}")
+        return found
+
+    return names
+
+
 def site_and_path(text: str) -> tuple[str, str]:
     """ "SITE=PATH" as a pair; only the first "=" parts them."""
     site, equals, path = text.partition("=")

@@ -15,10 +15,11 @@ from saekernels.eval.documents import files_of
 from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, same_file, write_whole
 from saekernels.eval.html import page
+from saekernels.eval.plan import BASELINES
 from saekernels.eval.plots import require_matplotlib
 from saekernels.eval.table import as_text
 
-from .arguments import at_least, not_empty, site_and_path, tokens_or_all
+from .arguments import at_least, names_of, not_empty, site_and_path, tokens_or_all
 from .inputs import DTYPES, load_model, load_saes, load_tokenizer, pick_device
 from .output import OutputError, arriving, show
 from .progress import progress_bar, say_finished
@@ -37,12 +38,14 @@ def add_parser(commands: Any) -> None:
     source = parser.add_argument_group("what is evaluated")
     source.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, help="a transformers causal LM")
     source.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help="its tokenizer, if elsewhere")
-    where = "an SAE checkpoint and its site: module, module@input or module@module (transcoder)"
+    where = "an SAE checkpoint and its site: module, module@input or module@module (transcoder); SITE#NAME for several of one"
     source.add_argument("--sae", metavar="SITE=PATH", type=site_and_path, nargs="+", action="extend", help=where)
     kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]"
     source.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)
     source.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
     source.add_argument("--domain-field", metavar="NAME", help='the field with its domain ("domain", else file name)')
+    labels = "further fields of a record to report by"
+    source.add_argument("--label-field", metavar="NAME", nargs="+", action="extend", default=[], help=labels)
     how = parser.add_argument_group("how")
     how.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default=50_000, help="tokens that count")
     how.add_argument("--context", metavar="N", type=at_least(2), help="window length (the model's, at most 2048)")
@@ -53,7 +56,12 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
     how.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for documents and bootstrap")
     how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
+    kinds = f"what to compare with, of {', '.join(BASELINES)}, comma-separated (all); none: nothing"
+    how.add_argument("--baselines", metavar="KINDS", type=names_of(BASELINES), default=BASELINES, help=kinds)
+    how.add_argument("--no-cumulative", action="store_true", help="leave out the splices of the first l sites")
     how.add_argument("--no-reuse", action="store_true", help="compute layers before a run's first site every time")
+    resume = "keep the run's state here; the same command goes on where a killed one stopped"
+    how.add_argument("--checkpoint", metavar="DIR", type=not_empty, help=resume)
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the report as JSON")
     output.add_argument("--html", metavar="PATH", type=not_empty, help="write the report as one HTML page")
@@ -67,7 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     device = pick_device(arguments.device)
     _say_if_slow(device)
     documents = load_documents(
-        arguments.data, text_field=arguments.text_field, domain_field=arguments.domain_field, seed=arguments.seed
+        arguments.data,
+        text_field=arguments.text_field,
+        domain_field=arguments.domain_field,
+        label_fields=arguments.label_field,
+        seed=arguments.seed,
     )
     model = load_model(arguments.model, device, arguments.dtype)
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model)
@@ -85,7 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             bos=BOS[arguments.bos],
             model_name=arguments.model_name,
+            baselines=arguments.baselines,
+            cumulative=not arguments.no_cumulative,
             reuse_layers=not arguments.no_reuse,
+            checkpoint=arguments.checkpoint,
             progress=progress,
         )
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])

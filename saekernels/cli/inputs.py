@@ -79,13 +79,14 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_saes(pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str) -> dict[str, SAE]:
-    """Site -> SAE, in the given order."""
+    """Site -> SAE, in the given order; a site that comes again gets the name of its checkpoint, "SITE#NAME"."""
     saes: dict[str, SAE] = {}
     for site, path in pairs:
-        if site in saes:
-            raise InputError(f"--sae: the site {site!r} is given twice")
+        entry = f"{site}#{os.path.basename(os.path.normpath(path))}" if site in saes else site
+        if entry in saes:
+            raise InputError(f"--sae: {entry!r} is given twice; name one of them, SITE#NAME={path}")
         try:
-            saes[site] = load(path, device=device, dtype=DTYPES[dtype])
+            saes[entry] = load(path, device=device, dtype=DTYPES[dtype])
         except ImportError as error:
             raise missing_extra("safetensors", "reading SAEs") from error
         except (OSError, ValueError) as error:

@@ -1,0 +1,6 @@
+"""Other tools' metrics, by their own formulas, on the same tokens: one clean pass serves every SAE."""
+
+from .formulas import PEERS, PeerMetrics, peer_metrics
+from .saebench import core_output
+
+__all__ = ["PEERS", "PeerMetrics", "core_output", "peer_metrics"]
