@@ -1,4 +1,4 @@
-"""`--compat`: the metrics of the installed sae-lens, SAEBench and dictionary_learning, from their own code, and ours."""
+"""`--compat`: the metrics of sae-lens, SAEBench and dictionary_learning, from their own code and from ours."""
 
 from __future__ import annotations
 

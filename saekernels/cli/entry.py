@@ -10,8 +10,10 @@ import saekernels
 from saekernels.eval.errors import InputError
 
 from . import bench as bench_command
+from . import breadth as breadth_command
 from . import eval as eval_command
 from . import info as info_command
+from . import scaling as scaling_command
 from .arguments import Parser
 from .output import OutputError, flushed
 
@@ -25,7 +27,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="saekernels", description="Kernels for sparse autoencoders, and what splicing them in costs.")
     parser.add_argument("--version", action="version", version=f"saekernels {saekernels.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for command in (eval_command, bench_command, info_command):
+    for command in (eval_command, breadth_command, scaling_command, bench_command, info_command):
         command.add_parser(commands)
     return parser
 
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.print_help()
                 return 0
             name = f"saekernels {arguments.command}"
+            arguments.argv = list(sys.argv[1:] if argv is None else argv)
             return int(arguments.run(arguments))
     except InputError as error:
         return _fail(f"{name}: error: {error}", BAD_INPUT)

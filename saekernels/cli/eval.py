@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import shlex
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from saekernels.backends import registry
-from saekernels.eval import Report, evaluate, load_documents
+from saekernels.eval import Report, evaluate
 from saekernels.eval.documents import files_of
+from saekernels.eval.effective import effective_compute
 from saekernels.eval.errors import InputError
+from saekernels.eval.family import read_family
 from saekernels.eval.files import check_writable, same_file, write_whole
 from saekernels.eval.html import page
 from saekernels.eval.plan import BASELINES
 from saekernels.eval.plots import require_matplotlib
 from saekernels.eval.table import as_text
 
-from .arguments import at_least, names_of, not_empty, site_and_path, tokens_or_all
-from .inputs import DTYPES, load_model, load_saes, load_tokenizer, pick_device
+from .arguments import at_least, names_of, not_empty
 from .output import OutputError, arriving, show
 from .progress import progress_bar, say_finished
-
-BOS = {"auto": None, "always": True, "never": False}
-EXAMPLE_NAME = "saekernels example"
+from .source import BOS, add_how, add_source, fill_from_example, load_source
 
 
 def add_parser(commands: Any) -> None:
@@ -35,26 +31,8 @@ def add_parser(commands: Any) -> None:
         description="Splice SAEs into a language model, each site alone and all together, and report the loss against "
         "the clean model, zero and mean ablation. Without --model, --sae and --data: the bundled example.",
     )
-    source = parser.add_argument_group("what is evaluated")
-    source.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, help="a transformers causal LM")
-    source.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help="its tokenizer, if elsewhere")
-    where = "an SAE checkpoint and its site: module, module@input or module@module (transcoder); SITE#NAME for several of one"
-    source.add_argument("--sae", metavar="SITE=PATH", type=site_and_path, nargs="+", action="extend", help=where)
-    kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]"
-    source.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)
-    source.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
-    source.add_argument("--domain-field", metavar="NAME", help='the field with its domain ("domain", else file name)')
-    labels = "further fields of a record to report by"
-    source.add_argument("--label-field", metavar="NAME", nargs="+", action="extend", default=[], help=labels)
-    how = parser.add_argument_group("how")
-    how.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default=50_000, help="tokens that count")
-    how.add_argument("--context", metavar="N", type=at_least(2), help="window length (the model's, at most 2048)")
-    how.add_argument("--bos", choices=BOS, default="auto", help="BOS before each window; auto: the tokenizer's habit")
-    how.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
-    how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
-    how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the model's; auto: as stored")
-    how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
-    how.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for documents and bootstrap")
+    add_source(parser)
+    how = add_how(parser)
     how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
     kinds = f"what to compare with, of {', '.join(BASELINES)}, comma-separated (all); none: nothing"
     how.add_argument("--baselines", metavar="KINDS", type=names_of(BASELINES), default=BASELINES, help=kinds)
@@ -62,6 +40,8 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--no-reuse", action="store_true", help="compute layers before a run's first site every time")
     resume = "keep the run's state here; the same command goes on where a killed one stopped"
     how.add_argument("--checkpoint", metavar="DIR", type=not_empty, help=resume)
+    family = "a table of `saekernels scaling fit`: say what model of the family the spliced one is worth"
+    how.add_argument("--family", metavar="TABLE", type=not_empty, help=family)
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the report as JSON")
     output.add_argument("--html", metavar="PATH", type=not_empty, help="write the report as one HTML page")
@@ -70,26 +50,16 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
-    _fill_from_example(arguments)
+    fill_from_example(arguments)
     _check_outputs(arguments)
-    device = pick_device(arguments.device)
-    _say_if_slow(device)
-    documents = load_documents(
-        arguments.data,
-        text_field=arguments.text_field,
-        domain_field=arguments.domain_field,
-        label_fields=arguments.label_field,
-        seed=arguments.seed,
-    )
-    model = load_model(arguments.model, device, arguments.dtype)
-    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model)
-    saes = load_saes(arguments.sae, device, arguments.sae_dtype)
+    family = read_family(arguments.family) if arguments.family else None
+    source = load_source(arguments)
     with progress_bar() as progress:
         report = evaluate(
-            model,
-            tokenizer,
-            saes,
-            documents,
+            source.model,
+            source.tokenizer,
+            source.saes,
+            source.documents,
             tokens=arguments.tokens,
             batch_size=arguments.batch_size,
             context=arguments.context,
@@ -103,6 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
             checkpoint=arguments.checkpoint,
             progress=progress,
         )
+    report.run["command"] = shlex.join(["saekernels", *arguments.argv])
+    if family is not None:
+        section, notes = effective_compute(report, family, arguments.family)
+        report.extras["effective_compute"] = section
+        report.notes.extend(notes)
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
     unseen: Exception | None = None
     try:
@@ -114,31 +89,6 @@ def run(arguments: argparse.Namespace) -> int:
     if unseen is not None:
         raise unseen
     return 0
-
-
-def _say_if_slow(device: torch.device) -> None:
-    """A misspelt SAEKERNELS_SIMD must not cost hours in silence."""
-    reason = registry.load("cpu").available() or ""
-    if device.type == "cpu" and registry.ENVIRONMENT_CHOICE == "auto" and reason.startswith("SAEKERNELS_SIMD"):
-        print(f"saekernels eval: the slower backend 'reference' serves instead of 'cpu': {reason}", file=sys.stderr)
-
-
-def _fill_from_example(arguments: argparse.Namespace) -> None:
-    """What is not given comes from the bundled example; a model of one's own needs its own SAEs and data."""
-    if arguments.model and not (arguments.sae and arguments.data):
-        raise InputError("--model needs --sae SITE=PATH and --data as well")
-    if arguments.model:
-        arguments.model_name = arguments.model
-        return
-    from saekernels import example
-
-    if not (example.MODEL_DIR.is_dir() and example.SAE_DIRS and example.EVAL_DATA.is_file()):
-        raise InputError(f"the bundled example is not in {example.ROOT}; give --model, --sae and --data")
-    arguments.model = str(example.MODEL_DIR)
-    changed = arguments.sae or arguments.data or arguments.tokenizer
-    arguments.model_name = arguments.model if changed else EXAMPLE_NAME
-    arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
-    arguments.data = arguments.data or [str(example.EVAL_DATA)]
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:

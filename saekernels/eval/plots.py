@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # A colour that no plot uses: it becomes the page's text colour, so that the plots follow light and dark.
-_INK = "#010203"
-_BLUE, _ORANGE, _GREY = "#3b82c4", "#e08a2e", "#8a8f98"
+INK = "#010203"
+BLUE, ORANGE, GREY = "#3b82c4", "#e08a2e", "#8a8f98"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "saekernels",
     "font.size": 10,
     "font.family": "sans-serif",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.facecolor": "none",
@@ -50,7 +50,7 @@ def delta_plot(report: Report) -> str:
 
     def draw(axes: Any) -> None:
         for at, row in enumerate(rows):
-            _bar(axes, at, row.delta_ce.nats, row.delta_ce.ci95, _ORANGE if row.architecture == "joint" else _BLUE)
+            _bar(axes, at, row.delta_ce.nats, row.delta_ce.ci95, ORANGE if row.architecture == "joint" else BLUE)
         axes.set_xlabel("ΔCE, nats per token")
 
     return _svg(labels, draw)
@@ -59,7 +59,7 @@ def delta_plot(report: Report) -> str:
 def ablation_plot(report: Report) -> str:
     """The loss of each run on one scale: where the splice lies between the clean model and the ablations."""
     rows = _rows(report)
-    kinds = (("clean", "o", _GREY), ("spliced", "D", _ORANGE), ("mean", "s", _BLUE), ("zero", "x", _INK))
+    kinds = (("clean", "o", GREY), ("spliced", "D", ORANGE), ("mean", "s", BLUE), ("zero", "x", INK))
 
     def draw(axes: Any) -> None:
         for kind, marker, colour in kinds:
@@ -80,9 +80,9 @@ def domain_plot(report: Report) -> str:
 
     def draw(axes: Any) -> None:
         for at, name in enumerate(names):
-            _bar(axes, at, domains[name].delta_ce.nats, domains[name].delta_ce.ci95, _ORANGE)
+            _bar(axes, at, domains[name].delta_ce.nats, domains[name].delta_ce.ci95, ORANGE)
         if report.all_sites.delta_ce.nats is not None:
-            axes.axvline(report.all_sites.delta_ce.nats, color=_INK, linewidth=0.8, linestyle=":")
+            axes.axvline(report.all_sites.delta_ce.nats, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlabel("ΔCE with all sites spliced, nats per token (dotted: all domains)")
 
     return _svg(names, draw)
@@ -101,22 +101,34 @@ def _bar(axes: Any, at: int, value: float | None, interval: Interval | None, col
         return
     axes.barh(at, value, color=colour, height=0.6)
     if interval is not None:
-        axes.plot(interval, [at, at], color=_INK, linewidth=1.2)
+        axes.plot(interval, [at, at], color=INK, linewidth=1.2)
 
 
 def _svg(labels: list[str], draw: Any) -> str:
+    def rows(axes: Any) -> None:
+        draw(axes)
+        axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.axvline(0, color=INK, linewidth=0.6) if axes.get_xlim()[0] < 0 else None
+
+    return svg((7.2, 1.1 + 0.34 * len(labels)), rows)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def svg(size: tuple[float, float], draw: Any) -> str:
+    """What draw(axes) makes, as SVG whose text has the page's colour and fonts; size in inches."""
     require_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure: Figure = Figure(figsize=(7.2, 1.1 + 0.34 * len(labels)), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])
-        axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.axvline(0, color=_INK, linewidth=0.6) if axes.get_xlim()[0] < 0 else None
+        figure: Figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    made = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    return made[made.index("<svg") :].replace(INK, "currentColor")

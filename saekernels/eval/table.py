@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .effective import sentence
 from .errors import missing_extra
 from .figures import Interval
 from .report import Report, SiteFigures
@@ -20,6 +21,7 @@ SITE_HEADINGS = (
 )  # fmt: skip
 _FIRST_TO_GO = ("rec. zero", "CE", "dead", "CE zero", "L0", "FVU", "bits/byte", "CE mean", "top-1", "KL")
 _CAPTION = "CE: spliced; mean, zero: ablated; rec.: share of that ablation's loss recovered"
+_BASELINES = {"zero": "zeros", "mean": "mean", "random": "random error", "pca": "PCA probe"}
 _PLAIN_WIDTH = 140
 _TEXT_WIDTH = 100
 _MOST_SITE_COLUMNS = 6
@@ -38,6 +40,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
         console.width = max(console.width, _PLAIN_WIDTH)
     console.print(escape(_title(report)), style="bold")
     console.print(fitting((site_table(report, _FIRST_TO_GO[:n]) for n in range(len(_FIRST_TO_GO) + 1)), console))
+    if report.all_sites.baselines:
+        console.print(fitting((baseline_table(report, n) for n in (1, 0)), console))
     if len(report.all_sites.domains) > 1:
         console.print(fitting((domain_table(report, alone) for alone in (True, False)), console))
     width = min(console.width, _TEXT_WIDTH)
@@ -111,6 +115,28 @@ def site_cells(row: SiteFigures) -> list[str]:
     ]
 
 
+def baseline_table(report: Report, intervals: int = 1) -> Table:
+    """ΔCE of each baseline beside the SAE's; and of the first l sites together, where there are several."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    kinds = list(report.all_sites.baselines)
+    curve = {one.site: one.delta_ce for one in report.cumulative}
+    table = Table(box=_box(), header_style="bold", pad_edge=False)
+    headings = ["ΔCE with", "the SAE", *(_BASELINES[kind] for kind in kinds), *(["up to here"] if curve else [])]
+    for heading in headings:
+        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
+    for row in [*report.sites, report.all_sites] if len(report.sites) > 1 else report.sites:
+        found = [(row.baselines[kind].delta_ce, row.baselines[kind].delta_ce_ci95) for kind in kinds]
+        if curve:
+            here = curve.get(row.site)
+            found.append((here.nats, here.ci95) if here else (None, None))
+        name = "all together" if row.architecture == "joint" else row.site
+        cells = [with_interval(value, interval if intervals else None) for value, interval in found]
+        table.add_row(escape(name), signed(row.delta_ce.nats), *map(escape, cells))
+    return table
+
+
 def domain_table(report: Report, alone: bool = True) -> Table:
     """ΔCE by domain: all sites together, and each site alone if asked for and there are few."""
     from rich.markup import escape
@@ -162,6 +188,10 @@ def reading(report: Report) -> str:
     worst = worst_domain(row)
     if worst is not None:
         text += f"; the worst domain is {worst} with {signed(row.domains[worst].delta_ce.nats)}"
+    worth = report.extras.get("effective_compute", {}).get("targets", {})
+    name = row.site if row.site in worth else report.sites[0].site
+    if name in worth:
+        text += f". It {sentence(worth[name])}"
     return text + "."
 
 

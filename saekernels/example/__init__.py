@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["EVAL_DATA", "MODEL_DIR", "ROOT", "SAE_DIRS", "SOURCES"]
+__all__ = ["EVAL_DATA", "FAMILY", "MODEL_DIR", "ROOT", "SAE_DIRS", "SOURCES"]
 
 ROOT = Path(__file__).parent
 MODEL_DIR = ROOT / "model"
@@ -17,4 +17,6 @@ SAE_DIRS = {f"model.layers.{path.name.removeprefix('layer_')}": path for path in
 """Site -> SAELens checkpoint, in the order of the layers."""
 EVAL_DATA = ROOT / "data" / "eval.jsonl.gz"
 """Held-out documents: one JSON object a line with text, domain and source."""
+FAMILY = ROOT / "family.json"
+"""Losses of smaller models of the same kind on EVAL_DATA: a table of `saekernels scaling fit`."""
 SOURCES = ROOT / "SOURCES.md"

@@ -151,8 +151,8 @@ class _Engine:
             # As the peers do: decode(encode(x)), which leaves a skip connection out.
             codes = sae.encode(x.to(sae.W_dec))
             x_hat = sae.decode(codes).to(x)
-            shaped = (t.reshape(*ids.shape, -1) for t in (x, x_hat))
-            self.activity[entry].add(*shaped, codes, kept)
+            shape = (*ids.shape, -1)
+            self.activity[entry].add(x.reshape(shape), x_hat.reshape(shape), codes, kept)
             return x_hat
 
         untouched = ~kept if self.keep else None
@@ -250,8 +250,9 @@ def _featurewise(sae: SAE, fires: Tensor, prompts: Tensor, tokens: int) -> dict[
         rows = encoder.float()
         made["encoder_norm"] = rows.norm(dim=-1).tolist()
         made["encoder_decoder_cosine_sim"] = torch.nn.functional.cosine_similarity(rows, decoder, dim=-1).tolist()
-    if getattr(sae, "b_enc", None) is not None:
-        made["encoder_bias"] = sae.b_enc.float().tolist()
+    bias = getattr(sae, "b_enc", None)
+    if bias is not None:
+        made["encoder_bias"] = bias.float().tolist()
     return made
 
 
