@@ -11,6 +11,7 @@ from saekernels.eval.errors import InputError
 
 from . import bench as bench_command
 from . import breadth as breadth_command
+from . import compare as compare_command
 from . import eval as eval_command
 from . import info as info_command
 from . import scaling as scaling_command
@@ -27,7 +28,14 @@ def build_parser() -> Parser:
     parser = Parser(prog="saekernels", description="Kernels for sparse autoencoders, and what splicing them in costs.")
     parser.add_argument("--version", action="version", version=f"saekernels {saekernels.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for command in (eval_command, breadth_command, scaling_command, bench_command, info_command):
+    for command in (
+        eval_command,
+        compare_command,
+        breadth_command,
+        scaling_command,
+        bench_command,
+        info_command,
+    ):
         command.add_parser(commands)
     return parser
 

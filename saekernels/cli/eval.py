@@ -17,6 +17,8 @@ from saekernels.eval.html import page
 from saekernels.eval.plan import BASELINES
 from saekernels.eval.plots import require_matplotlib
 from saekernels.eval.table import as_text
+from saekernels.eval.task_runs import run_tasks, task_part
+from saekernels.eval.tasks import load_tasks
 
 from .arguments import at_least, names_of, not_empty
 from .output import OutputError, arriving, show
@@ -42,6 +44,8 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--checkpoint", metavar="DIR", type=not_empty, help=resume)
     family = "a table of `saekernels scaling fit`: say what model of the family the spliced one is worth"
     how.add_argument("--family", metavar="TABLE", type=not_empty, help=family)
+    tasks = "narrow tasks to set beside the whole: ioi, wh_question, or .yaml files of your own"
+    how.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the report as JSON")
     output.add_argument("--html", metavar="PATH", type=not_empty, help="write the report as one HTML page")
@@ -53,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     fill_from_example(arguments)
     _check_outputs(arguments)
     family = read_family(arguments.family) if arguments.family else None
+    tasks = load_tasks(arguments.tasks) if arguments.tasks else []
     source = load_source(arguments)
     with progress_bar() as progress:
         report = evaluate(
@@ -78,6 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
         section, notes = effective_compute(report, family, arguments.family)
         report.extras["effective_compute"] = section
         report.notes.extend(notes)
+    if tasks:
+        options = {"bos": BOS[arguments.bos], "bootstrap": arguments.bootstrap, "seed": arguments.seed}
+        figures = run_tasks(source.model, source.tokenizer, source.saes, tasks, **options)
+        report.extras["tasks"] = task_part(report, figures)
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
     unseen: Exception | None = None
     try:

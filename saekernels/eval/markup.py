@@ -9,7 +9,7 @@ _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f24; --paper: #ffffff; --soft: #5d6470; --line: #d9dde3; --card: #f6f7f9; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e8eb; --paper: #15181d; --soft: #9aa3af; --line: #343a43; --card: #1c2027; } }
-body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: var(--ink); background: var(--paper);
+body { margin: 2rem auto; max-width: 74rem; padding: 0 1rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .soft { color: var(--soft); } .reading { font-size: 1.1rem; border-left: 4px solid #e08a2e; padding-left: 1rem; }
@@ -17,6 +17,7 @@ h1 { font-size: 1.5rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin
 .side > * { flex: 1 1 20rem; } pre { background: var(--card); padding: 0.8rem 1rem; overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; } tr.joint { font-weight: 600; }
 svg { max-width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif !important; }
 """

@@ -42,6 +42,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console.print(fitting((site_table(report, _FIRST_TO_GO[:n]) for n in range(len(_FIRST_TO_GO) + 1)), console))
     if report.all_sites.baselines:
         console.print(fitting((baseline_table(report, n) for n in (1, 0)), console))
+    if "tasks" in report.extras:
+        console.print(task_table(report))
+        console.print(escape(report.extras["tasks"]["reading"]), width=min(console.width, _TEXT_WIDTH))
     if len(report.all_sites.domains) > 1:
         console.print(fitting((domain_table(report, alone) for alone in (True, False)), console))
     width = min(console.width, _TEXT_WIDTH)
@@ -134,6 +137,24 @@ def baseline_table(report: Report, intervals: int = 1) -> Table:
         name = "all together" if row.architecture == "joint" else row.site
         cells = [with_interval(value, interval if intervals else None) for value, interval in found]
         table.add_row(escape(name), signed(row.delta_ce.nats), *map(escape, cells))
+    return table
+
+
+def task_table(report: Report) -> Table:
+    """One row per narrow task."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=_box(), header_style="bold", pad_edge=False)
+    for heading in ("task", "prompts", "clean logit diff.", "right", "spliced", "right", "recovered [95 %]"):
+        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
+    for one in report.extras["tasks"]["tasks"]:
+        interval = one["recovered_ci95"]
+        share = percent(one["recovered"])
+        share += f" [{percent(interval[0])}, {percent(interval[1])}]" if interval else ""
+        clean, spliced = percent(one["clean_accuracy"]), percent(one["spliced_accuracy"])
+        cells = [one["name"], str(one["prompts"]), number(one["clean"]), clean, number(one["spliced"]), spliced, share]
+        table.add_row(*map(escape, cells))
     return table
 
 
