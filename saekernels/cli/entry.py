@@ -14,6 +14,8 @@ from . import breadth as breadth_command
 from . import compare as compare_command
 from . import eval as eval_command
 from . import info as info_command
+from . import maps as maps_command
+from . import monitor as monitor_command
 from . import scaling as scaling_command
 from .arguments import Parser
 from .output import OutputError, flushed
@@ -32,6 +34,8 @@ def build_parser() -> Parser:
         eval_command,
         compare_command,
         breadth_command,
+        maps_command,
+        monitor_command,
         scaling_command,
         bench_command,
         info_command,

@@ -21,6 +21,7 @@ from saekernels.eval.task_runs import run_tasks, task_part
 from saekernels.eval.tasks import load_tasks
 
 from .arguments import at_least, names_of, not_empty
+from .edits import edit, with_edits
 from .output import OutputError, arriving, show
 from .progress import progress_bar, say_finished
 from .source import BOS, add_how, add_source, fill_from_example, load_source
@@ -44,6 +45,9 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--checkpoint", metavar="DIR", type=not_empty, help=resume)
     family = "a table of `saekernels scaling fit`: say what model of the family the spliced one is worth"
     how.add_argument("--family", metavar="TABLE", type=not_empty, help=family)
+    edits = "edit a latent while spliced, as a further SAE of its site: zero, scale:V, clamp:LOW:HIGH, set:V or add:V"
+    how.add_argument("--edit", metavar="SITE:LATENT:OP", type=edit, nargs="+", action="extend", default=[], help=edits)
+    how.add_argument("--keep-error", action="store_true", help="edits: put the SAE's own error back in")
     tasks = "narrow tasks to set beside the whole: ioi, wh_question, or .yaml files of your own"
     how.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
     output = parser.add_argument_group("output")
@@ -59,11 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     family = read_family(arguments.family) if arguments.family else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
     source = load_source(arguments)
+    saes = with_edits(source.saes, arguments.edit, arguments.keep_error)
     with progress_bar() as progress:
         report = evaluate(
             source.model,
             source.tokenizer,
-            source.saes,
+            saes,
             source.documents,
             tokens=arguments.tokens,
             batch_size=arguments.batch_size,

@@ -25,7 +25,7 @@ from .documents import Document
 from .errors import InputError
 from .head import Head, check_head, find_head
 from .passes import Progress
-from .slices import LEVELS, Slices, levels_of
+from .slices import LEVELS, Slices, alternate, levels_of
 from .windows import Tokens, Window, chosen
 
 Key = tuple[str, str, str]
@@ -141,15 +141,10 @@ class _Text:
             for window, level in zip(windows, levels_of(document, windows, slices, tokens), strict=True):
                 self.windows.append(window)
                 self.levels[window.document, window.start] = level
-        # Within each domain in turn, so that both halves hold every domain.
-        counts: dict[str, int] = {}
-        self.half: list[int] = []
-        for domain in self.domains:
-            counts[domain] = counts.get(domain, 0) + 1
-            self.half.append(counts[domain] % 2)
+        self.half = alternate(self.domains)
 
     def fitting(self, window: Window) -> bool:
-        return self.half[window.document] == 1
+        return self.half[window.document]
 
     def level(self, batch: Batch) -> Tensor:
         """[B, S] int8: the slice of each position; padding is outside of all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from saekernels.edits import EditedSAE
 from saekernels.sae import SAE
 
 from .documents import Document
@@ -20,7 +21,7 @@ def check_saes(saes: object) -> None:
     if not saes:
         raise InputError("saes: no SAE was given; need a mapping from site to SAE")
     for site, sae in saes.items():
-        if not isinstance(sae, SAE):
+        if not isinstance(sae, SAE | EditedSAE):
             raise TypeError(f"saes: {site!r} is {_kind(sae)}, need a saekernels.SAE")
 
 

@@ -108,3 +108,13 @@ def _matched(text: str, template: str, tokens: Tokens) -> np.ndarray:
         covered[match.start() : match.end()] = 1
     # A token is inside if its last character is.
     return covered[np.maximum(ends[:, 1] - 1, 0)].astype(bool) & (ends[:, 1] > ends[:, 0])
+
+
+def alternate(domains: Sequence[str]) -> list[bool]:
+    """For each document, whether it is fitted on: every other one of its domain, so that both halves hold each."""
+    counts: Counter[str] = Counter()
+    made = []
+    for domain in domains:
+        counts[domain] += 1
+        made.append(counts[domain] % 2 == 1)
+    return made
