@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import saekernels as sk
 import tiny_lm
 from saekernels.eval.compat import core_output, peer_metrics
+from saekernels.eval.compat.packing import packed
 from tiny_lm import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.peers
@@ -166,6 +167,19 @@ def check_core(output: dict[str, Any]) -> None:
     made = TypeAdapter(eval_output.CoreEvalOutput).validate_json(text)
     assert made.eval_result_metrics.sparsity.l0 == output["eval_result_metrics"]["sparsity"]["l0"]
     assert len(made.eval_result_details) == F
+
+
+@pytest.mark.parametrize("context", [7, 16, 64])
+def test_windows_are_packed_as_saelens_does(context: int) -> None:
+    from sae_lens.tokenization_and_batching import concat_and_batch_sequences
+
+    tokenizer = tiny_lm.tokenizer()
+    texts = [document.text for document in tiny_lm.documents()]
+    ids = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    want = list(concat_and_batch_sequences(iter(ids), context, begin_batch_token_id=0, sequence_separator_token_id=0))
+    got = list(packed(texts, tokenizer, context, 1, 0))
+    assert len(got) == len(want) > 5
+    assert torch.equal(torch.cat(got), torch.stack(want))
 
 
 class Dictionary(nn.Module):

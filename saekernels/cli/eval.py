@@ -21,6 +21,7 @@ from saekernels.eval.task_runs import run_tasks, task_part
 from saekernels.eval.tasks import load_tasks
 
 from .arguments import at_least, names_of, not_empty
+from .compat import add_options, check_options, run_compat
 from .edits import edit, with_edits
 from .output import OutputError, arriving, show
 from .progress import progress_bar, say_finished
@@ -50,6 +51,7 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--keep-error", action="store_true", help="edits: put the SAE's own error back in")
     tasks = "narrow tasks to set beside the whole: ioi, wh_question, or .yaml files of your own"
     how.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
+    add_options(how)
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the report as JSON")
     output.add_argument("--html", metavar="PATH", type=not_empty, help="write the report as one HTML page")
@@ -59,6 +61,9 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
     fill_from_example(arguments)
+    check_options(arguments)
+    if arguments.compat:
+        return run_compat(arguments, load_source(arguments))
     _check_outputs(arguments)
     family = read_family(arguments.family) if arguments.family else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []

@@ -28,7 +28,9 @@ def add_parser(commands: Any) -> None:
     )
     add_source(parser)
     how = add_how(parser)
-    how.add_argument("--upstream", metavar="SITE", type=not_empty, help="where latents are read (the first SAE's)")
+    how.add_argument(
+        "--upstream", metavar="SITE", type=not_empty, help="where latents are read (the last but one SAE's)"
+    )
     how.add_argument("--downstream", metavar="SITE", type=not_empty, help="where they are predicted (the last SAE's)")
     how.add_argument("--domain", metavar="NAME", type=not_empty, help="the domain that is inside (the largest)")
     counts = "upstream latents per downstream latent; 1 is the degenerate control"
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(arguments.json)
     source = load_source(arguments)
     entries = list(source.saes)
-    ends = [arguments.upstream or entries[0], arguments.downstream or entries[-1]]
+    ends = [arguments.upstream or entries[max(0, len(entries) - 2)], arguments.downstream or entries[-1]]
     for option, entry in zip(("--upstream", "--downstream"), ends, strict=True):
         if entry not in source.saes:
             raise InputError(f"{option}: no SAE was given for {entry!r}; there are {', '.join(entries)}")
