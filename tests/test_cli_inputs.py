@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 import tiny_lm
 from saekernels import example
 from saekernels.backends import registry
-from saekernels.cli import eval as eval_command
-from saekernels.cli import main
+from saekernels.cli import main, source
 from saekernels.cli.entry import build_parser
 from saekernels.cli.inputs import load_model
 from saekernels.eval import InputError
@@ -53,7 +52,7 @@ def test_a_switch_has_no_default_to_show(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--no-reuse compute layers before a run's first site every time output:" in text and "False" not in text
+    assert "--no-reuse compute layers before a run's first site every time --checkpoint" in text and "False" not in text
 
 
 def test_weights_that_the_config_has_no_place_for(
@@ -151,17 +150,17 @@ def test_the_device_without_values_is_refused(
 )
 def test_only_the_whole_example_is_called_the_example(given: list[str], name: str) -> None:
     parsed = build_parser().parse_args(["eval", *given])
-    eval_command._fill_from_example(parsed)
+    source.fill_from_example(parsed)
     assert parsed.model_name == name
 
 
 def test_a_misspelt_simd_level_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(registry, "ENVIRONMENT_CHOICE", "auto")
     monkeypatch.setattr(registry.load("cpu"), "available", lambda: "SAEKERNELS_SIMD: no level 'avx1024'")
-    eval_command._say_if_slow(torch.device("cpu"))
+    source._say_if_slow(torch.device("cpu"), "eval")
     assert capsys.readouterr().err == (
         "saekernels eval: the slower backend 'reference' serves instead of 'cpu': SAEKERNELS_SIMD: no level 'avx1024'\n"
     )
     monkeypatch.setattr(registry.load("cpu"), "available", lambda: None)
-    eval_command._say_if_slow(torch.device("cpu"))
+    source._say_if_slow(torch.device("cpu"), "eval")
     assert capsys.readouterr().err == ""

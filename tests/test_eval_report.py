@@ -107,14 +107,14 @@ def test_the_page_stands_alone_and_escapes(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     report().write_html(path)
     text = path.read_text()
-    assert text.count("<svg") == 3 and text.count("</svg>") == 3
+    assert text.count("<svg") == 4 and text.count("</svg>") == 4
     assert not re.search(r"<(script|link|img|iframe)\b|@import", text)
     addresses = set(re.findall(r"https?://[^\"'\s<>]+", text))
     assert all(a.startswith(("http://www.w3.org/", "https://www.w3.org/")) for a in addresses), addresses
     assert "a &lt;b&gt; model" in text and "<b>" not in text
     assert "&lt;law&gt; &amp; [red]" in text
     assert "currentColor" in text and "#010203" not in text
-    assert "+0.500 [+0.200, +0.300]" in text
+    assert '>+0.500 <span class="ci">[+0.200, +0.300]<' in text
     assert page(report()) == text, "the same report gives the same page"
 
 

@@ -94,7 +94,7 @@ def test_means(llama):
 def test_other_arguments(llama):
     sae = make_sae()
     for error, says, sites, options in [
-        (ValueError, "replace: needs one of sae, zero, mean, got 'drop'", {SITE: sae}, {"replace": "drop"}),
+        (ValueError, "replace: needs one of sae, zero, mean, function, got 'drop'", {SITE: sae}, {"replace": "drop"}),
         (ValueError, "replace: needs a mode for each", {SITE: sae}, {"replace": {}}),
         (ValueError, "replace: needs a mode for each", {SITE: sae}, {"replace": {SITE: "sae", "x": "zero"}}),
         (ValueError, "has no SAE", {SITE: None}, {}),

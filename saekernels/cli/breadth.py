@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from saekernels.eval.breadth import measure_breadth
-from saekernels.eval.breadth_page import breadth_page, print_breadth
+from saekernels.eval.breadth_page import breadth_page
+from saekernels.eval.breadth_text import print_breadth
 from saekernels.eval.collect import fixed_k
 from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.plan import site_of
 from saekernels.eval.plots import require_matplotlib
 from saekernels.eval.slices import choose_slices
-from saekernels.eval.windows import Tokens, default_context
+from saekernels.eval.windows import Tokens, chosen, default_context
 
 from .arguments import at_least, not_empty
 from .output import show
 from .progress import progress_bar
-from .source import BOS, add_how, add_source, fill_from_example, load_source
+from .source import BOS, Source, add_how, add_source, fill_from_example, load_source
 
 _SHOWN_RANKS = (1, 8)
 
@@ -55,29 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(path)
     if arguments.html:
         require_matplotlib()
-    source = load_source(arguments)
-    entry = _entry(list(source.saes), arguments.site)
-    sae = source.saes[entry]
-    documents = list(source.documents)
-    context = arguments.context or default_context(source.model, source.tokenizer)
-    tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
-    slices = choose_slices(documents, tokens, arguments.domain, arguments.template, arguments.token)
-    with progress_bar() as progress:
-        found = measure_breadth(
-            source.model,
-            tokens,
-            site_of(entry),
-            sae,
-            documents,
-            slices,
-            ranks=arguments.ranks or sorted({*_SHOWN_RANKS, fixed_k(sae) or 32}),
-            wanted=arguments.tokens,
-            batch_size=arguments.batch_size,
-            bootstrap=arguments.bootstrap,
-            seed=arguments.seed,
-            progress=progress,
-        )
-    result = {"model": arguments.model_name, **found.to_dict(slices.names(source.tokenizer))}
+    named = (arguments.domain, arguments.template, arguments.token)
+    result = breadth_of(load_source(arguments), arguments, arguments.site, named, arguments.ranks)
     show(print_breadth(result))
     if arguments.json:
         write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
@@ -86,9 +66,42 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _entry(entries: Sequence[str], site: str | None) -> str:
+def breadth_of(
+    source: Source,
+    arguments: argparse.Namespace,
+    site: str | None,
+    named: tuple[str | None, str | None, str | None] = (None, None, None),
+    ranks: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The measurement, JSON-ready; `named`: domain, template and token of the slices, None for a choice by size."""
+    entry = entry_of(list(source.saes), site)
+    sae = source.saes[entry]
+    context = arguments.context or default_context(source.model, source.tokenizer)
+    tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
+    sample = [document for document, _ in chosen(source.documents, tokens, arguments.tokens, arguments.seed)]
+    slices = choose_slices(sample, tokens, *named)
+    with progress_bar() as progress:
+        found = measure_breadth(
+            source.model,
+            tokens,
+            site_of(entry),
+            sae,
+            iter(sample),
+            slices,
+            ranks=ranks or sorted({*_SHOWN_RANKS, fixed_k(sae) or 32}),
+            wanted=arguments.tokens,
+            batch_size=arguments.batch_size,
+            bootstrap=arguments.bootstrap,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    return {"model": arguments.model_name, **found.to_dict(slices.names(source.tokenizer))}
+
+
+def entry_of(entries: Sequence[str], site: str | None, option: str = "--site") -> str:
+    """The SAE at that site; the middle one for None. Raises InputError if there is none."""
     if site is None:
         return entries[len(entries) // 2]
     if site not in entries:
-        raise InputError(f"--site: no SAE was given for {site!r}; there are {', '.join(entries)}")
+        raise InputError(f"{option}: no SAE was given for {site!r}; there are {', '.join(entries)}")
     return site

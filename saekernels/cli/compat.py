@@ -14,9 +14,10 @@ from typing import Any
 from saekernels.eval.compat import PEERS, PeerMetrics, core_output, peer_metrics
 from saekernels.eval.compat.packing import packed
 from saekernels.eval.compat.saebench import result_name
-from saekernels.eval.errors import InputError, missing_extra
+from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.plan import site_of
+from saekernels.eval.terminal import text_table
 from saekernels.eval.windows import default_context
 
 from .output import show
@@ -41,8 +42,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise InputError(f"--format {arguments.format}: needs --compat {arguments.format}, got {arguments.compat}")
     if not arguments.compat:
         return
-    for option in ("html", "checkpoint", "tasks", "edit"):
-        if getattr(arguments, option):
+    for option in ("html", "checkpoint", "tasks", "edit", "breadth"):
+        if getattr(arguments, option) not in (None, []):
             raise InputError(f"--{option}: not with --compat, whose metrics are another tool's")
     if arguments.format and not arguments.json:
         raise InputError("--format saebench: needs --json DIR, the directory for its files")
@@ -116,27 +117,13 @@ def _write_core(
 
 
 def _text(found: Sequence[PeerMetrics], tokens: int) -> str:
-    try:
-        from rich import box
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-    except ImportError as error:
-        raise missing_extra("rich", "the table") from error
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 140
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column(f"{found[0].peer}, {tokens:,} tokens")
-    for one in found:
-        table.add_column(escape(site_of(one.entry).removeprefix("model.")), justify="right")
-    for group, named in found[0].metrics.items():
-        for name in named:
-            values = [one.metrics[group][name] for one in found]
-            table.add_row(escape(name), *(f"{value:.5g}" for value in values))
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
+    sites = [site_of(one.entry).removeprefix("model.") for one in found]
+    rows = [
+        [name, *(f"{one.metrics[group][name]:.5g}" for one in found)]
+        for group, named in found[0].metrics.items()
+        for name in named
+    ]
+    return text_table([f"{found[0].peer}, {tokens:,} tokens", *sites], rows)
 
 
 def _finite(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,22 @@ from saekernels.eval import Report, evaluate
 from saekernels.eval.documents import files_of
 from saekernels.eval.effective import effective_compute
 from saekernels.eval.errors import InputError
-from saekernels.eval.family import read_family
+from saekernels.eval.family import Family, read_family
 from saekernels.eval.files import check_writable, same_file, write_whole
 from saekernels.eval.html import page
 from saekernels.eval.plan import BASELINES
 from saekernels.eval.plots import require_matplotlib
 from saekernels.eval.table import as_text
 from saekernels.eval.task_runs import run_tasks, task_part
-from saekernels.eval.tasks import load_tasks
+from saekernels.eval.tasks import Task, load_tasks
 
 from .arguments import at_least, names_of, not_empty
+from .breadth import breadth_of, entry_of
 from .compat import add_options, check_options, run_compat
 from .edits import edit, with_edits
 from .output import OutputError, arriving, show
 from .progress import progress_bar, say_finished
-from .source import BOS, add_how, add_source, fill_from_example, load_source
+from .source import BOS, Source, add_how, add_source, fill_from_example, load_source
 
 
 def add_parser(commands: Any) -> None:
@@ -51,6 +53,8 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--keep-error", action="store_true", help="edits: put the SAE's own error back in")
     tasks = "narrow tasks to set beside the whole: ioi, wh_question, or .yaml files of your own"
     how.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
+    breadth = "also what narrow probes cost inside and outside of their slice, at this site (the middle one)"
+    how.add_argument("--breadth", metavar="SITE", type=not_empty, nargs="?", const=True, help=breadth)
     add_options(how)
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the report as JSON")
@@ -68,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     family = read_family(arguments.family) if arguments.family else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
     source = load_source(arguments)
+    if isinstance(arguments.breadth, str):
+        entry_of(list(source.saes), arguments.breadth, "--breadth")
     saes = with_edits(source.saes, arguments.edit, arguments.keep_error)
     with progress_bar() as progress:
         report = evaluate(
@@ -89,14 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     report.run["command"] = shlex.join(["saekernels", *arguments.argv])
-    if family is not None:
-        section, notes = effective_compute(report, family, arguments.family)
-        report.extras["effective_compute"] = section
-        report.notes.extend(notes)
-    if tasks:
-        options = {"bos": BOS[arguments.bos], "bootstrap": arguments.bootstrap, "seed": arguments.seed}
-        figures = run_tasks(source.model, source.tokenizer, source.saes, tasks, **options)
-        report.extras["tasks"] = task_part(report, figures)
+    failures = _add_parts(report, source, family, tasks, arguments)
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
     unseen: Exception | None = None
     try:
@@ -107,7 +106,39 @@ def run(arguments: argparse.Namespace) -> int:
     _write(report, arguments)
     if unseen is not None:
         raise unseen
+    if failures:
+        raise InputError(f"{'; '.join(failures)}; the report is without that part")
     return 0
+
+
+def _add_parts(
+    report: Report, source: Source, family: Family | None, tasks: Sequence[Task], arguments: argparse.Namespace
+) -> list[str]:
+    """What goes beside the splices; what cannot be measured is told, and must not cost the rest of the report."""
+    failures = []
+
+    def effective() -> None:
+        assert family is not None
+        report.extras["effective_compute"], notes = effective_compute(report, family, arguments.family)
+        report.notes.extend(notes)
+
+    def narrow() -> None:
+        options = {"bos": BOS[arguments.bos], "bootstrap": arguments.bootstrap, "seed": arguments.seed}
+        figures = run_tasks(source.model, source.tokenizer, source.saes, tasks, **options)
+        report.extras["tasks"] = task_part(report, figures)
+
+    def breadth() -> None:
+        site = None if arguments.breadth is True else arguments.breadth
+        report.extras["breadth"] = breadth_of(source, arguments, site)
+
+    wanted = ((effective, family is not None), (narrow, bool(tasks)), (breadth, arguments.breadth is not None))
+    for part in (part for part, asked in wanted if asked):
+        try:
+            part()
+        except InputError as error:
+            failures.append(str(error))
+            report.notes.append(f"Left out: {error}.")
+    return failures
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:

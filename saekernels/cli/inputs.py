@@ -81,7 +81,11 @@ def load_tokenizer(name: str) -> Any:
 def load_saes(pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str) -> dict[str, SAE]:
     """Site -> SAE, in the given order; a site that comes again gets the name of its checkpoint, "SITE#NAME"."""
     saes: dict[str, SAE] = {}
+    given = set()
     for site, path in pairs:
+        if (site, os.path.realpath(path)) in given:
+            raise InputError(f"--sae: {site}={path} is given twice")
+        given.add((site, os.path.realpath(path)))
         entry = f"{site}#{os.path.basename(os.path.normpath(path))}" if site in saes else site
         if entry in saes:
             raise InputError(f"--sae: {entry!r} is given twice; name one of them, SITE#NAME={path}")

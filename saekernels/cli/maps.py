@@ -6,12 +6,13 @@ import argparse
 import json
 from typing import Any
 
-from saekernels.eval.errors import InputError, missing_extra
+from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.maps import measure_maps
 from saekernels.eval.plan import site_of
-from saekernels.eval.table import percent, with_interval
+from saekernels.eval.terminal import text_table
 from saekernels.eval.windows import Tokens, default_context
+from saekernels.eval.wording import percent, with_interval
 
 from .arguments import at_least, not_empty
 from .output import show
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             tokens,
             upstream,
             downstream,
-            list(source.documents),
+            source.documents,
             domain=arguments.domain,
             entries=arguments.entries,
             wanted=arguments.tokens,
@@ -77,31 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _text(result: dict[str, Any]) -> str:
-    try:
-        from rich import box
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-    except ImportError as error:
-        raise missing_extra("rich", "the table") from error
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 140
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    inside = f"ΔCE in {result['domain']}"
-    for heading in ("map", "fitted on", "latents explained", inside, "ΔCE elsewhere"):
-        table.add_column(escape(heading), justify="right" if len(table.columns) > 1 else "left", no_wrap=True)
-    for row in result["rows"]:
-        cells = [
+    headings = ("map", "fitted on", "latents explained", f"ΔCE in {result['domain']}", "ΔCE elsewhere")
+    rows = [
+        [
             row["method"],
             row["fitted_on"],
             percent(row["explained"]),
             with_interval(row["inside"], row["inside_ci95"]),
             with_interval(row["outside"], row["outside_ci95"]),
         ]
-        table.add_row(*map(escape, cells))
-    with console.capture() as capture:
-        head = f"Latents at {result['downstream']}, predicted from those at {result['upstream']} and spliced in"
-        console.print(escape(head), style="bold")
-        console.print(table)
-    return capture.get()
+        for row in result["rows"]
+    ]
+    head = f"Latents at {result['downstream']}, predicted from those at {result['upstream']} and spliced in"
+    return text_table(headings, rows, before=head, left=2)

@@ -8,17 +8,18 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from saekernels.eval.errors import missing_extra
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.monitor import Event, Watch, monitor
-from saekernels.eval.table import number, percent, signed
+from saekernels.eval.terminal import text_table
 from saekernels.eval.windows import Tokens, default_context
+from saekernels.eval.wording import number, percent, signed
 
 from .arguments import not_empty
 from .output import show
 from .progress import progress_bar
 from .source import BOS, add_how, add_source, fill_from_example, load_source
 
+_HEADINGS = ("watched", "events", "of tokens", "mean value", "ΔCE at events", "ΔCE elsewhere")
 _WATCH = re.compile(r"(?P<entry>.+):(?P<latent>\d+)(>(?P<threshold>[-+.\deE]+))?")
 
 
@@ -85,28 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         for one in found
     ]
-    show(_text(rows))
+    show(text_table(_HEADINGS, rows))
     if arguments.events:
         write_whole(arguments.events, "".join(line + "\n" for line in events))
     return 0
-
-
-def _text(rows: list[list[str]]) -> str:
-    try:
-        from rich import box
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-    except ImportError as error:
-        raise missing_extra("rich", "the table") from error
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 140
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for heading in ("watched", "events", "of tokens", "mean value", "ΔCE at events", "ΔCE elsewhere"):
-        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
-    for cells in rows:
-        table.add_row(*map(escape, cells))
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()

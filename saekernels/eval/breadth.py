@@ -7,7 +7,7 @@ matters is what it does elsewhere. Probes are fitted on half of the documents an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ def measure_breadth(
     tokens: Tokens,
     site: str,
     sae: SAE,
-    documents: Sequence[Document],
+    documents: Iterable[Document],
     slices: Slices,
     *,
     ranks: Sequence[int],
@@ -93,6 +93,8 @@ def measure_breadth(
 
     *Inside*: spliced at the positions of the slice alone, ΔCE over the predictions made there; *outside*: both on the
     rest. Between domains: spliced everywhere, ΔCE over each domain.
+
+    Documents are read as `evaluate` reads them.
 
     Raises InputError where a slice has no position to fit on or to measure.
     """
@@ -131,7 +133,7 @@ class _Text:
     """Windows with the slice of each position; even documents are fitted on, odd ones measured."""
 
     def __init__(
-        self, documents: Sequence[Document], tokens: Tokens, slices: Slices, wanted: int | None, seed: int
+        self, documents: Iterable[Document], tokens: Tokens, slices: Slices, wanted: int | None, seed: int
     ) -> None:
         self.windows: list[Window] = []
         self.domains: list[str] = []

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from .bootstrap import percentiles, resample_totals
-from .errors import InputError, first_line, missing_extra
+from .errors import InputError, first_line
 from .figures import Interval
-from .table import number, signed, with_interval
-from .wording import counted
+from .terminal import text_table
+from .wording import counted, number, signed, with_interval
 
 
 @dataclass(frozen=True)
@@ -129,31 +129,21 @@ def _difference(
 
 def as_text(found: Comparison) -> str:
     """The comparison for a terminal."""
-    try:
-        from rich import box
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-    except ImportError as error:
-        raise missing_extra("rich", "the table") from error
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 140
-    with console.capture() as capture:
-        console.print(escape(f"A: {found.names[0]}\nB: {found.names[1]}"))
-        console.print(f"{counted(found.tokens, 'token')} of {counted(found.documents, 'document')} in both")
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-        for heading in ("target", "ΔCE of A", "ΔCE of B", "B - A [95 %]", "KL, B - A [95 %]"):
-            table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
-        for row in found.rows:
-            cells = [row.target, number(row.delta_a), number(row.delta_b), with_interval(row.difference, row.ci95)]
-            table.add_row(*map(escape, [*cells, with_interval(row.kl_difference, row.kl_ci95)]))
-        console.print(table)
-        for row in found.rows:
-            console.print(escape(_verdict(row)))
-        for note in found.notes:
-            console.print(escape(f"Note: {note}"), style="yellow")
-    return capture.get()
+    headings = ("target", "ΔCE of A", "ΔCE of B", "B - A [95 %]", "KL, B - A [95 %]")
+    rows = [
+        [
+            row.target,
+            number(row.delta_a),
+            number(row.delta_b),
+            with_interval(row.difference, row.ci95),
+            with_interval(row.kl_difference, row.kl_ci95),
+        ]
+        for row in found.rows
+    ]
+    size = f"{counted(found.tokens, 'token')} of {counted(found.documents, 'document')} in both"
+    before = f"A: {found.names[0]}\nB: {found.names[1]}\n{size}"
+    after = "\n".join([*map(_verdict, found.rows), *(f"Note: {note}" for note in found.notes)])
+    return text_table(headings, rows, before=before, after=after)
 
 
 def _verdict(row: Difference) -> str:

@@ -220,7 +220,23 @@ def _to_document(record: Mapping[str, Any], fields: Fields, domain: str, where: 
         yield Document(text, domain if label is None else str(label), str(record.get("source") or where), labels)
 
 
-def _stream_dataset(name: str, fields: Fields, seed: int) -> Iterator[Document]:
+@dataclass(frozen=True)
+class _Stream:
+    """A data set that is read anew, in the same order, by every iteration."""
+
+    records: Iterable[Mapping[str, Any]]
+    fields: Fields
+    where: str
+
+    def __iter__(self) -> Iterator[Document]:
+        try:
+            for number, record in enumerate(self.records):
+                yield from _to_document(record, self.fields, self.where, f"{self.where}, record {number}")
+        except OSError as error:
+            raise InputError(f"data: reading the data set {self.where} failed: {first_line(error)}") from error
+
+
+def _stream_dataset(name: str, fields: Fields, seed: int) -> Iterable[Document]:
     try:
         import datasets  # type: ignore[import-untyped]
     except ImportError as error:
@@ -239,12 +255,4 @@ def _stream_dataset(name: str, fields: Fields, seed: int) -> Iterator[Document]:
         raise InputError(
             f"data: {name!r} is no file here and cannot be loaded as a data set: {first_line(error)}"
         ) from error
-    return _dataset_documents(records, fields, f"{dataset}@{split}")
-
-
-def _dataset_documents(records: Iterable[Mapping[str, Any]], fields: Fields, where: str) -> Iterator[Document]:
-    try:
-        for number, record in enumerate(records):
-            yield from _to_document(record, fields, where, f"{where}, record {number}")
-    except OSError as error:
-        raise InputError(f"data: reading the data set {where} failed: {first_line(error)}") from error
+    return _Stream(records, fields, f"{dataset}@{split}")

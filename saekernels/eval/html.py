@@ -7,9 +7,17 @@ from html import escape
 from .markup import document, html_table
 from .plots import ablation_plot, delta_plot, domain_plot
 from .report import Report
-from .sections import baseline_section, cumulative_section, effective_section, kl_section, strata_section, task_section
-from .table import SITE_HEADINGS, number, percent, reading, signed, site_cells, with_interval
-from .wording import counted
+from .sections import (
+    baseline_section,
+    breadth_sections,
+    cumulative_section,
+    effective_section,
+    kl_section,
+    strata_section,
+    task_section,
+)
+from .table import SITE_HEADINGS, reading, site_cells
+from .wording import counted, number, percent, signed, with_interval
 
 _DOMAIN_HEADINGS = (
     "domain",
@@ -39,6 +47,7 @@ def page(report: Report) -> str:
         strata_section(report),
         kl_section(report),
         task_section(report),
+        *breadth_sections(report),
         ("How it was measured", _method(report)),
     ]
     title = f"Spliced loss of {report.model}"

@@ -6,7 +6,7 @@ one distribution should hold on another. Maps are fitted on half of the document
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -147,7 +147,7 @@ def measure_maps(
     tokens: Tokens,
     upstream: tuple[str, SAE],
     downstream: tuple[str, SAE],
-    documents: Sequence[Document],
+    documents: Iterable[Document],
     *,
     domain: str | None = None,
     entries: Sequence[int] = (1, 32),

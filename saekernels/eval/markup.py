@@ -18,7 +18,8 @@ h1 { font-size: 1.5rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { white-space: normal; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; } tr.joint { font-weight: 600; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7rem; }
+.ci { display: block; color: var(--soft); font-size: 0.9em; font-weight: normal; } tr.joint { font-weight: 600; }
 svg { max-width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif !important; }
 """
 
@@ -46,5 +47,13 @@ def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], last_is_j
     lines = []
     for number_, row in enumerate(rows, 1):
         mark = ' class="joint"' if last_is_joint and number_ == len(rows) else ""
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+        lines.append(f"<tr{mark}>" + "".join(map(_cell, row)) + "</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """An interval, "value [low, high]", stands below its value: tables stay narrow."""
+    value, bracket, rest = text.partition(" [")
+    if bracket and rest.endswith("]"):
+        return f'<td>{escape(value)} <span class="ci">[{escape(rest)}</span></td>'
+    return f"<td>{escape(text)}</td>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,8 +81,11 @@ def monitor(
     Events come from the codes, never from a tokens x latents matrix. ΔCE is over predictions made from a token with an
     event, and from one without.
 
-    Raises InputError for a watch on an SAE or a latent that is not there.
+    Raises InputError for a watch on an SAE or a latent that is not there, and for two SAEs of one site.
     """
+    doubled = [entry for entry, one in Counter(map(site_of, saes)).items() if one > 1]
+    if doubled:
+        raise InputError(f"watch: all SAEs are spliced in together, but there are several for the site {doubled[0]!r}")
     for watch in watches:
         if watch.entry not in saes:
             raise InputError(f"watch: there is no SAE {watch.entry!r}; there are {', '.join(saes)}")
@@ -94,8 +98,8 @@ def monitor(
     sums = np.zeros((len(watches), 2, 2))
     values = np.zeros(len(watches))
     counts = np.zeros(len(watches), dtype=np.int64)
-    sites = {site_of(entry): sae for entry, sae in saes.items()}
     entry_of = {site_of(entry): entry for entry in saes}
+    sites = {site: saes[entry] for site, entry in entry_of.items()}
     sources: list[str] = []
 
     def text() -> Iterable[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import missing_extra
 from .figures import Interval
 from .report import Report, SiteFigures
-from .table import short_site
+from .wording import short_site
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,11 +6,13 @@ from html import escape
 from typing import Any
 
 from .accumulate import KlHistogram
+from .breadth_page import breadth_parts
+from .breadth_text import gap_sentence
 from .charts import curves, dial, heat_map, histogram
 from .effective import sentence
 from .markup import html_table
 from .report import Report, SiteFigures
-from .table import number, percent, short_site, signed, with_interval
+from .wording import number, percent, short_site, signed, with_interval
 
 Section = tuple[str, str] | None
 _MOST_COLUMNS = 8
@@ -77,13 +79,15 @@ def baseline_section(report: Report) -> Section:
         cells = [label(row), with_interval(row.delta_ce.nats, row.delta_ce.ci95)]
         for kind in kinds:
             one = row.baselines[kind]
-            rank = f" (rank {'/'.join(str(r) for r in dict.fromkeys(one.rank))})" if one.rank else ""
-            cells.append(with_interval(one.delta_ce, one.delta_ce_ci95) + rank)
+            cells.append(with_interval(one.delta_ce, one.delta_ce_ci95))
         rows.append(cells)
     headings = ["ΔCE with", "the SAE", *(_BASELINE_NAMES[kind] for kind in kinds)]
+    probes = report.all_sites.baselines.get("pca")
+    ranks = f" Ranks: {', '.join(map(str, dict.fromkeys(probes.rank)))}." if probes and probes.rank else ""
     text = (
         '<p class="soft">Where the SAE costs more than a random error of the same norm, what it gets wrong is what the '
-        "model uses. Where a PCA probe of its rank costs less, sparsity has bought nothing in loss.</p>"
+        "model uses. Where a PCA probe of its rank costs less, sparsity has bought nothing in loss."
+        f"{ranks}</p>"
     )
     return "Against honest baselines", html_table(headings, rows, last_is_joint=len(rows) > 1) + text
 
@@ -115,6 +119,15 @@ def strata_section(report: Report) -> Section:
 def _delta(row: SiteFigures, axis: str, name: str) -> float | None:
     parts = row.domains if axis == "domain" else row.strata.get(axis, {})
     return parts[name].delta_ce.nats if name in parts else None
+
+
+def breadth_sections(report: Report) -> list[tuple[str, str]]:
+    """What narrow probes cost inside and outside of their slice, if that was measured."""
+    found = report.extras.get("breadth")
+    if not found:
+        return []
+    (heading, body), *rest = breadth_parts(found)
+    return [(heading, f"<p>{escape(gap_sentence(found))}</p>{body}"), *rest]
 
 
 def kl_section(report: Report) -> Section:

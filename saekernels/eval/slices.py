@@ -20,17 +20,23 @@ _FIRST_WORD = re.compile(r"(?m)^[ \t]*([A-Za-z_]\w{1,})")
 
 @dataclass(frozen=True)
 class Slices:
-    """Which slices: a token id, a regular expression, a domain; each slice lies in the next."""
+    """Which slices: a token id, a regular expression, a domain; each slice lies in the next.
+
+    begins: the word that the lines of the template begin with, where it was chosen.
+    """
 
     token: int
     template: str
     domain: str
+    begins: str | None = None
 
     def names(self, tokenizer: Any) -> dict[str, str]:
         """Level -> what it is, in words."""
+        what = f"lines that begin with {self.begins!r}" if self.begins else f"matches of {self.template}"
+        template = f"{what} in {self.domain}"
         return {
-            "token": f"the token {tokenizer.decode([self.token])!r} there",
-            "template": f"text that matches {self.template!r} there",
+            "token": f"the token {tokenizer.decode([self.token])!r} in {template}",
+            "template": template,
             "domain": self.domain,
             "everything": "everything",
         }
@@ -57,40 +63,53 @@ def choose_slices(
     documents: Sequence[Document], tokens: Tokens, domain: str | None, template: str | None, token: str | None
 ) -> Slices:
     """What is not given is chosen: the domain with the most text; lines that begin with the word that most of its lines
-    begin with; the most frequent token there.
+    begin with; the most frequent token there. "Most" of both halves (`alternate`): where the smaller half has most.
 
-    Raises InputError for a domain that is not there, a template that matches nothing, and a token that is none.
+    Raises InputError for a domain with fewer than two documents, a template that does not match in both halves, and a
+    token that is none or not in both.
     """
     sizes: Counter[str] = Counter()
     for one in documents:
         sizes[one.domain] += len(one.text)
     if domain is not None and domain not in sizes:
         raise InputError(f"domain: none of the documents is of {domain!r}; they are of {', '.join(sorted(sizes))}")
-    domain = domain or sizes.most_common(1)[0][0]
+    number = Counter(one.domain for one in documents)
+    known = [name for name, _ in sizes.most_common() if number[name] > 1]
+    if not known or number[domain or known[0]] < 2:
+        raise InputError(
+            f"domain: {domain or 'every domain'} has one document here; probes need one and a test another"
+        )
+    domain = domain or known[0]
     own = [one for one in documents if one.domain == domain]
-    template = template or _common_start(own)
-    counts: Counter[int] = Counter()
-    for one in own:
-        matched = _matched(one.text, template, tokens)
-        ids = np.asarray(tokens.tokenizer(one.text, add_special_tokens=False, verbose=False)["input_ids"])
-        counts.update(ids[matched].tolist())
-    if not counts:
-        raise InputError(f"template: {template!r} matches nothing in the domain {domain!r}")
+    halves = (own[0::2], own[1::2])
+    begins = _common_start(halves) if template is None else None
+    template = rf"(?m)^[ \t]*{re.escape(begins)}\b.*$" if begins is not None else str(template)
+    counts = []
+    for half in halves:
+        counts.append(Counter[int]())
+        for one in half:
+            matched = _matched(one.text, template, tokens)
+            ids = np.asarray(tokens.tokenizer(one.text, add_special_tokens=False, verbose=False)["input_ids"])
+            counts[-1].update(ids[matched].tolist())
+    common = counts[0] & counts[1]
+    if not common:
+        raise InputError(f"template: {template!r} has no token in both halves of the domain {domain!r}")
     if token is None:
-        return Slices(counts.most_common(1)[0][0], template, domain)
+        return Slices(common.most_common(1)[0][0], template, domain, begins)
     ids = tokens.tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise InputError(f"token: {token!r} is {len(ids)} tokens of this tokenizer, need one")
-    return Slices(int(ids[0]), template, domain)
+    if int(ids[0]) not in common:
+        raise InputError(f"token: {token!r} is not within {template!r} in both halves of the domain {domain!r}")
+    return Slices(int(ids[0]), template, domain, begins)
 
 
-def _common_start(documents: Sequence[Document]) -> str:
-    words: Counter[str] = Counter()
-    for one in documents:
-        words.update(_FIRST_WORD.findall(one.text))
-    if not words:
-        raise InputError("template: no line begins with a word, so none can be chosen; give one")
-    return rf"(?m)^[ \t]*{re.escape(words.most_common(1)[0][0])}\b.*$"
+def _common_start(halves: Sequence[Sequence[Document]]) -> str:
+    words = [Counter(word for one in half for word in _FIRST_WORD.findall(one.text)) for half in halves]
+    common = words[0] & words[1]
+    if not common:
+        raise InputError("template: no word begins lines of both halves, so none can be chosen; give one")
+    return common.most_common(1)[0][0]
 
 
 def _matched(text: str, template: str, tokens: Tokens) -> np.ndarray:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .breadth_text import gap_sentence
 from .effective import sentence
 from .errors import missing_extra
-from .figures import Interval
 from .report import Report, SiteFigures
-from .wording import counted
+from .terminal import PLAIN_WIDTH, TEXT_WIDTH
+from .wording import counted, number, percent, short_site, signed, with_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +23,6 @@ SITE_HEADINGS = (
 _FIRST_TO_GO = ("rec. zero", "CE", "dead", "CE zero", "L0", "FVU", "bits/byte", "CE mean", "top-1", "KL")
 _CAPTION = "CE: spliced; mean, zero: ablated; rec.: share of that ablation's loss recovered"
 _BASELINES = {"zero": "zeros", "mean": "mean", "random": "random error", "pca": "PCA probe"}
-_PLAIN_WIDTH = 140
-_TEXT_WIDTH = 100
 _MOST_SITE_COLUMNS = 6
 _ENDLESS = 10_000
 
@@ -37,17 +36,19 @@ def print_report(report: Report, console: Console | None = None) -> None:
         raise missing_extra("rich", "the table") from error
     console = console or Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, _PLAIN_WIDTH)
+        console.width = max(console.width, PLAIN_WIDTH)
     console.print(escape(_title(report)), style="bold")
     console.print(fitting((site_table(report, _FIRST_TO_GO[:n]) for n in range(len(_FIRST_TO_GO) + 1)), console))
     if report.all_sites.baselines:
         console.print(fitting((baseline_table(report, n) for n in (1, 0)), console))
     if "tasks" in report.extras:
         console.print(task_table(report))
-        console.print(escape(report.extras["tasks"]["reading"]), width=min(console.width, _TEXT_WIDTH))
+        console.print(escape(report.extras["tasks"]["reading"]), width=min(console.width, TEXT_WIDTH))
+    if "breadth" in report.extras:
+        console.print(escape(gap_sentence(report.extras["breadth"])), width=min(console.width, TEXT_WIDTH))
     if len(report.all_sites.domains) > 1:
         console.print(fitting((domain_table(report, alone) for alone in (True, False)), console))
-    width = min(console.width, _TEXT_WIDTH)
+    width = min(console.width, TEXT_WIDTH)
     console.print(escape(reading(report)), width=width)
     for note in report.notes:
         console.print(escape(f"Note: {note}"), style="yellow", width=width)
@@ -220,26 +221,3 @@ def worst_domain(row: SiteFigures) -> str | None:
     """The domain with the largest ΔCE, if there are several."""
     known = {name: part.delta_ce.nats for name, part in row.domains.items() if part.delta_ce.nats is not None}
     return max(known, key=known.__getitem__) if len(known) > 1 else None
-
-
-def short_site(site: str) -> str:
-    """The part of a site that tells it from its neighbours: "model.layers.3" -> "layers.3"."""
-    return ".".join(site.split(".")[-2:])
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Fixed digits, or a dash for a missing figure."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}%"
-
-
-def with_interval(value: float | None, interval: Interval | None) -> str:
-    """ "+0.123 [+0.110, +0.140]"."""
-    return signed(value) + (f" [{signed(interval[0])}, {signed(interval[1])}]" if interval else "")
