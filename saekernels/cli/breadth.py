@@ -38,8 +38,8 @@ def add_parser(commands: Any) -> None:
     how = add_how(parser)
     how.add_argument("--site", metavar="SITE", type=not_empty, help="which of the SAEs' sites (the middle one)")
     how.add_argument("--ranks", metavar="R", type=at_least(1), nargs="+", help="of the probes (1, 8 and the SAE's L0)")
-    how.add_argument("--domain", metavar="NAME", type=not_empty, help="the domain slice (the largest)")
-    pattern = "the template slice, a regular expression within the domain (lines that begin with its commonest word)"
+    how.add_argument("--domain", metavar="NAME", type=not_empty, help="the domain slice (that of the template)")
+    pattern = "the template slice, a regular expression within the domain (lines with the commonest first word)"
     how.add_argument("--template", metavar="REGEX", type=not_empty, help=pattern)
     how.add_argument("--token", metavar="TEXT", type=not_empty, help="the token slice (the commonest in the template)")
     how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=1000, help="replicates; 0: no intervals")

@@ -62,28 +62,28 @@ def levels_of(document: Document, windows: Sequence[Window], slices: Slices, tok
 def choose_slices(
     documents: Sequence[Document], tokens: Tokens, domain: str | None, template: str | None, token: str | None
 ) -> Slices:
-    """What is not given is chosen: the domain with the most text; lines that begin with the word that most of its lines
-    begin with; the most frequent token there. "Most" of both halves (`alternate`): where the smaller half has most.
+    """What is not given is chosen: the word that begins most lines of one domain, and that domain; the most frequent
+    token of these lines. "Most" is of both halves (`alternate`): where the smaller half has most.
 
     Raises InputError for a domain with fewer than two documents, a template that does not match in both halves, and a
     token that is none or not in both.
     """
-    sizes: Counter[str] = Counter()
+    by_domain: dict[str, list[Document]] = {}
     for one in documents:
-        sizes[one.domain] += len(one.text)
-    if domain is not None and domain not in sizes:
-        raise InputError(f"domain: none of the documents is of {domain!r}; they are of {', '.join(sorted(sizes))}")
-    number = Counter(one.domain for one in documents)
-    known = [name for name, _ in sizes.most_common() if number[name] > 1]
-    if not known or number[domain or known[0]] < 2:
-        raise InputError(
-            f"domain: {domain or 'every domain'} has one document here; probes need one and a test another"
-        )
-    domain = domain or known[0]
-    own = [one for one in documents if one.domain == domain]
-    halves = (own[0::2], own[1::2])
-    begins = _common_start(halves) if template is None else None
+        by_domain.setdefault(one.domain, []).append(one)
+    if domain is not None and domain not in by_domain:
+        raise InputError(f"domain: none of the documents is of {domain!r}; they are of {', '.join(sorted(by_domain))}")
+    known = {name: own for name, own in by_domain.items() if len(own) > 1 and domain in (None, name)}
+    if not known:
+        which = "every domain" if domain is None else repr(domain)
+        raise InputError(f"domain: {which} has one document here; need one to fit on and one to test")
+    starts = {name: _common_start((own[0::2], own[1::2])) for name, own in known.items()}
+    domain = domain or max(starts, key=lambda name: starts[name][1])
+    begins = starts[domain][0] if template is None else None
+    if begins == "":
+        raise InputError("template: no word begins lines of both halves, so none can be chosen; give one")
     template = rf"(?m)^[ \t]*{re.escape(begins)}\b.*$" if begins is not None else str(template)
+    halves = (known[domain][0::2], known[domain][1::2])
     counts = []
     for half in halves:
         counts.append(Counter[int]())
@@ -104,12 +104,11 @@ def choose_slices(
     return Slices(int(ids[0]), template, domain, begins)
 
 
-def _common_start(halves: Sequence[Sequence[Document]]) -> str:
+def _common_start(halves: Sequence[Sequence[Document]]) -> tuple[str, int]:
+    """(the word that begins most lines of both halves, how many in the smaller), or ("", 0)."""
     words = [Counter(word for one in half for word in _FIRST_WORD.findall(one.text)) for half in halves]
     common = words[0] & words[1]
-    if not common:
-        raise InputError("template: no word begins lines of both halves, so none can be chosen; give one")
-    return common.most_common(1)[0][0]
+    return common.most_common(1)[0] if common else ("", 0)
 
 
 def _matched(text: str, template: str, tokens: Tokens) -> np.ndarray:
