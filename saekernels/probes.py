@@ -106,7 +106,8 @@ def fit_probes(moments: Moments, ranks: Sequence[int]) -> dict[int, AffineProbe]
     """The affine maps of these ranks with the least squared error over the rows in `moments`, fp32.
 
     x to itself this is PCA (the first r principal components about the mean); x to y it is reduced-rank regression
-    (Izenman 1975: the first r singular directions of Sxx^-1/2 Sxy). Ranks above min(d_in, d_out) are cut to it.
+    (Izenman 1975: the first r singular directions of Sxx^-1/2 Sxy). Ranks above min(d_in, d_out) are cut to it;
+    directions in which the rows do not differ are left out, so n rows give at most n - 1.
 
     Raises ValueError for a rank below 0, or moments without rows or without second moments.
     """
@@ -128,11 +129,14 @@ def _directions(moments: Moments, mean_in: Tensor, mean_out: Tensor) -> tuple[Te
     covariance = moments.xx / moments.count - torch.outer(mean_in, mean_in)
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    known = values > _RIDGE * values[0].clamp_min(1e-300)
     if not moments.paired:
-        return vectors.T.contiguous(), vectors.T.contiguous()
+        # Directions in which the rows do not differ are noise of the decomposition: fewer rows, fewer directions.
+        own = (vectors * known).T.contiguous()
+        return own, own
     cross = moments.xy / moments.count - torch.outer(mean_in, mean_out)
     # Directions that x does not have at all explain nothing of y.
-    inverse = torch.where(values > _RIDGE * values[0].clamp_min(1e-300), values, torch.inf).rsqrt()
+    inverse = torch.where(known, values, torch.inf).rsqrt()
     whitener = vectors * inverse @ vectors.T
     left, sizes, right = torch.linalg.svd(whitener @ cross, full_matrices=False)
     return (left.T @ whitener).contiguous(), (sizes[:, None] * right).contiguous()
