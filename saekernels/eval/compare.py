@@ -57,7 +57,19 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"compare: {path} is no report of saekernels eval (schema 1)")
     if not data.get("documents_table"):
         raise InputError(f"compare: {path} has no figures per document; make it again with this version")
+    if not _whole(data["documents_table"]):
+        raise InputError(f"compare: {path} is damaged: its documents_table has columns of unlike lengths, or lacks some")
     return data
+
+
+def _whole(table: Any) -> bool:
+    try:
+        columns = [table[name] for name in ("ids", "tokens", "clean")]
+        same = set(table["spliced"]) == set(table["kl"])
+        columns += [*table["spliced"].values(), *table["kl"].values()]
+        return same and all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns)
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def compare(
