@@ -120,7 +120,10 @@ def test_an_edited_sae_stands_in_a_model() -> None:
         (lambda: Edit(1, "clamp", (2.0, 1.0)), "clamp needs a low and a high"),
         (lambda: EditedSAE(tiny_lm.sae(), [Edit(64, "zero")]), "latent 64 is not among the SAE's 64"),
         (lambda: edit_codes(tiny_lm.sae().encode(torch.ones(1, 32)), [Edit(70, "zero")]), "latent 70 is not"),
-        (lambda: EditedSAE(sk.SAE(8, 16, sk.TopK(2), d_out=4, pre_bias="none"), [], keep_error=True), "d_in 8 and d_out 4"),
+        (
+            lambda: EditedSAE(sk.SAE(8, 16, sk.TopK(2), d_out=4, pre_bias="none"), [], keep_error=True),
+            "d_in 8 and d_out 4",
+        ),
     ],
 )
 def test_bad_edits(make: Any, message: str) -> None:

@@ -242,7 +242,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_breadth_from_the_command_line(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -266,7 +266,7 @@ def test_breadth_from_the_command_line(
 
 
 def test_breadth_within_a_report(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -282,7 +282,7 @@ def test_breadth_within_a_report(
 
 
 def test_a_part_that_fails_does_not_cost_the_report(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

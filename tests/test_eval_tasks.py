@@ -105,7 +105,9 @@ def test_the_built_in_tasks_break_their_own_heuristics() -> None:
     assert counts["ioi (receiver named twice)"] == (2, 2), "counting names no longer tells"
     assert counts["ioi (giver named thrice)"] == (1, 3)
     assert [t.prompts[0].answer for t in questions] == ["?", "."]
-    assert all(p.text.split()[0] in "What Where Who When Why How Which".split() for p in questions[0].prompts)
+    assert all(
+        p.text.split()[0] in ["What", "Where", "Who", "When", "Why", "How", "Which"] for p in questions[0].prompts
+    )
     assert load_tasks(["ioi", "wh_question"]) == [*ioi, *questions]
 
 
@@ -190,7 +192,7 @@ def test_the_sentence_sets_narrow_beside_broad() -> None:
 
 
 def test_tasks_within_a_report(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

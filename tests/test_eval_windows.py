@@ -15,7 +15,7 @@ import tiny_lm
 from saekernels.eval import Document, InputError, spool
 from saekernels.eval.batches import batches, make_batch
 from saekernels.eval.spool import Spool, all_windows, write_spool
-from saekernels.eval.windows import Tokens, chosen, default_context, special_ids
+from saekernels.eval.windows import Tokens, chosen, context_of, special_ids
 
 TEXT = tiny_lm.PARAGRAPH + "日本 𝕏 <eos>" + tiny_lm.CODE
 
@@ -174,5 +174,5 @@ def test_padding_is_on_the_right_and_untouched() -> None:
 
 
 def test_default_context_is_the_models_and_bounded() -> None:
-    assert default_context(tiny_lm.model(), tiny_lm.tokenizer()) == 24
-    assert default_context(tiny_lm.model(max_position_embeddings=9000), tiny_lm.tokenizer()) == 2048
+    assert context_of(tiny_lm.model(), tiny_lm.tokenizer(), None) == 24
+    assert context_of(tiny_lm.model(max_position_embeddings=9000), tiny_lm.tokenizer(), None) == 2048

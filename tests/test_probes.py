@@ -34,7 +34,9 @@ def test_pca_leaves_the_smallest_singular_values(n: int, d: int, rank: int, seed
 
 
 @settings(max_examples=25, deadline=None)
-@given(n=st.integers(30, 80), d=st.integers(1, 8), out=st.integers(1, 8), rank=st.integers(0, 8), seed=st.integers(0, 9))
+@given(
+    n=st.integers(30, 80), d=st.integers(1, 8), out=st.integers(1, 8), rank=st.integers(0, 8), seed=st.integers(0, 9)
+)
 def test_reduced_rank_regression_is_least_squares_cut_by_rank(n: int, d: int, out: int, rank: int, seed: int) -> None:
     x, noise = rows(n, d, seed), rows(n, out, seed + 100)
     y = x @ rows(d, out, seed + 200) + noise

@@ -16,7 +16,7 @@ from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.plan import site_of
 from saekernels.eval.plots import require_matplotlib
 from saekernels.eval.slices import choose_slices
-from saekernels.eval.windows import Tokens, chosen, default_context
+from saekernels.eval.windows import Tokens, chosen, context_of
 
 from .arguments import at_least, not_empty
 from .output import show
@@ -76,7 +76,7 @@ def breadth_of(
     """The measurement, JSON-ready; `named`: domain, template and token of the slices, None for a choice by size."""
     entry = entry_of(list(source.saes), site)
     sae = source.saes[entry]
-    context = arguments.context or default_context(source.model, source.tokenizer)
+    context = context_of(source.model, source.tokenizer, arguments.context)
     tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
     sample = [document for document, _ in chosen(source.documents, tokens, arguments.tokens, arguments.seed)]
     slices = choose_slices(sample, tokens, *named)

@@ -18,7 +18,7 @@ from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.plan import site_of
 from saekernels.eval.terminal import text_table
-from saekernels.eval.windows import default_context
+from saekernels.eval.windows import context_of
 
 from .output import show
 from .source import BOS, Source
@@ -48,6 +48,8 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.format and not arguments.json:
         raise InputError("--format saebench: needs --json DIR, the directory for its files")
     if arguments.format:
+        if Path(arguments.json).is_file():
+            raise InputError(f"--json: {arguments.json} is a file; --format saebench needs a directory for its files")
         try:
             Path(arguments.json).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,7 +62,7 @@ def check_options(arguments: argparse.Namespace) -> None:
 def run_compat(arguments: argparse.Namespace, source: Source) -> int:
     """Measure, print, write."""
     tokenizer = source.tokenizer
-    context = arguments.context or min(_DEFAULT_CONTEXT, default_context(source.model, tokenizer))
+    context = context_of(source.model, tokenizer, arguments.context, _DEFAULT_CONTEXT)
     bos = tokenizer.bos_token_id if BOS[arguments.bos] is not False else None
     size = arguments.batch_size
     wanted = None if arguments.tokens is None else math.ceil(arguments.tokens / (size * context))

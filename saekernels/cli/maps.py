@@ -11,7 +11,7 @@ from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.maps import measure_maps
 from saekernels.eval.plan import site_of
 from saekernels.eval.terminal import text_table
-from saekernels.eval.windows import Tokens, default_context
+from saekernels.eval.windows import Tokens, context_of
 from saekernels.eval.wording import percent, with_interval
 
 from .arguments import at_least, not_empty
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     for option, entry in zip(("--upstream", "--downstream"), ends, strict=True):
         if entry not in source.saes:
             raise InputError(f"{option}: no SAE was given for {entry!r}; there are {', '.join(entries)}")
-    context = arguments.context or default_context(source.model, source.tokenizer)
+    context = context_of(source.model, source.tokenizer, arguments.context)
     tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
     upstream, downstream = ((site_of(entry), source.saes[entry]) for entry in ends)
     with progress_bar() as progress:

@@ -11,7 +11,7 @@ from typing import Any
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.monitor import Event, Watch, monitor
 from saekernels.eval.terminal import text_table
-from saekernels.eval.windows import Tokens, default_context
+from saekernels.eval.windows import Tokens, context_of
 from saekernels.eval.wording import number, percent, signed
 
 from .arguments import not_empty
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.events:
         check_writable(arguments.events)
     source = load_source(arguments)
-    context = arguments.context or default_context(source.model, source.tokenizer)
+    context = context_of(source.model, source.tokenizer, arguments.context)
     tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
     events: list[str] = []
 

@@ -58,7 +58,7 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not data.get("documents_table"):
         raise InputError(f"compare: {path} has no figures per document; make it again with this version")
     if not _whole(data["documents_table"]):
-        raise InputError(f"compare: {path} is damaged: its documents_table has columns of unlike lengths, or lacks some")
+        raise InputError(f"compare: {path} is damaged: columns of its documents_table are missing or of unlike lengths")
     return data
 
 

@@ -17,7 +17,6 @@ from saekernels.sae import SAE
 from .checks import check_choices, check_documents, check_numbers, check_saes, check_tokenizer
 from .collect import Collector
 from .documents import Document, digest
-from .errors import InputError
 from .head import check_head, find_head
 from .passes import Progress, Work
 from .plan import BASELINES, Plan, check_baselines, make_plan, site_of
@@ -25,7 +24,7 @@ from .report import Report
 from .runs import Means, Runner, empty_sums
 from .spool import Spool, read_spool, write_spool
 from .summary import documents_table, summarise
-from .windows import MASK, Tokens, chosen, default_context, model_limit
+from .windows import MASK, Tokens, chosen, context_of
 from .wording import counted
 from .workspace import fingerprint, open_workspace
 
@@ -89,7 +88,7 @@ def evaluate(
     check_choices(bos, model_name)
     check_baselines(baselines)
     head = find_head(model)
-    context = _context(model, tokenizer, context)
+    context = context_of(model, tokenizer, context)
     rows = head.weight.shape[0] if not hasattr(model, "get_input_embeddings") else _embedding_rows(model, head.weight)
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
     device = next(model.parameters()).device
@@ -166,15 +165,6 @@ def _means(plan: Plan, collector: Collector) -> Means:
         for rank, probe in fit_probes(collector.moments[site], sorted(ranks)).items():
             probes[site, rank] = probe.to(device)
     return Means(means, probes)
-
-
-def _context(model: Any, tokenizer: Any, context: int | None) -> int:
-    limit = model_limit(model)
-    if context is None:
-        return default_context(model, tokenizer)
-    if limit is not None and context > limit:
-        raise InputError(f"context: got {context} tokens, but the model has only {limit} positions")
-    return context
 
 
 def _embedding_rows(model: Any, weight: torch.Tensor) -> int:

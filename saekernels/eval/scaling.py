@@ -17,7 +17,7 @@ from .family import Member
 from .head import check_head, find_head
 from .passes import Progress
 from .spool import write_spool
-from .windows import Tokens, chosen, default_context
+from .windows import Tokens, chosen, context_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def measure_losses(
     check_documents(documents)
     check_numbers(tokens=tokens, batch_size=batch_size, context=context, seed=seed)
     head = find_head(model)
-    context = context or default_context(model, tokenizer)
+    context = context_of(model, tokenizer, context)
     rows = head.weight.shape[0]
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
     device = next(model.parameters()).device

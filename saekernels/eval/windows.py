@@ -189,10 +189,18 @@ def _shuffled(documents: Sequence[Document], seed: int) -> Iterator[Document]:
     return (documents[i] for i in np.random.default_rng(seed).permutation(len(documents)))
 
 
-def default_context(model: Any, tokenizer: Any) -> int:
-    """The model's own context, at most 2048 tokens."""
-    limits = [DEFAULT_CONTEXT, model_limit(model), getattr(tokenizer, "model_max_length", None)]
-    return min(limit for limit in limits if isinstance(limit, int) and limit > 0)
+def context_of(model: Any, tokenizer: Any, context: int | None, default: int = DEFAULT_CONTEXT) -> int:
+    """That window length; for None the model's own context, at most `default` tokens.
+
+    Raises InputError for more tokens than the model has positions.
+    """
+    limit = model_limit(model)
+    if context is None:
+        limits = [default, limit, getattr(tokenizer, "model_max_length", None)]
+        return min(limit for limit in limits if isinstance(limit, int) and limit > 0)
+    if limit is not None and context > limit:
+        raise InputError(f"context: got {context} tokens, but the model has only {limit} positions")
+    return context
 
 
 def model_limit(model: Any) -> int | None:
