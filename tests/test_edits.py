@@ -67,6 +67,12 @@ def test_the_same_latent_twice_in_a_code_is_one_latent() -> None:
     assert dense[0, 5] == 2.5 and dense[0, 1] == 3.0
 
 
+def test_an_active_latent_may_be_negative() -> None:
+    codes = Codes(torch.tensor([[-1.0], [2.0]]), torch.tensor([[5], [1]]).int(), None, torch.Size([2]), 8)
+    dense = edit_codes(codes, [Edit(5, "add", (3.0,), only_active=True)]).to_dense()
+    assert dense[:, 5].tolist() == [2.0, 0.0]
+
+
 @pytest.mark.parametrize("jump", [False, True])
 def test_keeping_the_error_changes_by_the_edit_alone(jump: bool) -> None:
     sae = tiny_lm.sae(3, jump)

@@ -132,17 +132,17 @@ def texts() -> list[Document]:
     return [*prose, *(Document(tiny_lm.CODE[i * 5 :], "code", str(i)) for i in range(6))]
 
 
-def measured(**options: Any) -> dict[str, Any]:
+def measured(model: Any, **options: Any) -> dict[str, Any]:
     return measure_maps(
-        tiny_lm.trained_model(), Tokens(tiny_lm.tokenizer(), 24), (SITES[0], tiny_lm.sae(0)),
+        model, Tokens(tiny_lm.tokenizer(), 24), (SITES[0], tiny_lm.sae(0)),
         (SITES[1], tiny_lm.sae(1)), iter(texts()), bootstrap=20, **options,
     )  # fmt: skip
 
 
 @torch.no_grad()
-def by_hooks(entries: int, domain: str | None) -> dict[str, float]:
+def by_hooks(model: Any, entries: int, domain: str | None) -> dict[str, float]:
     """ΔCE by domain: the map fitted by hand on dense codes of half of the documents, spliced by a hook."""
-    model, cut = tiny_lm.trained_model(), Tokens(tiny_lm.tokenizer(), 24)
+    cut = Tokens(tiny_lm.tokenizer(), 24)
     upper, lower = tiny_lm.sae(0), tiny_lm.sae(1)
     many = list(chosen(iter(texts()), cut, None, 0))
     half = alternate([d.domain for d, _ in many])
@@ -191,8 +191,10 @@ def by_hooks(entries: int, domain: str | None) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
-def test_costs_by_hooks_and_full_logits() -> None:
-    found = measured(domain="code", entries=(1, 4), batch_size=3)
+@pytest.mark.parametrize("layers", [2, 3])
+def test_costs_by_hooks_and_full_logits(layers: int) -> None:
+    model = tiny_lm.trained_model() if layers == 2 else tiny_lm.model(num_hidden_layers=3)
+    found = measured(model, domain="code", entries=(1, 4), batch_size=3)
     rows = {(row["fitted_on"], row["method"]): row for row in found["rows"]}
     assert list(rows) == [
         ("code", "mean latents"), ("code", "1 entry"), ("code", "4 entries"), ("everything", "1 entry"),
@@ -203,7 +205,7 @@ def test_costs_by_hooks_and_full_logits() -> None:
         if fitted == "-":
             continue
         entries = 0 if method == "mean latents" else int(method.split()[0])
-        want = by_hooks(entries, None if fitted == "everything" else fitted)
+        want = by_hooks(model, entries, None if fitted == "everything" else fitted)
         assert row["inside"] == pytest.approx(want["code"], abs=2e-3)
         assert row["outside"] == pytest.approx(want["prose"], abs=2e-3)
         low, high = row["inside_ci95"]

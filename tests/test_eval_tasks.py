@@ -105,9 +105,8 @@ def test_the_built_in_tasks_break_their_own_heuristics() -> None:
     assert counts["ioi (receiver named twice)"] == (2, 2), "counting names no longer tells"
     assert counts["ioi (giver named thrice)"] == (1, 3)
     assert [t.prompts[0].answer for t in questions] == ["?", "."]
-    assert all(
-        p.text.split()[0] in ["What", "Where", "Who", "When", "Why", "How", "Which"] for p in questions[0].prompts
-    )
+    asks = {"What", "Where", "Who", "When", "Why", "How", "Which"}
+    assert {p.text.split()[0] for p in questions[0].prompts} == asks
     assert load_tasks(["ioi", "wh_question"]) == [*ioi, *questions]
 
 
@@ -164,7 +163,7 @@ def test_bad_files(content: Any, message: str, tmp_path: Path) -> None:
 
 
 def test_bad_names(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'magic' is neither of ioi, wh_question nor a .yaml file"):
+    with pytest.raises(InputError, match=r"'magic' is neither of ioi, wh_question nor a \.yaml file"):
         load_tasks(["magic"])
     with pytest.raises(InputError, match="cannot read"):
         load_tasks([tmp_path / "missing.yaml"])
@@ -184,8 +183,8 @@ def test_the_sentence_sets_narrow_beside_broad() -> None:
     part = task_part(report, [kept, lost, undone])
     assert part["reading"] == (
         "Of 3 tasks the clean model does 2; on 1 of these the splice keeps at least 90% of the logit difference, while "
-        "over the whole distribution it costs +0.500 nats per token. A narrow success thus stands beside a loss of 75 % "
-        "of the training compute."
+        "over the whole distribution it costs +0.500 nats per token. A narrow success thus stands beside a loss of "
+        "75 % of the training compute."
     )
     assert part["tasks"][2]["recovered"] is None
     assert "narrow success" not in task_part(report, [lost])["reading"]
