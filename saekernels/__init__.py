@@ -13,6 +13,7 @@ from saekernels.activations import (
     TopK,
 )
 from saekernels.codes import Codes
+from saekernels.edits import Edit, EditedSAE
 from saekernels.eval import Document, Report, evaluate, load_documents
 from saekernels.formats import FormatError, load, save
 from saekernels.ops import (
@@ -28,6 +29,7 @@ from saekernels.ops import (
     prepare,
     topk,
 )
+from saekernels.probes import AffineProbe, Moments, fit_probes
 from saekernels.sae import SAE
 from saekernels.splice import Splice, splice
 
@@ -36,17 +38,21 @@ __version__ = "0.1.0"
 __all__ = [
     "SAE",
     "AbsTopK",
+    "AffineProbe",
     "BatchTopK",
     "Codes",
     "ConstantNorm",
     "CsrCodes",
     "Document",
+    "Edit",
+    "EditedSAE",
     "FormatError",
     "Gated",
     "GroupMax",
     "JumpReLU",
     "LayerNorm",
     "LinearCeKl",
+    "Moments",
     "PreparedWeights",
     "ReLU",
     "Report",
@@ -59,6 +65,7 @@ __all__ = [
     "encode_threshold",
     "encode_topk",
     "evaluate",
+    "fit_probes",
     "linear_ce_kl",
     "load",
     "load_documents",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +80,80 @@ def test_the_error_term_at_every_layer_gives_the_clean_loss() -> None:
         assert loss() - clean > 0.1
     with sk.splice(model, saes, untouched=tokenizer.all_special_ids, error_term=True):
         assert loss() == pytest.approx(clean, abs=1e-5)
+
+
+class _Balance(HTMLParser):
+    """Every tag that is opened is closed, in order."""
+
+    EMPTY = ("meta", "br", "path", "use", "rect", "img", "link", "circle")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def test_the_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, report = tmp_path / "page.html", tmp_path / "report.json"
+    tasks = Path(__file__).parent.parent / "examples" / "tasks" / "brackets.yaml"
+    argv = ["eval", "--tokens", "6000", "--bootstrap", "50", "--breadth", "--tasks", str(tasks)]
+    assert main([*argv, "--html", str(page), "--json", str(report)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    text = page.read_text()
+    balance = _Balance()
+    balance.feed(text)
+    assert balance.open == []
+    assert balance.headings == [
+        "Cost of each splice",
+        "Effective compute",
+        "Splicing layer after layer",
+        "Against honest baselines",
+        "Between the clean model and ablation",
+        "By domain, all sites spliced",
+        "By stratum",
+        "Where the divergence is",
+        "Narrow tasks beside the full distribution",
+        "ΔCE against breadth",
+        "From domain to domain",
+        "How it was measured",
+    ]
+    assert text.count("<svg") == 8 and "http://" not in re.sub(r'xmlns[:a-z]*="[^"]*"', "", text).replace("w3.org", "")
+    data = json.loads(report.read_text())
+    jsonschema.validate(data, schema())
+    worth = data["extras"]["effective_compute"]["targets"]
+    assert worth["clean"]["share"] == pytest.approx(1.0, abs=1e-3), "the family's last member is this model"
+    shares = [worth[site]["share"] for site in (*example.SAE_DIRS, "all")]
+    assert shares == sorted(shares, reverse=True) and 0.1 < shares[-1] < 0.3
+    low, high = worth["all"]["share_ci95"]
+    assert low < shares[-1] < high and "predicts like a model of" in told
+    curve = [one["delta_ce"]["nats"] for one in data["cumulative"]]
+    assert curve == sorted(curve) and curve[-1] == data["all_sites"]["delta_ce"]["nats"]
+    for row in data["sites"]:
+        costs = {kind: one["delta_ce"] for kind, one in row["baselines"].items()}
+        assert (
+            costs["random"] < row["delta_ce"]["nats"] * 1.2 and row["delta_ce"]["nats"] < costs["pca"] < costs["mean"]
+        )
+
+
+def test_the_example_shows_that_narrow_probes_fail_outside(tmp_path: Path) -> None:
+    out = tmp_path / "breadth.json"
+    assert main(["breadth", "--tokens", "50000", "--bootstrap", "0", "--ranks", "1", "32", "--json", str(out)]) == 0
+    levels = {level["level"]: level["methods"] for level in json.loads(out.read_text())["levels"]}
+    token, everything = levels["token"], levels["everything"]
+    for rank in ("rank 1", "rank 32"):
+        assert token[rank]["inside"]["delta_ce"] < 0.5 and token[rank]["extrapolation_gap"] > 3.0
+    assert token["rank 32"]["inside"]["delta_ce"] < everything["rank 32"]["inside"]["delta_ce"] / 3
+    assert token["rank 1"]["inside"]["delta_ce"] < everything["rank 1"]["inside"]["delta_ce"] / 10
+    assert abs(token["sae"]["extrapolation_gap"]) < 0.3

@@ -307,3 +307,19 @@ def test_shipped_saes_reconstruct_the_shipped_model(layer: int) -> None:
     with torch.no_grad():
         fvu = (sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
     assert 0.001 < fvu.item() < 0.2
+
+
+def test_the_family_is_trained_on_as_many_tokens_per_parameter() -> None:
+    import train_family
+    from saekernels import example
+    from saekernels.eval.family import read_family
+
+    shipped = {member.name: member for member in read_family(example.FAMILY).members}
+    plans = train_family.plans(4096)
+    main_plan = train_family.MAIN
+    whole = train_family.MAIN_STEPS * main_plan.windows_per_step * main_plan.context
+    for name, plan in plans.items():
+        size = train_family.parameters(plan, 4096)
+        tokens = plan.steps * plan.windows_per_step * plan.context
+        assert tokens / size == pytest.approx(whole / train_family.parameters(main_plan, 4096), rel=0.01)
+        assert shipped[name].parameters == size and shipped[name].train_tokens == tokens
