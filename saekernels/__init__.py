@@ -12,6 +12,7 @@ from saekernels.activations import (
     Scale,
     TopK,
 )
+from saekernels.adapters import NotAccelerated, UnknownVersion, accelerate, is_accelerated, restore
 from saekernels.codes import Codes
 from saekernels.edits import Edit, EditedSAE
 from saekernels.eval import Document, Report, evaluate, load_documents
@@ -36,6 +37,11 @@ from saekernels.splice import Splice, splice
 __version__ = "0.1.0"
 
 __all__ = [
+    "NotAccelerated",
+    "UnknownVersion",
+    "accelerate",
+    "is_accelerated",
+    "restore",
     "SAE",
     "AbsTopK",
     "AffineProbe",

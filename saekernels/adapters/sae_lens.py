@@ -1,0 +1,181 @@
+"""SAELens (sae-lens 6.54): inference SAEs, transcoders, and TopK training SAEs.
+
+What happens to an activation before the encoder and after the decoder (dtype, reshaping, normalisation, biases, hooks)
+stays the tool's own code. Hooks on the latents get dense latents, by the tool's own way; without any, `forward` makes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sae_lens.saes import abstopk_sae, gated_sae, jumprelu_sae, sae, standard_sae, topk_sae, transcoder
+from torch import Tensor
+
+from saekernels.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
+from saekernels.codes import Codes
+
+from .errors import NotAccelerated
+from .lazy import LazyTensor, dense_of, entries_of
+from .patch import STATE, State
+from .weights import LiveWeights, Rows, _Now
+
+PACKAGE, VERSIONS = "sae-lens", ("6.54",)
+
+_BIASES = {"b_enc": "b_enc", "b_dec": "b_dec"}
+_JUMP = {**_BIASES, "threshold": "threshold"}
+_GATED = {"b_dec": "b_dec", "b_gate": "b_gate", "b_mag": "b_mag", "r_mag": "r_mag"}
+_SAES: dict[type, tuple[Callable[[Any], Activation], dict[str, str]]] = {
+    standard_sae.StandardSAE: (lambda _: ReLU(), _BIASES),
+    topk_sae.TopKSAE: (lambda cfg: TopK(cfg.k), _BIASES),
+    abstopk_sae.AbsTopKSAE: (lambda cfg: AbsTopK(cfg.k), _BIASES),
+    jumprelu_sae.JumpReLUSAE: (lambda _: JumpReLU(), _JUMP),
+    gated_sae.GatedSAE: (lambda _: Gated(), _GATED),
+    topk_sae.TopKTrainingSAE: (lambda cfg: TopK(cfg.k), _BIASES),
+    abstopk_sae.AbsTopKTrainingSAE: (lambda cfg: AbsTopK(cfg.k), _BIASES),
+}
+_TRANSCODERS: dict[type, tuple[Callable[[Any], Activation], dict[str, str]]] = {
+    transcoder.Transcoder: (lambda _: ReLU(), _BIASES),
+    transcoder.SkipTranscoder: (lambda _: ReLU(), _BIASES),
+    transcoder.JumpReLUTranscoder: (lambda _: JumpReLU(), _JUMP),
+    transcoder.JumpReLUSkipTranscoder: (lambda _: JumpReLU(), _JUMP),
+}
+_REASONS = {
+    "BatchTopKTrainingSAE": "it selects over the whole batch; saved for inference it is a JumpReLUSAE, which is served",
+    "MatryoshkaBatchTopKTrainingSAE": "it selects over the whole batch and decodes every prefix of the latents",
+    "StandardTrainingSAE": "its codes are dense while it trains; saved for inference it is served",
+    "GatedTrainingSAE": "its auxiliary loss needs every gate; saved for inference it is served",
+    "JumpReLUTrainingSAE": "its straight-through gradient needs every pre-activation; saved for inference it is served",
+    "TemporalSAE": "its latents are predicted by attention over time",
+    "MatchingPursuitSAE": "it selects latents one after the other",
+    "MatchingPursuitTrainingSAE": "it selects latents one after the other",
+}
+
+
+def known(module: object) -> bool:
+    """Whether this is an object of the tool."""
+    return isinstance(module, sae.SAE)
+
+
+def plan(module: Any) -> State:
+    """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
+    kind = type(module)
+    if kind not in _SAES and kind not in _TRANSCODERS:
+        reason = _REASONS.get(kind.__name__, "it is a class of its own, whose maths is not known")
+        raise NotAccelerated(f"{kind.__name__}: {reason}")
+    _, biases = _SAES.get(kind) or _TRANSCODERS[kind]
+    weights = LiveWeights(Rows("W_enc", turned=True), Rows("W_dec", turned=False), biases)
+    methods: dict[str, Callable[..., Any]] = {"encode": _encode, "decode": _decode}
+    if issubclass(kind, sae.TrainingSAE):
+        methods = {"encode_with_hidden_pre": _encode_with_hidden_pre, "decode": _decode}
+        methods["training_forward_pass"] = _training_forward_pass
+    methods["forward"] = _forward_transcoder if kind in _TRANSCODERS else _forward
+    return State("sae_lens", weights, methods)
+
+
+def _weights(module: Any) -> _Now:
+    state: State = module.__dict__[STATE]
+    return state.weights.of(module, rescale=bool(getattr(module.cfg, "rescale_acts_by_decoder_norm", False)))
+
+
+def _codes(module: Any, sae_in: Tensor) -> Codes:
+    kind = type(module)
+    make, _ = _SAES.get(kind) or _TRANSCODERS[kind]
+    codes = _weights(module).encode(sae_in, make(module.cfg))
+    if codes.offsets is not None:
+        module.__dict__[STATE].note(len(codes.values), codes.tokens, codes.n_latents)
+    return codes
+
+
+def _hooked(*points: Any) -> bool:
+    return any(point._forward_hooks or point._backward_hooks or point._forward_pre_hooks for point in points)
+
+
+def _plain(module: Any) -> bool:
+    """Whether the latents are what the configuration says: no hook on what comes before them, the usual activation."""
+    usual = module.get_activation_fn()
+    own = type(module.activation_fn) is type(usual) and vars(module.activation_fn).get("k") == vars(usual).get("k")
+    return own and not _hooked(module.hook_sae_acts_pre)
+
+
+def _served(module: Any, x: Any) -> bool:
+    state: State = module.__dict__[STATE]
+    width = None
+    if isinstance(x, Tensor) and x.dim() > 1 and module.hook_z_reshaping_mode:
+        width = x.shape[-1] * x.shape[-2]
+    return _plain(module) and state.fits(module, x, width=width, dtype=module.dtype)
+
+
+def _encode(module: Any, x: Tensor) -> Tensor:
+    if not _served(module, x):
+        return type(module).encode(module, x)  # type: ignore[no-any-return]
+    codes = _codes(module, module.process_sae_in(x))
+    return module.hook_sae_acts_post(dense_of(codes))  # type: ignore[no-any-return]
+
+
+def _encode_with_hidden_pre(module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    if not _served(module, x) or getattr(module.cfg, "use_sparse_activations", False):
+        return type(module).encode_with_hidden_pre(module, x)  # type: ignore[no-any-return]
+    sae_in = module.process_sae_in(x)
+    codes = _codes(module, sae_in)
+
+    def hidden_pre() -> Tensor:
+        scores = sae_in @ module.W_enc + module.b_enc
+        return scores * module.W_dec.norm(dim=-1) if module.cfg.rescale_acts_by_decoder_norm else scores
+
+    lazy = LazyTensor(hidden_pre, codes.values, (*codes.shape, codes.n_latents))
+    return module.hook_sae_acts_post(dense_of(codes)), lazy
+
+
+def _decode(module: Any, feature_acts: Tensor) -> Tensor:
+    codes = entries_of(feature_acts)
+    state: State = module.__dict__[STATE]
+    # Who holds differentiable dense latents may ask for their gradient, which only a dense product gives.
+    if codes is None or (feature_acts.requires_grad and not state.trusted):
+        return type(module).decode(module, feature_acts)  # type: ignore[no-any-return]
+    return _decode_codes(module, codes)
+
+
+def _decode_codes(module: Any, codes: Codes) -> Tensor:
+    out = module.hook_sae_recons(_weights(module).decode(codes, module.b_dec))
+    if type(module) in _TRANSCODERS:
+        return out  # type: ignore[no-any-return]
+    return module.reshape_fn_out(module.run_time_activation_norm_fn_out(out), module.d_head)  # type: ignore[no-any-return]
+
+
+def _reconstruct(module: Any, x: Tensor) -> Tensor:
+    return _decode_codes(module, _codes(module, module.process_sae_in(x)))
+
+
+def _forward(module: Any, x: Tensor) -> Tensor:
+    if _hooked(module.hook_sae_acts_post) or not _served(module, x):
+        return type(module).forward(module, x)  # type: ignore[no-any-return]
+    out = _reconstruct(module, x)
+    if module.use_error_term:
+        with torch.no_grad():
+            clean = out.detach()
+            if _hooked(module.hook_sae_input, module.hook_sae_recons):
+                with sae._disable_hooks(module):
+                    clean = _reconstruct(module, x)
+            error = module.hook_sae_error(x - clean)
+        out = out + error
+    return module.hook_sae_output(out)  # type: ignore[no-any-return]
+
+
+def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
+    if _hooked(module.hook_sae_acts_post) or not _served(module, x):
+        return type(module).forward(module, x)  # type: ignore[no-any-return]
+    out = _reconstruct(module, x)
+    skip = getattr(module, "W_skip", None)
+    return out if skip is None else out + x @ skip.T.to(x.device)
+
+
+def _training_forward_pass(module: Any, step_input: Any) -> Any:
+    """The tool's own step: encode, decode, losses. It asks for no gradient of dense latents."""
+    state: State = module.__dict__[STATE]
+    state.trusted = not _hooked(module.hook_sae_acts_post)
+    try:
+        return type(module).training_forward_pass(module, step_input)
+    finally:
+        state.trusted = False

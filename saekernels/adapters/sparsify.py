@@ -1,0 +1,72 @@
+"""sparsify (eai-sparsify 1.3): SparseCoder with TopK or GroupMax, transcoders and skip connections included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sparsify.fused_encoder import EncoderOutput
+from sparsify.sparse_coder import SparseCoder
+from torch import Tensor
+
+from saekernels.activations import GroupMax, TopK
+from saekernels.codes import Codes
+
+from .errors import NotAccelerated
+from .lazy import LazyTensor
+from .patch import STATE, State
+from .weights import LiveWeights, Rows
+
+PACKAGE, VERSIONS = "eai-sparsify", ("1.3",)
+_ACTIVATIONS = {"topk": TopK, "groupmax": GroupMax}
+
+
+def known(module: object) -> bool:
+    """Whether this is an object of the tool."""
+    return isinstance(module, SparseCoder)
+
+
+def plan(module: Any) -> State:
+    """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
+    if type(module) is not SparseCoder:
+        raise NotAccelerated(f"{type(module).__name__}: it is a class of its own, whose maths is not known")
+    if module.cfg.activation not in _ACTIVATIONS:
+        raise NotAccelerated(f"SparseCoder: the activation {module.cfg.activation!r} is not known")
+    weights = LiveWeights(
+        Rows("encoder.weight", turned=False), Rows("W_dec", turned=False), {"b_enc": "encoder.bias", "b_dec": "b_dec"}
+    )
+    return State("sparsify", weights, {"encode": _encode, "decode": _decode})
+
+
+def _encode(module: Any, x: Tensor) -> Any:
+    state: State = module.__dict__[STATE]
+    if not state.fits(module, x, autocast=True) or x.shape[:-1].numel() == 0:
+        return SparseCoder.encode(module, x)
+    if not module.cfg.transcode:
+        x = x - module.b_dec
+    codes = state.weights.of(module).encode(x, _ACTIVATIONS[module.cfg.activation](module.cfg.k))
+
+    def pre_acts() -> Tensor:
+        # Without gradients: the tool's own encoder passes none through these.
+        with torch.no_grad():
+            return torch.relu(torch.nn.functional.linear(x, module.encoder.weight, module.encoder.bias))
+
+    lazy = LazyTensor(pre_acts, codes.values, (*codes.shape, codes.n_latents))
+    return EncoderOutput(codes.values, codes.indices.long(), lazy)
+
+
+def _decode(module: Any, top_acts: Tensor, top_indices: Tensor) -> Tensor:
+    state: State = module.__dict__[STATE]
+    ours = (
+        module.W_dec is not None
+        and type(top_acts) is Tensor
+        and type(top_indices) is Tensor
+        and module.W_dec.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and top_acts.device == module.W_dec.device
+    )
+    if not ours:
+        return SparseCoder.decode(module, top_acts, top_indices)
+    codes = Codes(top_acts.to(module.dtype), top_indices.int(), None, top_acts.shape[:-1], module.num_latents)
+    # The tool's decoder is no op that autocast casts.
+    with torch.autocast(top_acts.device.type, enabled=False):
+        return state.weights.of(module).decode(codes, module.b_dec)

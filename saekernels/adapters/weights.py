@@ -1,0 +1,154 @@
+"""The weights of a live object of another tool, as the encoders and the decoder of this library want them.
+
+Latents have to be rows. Where a tool keeps a matrix the other way round, its storage is laid out anew once and the
+tool's parameter becomes a view of it: same shape, same values, other strides, no second copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saekernels.activations import Activation
+from saekernels.codes import Codes
+from saekernels.encoders import ENCODERS
+from saekernels.ops import PreparedWeights, decode, decode_csr
+from saekernels.ops.prepare import usable
+
+
+class Rows:
+    """One weight matrix with latents as rows. path: "W_enc" or "decoder.weight"; turned: the tool has them as columns."""
+
+    def __init__(self, path: str, turned: bool) -> None:
+        self.path, self.turned = path, turned
+        self._seen: tuple[Any, ...] | None = None
+        self._view: Tensor | None = None
+        self._prepared: PreparedWeights | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seen": None, "_view": None, "_prepared": None}
+
+    def owner(self, module: nn.Module) -> tuple[nn.Module, str]:
+        """The module that holds the parameter, and its name there."""
+        parent, _, name = self.path.rpartition(".")
+        return (module.get_submodule(parent) if parent else module), name
+
+    def lay(self, module: nn.Module) -> None:
+        """Make the parameter one whose latents are contiguous rows, if it is not yet."""
+        owner, name = self.owner(module)
+        parameter = owner._parameters.get(name)
+        if type(parameter) is not nn.Parameter or parameter.device.type == "meta":
+            return
+        if self.turned and not parameter.t().is_contiguous():
+            parameter.data = parameter.data.t().contiguous().t()
+        elif not self.turned and not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()
+
+    def restore(self, module: nn.Module) -> None:
+        """Give the parameter its own contiguous storage back."""
+        owner, name = self.owner(module)
+        parameter = owner._parameters.get(name)
+        if self.turned and parameter is not None and not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()
+
+    def get(self, module: nn.Module) -> Tensor:
+        """[F, d], differentiable where the parameter is."""
+        owner, name = self.owner(module)
+        if not torch.compiler.is_compiling():
+            self.lay(module)
+        parameter = getattr(owner, name)
+        if not self.turned:
+            return parameter  # type: ignore[no-any-return]
+        if torch.is_grad_enabled() and parameter.requires_grad:
+            return parameter.t()  # type: ignore[no-any-return]
+        now = (id(parameter), parameter.data_ptr(), parameter.stride(), parameter.dtype)
+        if self._view is None or now != self._seen or torch.compiler.is_compiling():
+            self._seen, self._view, self._prepared = now, parameter.detach().t(), None
+        return self._view
+
+    def prepared(self, rows: Tensor) -> PreparedWeights | None:
+        """`saekernels.prepare` of what `get` gave, from its second use without a change on; as `SAE.prepared`."""
+        if (torch.is_grad_enabled() and rows.requires_grad) or not usable(rows):
+            return None
+        now = (id(rows), rows._version, rows.data_ptr())
+        if getattr(self, "_prepared_for", None) != now:
+            self._prepared_for, self._prepared = now, None
+        elif self._prepared is None:
+            self._prepared = PreparedWeights(rows)
+        return self._prepared
+
+
+class LiveWeights:
+    """What `saekernels.encoders` and the decoders need, read from the live object at every use.
+
+    biases: role -> path, of b_enc, b_dec, threshold, b_gate, b_mag, r_mag; what is not there is None.
+    """
+
+    pre_bias = None
+
+    def __init__(self, W_enc: Rows, W_dec: Rows, biases: dict[str, str]) -> None:
+        self._enc, self._dec, self._biases = W_enc, W_dec, biases
+
+    def lay(self, module: nn.Module) -> None:
+        for rows in (self._enc, self._dec):
+            rows.lay(module)
+
+    def restore(self, module: nn.Module) -> None:
+        for rows in (self._enc, self._dec):
+            rows.restore(module)
+
+    @property
+    def turned(self) -> list[str]:
+        """Paths of the parameters that became views."""
+        return [rows.path for rows in (self._enc, self._dec) if rows.turned]
+
+    def of(self, module: nn.Module, rescale: bool = False) -> _Now:
+        """The weights as they are now."""
+        return _Now(self, module, rescale)
+
+
+class _Now:
+    """Weights at one call; stands where `saekernels.encoders` expects an SAE."""
+
+    pre_bias = None
+
+    def __init__(self, live: LiveWeights, module: nn.Module, rescale: bool) -> None:
+        self.live, self.module, self.rescale_by_decoder_norm = live, module, rescale
+        self.W_enc = live._enc.get(module)
+        self.n_latents, self.d_in = self.W_enc.shape
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "W_dec":
+            self.W_dec = self.live._dec.get(self.module)
+            return self.W_dec
+        if name not in ("b_enc", "b_dec", "threshold", "b_gate", "b_mag", "r_mag"):
+            raise AttributeError(name)
+        path = self.live._biases.get(name)
+        value: Any = self.module
+        for part in path.split(".") if path else ():
+            value = getattr(value, part)
+        return value if path else None
+
+    def decoder_norms(self) -> Tensor:
+        norms: Tensor = self.W_dec.norm(dim=1)
+        return norms
+
+    def prepared(self) -> PreparedWeights | None:
+        return None if self.rescale_by_decoder_norm else self.live._enc.prepared(self.W_enc)
+
+    def encode(self, x: Tensor, activation: Activation) -> Codes:
+        """Codes of x [..., d_in], from which the tool has taken its biases already."""
+        values, indices, offsets = ENCODERS[type(activation)](self, x, activation)  # type: ignore[arg-type]
+        return Codes(values, indices, offsets, x.shape[:-1], self.n_latents)
+
+    def decode(self, codes: Codes, bias: Tensor | None = None) -> Tensor:
+        """[..., d_out]: the active rows of W_dec summed, and the bias."""
+        values = codes.values
+        if self.rescale_by_decoder_norm:
+            values = values / self.decoder_norms()[codes.indices.long()]
+        if codes.offsets is None:
+            return decode(values, codes.indices, self.W_dec, bias)
+        out = decode_csr(values, codes.indices, codes.offsets, self.W_dec, bias)
+        return out.view(*codes.shape, out.shape[-1])
