@@ -284,7 +284,9 @@ def test_dtype_moves_and_copies(name: str) -> None:
             half = x.bfloat16()
             close(output(twin.to(torch.bfloat16)(half)), output(theirs.to(torch.bfloat16)(half)), rtol=0.05, atol=0.05)
             double = x.double()
-            close(output(twin.to(torch.float64)(double)), output(theirs.to(torch.float64)(double)), rtol=1e-9, atol=1e-9)
+            close(
+                output(twin.to(torch.float64)(double)), output(theirs.to(torch.float64)(double)), rtol=1e-9, atol=1e-9
+            )
 
 
 LENS = ["lens topk", "lens jumprelu", "lens standard", "lens gated", "lens topk, constant norm"]
@@ -606,7 +608,9 @@ def test_files_of_accelerated_objects_are_the_tools_own(tmp_path: Path) -> None:
             assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     ours.save_inference_model(str(tmp_path / "c"))
     theirs.save_inference_model(str(tmp_path / "d"))
-    assert (tmp_path / "c/sae_weights.safetensors").read_bytes() == (tmp_path / "d/sae_weights.safetensors").read_bytes()
+    assert (tmp_path / "c/sae_weights.safetensors").read_bytes() == (
+        tmp_path / "d/sae_weights.safetensors"
+    ).read_bytes()
     loaded = sk.accelerate(sae_lens.SAE.load_from_disk(tmp_path / "c"))
     x = torch.randn(5, D)
     with torch.no_grad():

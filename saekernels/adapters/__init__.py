@@ -66,8 +66,8 @@ def accelerate(
     if not plans:
         tools = ", ".join(name for name in TOOLS if name in sys.modules) or "none of its tools is imported"
         raise NotAccelerated(
-            f"{type(module).__name__}: neither an SAE of a known tool ({tools}) nor a module with one inside; for another "
-            "module give activation and names"
+            f"{type(module).__name__}: neither an SAE of a known tool ({tools}) nor a module with one inside; for "
+            "another module give activation and names"
         )
     done: list[nn.Module] = []
     try:

@@ -30,9 +30,6 @@ from .weights import LiveWeights, Rows
 
 PACKAGE, VERSIONS = "dictionary-learning", ("0.1",)
 
-_LINEAR = (Rows("encoder.weight", turned=False), Rows("decoder.weight", turned=True))
-_MATRICES = (Rows("W_enc", turned=True), Rows("W_dec", turned=False))
-
 
 class _Kind:
     """What a class of the tool computes: activation of an object, bias paths, and what is taken from the input."""
@@ -47,8 +44,9 @@ class _Kind:
         self.activation, self.biases, self.shift, self.matrices = activation, biases, shift, matrices
 
     def weights(self) -> LiveWeights:
-        paths = _MATRICES if self.matrices else _LINEAR
-        return LiveWeights(*(Rows(rows.path, rows.turned) for rows in paths), self.biases)
+        if self.matrices:
+            return LiveWeights(Rows("W_enc", turned=True), Rows("W_dec", turned=False), self.biases)
+        return LiveWeights(Rows("encoder.weight", turned=False), Rows("decoder.weight", turned=True), self.biases)
 
 
 def _top_k(module: Any) -> Activation:
@@ -104,8 +102,7 @@ def _served(module: Any, x: Any) -> bool:
     state: State = module.__dict__[STATE]
     if not state.fits(module, x):
         return False
-    threshold = getattr(module, "threshold", None)
-    if isinstance(module, BatchTopKSAE | MatryoshkaBatchTopKSAE) and bool(threshold < 0):
+    if isinstance(module, BatchTopKSAE | MatryoshkaBatchTopKSAE) and bool(module.threshold < 0):
         return False  # never set: the tool then lets every positive latent through
     groups = getattr(module, "group_indices", None)
     # It cuts latents off by the second dimension, which is the latents' for [tokens, latents] alone.
@@ -131,7 +128,7 @@ def _encode(module: Any, x: Tensor, *args: Any, **options: Any) -> Any:
 def _decode(module: Any, f: Tensor, *args: Any, **options: Any) -> Tensor:
     codes = None if args or options else entries_of(f)
     if codes is None or f.requires_grad:
-        return type(module).decode(module, f, *args, **options)  # type: ignore[no-any-return]
+        return type(module).decode(module, f, *args, **options)
     return _decode_codes(module, codes)
 
 

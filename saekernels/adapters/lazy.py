@@ -1,4 +1,4 @@
-"""Tensors that tools ask for and mostly do not read: made when they are, and dense codes that remember their entries."""
+"""Tensors that tools ask for and mostly do not read, made when they are; dense codes that remember their entries."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ class LazyTensor(Tensor):
     Every operation of torch on it is one on its values; only shape, dtype and device are known before.
     """
 
+    _make: Callable[[], Tensor] | None
+    _value: Tensor | None
+
     def __new__(cls, make: Callable[[], Tensor], like: Tensor, shape: tuple[int, ...]) -> LazyTensor:
-        made = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
         made._make, made._value = make, None
         return made
 
     def value(self) -> Tensor:
         """The values."""
         if self._value is None:
+            assert self._make is not None
             self._value, self._make = self._make(), None
         return self._value
 
@@ -40,7 +44,7 @@ class LazyTensor(Tensor):
         return func(*tree_map(_value, args), **tree_map(_value, kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return func(*tree_map(_value, args), **tree_map(_value, kwargs or {}))
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -55,7 +55,7 @@ class State:
             and type(rows) in (Tensor, nn.Parameter)
             and (autocast or not torch.is_autocast_enabled(x.device.type))
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-            and not torch.jit.is_tracing()
+            and not torch._C._get_tracing_state()
             and not self._dense()
         )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-from saekernels.activations import Activation, AbsTopK, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
+from saekernels.activations import AbsTopK, Activation, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
 
 from .errors import NotAccelerated
 from .patch import STATE, State
@@ -42,9 +41,7 @@ def plan(module: nn.Module, activation: Activation, names: dict[str, str]) -> St
     latents = _latents(found)
     turned = {role: found[role].shape[0] != latents for role in ("W_enc", "W_dec")}
     biases = {role: path for role, path in names.items() if role not in ("W_enc", "W_dec", "b_pre")}
-    weights = LiveWeights(
-        Rows(names["W_enc"], turned["W_enc"]), Rows(names["W_dec"], turned["W_dec"]), biases
-    )
+    weights = LiveWeights(Rows(names["W_enc"], turned["W_enc"]), Rows(names["W_dec"], turned["W_dec"]), biases)
     return _PlainState(weights, activation, names.get("b_pre"))
 
 
@@ -80,5 +77,3 @@ def _forward(module: Any, x: Tensor, *args: Any, **options: Any) -> Any:
     if codes.offsets is not None:
         state.note(len(codes.values), codes.tokens, codes.n_latents)
     return now.decode(codes, now.b_dec)
-
-

@@ -65,18 +65,18 @@ def _codes(module: Any, x: Tensor) -> Codes:
 
 def _encode(module: Any, x: Tensor) -> Tensor:
     if not _served(module, x):
-        return type(module).encode(module, x)  # type: ignore[no-any-return]
+        return type(module).encode(module, x)
     return dense_of(_codes(module, x))
 
 
 def _decode(module: Any, feature_acts: Tensor) -> Tensor:
     codes = entries_of(feature_acts)
     if codes is None or feature_acts.requires_grad:
-        return type(module).decode(module, feature_acts)  # type: ignore[no-any-return]
-    return module.__dict__[STATE].weights.of(module).decode(codes, module.b_dec)  # type: ignore[no-any-return]
+        return type(module).decode(module, feature_acts)
+    return module.__dict__[STATE].weights.of(module).decode(codes, module.b_dec)
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
     if not _served(module, x):
-        return type(module).forward(module, x)  # type: ignore[no-any-return]
-    return module.__dict__[STATE].weights.of(module).decode(_codes(module, x), module.b_dec)  # type: ignore[no-any-return]
+        return type(module).forward(module, x)
+    return module.__dict__[STATE].weights.of(module).decode(_codes(module, x), module.b_dec)

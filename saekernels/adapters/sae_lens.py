@@ -1,7 +1,7 @@
 """SAELens (sae-lens 6.54): inference SAEs, transcoders, and TopK training SAEs.
 
 What happens to an activation before the encoder and after the decoder (dtype, reshaping, normalisation, biases, hooks)
-stays the tool's own code. Hooks on the latents get dense latents, by the tool's own way; without any, `forward` makes none.
+stays the tool's own code. Hooks on the latents get dense latents, by the tool's own way; else `forward` makes none.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ def _served(module: Any, x: Any) -> bool:
 
 def _encode(module: Any, x: Tensor) -> Tensor:
     if not _served(module, x):
-        return type(module).encode(module, x)  # type: ignore[no-any-return]
+        return type(module).encode(module, x)
     codes = _codes(module, module.process_sae_in(x))
-    return module.hook_sae_acts_post(dense_of(codes))  # type: ignore[no-any-return]
+    return module.hook_sae_acts_post(dense_of(codes))
 
 
 def _encode_with_hidden_pre(module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     if not _served(module, x) or getattr(module.cfg, "use_sparse_activations", False):
-        return type(module).encode_with_hidden_pre(module, x)  # type: ignore[no-any-return]
+        return type(module).encode_with_hidden_pre(module, x)
     sae_in = module.process_sae_in(x)
     codes = _codes(module, sae_in)
 
@@ -133,15 +133,15 @@ def _decode(module: Any, feature_acts: Tensor) -> Tensor:
     state: State = module.__dict__[STATE]
     # Who holds differentiable dense latents may ask for their gradient, which only a dense product gives.
     if codes is None or (feature_acts.requires_grad and not state.trusted):
-        return type(module).decode(module, feature_acts)  # type: ignore[no-any-return]
+        return type(module).decode(module, feature_acts)
     return _decode_codes(module, codes)
 
 
 def _decode_codes(module: Any, codes: Codes) -> Tensor:
     out = module.hook_sae_recons(_weights(module).decode(codes, module.b_dec))
     if type(module) in _TRANSCODERS:
-        return out  # type: ignore[no-any-return]
-    return module.reshape_fn_out(module.run_time_activation_norm_fn_out(out), module.d_head)  # type: ignore[no-any-return]
+        return out
+    return module.reshape_fn_out(module.run_time_activation_norm_fn_out(out), module.d_head)
 
 
 def _reconstruct(module: Any, x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def _reconstruct(module: Any, x: Tensor) -> Tensor:
 
 def _forward(module: Any, x: Tensor) -> Tensor:
     if _hooked(module.hook_sae_acts_post) or not _served(module, x):
-        return type(module).forward(module, x)  # type: ignore[no-any-return]
+        return type(module).forward(module, x)
     out = _reconstruct(module, x)
     if module.use_error_term:
         with torch.no_grad():
@@ -160,12 +160,12 @@ def _forward(module: Any, x: Tensor) -> Tensor:
                     clean = _reconstruct(module, x)
             error = module.hook_sae_error(x - clean)
         out = out + error
-    return module.hook_sae_output(out)  # type: ignore[no-any-return]
+    return module.hook_sae_output(out)
 
 
 def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
     if _hooked(module.hook_sae_acts_post) or not _served(module, x):
-        return type(module).forward(module, x)  # type: ignore[no-any-return]
+        return type(module).forward(module, x)
     out = _reconstruct(module, x)
     skip = getattr(module, "W_skip", None)
     return out if skip is None else out + x @ skip.T.to(x.device)

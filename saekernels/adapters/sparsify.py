@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from sparsify.fused_encoder import EncoderOutput
 from sparsify.sparse_coder import SparseCoder
 from torch import Tensor
 
-from saekernels.activations import GroupMax, TopK
+from saekernels.activations import Activation, GroupMax, TopK
 from saekernels.codes import Codes
 
 from .errors import NotAccelerated
@@ -18,7 +19,7 @@ from .patch import STATE, State
 from .weights import LiveWeights, Rows
 
 PACKAGE, VERSIONS = "eai-sparsify", ("1.3",)
-_ACTIVATIONS = {"topk": TopK, "groupmax": GroupMax}
+_ACTIVATIONS: dict[str, Callable[[int], Activation]] = {"topk": TopK, "groupmax": GroupMax}
 
 
 def known(module: object) -> bool:

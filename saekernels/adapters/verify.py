@@ -61,12 +61,12 @@ def install_checked(module: nn.Module, state: State) -> None:
     if not difference <= bound * max(scale, 1.0):
         uninstall(module)
         raise NotAccelerated(
-            f"{name}: on a small batch the result differs from its own by {difference:.3g} (outputs up to {scale:.3g}), "
-            "so its maths is not the one that is known"
+            f"{name}: on a small batch the result differs from its own by {difference:.3g} (outputs up to {scale:.3g}"
+            "), so its maths is not the one that is known"
         )
 
 
 def _output(found: Any) -> Tensor:
     """The reconstruction, of tools that return more."""
     value = found[0] if isinstance(found, tuple) else found
-    return value.detach().float()  # type: ignore[no-any-return]
+    return value.detach().float()

@@ -19,7 +19,7 @@ from saekernels.ops.prepare import usable
 
 
 class Rows:
-    """One weight matrix with latents as rows. path: "W_enc" or "decoder.weight"; turned: the tool has them as columns."""
+    """One weight matrix, latents as rows. path: "W_enc" or "decoder.weight"; turned: the tool has them as columns."""
 
     def __init__(self, path: str, turned: bool) -> None:
         self.path, self.turned = path, turned
@@ -60,9 +60,9 @@ class Rows:
             self.lay(module)
         parameter = getattr(owner, name)
         if not self.turned:
-            return parameter  # type: ignore[no-any-return]
+            return parameter
         if torch.is_grad_enabled() and parameter.requires_grad:
-            return parameter.t()  # type: ignore[no-any-return]
+            return parameter.t()
         now = (id(parameter), parameter.data_ptr(), parameter.stride(), parameter.dtype)
         if self._view is None or now != self._seen or torch.compiler.is_compiling():
             self._seen, self._view, self._prepared = now, parameter.detach().t(), None

@@ -43,19 +43,51 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-class Tensors:
-    """The tensors of a safetensors file, taken one by one with the shape that the config promises."""
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    library = _safetensors()
+    try:
+        return library.torch.load_file(path)
+    except (OSError, library.SafetensorError, ValueError, KeyError) as error:
+        raise FormatError(f"{path}: damaged or not a safetensors file: {error}") from error
 
-    def __init__(self, path: Path) -> None:
+
+class Tensors:
+    """The tensors of a file, taken one by one with the shape that the config promises.
+
+    found: by name; None reads them from the safetensors file at `path`.
+    """
+
+    def __init__(self, path: Path, found: Mapping[str, Tensor] | None = None) -> None:
         self.path = path
-        library = _safetensors()
-        try:
-            self._left: dict[str, Tensor] = library.torch.load_file(path)
-        except (OSError, library.SafetensorError, ValueError, KeyError) as error:
-            raise FormatError(f"{path}: damaged or not a safetensors file: {error}") from error
+        self._left: dict[str, Tensor] = dict(found) if found is not None else _read_safetensors(path)
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
+
+    def shape(self, name: str, dimensions: int = 2) -> tuple[int, ...]:
+        """The shape of a tensor that tells sizes no config holds; none of them 0."""
+        if name not in self._left:
+            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {sorted(self._left)}")
+        shape = tuple(self._left[name].shape)
+        if len(shape) != dimensions or 0 in shape:
+            raise FormatError(f"{self.path}: tensor {name!r} has shape {list(shape)}, need {dimensions} dimensions")
+        return shape
+
+    def dimensions(self, name: str) -> int:
+        """How many dimensions a tensor has; 0 if it is not there."""
+        return self._left[name].dim() if name in self._left else 0
+
+    def number(self, name: str) -> float | None:
+        """The value of a tensor of one element; None if it is not there."""
+        value = self._left.get(name)
+        if value is not None and value.numel() != 1:
+            raise FormatError(f"{self.path}: tensor {name!r} has shape {list(value.shape)}, need one number")
+        return None if value is None else float(value)
+
+    def drop(self, *names: str) -> None:
+        """Leave these out: statistics that the function does not need."""
+        for name in names:
+            self._left.pop(name, None)
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The float tensor `name` of this shape."""
@@ -113,3 +145,15 @@ def json_to_bytes(config: Mapping[str, object], argument: str) -> bytes:
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file's content."""
     return _safetensors().torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+
+
+def refuse_k(k: int | None, path: Path) -> None:
+    """Raise where a k was given for a checkpoint that holds its own."""
+    if k is not None:
+        raise FormatError(f"k: got {k}, but {path} says itself how many latents are active")
+
+
+def refuse_scale(input_scale: float | None, path: Path) -> None:
+    """Raise where a scale was given for a format whose SAEs take activations as they are, or hold their scale."""
+    if input_scale is not None:
+        raise FormatError(f"input_scale: got {input_scale}, but SAEs like {path} need none")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from saekernels.activations import (
@@ -19,12 +18,14 @@ from saekernels.activations import (
     TopK,
 )
 from saekernels.atomic import write_all
+from saekernels.formats.build import build
 from saekernels.formats.files import (
     FormatError,
     Tensors,
     boolean,
     integer,
     json_to_bytes,
+    refuse_k,
     tensors_to_bytes,
 )
 from saekernels.formats.saelens_config import ARCHITECTURES, LAYER_NORM, dtype_of, normalization_of, read_since_6_0
@@ -32,17 +33,21 @@ from saekernels.sae import SAE
 
 NAME = "SAELens"
 WEIGHTS = "sae_weights.safetensors"
+FILES = f"cfg.json + {WEIGHTS}"
 
 
-def matches(folder: Path) -> bool:
-    """Whether the folder holds a SAELens checkpoint."""
-    return (folder / WEIGHTS).is_file()
+def find(path: Path) -> Path | None:
+    """The folder of a SAELens checkpoint, given it or a file in it."""
+    folder = path if path.is_dir() else path.parent
+    other = (folder / "config.json").is_file() and not (folder / "cfg.json").is_file()  # Llama Scope's
+    return folder if (folder / WEIGHTS).is_file() and not other else None
 
 
-def read(folder: Path, input_scale: float | None = None) -> SAE:
+def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> SAE:
     """The SAE or transcoder of a SAELens folder. Their W_enc is [d_in, F]; ours is its transpose."""
     path = folder / "cfg.json"
     config = read_since_6_0(path)
+    refuse_k(k, path)
     architecture = config["architecture"]
     if architecture not in ARCHITECTURES:
         raise FormatError(f"{path}: 'architecture' is {architecture!r}, need one of {list(ARCHITECTURES)}")
@@ -56,26 +61,15 @@ def read(folder: Path, input_scale: float | None = None) -> SAE:
     # Before the module: its sizes are then those of real tensors.
     state = _state(Tensors(folder / WEIGHTS), activation, d_in, n_latents, d_out, skip)
     dtype = dtype_of(config, path) or state["W_enc"].dtype
-    try:
-        sae = SAE(
-            d_in,
-            n_latents,
-            activation,
-            d_out=d_out,
-            pre_bias="b_dec" if reads_b_dec else "none",
-            normalization=normalization,
-            rescale_by_decoder_norm=rescaled,
-            skip=skip,
-            device="meta",
-        )
-    except ValueError as error:
-        raise FormatError(f"{path}: {error}") from error
-    # Half weights keep float32 thresholds, as in formats.load.
-    kept = {name: value.float() if name == "threshold" else value.to(dtype) for name, value in state.items()}
-    if dtype == torch.float64 and "threshold" in kept:
-        kept["threshold"] = state["threshold"].double()
-    sae.load_state_dict({name: torch.nn.Parameter(value) for name, value in kept.items()}, assign=True)
-    return sae
+    return build(
+        path,
+        state,
+        activation,
+        pre_bias="b_dec" if reads_b_dec else "none",
+        normalization=normalization,
+        rescale_by_decoder_norm=rescaled,
+        dtype=dtype,
+    )
 
 
 def _state(

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from saekernels.activations import GroupMax, Scale, TopK
-from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, text
+from saekernels.formats.build import build
+from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, refuse_k, text
 from saekernels.sae import SAE
 
 NAME = "sparsify"
 WEIGHTS = "sae.safetensors"
+FILES = f"cfg.json + {WEIGHTS}"
 
 
-def matches(folder: Path) -> bool:
-    """Whether the folder holds a sparsify checkpoint."""
-    return (folder / WEIGHTS).is_file()
+def find(path: Path) -> Path | None:
+    """The folder of a sparsify checkpoint, given it or a file in it."""
+    folder = path if path.is_dir() else path.parent
+    return folder if (folder / WEIGHTS).is_file() else None
 
 
-def read(folder: Path, input_scale: float | None = None) -> SAE:
+def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> SAE:
     """The SAE or transcoder of a sparsify folder.
 
     Encoder and decoder rows are latents; the input is centred by b_dec unless the config says `transcode`.
@@ -31,6 +32,7 @@ def read(folder: Path, input_scale: float | None = None) -> SAE:
     d_in = integer(config, "d_in", path)
     given = {"num_latents": config.get("num_latents") or d_in * integer(config, "expansion_factor", path, 32)}
     n_latents = integer(given, "num_latents", path)
+    refuse_k(k, path)
     k = integer(config, "k", path)
     kinds: dict[str, type[TopK] | type[GroupMax]] = {"topk": TopK, "groupmax": GroupMax}
     activation = text(config, "activation", path, "topk")
@@ -48,18 +50,7 @@ def read(folder: Path, input_scale: float | None = None) -> SAE:
     if skip:
         state["W_skip"] = tensors.take("W_skip", d_in, d_in)
     tensors.done()
-    try:
-        sae = SAE(
-            d_in,
-            n_latents,
-            kinds[activation](k),
-            pre_bias="none" if transcode else "b_dec",
-            normalization=None if input_scale is None else Scale(input_scale),
-            skip=skip,
-            device="meta",
-        )
-    except ValueError as error:
-        raise FormatError(f"{path}: {error}") from error
-    dtype = state["W_enc"].dtype
-    sae.load_state_dict({name: torch.nn.Parameter(value.to(dtype)) for name, value in state.items()}, assign=True)
-    return sae
+    normalization = None if input_scale is None else Scale(input_scale)
+    return build(
+        path, state, kinds[activation](k), pre_bias="none" if transcode else "b_dec", normalization=normalization
+    )

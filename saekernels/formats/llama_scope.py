@@ -1,0 +1,157 @@
+"""Llama Scope and Llamascopium (OpenMOSS): hyperparams.json or config.json, with their weights.
+
+Their SAEs see x * s with s = sqrt(d) / (mean norm of the input); weights are in those units, the one threshold of Llama
+Scope in raw ones. Thresholds apply to pre-activations times the decoder's norms where `sparsity_include_decoder_norm`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saekernels.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
+from saekernels.formats.build import build
+from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, refuse_k
+from saekernels.formats.pickles import read_pt, tensors_of
+from saekernels.sae import SAE
+
+NAME = "Llama Scope"
+FILES = "hyperparams.json or config.json + checkpoints/final.safetensors or sae_weights.safetensors (or .pt)"
+_WEIGHTS = (
+    "sae_weights.safetensors", "sae_weights.pt", "checkpoints/pruned.safetensors", "checkpoints/pruned.pt",
+    "checkpoints/final.safetensors", "checkpoints/final.pt",
+)  # fmt: skip
+_CONFIGS = ("hyperparams.json", "config.json")
+_DATASET_WISE = ("dataset-wise", None)
+
+
+def find(path: Path) -> Path | None:
+    """The folder, given it or a file in it."""
+    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    named = any((folder / name).is_file() for name in _CONFIGS)
+    return folder if named and _weights(folder) is not None else None
+
+
+def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> SAE:
+    """The SAE or transcoder of a folder. Crosscoders, cross-layer transcoders and attention SAEs are refused."""
+    path = next(folder / name for name in _CONFIGS if (folder / name).is_file())
+    config = read_config(path)
+    refuse_k(k, path)
+    if config.get("sae_type", "sae") not in ("sae", "transcoder") or config.get("use_glu_encoder"):
+        what = "a gated linear encoder" if config.get("use_glu_encoder") else f"a {config['sae_type']!r:.40}"
+        raise FormatError(f"{path}: {what} is no SAE of one encoder and one decoder")
+    weights = _weights(folder)
+    assert weights is not None
+    tensors = Tensors(weights) if weights.suffix == ".safetensors" else _from_pt(weights)
+    d = integer(config, "d_model", path)
+    state, norms = _state(tensors, d, config)
+    scale, ratio = _scales(config, norms, d, path)
+    state["W_dec"], state["b_dec"] = state["W_dec"] * ratio, state["b_dec"] * ratio
+    activation = _activation(config, tensors, state, path, scale)
+    tensors.done()
+    normalization: Normalization | None = Scale(scale) if scale is not None else None
+    norm = config.get("norm_activation")
+    if norm == "token-wise":
+        normalization = ConstantNorm()
+    elif scale is None and norm in _DATASET_WISE:
+        if input_scale is None:
+            warnings.warn(
+                f"{path}: trained on scaled activations, but their average norm is in no file; inputs are taken as "
+                "they are. Give input_scale = sqrt(d) / mean norm",
+                stacklevel=4,
+            )
+        normalization = None if input_scale is None else Scale(input_scale)
+    elif norm not in ("inference", *_DATASET_WISE):
+        raise FormatError(f"{path}: 'norm_activation' is {norm!r:.40}, need token-wise, dataset-wise or inference")
+    elif input_scale is not None:
+        raise FormatError(f"input_scale: got {input_scale}, but {path} holds its own")
+    rescaled = boolean(config, "sparsity_include_decoder_norm", path)
+    return build(path, state, activation, normalization=normalization, rescale_by_decoder_norm=rescaled)
+
+
+def _weights(folder: Path) -> Path | None:
+    return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+
+
+def _from_pt(path: Path) -> Tensors:
+    found = read_pt(path)
+    inner = found.get("sae", found)
+    if not isinstance(inner, Mapping):
+        raise FormatError(f"{path}: 'sae' is {type(inner).__name__}, need a dictionary of tensors")
+    return tensors_of(path, inner)
+
+
+def _state(tensors: Tensors, d: int, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Weights, and the average norms that the file holds, by hook point."""
+    if "W_E" in tensors:
+        n_latents, d_out = tensors.shape("W_D")
+        state = {
+            "W_enc": tensors.take("W_E", d, n_latents).T,
+            "W_dec": tensors.take("W_D", n_latents, d_out),
+            "b_enc": tensors.take("b_E", n_latents),
+            "b_dec": tensors.take("b_D", d_out) if "b_D" in tensors else torch.zeros(d_out),
+        }
+    else:
+        n_latents, _ = tensors.shape("encoder.weight")
+        d_out = tensors.shape("decoder.weight")[0]
+        state = {
+            "W_enc": tensors.take("encoder.weight", n_latents, d),
+            "W_dec": tensors.take("decoder.weight", d_out, n_latents).T,
+            "b_enc": tensors.take("encoder.bias", n_latents),
+            "b_dec": tensors.take("decoder.bias", d_out),
+        }
+    norms = {}
+    for side, key in (("in", "hook_point_in"), ("out", "hook_point_out")):
+        name = f"dataset_average_activation_norm.{config.get(key)}"
+        if name in tensors:
+            norms[side] = float(tensors.take(name))
+    return state, norms
+
+
+def _scales(config: Mapping[str, Any], norms: Mapping[str, float], d: int, path: Path) -> tuple[float | None, float]:
+    """(s_in or None, s_in / s_out): an SAE with Scale(s_in) divides its output by s_in, where s_out is meant."""
+    if config.get("norm_activation") not in _DATASET_WISE:
+        return None, 1.0
+    given = config.get("dataset_average_activation_norm")
+    known = {**norms, **(given if isinstance(given, Mapping) else {})}
+    try:
+        inward = float(known["in"])
+        outward = float(known.get("out", inward))
+    except KeyError:
+        return None, 1.0
+    except (TypeError, ValueError):
+        raise FormatError(f"{path}: 'dataset_average_activation_norm' is {known!r:.60}, need numbers") from None
+    if not (0 < inward < math.inf and 0 < outward < math.inf):
+        raise FormatError(f"{path}: 'dataset_average_activation_norm' is {known!r:.60}, need positive numbers")
+    return math.sqrt(d) / inward, outward / inward
+
+
+def _activation(
+    config: Mapping[str, Any], tensors: Tensors, state: dict[str, Tensor], path: Path, scale: float | None
+) -> Activation:
+    n_latents = len(state["b_enc"])
+    function = str(config.get("act_fn", "jumprelu")).lower()
+    for name in ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold"):
+        if name in tensors:
+            state["threshold"] = tensors.take(name, n_latents).float().exp()
+            function = "jumprelu" if function in ("jumprelu", "batchtopk") else function
+    if function == "topk":
+        state.pop("threshold", None)
+        return TopK(integer(config, "top_k", path))
+    if function == "relu":
+        state.pop("threshold", None)
+        return ReLU()
+    if function != "jumprelu":
+        raise FormatError(f"{path}: 'act_fn' is {function!r:.40} without thresholds; it selects over a whole batch")
+    if "threshold" not in state:
+        raw = config.get("jump_relu_threshold")
+        if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+            raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need a number, or thresholds in the file")
+        state["threshold"] = torch.full((n_latents,), float(raw) * (scale or 1.0))
+    return JumpReLU()

@@ -1,0 +1,46 @@
+"""Qwen Scope: layerN.sae.pt; TopK, nothing taken from the input. k is in the repository's name alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saekernels.activations import TopK
+from saekernels.formats.build import build
+from saekernels.formats.files import FormatError, refuse_scale
+from saekernels.formats.pickles import tensors_of
+from saekernels.sae import SAE
+
+NAME = "Qwen Scope"
+FILES = "layerN.sae.pt"
+_L0 = re.compile(r"-L0_(\d+)")
+
+
+def claims(found: Mapping[str, Any]) -> bool:
+    """Whether a torch file's dictionary is of this format."""
+    return {"W_enc", "W_dec", "b_enc", "b_dec"} == set(found)
+
+
+def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> SAE:
+    """The SAE of a file that `read_pt` has read; k from a folder named ...-L0_K, unless it is given."""
+    refuse_scale(input_scale, path)
+    named = _L0.findall(str(path.resolve().parent))
+    k = k if k is not None else int(named[-1]) if named else None
+    if k is None:
+        raise FormatError(f"{path}: k is in no file; give k, or keep the repository's name (...-L0_K) in the path")
+    tensors = tensors_of(path, found)
+    n_latents, d = tensors.shape("W_enc")
+    state = {
+        "W_enc": tensors.take("W_enc", n_latents, d),
+        "b_enc": tensors.take("b_enc", n_latents),
+        "W_dec": tensors.take("W_dec", d, n_latents).T,
+        "b_dec": tensors.take("b_dec", d),
+    }
+    tensors.done()
+    try:
+        activation = TopK(k)
+    except ValueError as error:
+        raise FormatError(str(error)) from error
+    return build(path, state, activation)
