@@ -12,7 +12,7 @@ from saekernels.activations import (
     Scale,
     TopK,
 )
-from saekernels.adapters import NotAccelerated, UnknownVersion, accelerate, is_accelerated, restore
+from saekernels.adapters import NotAccelerated, UnknownVersion, accelerate, is_accelerated, restore, swapped
 from saekernels.codes import Codes
 from saekernels.edits import Edit, EditedSAE
 from saekernels.eval import Document, Report, evaluate, load_documents
@@ -78,5 +78,6 @@ __all__ = [
     "restore",
     "save",
     "splice",
+    "swapped",
     "topk",
 ]

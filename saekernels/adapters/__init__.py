@@ -17,11 +17,12 @@ from saekernels.activations import Activation
 from . import plain, verify
 from .errors import NotAccelerated, UnknownVersion
 from .patch import State, install, state_of, uninstall
+from .swap import swapped
 
 TOOLS = ("sae_lens", "sparsify", "dictionary_learning", "sae_bench")
 _M = TypeVar("_M", bound=nn.Module)
 
-__all__ = ["TOOLS", "NotAccelerated", "UnknownVersion", "accelerate", "is_accelerated", "restore"]
+__all__ = ["TOOLS", "NotAccelerated", "UnknownVersion", "accelerate", "is_accelerated", "restore", "swapped"]
 
 
 def accelerate(

@@ -87,6 +87,11 @@ def known(module: object) -> bool:
     return isinstance(module, Dictionary)
 
 
+def classes() -> list[type]:
+    """The classes whose objects are served."""
+    return list(_KINDS)
+
+
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
     kind = type(module)

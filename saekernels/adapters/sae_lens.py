@@ -58,6 +58,11 @@ def known(module: object) -> bool:
     return isinstance(module, sae.SAE)
 
 
+def classes() -> list[type]:
+    """The classes whose objects are served."""
+    return [*_SAES, *_TRANSCODERS]
+
+
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
     kind = type(module)

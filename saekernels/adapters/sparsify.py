@@ -27,6 +27,11 @@ def known(module: object) -> bool:
     return isinstance(module, SparseCoder)
 
 
+def classes() -> list[type]:
+    """The classes whose objects are served."""
+    return [SparseCoder]
+
+
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
     if type(module) is not SparseCoder:

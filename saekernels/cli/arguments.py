@@ -90,12 +90,17 @@ def site_and_path(text: str) -> tuple[str, str]:
     return site, path
 
 
-def seconds(text: str) -> float:
+def positive(text: str, of: str = "") -> float:
     """A positive finite number."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"need a positive number of seconds, got {text!r}")
+        raise argparse.ArgumentTypeError(f"need a positive number{of}, got {text!r}")
     return value
+
+
+def seconds(text: str) -> float:
+    """A positive finite number of seconds."""
+    return positive(text, " of seconds")

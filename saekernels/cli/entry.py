@@ -12,6 +12,7 @@ from saekernels.eval.errors import InputError
 from . import bench as bench_command
 from . import breadth as breadth_command
 from . import compare as compare_command
+from . import convert as convert_command
 from . import eval as eval_command
 from . import info as info_command
 from . import maps as maps_command
@@ -33,6 +34,7 @@ def build_parser() -> Parser:
     for command in (
         eval_command,
         compare_command,
+        convert_command,
         breadth_command,
         maps_command,
         monitor_command,

@@ -1,0 +1,22 @@
+"""pytest -p saekernels.adapters.pytest_plugin: runs any test suite with the swap switched on, and says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import TOOLS
+from .swap import switch_off, switch_on
+
+_on: list[str] = []
+
+
+def pytest_configure(config: Any) -> None:
+    _on[:] = switch_on(TOOLS)
+
+
+def pytest_unconfigure(config: Any) -> None:
+    switch_off()
+
+
+def pytest_report_header(config: Any) -> str:
+    return f"saekernels: objects of {', '.join(_on) or 'no tool (none is installed)'} are accelerated as they are made"

@@ -1,0 +1,79 @@
+"""The swap for code that makes its own SAEs: every object that a known tool makes from now on is accelerated.
+
+What is not served (a class of its own, a training SAE whose maths is dense) stays as it is; `saekernels.accelerate` says
+why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .errors import NotAccelerated
+from .patch import install, state_of
+
+_ORIGINALS: dict[type, Callable[..., None]] = {}
+"""Classes that are switched over, with what their own __dict__ had as __init__, or None."""
+
+
+def switch_on(tools: tuple[str, ...]) -> list[str]:
+    """Accelerate whatever the installed ones of these tools make; the names of those that are."""
+    on = []
+    for name in tools:
+        if importlib.util.find_spec(name) is None:
+            continue
+        adapter = importlib.import_module(f"{__package__}.{name}")
+        for kind in adapter.classes():
+            if kind not in _ORIGINALS:
+                _ORIGINALS[kind] = kind.__dict__.get("__init__")  # type: ignore[assignment]
+                kind.__init__ = _accelerating(kind, kind.__init__, adapter)
+        on.append(name)
+    return on
+
+
+def switch_off() -> None:
+    """Undo `switch_on`; objects that were made meanwhile stay accelerated."""
+    for kind, original in _ORIGINALS.items():
+        if original is None:
+            del kind.__init__
+        else:
+            kind.__init__ = original  # type: ignore[misc]
+    _ORIGINALS.clear()
+
+
+@contextlib.contextmanager
+def swapped(*tools: str) -> Iterator[list[str]]:
+    """Everything that these tools (all known ones by default) make inside is accelerated; the names of the installed.
+
+    ```python
+    with saekernels.swapped():
+        sae = SAE.load_from_disk(path)     # accelerated
+    ```
+    """
+    from . import TOOLS
+
+    unknown = sorted(set(tools) - set(TOOLS))
+    if unknown:
+        raise ValueError(f"tools: got {unknown[0]!r}, need some of {', '.join(TOOLS)}")
+    if _ORIGINALS:
+        raise RuntimeError("swapped: it is on already")
+    try:
+        yield switch_on(tools or TOOLS)
+    finally:
+        switch_off()
+
+
+def _accelerating(kind: type, original: Any, adapter: Any) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        # Subclasses finish their own __init__ first; those that are not known never come here as themselves.
+        if type(self) is kind and state_of(self) is None:
+            with contextlib.suppress(NotAccelerated):
+                install(self, adapter.plan(self))
+
+    return init
