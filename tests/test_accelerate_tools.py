@@ -239,7 +239,8 @@ def test_no_test_of_theirs_breaks_with_the_swap(tmp_path: Path) -> None:
     (source / "test_theirs.py").write_text(
         "import saekernels, sparsify\n"
         "def test_it():\n"
-        "    assert not saekernels.is_accelerated(sparsify.SparseCoder(8, sparsify.SparseCoderConfig(num_latents=16)))\n"
+        "    coder = sparsify.SparseCoder(8, sparsify.SparseCoderConfig(num_latents=16))\n"
+        "    assert not saekernels.is_accelerated(coder)\n"
     )
     done = subprocess.run([sys.executable, str(script), "--source", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 1 and "broken: 1" in done.stdout

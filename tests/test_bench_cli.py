@@ -43,7 +43,6 @@ def test_only_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 BAD = {
-    "no device": ([], "DEVICE"),
     "another device": (["abacus"], "'abacus'"),
     "op": (["cpu", "--ops", "decode,recode"], "no op 'recode'"),
     "shape": (["cpu", "--shapes", "1,2"], "need T,d,F,k or T,d,V, positive whole numbers, got '1,2'"),

@@ -1,7 +1,7 @@
 """The swap for code that makes its own SAEs: every object that a known tool makes from now on is accelerated.
 
-What is not served (a class of its own, a training SAE whose maths is dense) stays as it is; `saekernels.accelerate` says
-why.
+What is not served (a class of its own, a training SAE whose maths is dense) stays as it is; `saekernels.accelerate`
+says why.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from torch import nn
+
 from .errors import NotAccelerated
 from .patch import install, state_of
 
-_ORIGINALS: dict[type, Callable[..., None]] = {}
+_ORIGINALS: dict[type, Callable[..., None] | None] = {}
 """Classes that are switched over, with what their own __dict__ had as __init__, or None."""
 
 
@@ -29,7 +31,7 @@ def switch_on(tools: tuple[str, ...]) -> list[str]:
         adapter = importlib.import_module(f"{__package__}.{name}")
         for kind in adapter.classes():
             if kind not in _ORIGINALS:
-                _ORIGINALS[kind] = kind.__dict__.get("__init__")  # type: ignore[assignment]
+                _ORIGINALS[kind] = kind.__dict__.get("__init__")
                 kind.__init__ = _accelerating(kind, kind.__init__, adapter)
         on.append(name)
     return on
@@ -39,9 +41,9 @@ def switch_off() -> None:
     """Undo `switch_on`; objects that were made meanwhile stay accelerated."""
     for kind, original in _ORIGINALS.items():
         if original is None:
-            del kind.__init__
+            type.__delattr__(kind, "__init__")
         else:
-            kind.__init__ = original  # type: ignore[misc]
+            type.__setattr__(kind, "__init__", original)
     _ORIGINALS.clear()
 
 
@@ -72,7 +74,7 @@ def _accelerating(kind: type, original: Any, adapter: Any) -> Callable[..., None
     def init(self: Any, *args: Any, **options: Any) -> None:
         original(self, *args, **options)
         # Subclasses finish their own __init__ first; those that are not known never come here as themselves.
-        if type(self) is kind and state_of(self) is None:
+        if type(self) is kind and isinstance(self, nn.Module) and state_of(self) is None:
             with contextlib.suppress(NotAccelerated):
                 install(self, adapter.plan(self))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PACKAGES = ("sae-lens", "eai-sparsify")
+PACKAGES = ("sae-lens", "eai-sparsify", "dictionary-learning")
 NOT_INSTALLED = "not installed (pip install 'saekernels[peers]')"
 
 
@@ -55,6 +55,18 @@ def sparsify(weights: dict[str, Tensor], k: int) -> Any:
     sae = library.SparseCoder(d, library.SparseCoderConfig(k=k, num_latents=F), device="meta")
     named = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
     return _fill(sae, {theirs: weights[mine] for theirs, mine in named.items()})
+
+
+def dictionary_learning(weights: dict[str, Tensor], k: int) -> Any:
+    """A dictionary_learning AutoEncoderTopK. Its decoder.weight is [d, F], contiguous, as it makes it."""
+    load("dictionary_learning")
+    module = importlib.import_module("dictionary_learning.trainers.top_k")
+    F, d = weights["W_enc"].shape
+    with torch.device("meta"):
+        sae = module.AutoEncoderTopK(d, F, k)
+    sae.k, sae.threshold = torch.tensor(k, dtype=torch.int), torch.tensor(-1.0)
+    named = {"encoder.weight": weights["W_enc"], "encoder.bias": weights["b_enc"], "b_dec": weights["b_dec"]}
+    return _fill(sae, {**named, "decoder.weight": weights["W_dec"].T.contiguous()})
 
 
 def _saelens_sizes(weights: dict[str, Tensor]) -> dict[str, Any]:

@@ -70,9 +70,9 @@ def _family(case: Case) -> tuple[int, int, torch.dtype]:
     return case.shape.d, case.shape.F, case.dtype
 
 
-def run(settings: Settings, say: Callable[[str], object] = lambda line: None) -> Record:
-    """Run all cases; `say` gets a line of progress for each."""
-    todo, threads = plan(settings), torch.get_num_threads()
+def run(settings: Settings, say: Callable[[str], object] = lambda line: None, todo: list[Case] | None = None) -> Record:
+    """Run all cases, or those in `todo`; `say` gets a line of progress for each."""
+    todo, threads = plan(settings) if todo is None else todo, torch.get_num_threads()
     torch.set_num_threads(settings.threads or threads)
     try:
         record = _start(settings)

@@ -39,6 +39,7 @@ from .threshold import above
 
 SAELENS = "SAELens"
 SPARSIFY = "sparsify"
+DICTIONARY = "dictionary_learning"
 # Of the norm of all sampled rows. In bf16 a peer rounds pre-activations before it selects.
 _ALLOWED = {torch.float32: 1e-2, torch.bfloat16: 0.3}
 
@@ -126,6 +127,10 @@ def sparsify(problem: Problem) -> Ready:
     return Ready(call)
 
 
+def dictionary_learning(problem: Problem) -> Ready:
+    return Ready(peers.dictionary_learning(problem.weights, problem.shape.k))
+
+
 def expect(problem: Problem) -> Expected:
     """From float64 pre-activations of the sampled rows."""
     weights = {name: problem.weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
@@ -154,6 +159,7 @@ def topk_contenders(_: torch.dtype) -> Sequence[Contender]:
         Contender(CHUNKED, chunked),
         Contender(SAELENS, saelens_topk),
         Contender(SPARSIFY, sparsify),
+        Contender(DICTIONARY, dictionary_learning),
     ]
 
 

@@ -13,7 +13,7 @@ from saekernels.bench.table import print_record
 from saekernels.eval.errors import InputError, missing_extra
 from saekernels.eval.files import check_writable, write_whole
 
-from . import bench_gpu
+from . import bench_gpu, bench_scorecard
 from .arguments import at_least, seconds
 from .inputs import DTYPES
 
@@ -25,10 +25,16 @@ def add_parser(commands: Any) -> None:
     bench = commands.add_parser(
         "bench",
         help="time the ops against torch, SAELens and sparsify",
-        description="Time the ops in turns with plain, chunked and compiled torch, and with SAELens and sparsify where "
-        "they are installed. A contender with a wrong answer is not timed.",
+        description="Without DEVICE: a scorecard of what is here (the GPU, else the CPU), in some two minutes. Times "
+        "ops in turns with torch, SAELens, sparsify and dictionary_learning where they are installed. A contender with "
+        "a wrong answer is not timed.",
     )
-    devices = bench.add_subparsers(dest="device", metavar="DEVICE", required=True)
+    bench.add_argument("--out", metavar="DIR", default="saekernels-bench", help="where the scorecard's files go")
+    bench.add_argument("--threads", metavar="N", type=at_least(1), help="of every contender (torch's number)")
+    bench.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
+    bench.set_defaults(run=bench_scorecard.run)
+    devices = bench.add_subparsers(dest="device", metavar="DEVICE")
+    bench_scorecard.add_compare(devices)
     parser = devices.add_parser("cpu", help="the CPU kernels", description=bench.description)
     bench_gpu.add_parsers(devices)
     what = parser.add_argument_group("what is timed")
