@@ -60,3 +60,8 @@ def run(benchmark: BenchmarkFixture, case: Case) -> Callable[[], None]:
         benchmark(ready.call, *problem.tokens)
 
     return check_and_time
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Benchmarks take turns: `-n auto`, which the tests' settings ask for, means none beside this one."""
+    return 0

@@ -244,3 +244,46 @@ def test_no_test_of_theirs_breaks_with_the_swap(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, str(script), "--source", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 1 and "broken: 1" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["bench topk", "bench jumprelu"])
+def test_saebench_own_evaluator(name: str) -> None:
+    main = pytest.importorskip("sae_bench.evals.core.main", reason="sae-bench is not installed")
+    transformer_lens = pytest.importorskip("transformer_lens")
+    from test_peers_metrics import Store
+
+    torch.manual_seed(0)
+    config = transformer_lens.HookedTransformerConfig(
+        n_layers=2, d_model=D, n_ctx=16, d_head=8, n_heads=2, d_vocab=320, d_mlp=32, act_fn="gelu", device="cpu",
+        normalization_type="LN", seed=0, initializer_range=0.2,
+    )  # fmt: skip
+    model = transformer_lens.HookedTransformer(config).eval()
+    model.tokenizer = tiny_lm.tokenizer()
+    batches = [torch.randint(3, 320, (4, 16), generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    wanted = SimpleNamespace(
+        batch_size_prompts=4, n_eval_reconstruction_batches=2, n_eval_sparsity_variance_batches=2, compute_kl=True,
+        compute_ce_loss=True, compute_l2_norms=True, compute_sparsity_metrics=True, compute_variance_metrics=True,
+        compute_featurewise_density_statistics=True, compute_featurewise_weight_based_metrics=True,
+        exclude_special_tokens_from_reconstruction=False, verbose=False,
+    )  # fmt: skip
+    found = []
+    for sae in (made(name), sk.accelerate(made(name))):
+        sae.cfg.architecture_str, sae.cfg.hook_head_index = "topk", None
+        metrics, _ = main.run_evals(sae, Store(batches), model, wanted, ignore_tokens={0, 1, 2})
+        found.append(
+            {f"{g}.{k}": v for g, named in metrics.items() if isinstance(named, dict) for k, v in named.items()}
+        )
+    assert len(found[0]) > 10
+    for key, want in found[0].items():
+        assert found[1][key] == pytest.approx(want, rel=1e-4, abs=1e-5), key
+
+
+def test_no_tool_is_imported_before_its_objects_come() -> None:
+    code = (
+        "import sys, torch, saekernels as sk\n"
+        "module = torch.nn.Sequential(torch.nn.Linear(8, 8))\n"
+        "try:\n    sk.accelerate(module)\nexcept sk.NotAccelerated as error:\n    assert 'Sequential' in str(error)\n"
+        "print(sorted(set(sys.modules) & {'sae_lens', 'sparsify', 'dictionary_learning', 'sae_bench', 'transformers'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
