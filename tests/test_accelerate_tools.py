@@ -97,6 +97,7 @@ def test_a_hooked_sae_transformer(lens_model: Any) -> None:
 
 @pytest.mark.parametrize("name", ["lens training topk", "lens training topk, not rescaled", "lens training abstopk"])
 def test_saelens_training_steps_with_dead_latents(name: str) -> None:
+    pytest.importorskip("sae_lens")
     from sae_lens.saes.sae import TrainStepInput
 
     x, dead = torch.randn(40, D), torch.rand(F) < 0.4
@@ -114,6 +115,7 @@ def test_saelens_training_steps_with_dead_latents(name: str) -> None:
 
 
 def test_hidden_pre_activations_are_made_only_for_who_reads_them() -> None:
+    pytest.importorskip("sae_lens")
     from sae_lens.saes.sae import TrainStepInput
 
     from saekernels.adapters.lazy import LazyTensor
