@@ -19,7 +19,7 @@ from saekernels.codes import Codes
 from .errors import NotAccelerated
 from .lazy import LazyTensor, dense_of, entries_of
 from .patch import STATE, State
-from .weights import LiveWeights, Rows, _Now
+from .weights import CurrentWeights, LiveWeights, Rows
 
 PACKAGE, VERSIONS = "sae-lens", ("6.54",)
 
@@ -79,7 +79,7 @@ def plan(module: Any) -> State:
     return State("sae_lens", weights, methods)
 
 
-def _weights(module: Any) -> _Now:
+def _weights(module: Any) -> CurrentWeights:
     state: State = module.__dict__[STATE]
     return state.weights.of(module, rescale=bool(getattr(module.cfg, "rescale_acts_by_decoder_norm", False)))
 

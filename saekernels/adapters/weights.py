@@ -24,11 +24,12 @@ class Rows:
     def __init__(self, path: str, turned: bool) -> None:
         self.path, self.turned = path, turned
         self._seen: tuple[Any, ...] | None = None
+        self._prepared_for: tuple[Any, ...] | None = None
         self._view: Tensor | None = None
         self._prepared: PreparedWeights | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_seen": None, "_view": None, "_prepared": None}
+        return {**self.__dict__, "_seen": None, "_prepared_for": None, "_view": None, "_prepared": None}
 
     def owner(self, module: nn.Module) -> tuple[nn.Module, str]:
         """The module that holds the parameter, and its name there."""
@@ -73,7 +74,7 @@ class Rows:
         if (torch.is_grad_enabled() and rows.requires_grad) or not usable(rows):
             return None
         now = (id(rows), rows._version, rows.data_ptr())
-        if getattr(self, "_prepared_for", None) != now:
+        if self._prepared_for != now:
             self._prepared_for, self._prepared = now, None
         elif self._prepared is None:
             self._prepared = PreparedWeights(rows)
@@ -85,8 +86,6 @@ class LiveWeights:
 
     biases: role -> path, of b_enc, b_dec, threshold, b_gate, b_mag, r_mag; what is not there is None.
     """
-
-    pre_bias = None
 
     def __init__(self, W_enc: Rows, W_dec: Rows, biases: dict[str, str]) -> None:
         self._enc, self._dec, self._biases = W_enc, W_dec, biases
@@ -104,12 +103,12 @@ class LiveWeights:
         """Paths of the parameters that became views."""
         return [rows.path for rows in (self._enc, self._dec) if rows.turned]
 
-    def of(self, module: nn.Module, rescale: bool = False) -> _Now:
+    def of(self, module: nn.Module, rescale: bool = False) -> CurrentWeights:
         """The weights as they are now."""
-        return _Now(self, module, rescale)
+        return CurrentWeights(self, module, rescale)
 
 
-class _Now:
+class CurrentWeights:
     """Weights at one call; stands where `saekernels.encoders` expects an SAE."""
 
     pre_bias = None
