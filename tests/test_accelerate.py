@@ -493,6 +493,12 @@ def test_other_refusals() -> None:
         sk.accelerate(nn.Linear(3, 3))
     with pytest.raises(NotAccelerated, match=r"need a torch\.nn\.Module, got int"):
         sk.accelerate(3)  # type: ignore[type-var]
+    for function in (sk.restore, sk.is_accelerated):
+        with pytest.raises(NotAccelerated, match=r"need a torch\.nn\.Module, got int"):
+            function(3)  # type: ignore[operator]
+    with torch.device("meta"):
+        shapes = sk.accelerate(MAKERS["lens topk"]())
+        assert shapes.to("meta")(torch.randn(2, D, device="meta")).shape == (2, D)
     sparsify = pytest.importorskip("sparsify")
 
     class Own(sparsify.SparseCoder):  # type: ignore[misc]

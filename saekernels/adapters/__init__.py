@@ -49,8 +49,7 @@ def accelerate(
     Raises:
         NotAccelerated: a ValueError that says which object cannot be accelerated and why. Nothing was changed then.
     """
-    if not isinstance(module, nn.Module):
-        raise NotAccelerated(f"module: need a torch.nn.Module, got {type(module).__name__}")
+    _check_module(module)
     if state_of(module) is not None:
         return module
     if activation is not None or names is not None:
@@ -84,6 +83,7 @@ def accelerate(
 
 def restore(module: _M) -> _M:
     """Undo `accelerate`, for this object and all inside it: the tool's own code and layout again."""
+    _check_module(module)
     for one in module.modules():
         uninstall(one)
     return module
@@ -91,7 +91,13 @@ def restore(module: _M) -> _M:
 
 def is_accelerated(module: nn.Module) -> bool:
     """Whether this object, or one inside it, is accelerated."""
+    _check_module(module)
     return any(state_of(one) is not None for one in module.modules())
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise NotAccelerated(f"module: need a torch.nn.Module, got {type(module).__name__}")
 
 
 def _tool_of(module: nn.Module) -> ModuleType | None:

@@ -44,7 +44,7 @@ class State:
 
         width, dtype: of the encoder's input, where the tool reshapes or casts x first. autocast: inside of it too.
         """
-        if type(x) not in (Tensor, nn.Parameter) or x.dim() < 1:
+        if type(x) not in (Tensor, nn.Parameter) or x.dim() < 1 or x.device.type == "meta":
             return False
         rows = self.weights.of(module).W_enc
         return (
