@@ -69,14 +69,14 @@ MutableRows rows_out(const py::object& view) {
 }
 
 void bind_encoders(py::module_& m) {
-  m.def("encode_topk",
-        [](const py::object& x, const py::object& weight, const py::object& bias, const py::object& pre_bias,
-           const py::object& prepared, int64_t k, int activation, int threads, uintptr_t values, uintptr_t indices) {
-          const BoundEncoder e(x, weight, bias, pre_bias, prepared);
-          const py::gil_scoped_release release;
-          encode_topk(e.encoder, k, static_cast<Activation>(activation), threads, pointer<void>(values),
-                      pointer<int32_t>(indices));
-        });
+  m.def("encode_topk", [](const py::object& x, const py::object& weight, const py::object& bias,
+                          const py::object& pre_bias, const py::object& prepared, int64_t k, int activation,
+                          int threads, int dtype, uintptr_t values, uintptr_t indices) {
+    const BoundEncoder e(x, weight, bias, pre_bias, prepared);
+    const py::gil_scoped_release release;
+    encode_topk(e.encoder, k, static_cast<Activation>(activation), threads,
+                {dtype_of(dtype), pointer<void>(values), pointer<int32_t>(indices)});
+  });
   m.def("topk", [](const py::object& scores, int64_t k, int threads, uintptr_t values, uintptr_t indices) {
     const Matrix s = matrix(scores);
     const py::gil_scoped_release release;

@@ -54,6 +54,9 @@ def test_decode_csr(backend: str, problem: tuple[Tensor, ...]) -> None:
     size = torch.zeros(T, d, dtype=torch.float64).index_add(0, rows, terms.abs()) + bias.double().abs()
     got = sk.decode_csr(values, indices, offsets, W, bias, backend=backend)
     assert got.dtype == W.dtype and close(got, expected, size, 10)
+    wide = sk.decode_csr(values, indices, offsets, W, bias, wide=True, backend=backend)
+    assert wide.dtype == torch.float32 and close(wide, expected, size, 10), "the sums before the rounding"
+    assert same_bits((wide.to(W.dtype),), (got,))
     assert same_bits((got,), (sk.decode_csr(values, indices.long(), offsets, W, bias, backend=backend),))
 
 

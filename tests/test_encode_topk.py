@@ -43,6 +43,25 @@ def test_exact_ties_and_special_values(encoder: str, case: Case, activation: str
     assert not torch.signbit(got.values[got.values == 0]).any(), "a negative zero"
 
 
+@given(case=encoder_cases(), activation=ACTIVATIONS)
+def test_wide_values_are_those_before_the_rounding(encoder: str, case: Case, activation: str) -> None:
+    options = {"k": case.k, "pre_bias": case.pre_bias, "activation": activation, "backend": encoder}
+    got = sk.encode_topk(case.x, case.W, case.b, wide=True, **options)
+    want = encode(case, encoder, activation)
+    assert got.values.dtype == torch.float32 and same_bits((got.indices,), (want.indices,))
+    torch.testing.assert_close(got.values.to(case.x.dtype), want.values, rtol=0, atol=0, equal_nan=True)
+    score = got.values.abs() if activation == "abs" else got.values
+    assert bool((score[:, :-1] >= score[:, 1:]).logical_or(score[:, :-1].isnan()).all()), "in order before the rounding"
+    if case.x.dtype != torch.float32 and case.x.shape[0]:
+        # float32 of the same numbers: what was accumulated.
+        pre = pre_activations(case.x, case.W, case.b, case.pre_bias).gather(1, got.indices.long())
+        pre = pre.relu() if activation == "relu" else pre
+        scale = case.x.double().abs().nan_to_num(posinf=0).amax() * case.W.double().abs().nan_to_num(posinf=0).amax()
+        room = 1e-5 * (1 + float(scale)) * case.x.shape[1]
+        finite = pre.isfinite()
+        torch.testing.assert_close(got.values.double()[finite], pre[finite], rtol=1e-5, atol=room)
+
+
 @given(case=encoder_cases(), cut=st.integers(0, 33))
 def test_rows_do_not_depend_on_the_batch(encoder: str, case: Case, cut: int) -> None:
     whole = encode(case, encoder, "none")

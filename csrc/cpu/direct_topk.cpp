@@ -33,7 +33,7 @@ class DirectTopk {
 
   int64_t block() const { return block_; }
 
-  void run(const int64_t* ids, int64_t n, int64_t first, void* values, int32_t* indices) {
+  void run(const int64_t* ids, int64_t n, int64_t first, const TopkOut& out) {
     for (int64_t slot = 0; slot < workers_ * block_; ++slot) candidates(slot).reset();
     parallel_for(ceil_div(latents_, kColumns), workers_, [&](int64_t tile, int worker) { scan(tile, worker, ids, n); });
     parallel_for(n, workers_for(static_cast<double>(n * workers_ * capacity_), 1e4, workers_), [&](int64_t i, int) {
@@ -45,8 +45,8 @@ class DirectTopk {
         std::copy(part.keys, part.keys + *part.count, merged.get() + found);
         found += *part.count;
       }
-      emit_row(simd_, merged.get(), found, k_, activation_, encoder_.x.dtype, first + ids[i], scratch.get(), values,
-               indices);
+      emit_row(simd_, merged.get(), found, k_, activation_, out.dtype, first + ids[i], scratch.get(), out.values,
+               out.indices);
     });
   }
 
@@ -102,12 +102,12 @@ class DirectTopk {
 }  // namespace
 
 void direct_topk(const Encoder& encoder, int64_t k, Activation activation, const CentredRows& rows,
-                 const std::vector<int64_t>& ids, int64_t first, int threads, void* values, int32_t* indices) {
+                 const std::vector<int64_t>& ids, int64_t first, int threads, const TopkOut& out) {
   if (ids.empty()) return;
   const auto n = static_cast<int64_t>(ids.size());
   DirectTopk encode(encoder, k, activation, rows, n, threads);
   for (int64_t i = 0; i < n; i += encode.block()) {
-    encode.run(ids.data() + i, std::min(encode.block(), n - i), first, values, indices);
+    encode.run(ids.data() + i, std::min(encode.block(), n - i), first, out);
   }
 }
 

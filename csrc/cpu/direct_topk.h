@@ -9,8 +9,8 @@
 
 namespace saekernels {
 
-// Rows `ids` of `rows`; row ids[i] is the row first + ids[i] of values and indices.
+// Rows `ids` of `rows`; row ids[i] is the row first + ids[i] of `out`.
 void direct_topk(const Encoder& encoder, int64_t k, Activation activation, const CentredRows& rows,
-                 const std::vector<int64_t>& ids, int64_t first, int threads, void* values, int32_t* indices);
+                 const std::vector<int64_t>& ids, int64_t first, int threads, const TopkOut& out);
 
 }  // namespace saekernels

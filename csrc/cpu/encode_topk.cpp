@@ -36,7 +36,7 @@ class ScreenedTopk {
     for (int w = 0; w < workers_; ++w) tiles_.push_back(screen_->make_tile());
   }
 
-  void run(void* values, int32_t* indices) {
+  void run(const TopkOut& out) {
     for (int64_t first = 0; first < encoder_.x.rows; first += block_) {
       const int64_t rows = std::min(block_, encoder_.x.rows - first);
       rows_.load(encoder_.x, pre_bias_.get(), first, rows, workers_);
@@ -47,8 +47,8 @@ class ScreenedTopk {
       Pairs pairs;
       const std::vector<int64_t> uncertified = certify(rows, &pairs);
       rescore(encoder_, rows_, workers_, &pairs);
-      emit(first, rows, pairs, values, indices);
-      direct_topk(encoder_, k_, activation_, rows_, uncertified, first, workers_, values, indices);
+      emit(first, rows, pairs, out);
+      direct_topk(encoder_, k_, activation_, rows_, uncertified, first, workers_, out);
     }
   }
 
@@ -133,7 +133,7 @@ class ScreenedTopk {
     return uncertified;
   }
 
-  void emit(int64_t first, int64_t rows, const Pairs& pairs, void* values, int32_t* indices) const {
+  void emit(int64_t first, int64_t rows, const Pairs& pairs, const TopkOut& out) const {
     const int64_t share = ceil_div(rows, 4 * workers_);
     parallel_for(ceil_div(rows, share), workers_, [&](int64_t task, int) {
       std::vector<uint64_t> keys;
@@ -144,8 +144,8 @@ class ScreenedTopk {
         if (begin == end) continue;
         keys.clear();
         for (size_t p = begin; p < end; ++p) keys.push_back(key_of(pairs.scores[p], pairs.latents[p], activation_));
-        emit_row(simd_, keys.data(), static_cast<int64_t>(end - begin), k_, activation_, encoder_.x.dtype, first + row,
-                 scratch.get(), values, indices);
+        emit_row(simd_, keys.data(), static_cast<int64_t>(end - begin), k_, activation_, out.dtype, first + row,
+                 scratch.get(), out.values, out.indices);
       }
     });
   }
@@ -166,24 +166,23 @@ class ScreenedTopk {
   std::vector<ScreenTile> tiles_;
 };
 
-void encode_few(const Encoder& encoder, int64_t k, Activation activation, int threads, void* values, int32_t* indices) {
+void encode_few(const Encoder& encoder, int64_t k, Activation activation, int threads, const TopkOut& out) {
   const Level& simd = level();
   const Buffer<float> pre_bias = load_vector(simd, encoder.pre_bias);
   CentredRows rows(simd, encoder.x.rows, encoder.x.cols);
   rows.load(encoder.x, pre_bias.get(), 0, encoder.x.rows, 1);
   std::vector<int64_t> ids;
   for (int64_t row = 0; row < encoder.x.rows; ++row) ids.push_back(row);
-  direct_topk(encoder, k, activation, rows, ids, 0, threads, values, indices);
+  direct_topk(encoder, k, activation, rows, ids, 0, threads, out);
   count(stats().direct_rows, encoder.x.rows);
 }
 
 }  // namespace
 
-void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int threads, void* values,
-                 int32_t* indices) {
+void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int threads, const TopkOut& out) {
   if (encoder.x.rows == 0 || k == 0) return;
-  if (encoder.x.rows <= kDirectRows) return encode_few(encoder, k, activation, threads, values, indices);
-  ScreenedTopk(encoder, k, activation, threads).run(values, indices);
+  if (encoder.x.rows <= kDirectRows) return encode_few(encoder, k, activation, threads, out);
+  ScreenedTopk(encoder, k, activation, threads).run(out);
 }
 
 }  // namespace saekernels

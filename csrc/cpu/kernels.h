@@ -38,8 +38,14 @@ struct Encoder {
   const Prepared* prepared = nullptr;
 };
 
-// values [T, k] and indices [T, k], contiguous.
-void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int threads, void* values, int32_t* indices);
+// Where top-k codes go: values [T, k] of this dtype and indices [T, k], contiguous.
+struct TopkOut {
+  DType dtype;
+  void* values;
+  int32_t* indices;
+};
+
+void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int threads, const TopkOut& out);
 void topk(const Matrix& scores, int64_t k, int threads, void* values, int32_t* indices);
 
 // Threshold codes in row order. They are kept here until the caller knows nnz and has made room for them.

@@ -64,13 +64,13 @@ class Problem {
     std::vector<float> values(static_cast<size_t>(s_.rows * s_.k));
     std::vector<int32_t> indices(values.size());
     for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kAbs}) {
-      encode_topk(encoder, s_.k, activation, threads, values.data(), indices.data());
+      encode_topk(encoder, s_.k, activation, threads, {DType::kFloat32, values.data(), indices.data()});
       append(values, indices, &out);
     }
     check_topk(indices);
     topk(view(x_, s_.rows), std::min(s_.k, s_.depth), threads, values.data(), indices.data());
     append(values, indices, &out);
-    encode_topk(encoder, s_.k, Activation::kRelu, threads, values.data(), indices.data());
+    encode_topk(encoder, s_.k, Activation::kRelu, threads, {DType::kFloat32, values.data(), indices.data()});
     append(values, indices, &out);
     run_threshold(encoder, threads, &out);
     run_sparse(values, indices, threads, &out);

@@ -170,9 +170,10 @@ def encode_topk(
     *,
     hint: Tensor | None = None,
     precision: str = "exact",
+    out: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Values [T, k] in x.dtype and indices [T, k] int32, best first; exact at any precision, and without a hint."""
-    values = torch.empty(x.shape[0], k, dtype=x.dtype, device="cpu")
+    """Values [T, k] in `out` or x.dtype, indices [T, k] int32, best first; exact at any precision, without a hint."""
+    values = torch.empty(x.shape[0], k, dtype=out or x.dtype, device="cpu")
     indices = torch.empty(x.shape[0], k, dtype=torch.int32, device="cpu")
     _module().encode_topk(
         _view(x),
@@ -183,6 +184,7 @@ def encode_topk(
         k,
         _ACTIVATION_CODES[activation],
         torch.get_num_threads(),
+        _DTYPE_CODES[values.dtype],
         values.data_ptr(),
         indices.data_ptr(),
     )
@@ -227,11 +229,18 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, indices
 
 
-def decode(values: Tensor, indices: Tensor, offsets: Tensor, W_dec: Tensor, b_dec: Tensor | None) -> Tensor:
-    """[T, d_out]: the sum of values[e] * W_dec[indices[e]] over each row's entries, in order, plus b_dec."""
+def decode(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor | None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """[T, d_out] in `dtype` or W_dec's: the sum of values[e] * W_dec[indices[e]] in a row's order, plus b_dec."""
     values, indices, offsets = values.contiguous(), indices.contiguous(), offsets.contiguous()
     rows = offsets.numel() - 1
-    out = torch.empty(rows, W_dec.shape[1], dtype=W_dec.dtype, device="cpu")
+    out = torch.empty(rows, W_dec.shape[1], dtype=dtype or W_dec.dtype, device="cpu")
     _module().decode(
         _vector(values),
         indices.data_ptr(),

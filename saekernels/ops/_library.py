@@ -61,6 +61,11 @@ def reshaped(fresh: Tensor, shape: tuple[int, ...]) -> Tensor:
     return fresh if fresh.shape == shape else fresh.resize_(shape)
 
 
+def values_dtype(dtype: torch.dtype, wide: bool) -> torch.dtype:
+    """The dtype of an op's values: that of its inputs, or, `wide`, that in which it accumulates."""
+    return torch.promote_types(dtype, torch.float32) if wide else dtype
+
+
 def _autocast_rule(
     name: str, kernel: Callable[..., Any], matrices: tuple[str, ...], device: str, key: str
 ) -> Callable[..., Any]:

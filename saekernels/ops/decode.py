@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import LIBRARY, define, differentiable, padded
+from saekernels.ops._library import LIBRARY, define, differentiable, padded, values_dtype
 from saekernels.ops.encoder_gradient import weight_gradient
 from saekernels.ops.sparse_maps import save_tensors, uniform_offsets
 
@@ -24,6 +24,7 @@ def decode(
     b_dec: Tensor | None = None,
     *,
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """out[...] = sum over j of values[..., j] * W_dec[indices[..., j]] + b_dec, summed in the order of j in float32.
@@ -34,19 +35,20 @@ def decode(
         W_dec: [F, d_out], latents are rows; the dtype of values.
         b_dec: [d_out], that dtype or float32.
         sparse_grad: the gradient of W_dec is a sparse COO tensor of the rows used, as in `encode_topk`.
+        wide: the sums come back as they were accumulated, in float32 (float64 for float64).
         backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
-        [..., d_out] in the dtype of values; differentiable with respect to values, W_dec and b_dec.
+        [..., d_out] in the dtype of values (unless `wide`); differentiable with respect to values, W_dec and b_dec.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name. Indices are
             checked against F on the CPU only, where that needs no synchronisation.
     """
     _check.tensors(values=values, indices=indices, W_dec=W_dec, b_dec=b_dec)
-    _check.scalars(backend, sparse_grad=(sparse_grad, bool))
+    _check.scalars(backend, sparse_grad=(sparse_grad, bool), wide=(wide, bool))
     # What the op of this name does, without the dispatcher's share of the time of a single token.
-    return _decode(values, indices, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
+    return _decode(values, indices, W_dec, b_dec, sparse_grad=sparse_grad, wide=wide, backend=backend)
 
 
 def decode_csr(
@@ -57,6 +59,7 @@ def decode_csr(
     b_dec: Tensor | None = None,
     *,
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """`decode` for codes with any number of entries per row: row t owns entries offsets[t] .. offsets[t+1].
@@ -68,17 +71,18 @@ def decode_csr(
         W_dec: [F, d_out]; the dtype of values.
         b_dec: [d_out], that dtype or float32.
         sparse_grad: the gradient of W_dec is a sparse COO tensor of the rows used, as in `encode_topk`.
+        wide: the sums come back as they were accumulated, in float32 (float64 for float64).
         backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
-        [T, d_out] in the dtype of values; differentiable with respect to values, W_dec and b_dec.
+        [T, d_out] in the dtype of values (unless `wide`); differentiable with respect to values, W_dec and b_dec.
 
     Raises:
         TypeError, ValueError: as `decode`; offsets' data too is checked on the CPU only.
     """
     _check.tensors(values=values, indices=indices, offsets=offsets, W_dec=W_dec, b_dec=b_dec)
-    _check.scalars(backend, sparse_grad=(sparse_grad, bool))
-    return _ops.decode_csr(values, indices, offsets, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
+    _check.scalars(backend, sparse_grad=(sparse_grad, bool), wide=(wide, bool))
+    return _ops.decode_csr(values, indices, offsets, W_dec, b_dec, sparse_grad=sparse_grad, wide=wide, backend=backend)
 
 
 def _check_entries(values: Tensor, indices: Tensor) -> None:
@@ -118,11 +122,13 @@ def _decode_csr(
     b_dec: Tensor | None = None,
     *,
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     _check_csr(values, indices, offsets, W_dec, b_dec)
     kernels = registry.select("decode", values.device.type, values.dtype, backend)
-    return kernels.decode(values, _check.entries(kernels, indices, offsets, W_dec.shape[0]), offsets, W_dec, b_dec)
+    entries = _check.entries(kernels, indices, offsets, W_dec.shape[0])
+    return kernels.decode(values, entries, offsets, W_dec, b_dec, values_dtype(W_dec.dtype, wide))
 
 
 def _decode_csr_fake(
@@ -133,10 +139,11 @@ def _decode_csr_fake(
     b_dec: Tensor | None = None,
     *,
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     _check_csr(values, indices, offsets, W_dec, b_dec)
-    return W_dec.new_empty(offsets.shape[0] - 1, W_dec.shape[1])
+    return W_dec.new_empty(offsets.shape[0] - 1, W_dec.shape[1], dtype=values_dtype(W_dec.dtype, wide))
 
 
 def _decode(
@@ -146,6 +153,7 @@ def _decode(
     b_dec: Tensor | None = None,
     *,
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     _check_entries(values, indices)
@@ -153,7 +161,7 @@ def _decode(
     rows = math.prod(values.shape[:-1])
     offsets = uniform_offsets(rows, k, values.device)
     flat = (values.reshape(-1), indices.reshape(-1), offsets)
-    out = _ops.decode_csr(*flat, W_dec, b_dec, sparse_grad=sparse_grad, backend=backend)
+    out = _ops.decode_csr(*flat, W_dec, b_dec, sparse_grad=sparse_grad, wide=wide, backend=backend)
     return out.view(*values.shape[:-1], W_dec.shape[1])
 
 
@@ -165,6 +173,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[
 def _decode_csr_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     values, indices, offsets, W_dec, *bias = ctx.saved_tensors
     needs = padded(ctx.needs_input_grad, 5, False)
+    grad = grad.to(W_dec.dtype)
     d_values = _ops.gather_dot(grad, W_dec, indices, offsets, backend=ctx.backend) if needs[0] else None
     d_W = None
     if needs[3]:
@@ -178,7 +187,7 @@ def _decode_csr_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 define(
     "decode_csr",
     "(Tensor values, Tensor indices, Tensor offsets, Tensor W_dec, Tensor? b_dec=None, *, "
-    "bool sparse_grad=False, str? backend=None) -> Tensor",
+    "bool sparse_grad=False, bool wide=False, str? backend=None) -> Tensor",
     _decode_csr,
     _decode_csr_fake,
     matrices=("values", "W_dec"),
@@ -187,7 +196,7 @@ differentiable("decode_csr", _decode_csr_backward, _setup_context)
 # Implicit: gradients, shapes and autocast are those of decode_csr.
 LIBRARY.define(
     "decode(Tensor values, Tensor indices, Tensor W_dec, Tensor? b_dec=None, *, bool sparse_grad=False, "
-    "str? backend=None) -> Tensor",
+    "bool wide=False, str? backend=None) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 LIBRARY.impl("decode", _decode, "CompositeImplicitAutograd")

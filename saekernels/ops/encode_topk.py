@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import define, differentiable, padded, reshaped
+from saekernels.ops._library import define, differentiable, padded, reshaped, values_dtype
 from saekernels.ops.encoder_gradient import encoder_gradient
 from saekernels.ops.prepare import PreparedWeights, block_of
 from saekernels.ops.sparse_maps import uniform_offsets
@@ -34,6 +34,7 @@ def encode_topk(
     prepared: PreparedWeights | None = None,
     hint: float | Tensor | None = None,
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> TopKCodes:
     """The k latents with the largest pre-activation (x - pre_bias) @ W_enc.T + b_enc, per row.
@@ -57,18 +58,20 @@ def encode_topk(
             k-th of similar rows before. Spares a GPU the search for one; a wrong one costs time. float32 or x's dtype.
         sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, each once, for
             optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
+        wide: values come back as they were accumulated, in float32 (float64 for float64), by which the codes of
+            several parts of an encoder can be merged exactly.
         backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
-        TopKCodes: values [..., k] in x's dtype, rounded after ordering, and indices [..., k] int32. Values are
-        differentiable with respect to x, W_enc, b_enc and pre_bias.
+        TopKCodes: values [..., k] in x's dtype, rounded after ordering (unless `wide`), and indices [..., k] int32.
+        Values are differentiable with respect to x, W_enc, b_enc and pre_bias.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
     _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
     _check.scalars(backend, k=(k, int), activation=(activation, str), precision=(precision, str))
-    _check.scalars(backend, sparse_grad=(sparse_grad, bool))
+    _check.scalars(backend, sparse_grad=(sparse_grad, bool), wide=(wide, bool))
     return TopKCodes(
         *torch.ops.saekernels.encode_topk(
             x,
@@ -81,6 +84,7 @@ def encode_topk(
             activation=activation,
             precision=precision,
             sparse_grad=sparse_grad,
+            wide=wide,
             backend=backend,
         )
     )
@@ -126,6 +130,7 @@ def _kernel(
     activation: str = "relu",
     precision: str = "exact",
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     _check_arguments(x, W_enc, b_enc, pre_bias, hint, k, activation, precision)
@@ -140,6 +145,7 @@ def _kernel(
         prepared,
         hint=hint if hint is None or not hint.dim() else hint.reshape(-1),
         precision=precision,
+        out=values_dtype(x.dtype, wide),
     )
     shape = (*x.shape[:-1], k)
     return reshaped(values, shape), reshaped(indices, shape)
@@ -157,11 +163,12 @@ def _fake(
     activation: str = "relu",
     precision: str = "exact",
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     _check_arguments(x, W_enc, b_enc, pre_bias, hint, k, activation, precision)
     shape = (*x.shape[:-1], k)
-    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int32)
+    return x.new_empty(shape, dtype=values_dtype(x.dtype, wide)), x.new_empty(shape, dtype=torch.int32)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
@@ -178,7 +185,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[
 
 def _backward(ctx: Any, grad_values: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     x, W_enc, b_enc, pre_bias, closed, indices = ctx.saved_tensors
-    grad = grad_values if closed is None else grad_values.masked_fill(closed, 0.0)
+    grad = grad_values.to(x.dtype)
+    grad = grad if closed is None else grad.masked_fill(closed, 0.0)
     rows = x.reshape(-1, x.shape[-1])
     offsets = uniform_offsets(rows.shape[0], ctx.k, x.device)
     needs = padded(ctx.needs_input_grad, 4, False)[:4]
@@ -201,7 +209,8 @@ define(
     "encode_topk",
     "(Tensor x, Tensor W_enc, Tensor? b_enc=None, Tensor? pre_bias=None, Tensor? prepared=None, "
     "Tensor? hint=None, *, SymInt k, "
-    "str activation='relu', str precision='exact', bool sparse_grad=False, str? backend=None) -> (Tensor, Tensor)",
+    "str activation='relu', str precision='exact', bool sparse_grad=False, bool wide=False, str? backend=None) "
+    "-> (Tensor, Tensor)",
     _kernel,
     _fake,
     matrices=("x", "W_enc"),

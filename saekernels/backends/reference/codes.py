@@ -32,7 +32,14 @@ def _sum_ranges(out: Tensor, starts: Tensor, counts: Tensor, term: Callable[[Ten
             out[live[part]] += term(starts[live[part]] + position)
 
 
-def decode(values: Tensor, indices: Tensor, offsets: Tensor, W_dec: Tensor, b_dec: Tensor | None) -> Tensor:
+def decode(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor | None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """See `saekernels.decode_csr`: [T, d_out]."""
     wide = accumulator(W_dec.dtype)
     out = torch.zeros(offsets.numel() - 1, W_dec.shape[1], dtype=wide, device=W_dec.device)
@@ -42,7 +49,7 @@ def decode(values: Tensor, indices: Tensor, offsets: Tensor, W_dec: Tensor, b_de
         offsets.diff(),
         lambda e: values[e, None].to(wide) * W_dec[indices[e].long()].to(wide),
     )
-    return (out if b_dec is None else out.add_(b_dec.to(wide))).to(W_dec.dtype)
+    return (out if b_dec is None else out.add_(b_dec.to(wide))).to(dtype or W_dec.dtype)
 
 
 def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:

@@ -43,15 +43,16 @@ def encode_topk(
     *,
     hint: Tensor | None = None,
     precision: str = "exact",
+    out: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `saekernels.encode_topk`; x [T, d]; it needs no preparation nor hint, and is always exact."""
-    values = x.new_empty(x.shape[0], k)
+    values = x.new_empty(x.shape[0], k, dtype=out or x.dtype)
     indices = torch.empty(x.shape[0], k, dtype=torch.int32, device=x.device)
     for rows in row_chunks(x.shape[0], W_enc.shape[0]):
         pre = _pre_activations(x[rows], W_enc, b_enc, pre_bias)
         chosen = _order(pre.abs() if activation == "abs" else pre, k)
         kept = pre.gather(1, chosen) + 0.0
-        values[rows] = (kept.relu() if activation == "relu" else kept).to(x.dtype)
+        values[rows] = (kept.relu() if activation == "relu" else kept).to(values.dtype)
         indices[rows] = chosen.to(torch.int32)
     return values, indices
 

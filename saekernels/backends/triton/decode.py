@@ -49,11 +49,18 @@ def decode_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + row * D + column, acc.to(out.dtype.element_ty), mask=column < D)
 
 
-def decode(values: Tensor, indices: Tensor, offsets: Tensor, W_dec: Tensor, b_dec: Tensor | None) -> Tensor:
-    """[T, d_out]: the sum of values[e] * W_dec[indices[e]] over each row's entries, in order, plus b_dec."""
+def decode(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor | None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """[T, d_out] in `dtype` or W_dec's: the sum of values[e] * W_dec[indices[e]] in a row's order, plus b_dec."""
     rows, width = offsets.shape[0] - 1, W_dec.shape[1]
     config = configs.lookup("decode", architecture(W_dec.device), W_dec.dtype, width)
-    out = torch.empty(rows, width, dtype=W_dec.dtype, device=W_dec.device)
+    out = torch.empty(rows, width, dtype=dtype or W_dec.dtype, device=W_dec.device)
     launch(
         decode_kernel,
         (rows, triton.cdiv(width, config.BN)),

@@ -28,21 +28,25 @@ def encode_topk(
     *,
     precision: str = "exact",
     hint: Tensor | None = None,
+    out: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Values [T, k] in x.dtype and indices [T, k] int32, best first; see `saekernels.encode_topk`.
+    """Values [T, k] in `out` or x.dtype and indices [T, k] int32, best first; see `saekernels.encode_topk`.
 
     hint: [T] or scalar float32, a guess of what at least k scores of a row reach; a wrong one costs time, not truth.
     """
+    out = out or x.dtype
     if not x.shape[0]:
-        return x.new_empty(0, k), torch.empty(0, k, dtype=torch.int32, device=x.device)
+        return x.new_empty(0, k, dtype=out), torch.empty(0, k, dtype=torch.int32, device=x.device)
     found = encoder(x, W_enc, b_enc, pre_bias, precision)
     planned = plan(W_enc.shape[0], k, found.growth)
     if planned is None:
-        return _dense(found, k, activation, precision)
-    return _screened(found, planned, k, activation, hint)
+        return _dense(found, k, activation, precision, out)
+    return _screened(found, planned, k, activation, hint, out)
 
 
-def _screened(found: Encoder, planned: Plan, k: int, activation: str, hint: Tensor | None) -> tuple[Tensor, Tensor]:
+def _screened(
+    found: Encoder, planned: Plan, k: int, activation: str, hint: Tensor | None, out: torch.dtype
+) -> tuple[Tensor, Tensor]:
     absolute = activation == "abs"
     if hint is None:
         threshold = sample(found.screen.every(planned.step), planned.rank, absolute=absolute)
@@ -55,18 +59,18 @@ def _screened(found: Encoder, planned: Plan, k: int, activation: str, hint: Tens
     else:
         failed, n_failed = certify(counts, k, planned.capacity)
     exact_rows(found.x, found.W, found.bias, failed, n_failed, candidates, counts, k, absolute=absolute)
-    return select(candidates, counts, k, found.x.dtype, relu=activation == "relu")
+    return select(candidates, counts, k, out, relu=activation == "relu")
 
 
-def _dense(found: Encoder, k: int, activation: str, precision: str) -> tuple[Tensor, Tensor]:
+def _dense(found: Encoder, k: int, activation: str, precision: str, out: torch.dtype) -> tuple[Tensor, Tensor]:
     rows, latents = found.x.shape[0], found.W.shape[0]
-    values = torch.empty(rows, k, dtype=found.x.dtype, device=found.x.device)
+    values = torch.empty(rows, k, dtype=out, device=found.x.device)
     indices = torch.empty(rows, k, dtype=torch.int32, device=found.x.device)
     exactly = found.exactly()._replace(float32_product="tf32" if precision == "fast" else "ieee")
     for part in chunks(rows, latents):
         pre = dense(exactly._replace(x=found.x[part]))
         _, chosen = topk(pre.abs() if activation == "abs" else pre, k)
         kept = pre.gather(1, chosen.long()) + 0.0
-        values[part] = (kept.relu() if activation == "relu" else kept).to(found.x.dtype)
+        values[part] = (kept.relu() if activation == "relu" else kept).to(out)
         indices[part] = chosen
     return values, indices
