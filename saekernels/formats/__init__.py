@@ -25,6 +25,7 @@ from saekernels.formats import (
     saelens,
     sparsify,
 )
+from saekernels.formats.build import Checkpoint
 from saekernels.formats.files import FLOATS, FormatError
 from saekernels.formats.pickles import read_pt
 from saekernels.sae import SAE
@@ -69,6 +70,14 @@ def load(
         FormatError (a ValueError): an unknown format or architecture, a damaged file, tensors that do not fit.
         TypeError, ValueError: a dtype or an input scale that no SAE can have.
     """
+    found = open_checkpoint(path, dtype=dtype, input_scale=input_scale, k=k, revision=revision)
+    return finish(found, device, dtype)
+
+
+def open_checkpoint(
+    path: str | Path, *, dtype: torch.dtype | None, input_scale: float | None, k: int | None, revision: str | None
+) -> Checkpoint:
+    """What `load` reads, checked, and not yet an SAE: tensors of safetensors files are not in memory yet."""
     _check_options(dtype, input_scale)
     if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
         raise ValueError(f"k: got {k!r}, need an int of at least 1")
@@ -77,13 +86,18 @@ def load(
         place = hub.fetch(str(path), revision)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        sae = _read(place, input_scale, k)
+        found = _read(place, input_scale, k)
     for one in caught:
-        warnings.warn(str(one.message), one.category, stacklevel=2)
-    return _move(sae, device, dtype).eval()
+        warnings.warn(str(one.message), one.category, stacklevel=3)
+    return found
 
 
-def _read(place: Path, input_scale: float | None, k: int | None) -> SAE:
+def finish(found: Checkpoint, device: torch.device | str | None, dtype: torch.dtype | None) -> SAE:
+    """The SAE of a checkpoint in eval mode, on that device and in that dtype."""
+    return _move(found.sae(), device, dtype).eval()
+
+
+def _read(place: Path, input_scale: float | None, k: int | None) -> Checkpoint:
     torch_file = _torch_file(place)
     for form in FORMATS:
         found = form.find(place)

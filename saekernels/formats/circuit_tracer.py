@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from saekernels.activations import Activation, JumpReLU, ReLU
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, refuse_k, refuse_scale
-from saekernels.sae import SAE
 
 NAME = "circuit-tracer"
 FILES = "layer_N.safetensors"
@@ -19,7 +18,7 @@ def find(path: Path) -> Path | None:
     return path if own else None
 
 
-def read(path: Path, input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(path: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The transcoder of one layer. Cross-layer transcoders (W_enc_N) are refused."""
     refuse_scale(input_scale, path)
     refuse_k(k, path)

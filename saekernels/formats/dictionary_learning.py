@@ -14,10 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from saekernels.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, integer, read_config, refuse_scale
 from saekernels.formats.pickles import tensors_of
-from saekernels.sae import SAE
 
 NAME = "dictionary_learning"
 FILES = "ae.pt (+ config.json)"
@@ -29,7 +28,7 @@ def claims(found: Mapping[str, Any]) -> bool:
     return (linear or {"W_enc", "W_dec", "threshold"} <= set(found)) or {"step", "ae"} <= set(found)
 
 
-def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The dictionary of a file that `read_pt` has read."""
     refuse_scale(input_scale, path)
     if {"step", "ae"} <= set(found):
@@ -95,7 +94,7 @@ def _gated(tensors: Tensors) -> tuple[dict[str, Tensor], Activation, str]:
     return state, Gated(), "b_dec"
 
 
-def _top_k(path: Path, tensors: Tensors, trainer: Mapping[str, Any], k: int | None) -> SAE:
+def _top_k(path: Path, tensors: Tensors, trainer: Mapping[str, Any], k: int | None) -> Checkpoint:
     """TopK, BatchTopK and Matryoshka, which share their tensors: what the class is, the config has to say."""
     matryoshka = "group_sizes" in tensors
     kind = "MatryoshkaBatchTopKSAE" if matryoshka else str(trainer.get("dict_class", ""))

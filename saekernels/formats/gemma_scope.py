@@ -12,10 +12,9 @@ from pathlib import Path
 from torch import Tensor
 
 from saekernels.activations import JumpReLU
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, refuse_k, refuse_scale
 from saekernels.formats.pickles import read_npz
-from saekernels.sae import SAE
 
 NAME = "Gemma Scope"
 FILES = "params.npz or params.safetensors"
@@ -28,7 +27,7 @@ def find(path: Path) -> Path | None:
     return next((one for one in candidates if one.name in ("params.npz", "params.safetensors") and one.is_file()), None)
 
 
-def read(path: Path, input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(path: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE or transcoder of a parameter file."""
     refuse_k(k, path)
     refuse_scale(input_scale, path)

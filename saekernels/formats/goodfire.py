@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from saekernels.activations import ReLU
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import refuse_k, refuse_scale
 from saekernels.formats.pickles import tensors_of
-from saekernels.sae import SAE
 
 NAME = "Goodfire"
 FILES = "a .pt or .pth file with encoder_linear.weight"
@@ -21,7 +20,7 @@ def claims(found: Mapping[str, Any]) -> bool:
     return "encoder_linear.weight" in found
 
 
-def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE of a file that `read_pt` has read."""
     refuse_scale(input_scale, path)
     refuse_k(k, path)

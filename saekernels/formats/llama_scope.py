@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from saekernels.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, refuse_k
 from saekernels.formats.pickles import read_pt, tensors_of
-from saekernels.sae import SAE
 
 NAME = "Llama Scope"
 FILES = "hyperparams.json or config.json + checkpoints/final.safetensors or sae_weights.safetensors (or .pt)"
@@ -38,7 +37,7 @@ def find(path: Path) -> Path | None:
     return folder if named and _weights(folder) is not None else None
 
 
-def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE or transcoder of a folder. Crosscoders, cross-layer transcoders and attention SAEs are refused."""
     path = next(folder / name for name in _CONFIGS if (folder / name).is_file())
     config = read_config(path)

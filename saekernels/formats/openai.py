@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from saekernels.activations import Activation, LayerNorm, ReLU, TopK
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import FormatError, integer, refuse_k, refuse_scale
 from saekernels.formats.pickles import tensors_of
-from saekernels.sae import SAE
 
 NAME = "OpenAI sparse_autoencoder"
 FILES = "a .pt file with pre_bias and latent_bias"
@@ -25,7 +24,7 @@ def claims(found: Mapping[str, Any]) -> bool:
     return "latent_bias" in found and "pre_bias" in found
 
 
-def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE of a file that `read_pt` has read."""
     refuse_scale(input_scale, path)
     refuse_k(k, path)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from saekernels.activations import TopK
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import FormatError, refuse_scale
 from saekernels.formats.pickles import tensors_of
-from saekernels.sae import SAE
 
 NAME = "Qwen Scope"
 FILES = "layerN.sae.pt"
@@ -23,7 +22,7 @@ def claims(found: Mapping[str, Any]) -> bool:
     return {"W_enc", "W_dec", "b_enc", "b_dec"} == set(found)
 
 
-def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE of a file that `read_pt` has read; k from a folder named ...-L0_K, unless it is given."""
     refuse_scale(input_scale, path)
     named = _L0.findall(str(path.resolve().parent))

@@ -18,7 +18,7 @@ from saekernels.activations import (
     TopK,
 )
 from saekernels.atomic import write_all
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import (
     FormatError,
     Tensors,
@@ -43,7 +43,7 @@ def find(path: Path) -> Path | None:
     return folder if (folder / WEIGHTS).is_file() and not other else None
 
 
-def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE or transcoder of a SAELens folder. Their W_enc is [d_in, F]; ours is its transpose."""
     path = folder / "cfg.json"
     config = read_since_6_0(path)
@@ -76,7 +76,7 @@ def _state(
     tensors: Tensors, activation: Activation, d_in: int, n_latents: int, d_out: int, skip: bool
 ) -> dict[str, Tensor]:
     state = {
-        "W_enc": tensors.take("W_enc", d_in, n_latents).T.contiguous(),
+        "W_enc": tensors.take("W_enc", d_in, n_latents).T,
         "W_dec": tensors.take("W_dec", n_latents, d_out),
         "b_dec": tensors.take("b_dec", d_out),
     }

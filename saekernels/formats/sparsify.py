@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from saekernels.activations import GroupMax, Scale, TopK
-from saekernels.formats.build import build
+from saekernels.formats.build import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, refuse_k, text
-from saekernels.sae import SAE
 
 NAME = "sparsify"
 WEIGHTS = "sae.safetensors"
@@ -20,7 +19,7 @@ def find(path: Path) -> Path | None:
     return folder if (folder / WEIGHTS).is_file() else None
 
 
-def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> SAE:
+def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE or transcoder of a sparsify folder.
 
     Encoder and decoder rows are latents; the input is centred by b_dec unless the config says `transcode`.

@@ -1,0 +1,48 @@
+"""A checkpoint straight to shards: each rank reads its own rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saekernels.formats import finish, open_checkpoint
+
+from .rows import activation_of, rows_of
+from .sae import LatentParallelSAE
+from .shards import size_and_rank
+
+
+def load(
+    path: str | Path,
+    group: Any = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    input_scale: float | None = None,
+    k: int | None = None,
+    revision: str | None = None,
+) -> LatentParallelSAE:
+    """`saekernels.load`, of which every rank keeps its latents alone.
+
+    safetensors files are mapped into memory, so a rank reads no other latents than its own and never holds the whole;
+    torch and numpy files are read whole before they are cut.
+
+    Args:
+        path, device, dtype, input_scale, k, revision: as in `saekernels.load`.
+        group: the ranks of torch.distributed, in whose order the latents are; the default group for None.
+
+    Returns:
+        LatentParallelSAE in eval mode.
+
+    Raises:
+        FileNotFoundError, FormatError, TypeError, ValueError: as `saekernels.load`; ValueError also without a process
+            group, or for fewer latents (or groups of a GroupMax) than ranks.
+    """
+    ranks, rank = size_and_rank(group)
+    found = open_checkpoint(path, dtype=dtype, input_scale=input_scale, k=k, revision=revision)
+    n_latents = found.n_latents
+    rows = rows_of(n_latents, found.activation, ranks)[rank]
+    own = finish(found.part(rows, activation_of(found.activation, rows, n_latents)), device, dtype)
+    return LatentParallelSAE(own, found.activation, n_latents, rows.start, group)
