@@ -6,8 +6,9 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 _STANDARD_STREAMS = (1, 2)
 
@@ -39,6 +40,22 @@ def write_all(files: Mapping[Path, bytes]) -> None:
             os.unlink(temporary)
     for path, data in direct.items():
         _write_in_place(path, data)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which is synced and takes the name `path` once all went well, and is gone if not."""
+    handle, temporary = temporary_in(os.path.dirname(os.path.abspath(path)))
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def temporary_in(directory: str) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 _ROWS_AT_ONCE = 4096
 _RIDGE = 1e-9
+_SUMS = ("sum_x", "sum_y", "xx", "xy")
 
 
 class AffineProbe(nn.Module):
@@ -90,7 +91,7 @@ class Moments:
         """The moments of both sets of rows."""
         both = Moments.__new__(Moments)
         both.paired, both.count = self.paired, self.count + other.count
-        for name in ("sum_x", "sum_y", "xx", "xy"):
+        for name in _SUMS:
             setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
 
@@ -100,6 +101,12 @@ class Moments:
 
     def load(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add the rows of other moments of the same widths, by their state."""
+        self.count += state["count"]
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name).add_(state[name]))
 
 
 def fit_probes(moments: Moments, ranks: Sequence[int]) -> dict[int, AffineProbe]:

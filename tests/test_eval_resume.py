@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 
 import tiny_lm
 from saekernels.eval import Document, InputError, evaluate, spool
-from saekernels.eval.workspace import Workspace
 from tiny_lm import one_thread  # noqa: F401
 
 SCRIPT = """
@@ -121,33 +119,6 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-
-
-def test_state_is_saved_at_its_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Count:
-        seen = 0
-
-        def state(self) -> dict[str, Any]:
-            return {"seen": self.seen}
-
-        def load(self, state: dict[str, Any]) -> None:
-            self.seen = state["seen"]
-
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    place, count, saved = Workspace(tmp_path, kept=True, save_every=2.5), Count(), []
-
-    def step(chunk: int) -> None:
-        nonlocal now
-        now += 1.0
-        count.seen += 1
-        saved.append(place.done("x"))
-
-    place.stages("x", 7, count, step)
-    assert saved == [0, 0, 0, 3, 3, 3, 6] and place.done("x") == 7
-    again = Count()
-    place.stages("x", 9, again, lambda chunk: saved.append(chunk))
-    assert again.seen == 7 and saved[-2:] == [7, 8]
 
 
 MEMORY = """

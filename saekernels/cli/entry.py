@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import saekernels
 from saekernels.eval.errors import InputError
+from saekernels.eval.ranks import RankLostError, ToldError
 
 from . import bench as bench_command
 from . import breadth as breadth_command
@@ -20,11 +21,14 @@ from . import monitor as monitor_command
 from . import scaling as scaling_command
 from .arguments import Parser
 from .output import OutputError, flushed
+from .processes import LOST, one_process_only, stopped
 
 BAD_INPUT = 2
 UNSHOWN = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+# Commands that several processes can do together.
+SHARED = ("eval", "info")
 
 
 def build_parser() -> Parser:
@@ -47,8 +51,8 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0; after one line on stderr 2 for bad input, 1 if stdout cannot be written, 130 after Ctrl-C; 141
-    without a word when the reader of stdout has gone.
+    """Exit code: 0; after one line on stderr 2 for bad input, 1 if stdout cannot be written, 3 if another process of
+    the same run is lost, 130 after Ctrl-C; 141 without a word when the reader of stdout has gone.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -64,7 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
             name = f"saekernels {arguments.command}"
             arguments.argv = list(sys.argv[1:] if argv is None else argv)
+            if arguments.command not in SHARED:
+                one_process_only(name)
             return int(arguments.run(arguments))
+    except ToldError:
+        return BAD_INPUT
+    except RankLostError as error:
+        return _fail(f"{name}: {stopped(str(error), getattr(arguments, 'checkpoint', None))}", LOST)
     except InputError as error:
         return _fail(f"{name}: error: {error}", BAD_INPUT)
     except OutputError as error:

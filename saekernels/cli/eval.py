@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from saekernels.eval import Report, evaluate
 from saekernels.eval.documents import files_of
@@ -17,6 +20,7 @@ from saekernels.eval.files import check_writable, same_file, write_whole
 from saekernels.eval.html import page
 from saekernels.eval.plan import BASELINES
 from saekernels.eval.plots import require_matplotlib
+from saekernels.eval.ranks import Ranks
 from saekernels.eval.table import as_text
 from saekernels.eval.task_runs import run_tasks, task_part
 from saekernels.eval.tasks import Task, load_tasks
@@ -25,9 +29,14 @@ from .arguments import at_least, names_of, not_empty
 from .breadth import breadth_of, entry_of
 from .compat import add_options, check_options, run_compat
 from .edits import edit, with_edits
+from .inputs import pick_device
 from .output import OutputError, arriving, show
+from .processes import LATENTS, local_rank, one_process_only, processes
 from .progress import progress_bar, say_finished
 from .source import BOS, Source, add_how, add_source, fill_from_example, load_source
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def add_parser(commands: Any) -> None:
@@ -46,6 +55,8 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--no-reuse", action="store_true", help="compute layers before a run's first site every time")
     resume = "keep the run's state here; the same command goes on where a killed one stopped"
     how.add_argument("--checkpoint", metavar="DIR", type=not_empty, help=resume)
+    spread = "under torchrun: processes over which the latents of each SAE are spread; the others share the documents"
+    how.add_argument("--latent-parallel", metavar="N", type=at_least(1), default=1, help=spread)
     family = "a table of `saekernels scaling fit`: say what model of the family the spliced one is worth"
     how.add_argument("--family", metavar="TABLE", type=not_empty, help=family)
     edits = "edit a latent while spliced, as a further SAE of its site: zero, scale:V, clamp:LOW:HIGH, set:V or add:V"
@@ -67,19 +78,43 @@ def run(arguments: argparse.Namespace) -> int:
     fill_from_example(arguments)
     check_options(arguments)
     if arguments.compat:
+        one_process_only("--compat")
         return run_compat(arguments, load_source(arguments))
-    _check_outputs(arguments)
+    device = pick_device(arguments.device, local_rank())
+    with processes(arguments.latent_parallel, device, arguments.checkpoint) as mesh:
+        return _run(arguments, device, mesh, Ranks(mesh))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the options name, loaded."""
+
+    source: Source
+    saes: Mapping[str, Any]
+    family: Family | None
+    tasks: Sequence[Task]
+
+
+def _load(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> _Given:
+    if ranks.first:
+        _check_outputs(arguments)
     family = read_family(arguments.family) if arguments.family else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
-    source = load_source(arguments)
+    group = mesh.get_group(LATENTS) if mesh is not None and arguments.latent_parallel > 1 else None
+    source = load_source(arguments, device, group, read=ranks.index == 0)
     if isinstance(arguments.breadth, str):
         entry_of(list(source.saes), arguments.breadth, "--breadth")
-    saes = with_edits(source.saes, arguments.edit, arguments.keep_error)
-    with progress_bar() as progress:
+    return _Given(source, with_edits(source.saes, arguments.edit, arguments.keep_error), family, tasks)
+
+
+def _run(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> int:
+    given = ranks.together(lambda: _load(arguments, device, mesh, ranks))
+    source = given.source
+    with progress_bar(shown=ranks.first) as progress:
         report = evaluate(
             source.model,
             source.tokenizer,
-            saes,
+            given.saes,
             source.documents,
             tokens=arguments.tokens,
             batch_size=arguments.batch_size,
@@ -92,10 +127,18 @@ def run(arguments: argparse.Namespace) -> int:
             cumulative=not arguments.no_cumulative,
             reuse_layers=not arguments.no_reuse,
             checkpoint=arguments.checkpoint,
+            mesh=mesh,
             progress=progress,
         )
+    if ranks.index:
+        return 0
     report.run["command"] = shlex.join(["saekernels", *arguments.argv])
-    failures = _add_parts(report, source, family, tasks, arguments)
+    failures = _add_parts(report, source, given.family, given.tasks, arguments)
+    return _deliver(report, failures, arguments) if ranks.first else 0
+
+
+def _deliver(report: Report, failures: list[str], arguments: argparse.Namespace) -> int:
+    """Show the report and write its files."""
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
     unseen: Exception | None = None
     try:

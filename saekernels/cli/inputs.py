@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from saekernels import parallel
 from saekernels.eval.errors import InputError, first_line, missing_extra
 from saekernels.eval.wording import counted
 from saekernels.formats import load
+from saekernels.parallel import LatentParallelSAE
 from saekernels.sae import SAE
 
 DTYPES = {
@@ -21,10 +23,15 @@ DTYPES = {
 }
 
 
-def pick_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" is CUDA where there is one, else the CPU."""
+def pick_device(name: str, place: int = 0) -> torch.device:
+    """The torch device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    place: of this process among those on the machine, which "auto" and "cuda" give a GPU each.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{place % torch.cuda.device_count()}" if place else name
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -78,9 +85,14 @@ def load_tokenizer(name: str) -> Any:
         raise InputError(f"cannot load a tokenizer from {name!r}: {_reason(error)}") from error
 
 
-def load_saes(pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str) -> dict[str, SAE]:
-    """Site -> SAE, in the given order; a site that comes again gets the name of its checkpoint, "SITE#NAME"."""
-    saes: dict[str, SAE] = {}
+def load_saes(
+    pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str, group: Any = None
+) -> dict[str, SAE | LatentParallelSAE]:
+    """Site -> SAE, in the given order; a site that comes again gets the name of its checkpoint, "SITE#NAME".
+
+    group: the processes over which each SAE is spread, if it is.
+    """
+    saes: dict[str, SAE | LatentParallelSAE] = {}
     given = set()
     for site, path in pairs:
         if (site, os.path.realpath(path)) in given:
@@ -90,7 +102,10 @@ def load_saes(pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str
         if entry in saes:
             raise InputError(f"--sae: {entry!r} is given twice; name one of them, SITE#NAME={path}")
         try:
-            saes[entry] = load(path, device=device, dtype=DTYPES[dtype])
+            if group is None:
+                saes[entry] = load(path, device=device, dtype=DTYPES[dtype])
+            else:
+                saes[entry] = parallel.load(path, group, device=device, dtype=DTYPES[dtype])
         except ImportError as error:
             raise missing_extra("safetensors", "reading SAEs") from error
         except (OSError, ValueError) as error:

@@ -12,8 +12,8 @@ from saekernels.eval.wording import counted
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Yields progress(done, total) in tokens times passes; the speed is in these, too."""
+def progress_bar(shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Yields progress(done, total) in tokens times passes; the speed is in these, too. `shown`: by this process."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -28,7 +28,7 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     started: float | None = None
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("evaluating", total=None, speed="")
 
         def progress(done: int, total: int) -> None:

@@ -13,7 +13,6 @@ import torch
 from saekernels.backends import registry
 from saekernels.eval import Document, load_documents
 from saekernels.eval.errors import InputError
-from saekernels.sae import SAE
 
 from .arguments import at_least, not_empty, site_and_path, tokens_or_all
 from .inputs import DTYPES, load_model, load_saes, load_tokenizer, pick_device
@@ -28,7 +27,7 @@ class Source:
 
     model: Any
     tokenizer: Any
-    saes: dict[str, SAE]
+    saes: dict[str, Any]
     documents: Iterable[Document]
     device: torch.device
 
@@ -62,20 +61,28 @@ def add_how(parser: argparse.ArgumentParser, tokens: int = 50_000) -> Any:
     return how
 
 
-def load_source(arguments: argparse.Namespace) -> Source:
-    """Load what the options name. Raises InputError for what cannot be loaded."""
-    device = pick_device(arguments.device)
+def load_source(
+    arguments: argparse.Namespace, device: torch.device | None = None, group: Any = None, read: bool = True
+) -> Source:
+    """Load what the options name, onto `device` in place of theirs.
+
+    group: the processes over which each SAE is spread, if it is. read: the text, too, and not none instead.
+    Raises InputError for what cannot be loaded.
+    """
+    device = device or pick_device(arguments.device)
     _say_if_slow(device, arguments.command)
-    documents = load_documents(
-        arguments.data,
-        text_field=arguments.text_field,
-        domain_field=arguments.domain_field,
-        label_fields=arguments.label_field,
-        seed=arguments.seed,
-    )
+    documents: Iterable[Document] = ()
+    if read:
+        documents = load_documents(
+            arguments.data,
+            text_field=arguments.text_field,
+            domain_field=arguments.domain_field,
+            label_fields=arguments.label_field,
+            seed=arguments.seed,
+        )
     model = load_model(arguments.model, device, arguments.dtype)
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model)
-    return Source(model, tokenizer, load_saes(arguments.sae, device, arguments.sae_dtype), documents, device)
+    return Source(model, tokenizer, load_saes(arguments.sae, device, arguments.sae_dtype, group), documents, device)
 
 
 def _say_if_slow(device: torch.device, command: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saekernels.codes import Codes
 
+from .groups import add_rows
 from .strata import Strata
 
 KL_DECADES = (-7, 2)
@@ -66,9 +67,8 @@ class SiteStats:
 
     def __init__(self, n_latents: int, centre: Tensor) -> None:
         self.centre = centre
-        self.error = 0.0
-        self.spread = 0.0
-        self.shift = torch.zeros_like(centre, dtype=torch.float64)
+        # Error, spread about the centre, and shift from it: [2 + d_out].
+        self.sums = torch.zeros(2 + len(centre), dtype=torch.float64)
         self.active = 0
         self.positions = 0
         self.fired = torch.zeros(n_latents, dtype=torch.bool)
@@ -79,9 +79,8 @@ class SiteStats:
         centre = self.centre.to(rows.device, torch.float32)
         for part, estimate in zip(rows.split(_ROWS_AT_ONCE), estimates.split(_ROWS_AT_ONCE), strict=True):
             centred = part.float() - centre
-            self.error += float((part.float() - estimate.float()).square().sum(-1).double().sum())
-            self.spread += float(centred.square().sum(-1).double().sum())
-            self.shift += centred.double().sum(0).cpu()
+            error = (part.float() - estimate.float()).square().sum(-1)
+            self.sums = add_rows(self.sums, torch.column_stack([error, centred.square().sum(-1), centred]))
         self.positions += len(rows)
         if codes is not None:
             self._add_codes(codes, touched)
@@ -105,12 +104,20 @@ class SiteStats:
     def load(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add what another one of the same SAE and centre has seen."""
+        self.sums = self.sums + state["sums"]
+        self.active += state["active"]
+        self.positions += state["positions"]
+        self.fired = self.fired | state["fired"]
+
     @property
     def fvu(self) -> float:
         if not self.positions:
             return float("nan")
-        variance = self.spread - float(self.shift.square().sum()) / self.positions
-        return self.error / variance if variance > 0 else float("nan")
+        error, spread = self.sums[:2].tolist()
+        variance = spread - float(self.sums[2:].square().sum()) / self.positions
+        return error / variance if variance > 0 else float("nan")
 
     @property
     def l0(self) -> float:

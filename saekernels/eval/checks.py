@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saekernels.edits import EditedSAE
+from saekernels.parallel import LatentParallelSAE
 from saekernels.sae import SAE
 
 from .documents import Document
@@ -21,7 +22,7 @@ def check_saes(saes: object) -> None:
     if not saes:
         raise InputError("saes: no SAE was given; need a mapping from site to SAE")
     for site, sae in saes.items():
-        if not isinstance(sae, SAE | EditedSAE):
+        if not isinstance(sae, SAE | EditedSAE | LatentParallelSAE):
             raise TypeError(f"saes: {site!r} is {_kind(sae)}, need a saekernels.SAE")
 
 

@@ -14,6 +14,7 @@ from saekernels.sae import SAE
 from saekernels.splice import splice
 
 from .batches import Batch
+from .groups import RowGroups
 from .head import Head
 from .plan import site_of
 
@@ -32,6 +33,7 @@ class Collector:
             site: Moments(sae.d_in, sae.d_out if site.endswith("@module") else None, second=second)
             for site, sae in self.sites.items()
         }
+        self._groups = {site: RowGroups(moments.add) for site, moments in self.moments.items()}
         self.active = {entry: 0 for entry, sae in saes.items() if fixed_k(sae) is None}
         self.rows = 0
 
@@ -42,7 +44,7 @@ class Collector:
 
         def observe(site: str, x: Tensor, x_hat: Tensor, target: Tensor, *_: Any) -> None:
             read, replaced = (_rows(batch.touched, one) for one in (x, target))
-            self.moments[site].add(read, replaced if self.moments[site].paired else None)
+            self._groups[site].add(read, replaced if self.moments[site].paired else None)
             if count_active:
                 self._count_active(site, read)
 
@@ -57,6 +59,11 @@ class Collector:
                 sae = self.saes[entry]
                 self.active[entry] += int(sae.encode(rows.to(sae.W_dec)).l0().sum())
 
+    def flush(self) -> None:
+        """Count in the rows that still wait for others; to be called before the sums are read."""
+        for groups in self._groups.values():
+            groups.flush()
+
     def ranks(self) -> dict[str, int]:
         """Entry -> rank of the probe that is matched to it: its k, or its mean L0 on the first text, at least 1."""
         counted = {entry: max(1, round(total / max(1, self.rows))) for entry, total in self.active.items()}
@@ -65,12 +72,19 @@ class Collector:
     def state(self) -> dict[str, Any]:
         """Everything, to be saved and given to `load`."""
         moments = {site: one.state() for site, one in self.moments.items()}
-        return {"moments": moments, "active": self.active, "rows": self.rows}
+        return {"moments": moments, "active": dict(self.active), "rows": self.rows}
 
     def load(self, state: dict[str, Any]) -> None:
         for site, moments in self.moments.items():
             moments.load(state["moments"][site])
-        self.active, self.rows = state["active"], state["rows"]
+        self.active, self.rows = dict(state["active"]), state["rows"]
+
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add what another collector of the same sites has seen."""
+        for site, moments in self.moments.items():
+            moments.merge(state["moments"][site])
+        self.active = {entry: count + state["active"][entry] for entry, count in self.active.items()}
+        self.rows += state["rows"]
 
 
 def fixed_k(sae: SAE) -> int | None:

@@ -6,7 +6,9 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,16 +20,23 @@ from .checks import check_choices, check_documents, check_numbers, check_saes, c
 from .collect import Collector
 from .documents import Document, digest
 from .head import check_head, find_head
+from .journal import Journal
 from .passes import Progress, Work
 from .plan import BASELINES, Plan, check_baselines, make_plan, site_of
+from .ranks import Ranks
 from .report import Report
-from .runs import Means, Runner, empty_sums
+from .runs import Means, Runner, Sums, empty_sums
 from .spool import Spool, read_spool, write_spool
 from .summary import documents_table, summarise
 from .windows import MASK, Tokens, chosen, context_of
 from .wording import counted
 from .workspace import fingerprint, open_workspace
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+# Of the files of a checkpoint folder.
+LAYOUT = 2
 _PROBE_TOKENS = 16
 
 
@@ -48,6 +57,7 @@ def evaluate(
     model_name: str | None = None,
     reuse_layers: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    mesh: DeviceMesh | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Compare the model with itself when SAEs replace its activations: each alone, the first l sites, and all together.
@@ -74,16 +84,25 @@ def evaluate(
             bit; keeps up to two [B, S, d] activations per site. `Report.run` says whether it was done.
         checkpoint: a folder for the state of the run; the same call with the same folder goes on where a killed run
             stopped, with the same result.
+        mesh: the processes of torch.distributed that share the work, all of which call this (docs/scale.md): those
+            along its dimension "data" share out the documents, those along any other run the same ones in step, for
+            SAEs or models that are spread over them. The report is the same in every process, and its sums per
+            document have the bits of one process alone. Only the first process reads `documents`; all must see the
+            folder `checkpoint`, or its temporary one.
         progress: called as progress(done, total), in tokens times forward passes.
 
     Raises:
         InputError (a ValueError): an unknown site, an SAE of the wrong width, a tokenizer that does not fit, no data, a
             head that is not linear plus softcap, a checkpoint of another evaluation, or an argument out of range.
         TypeError: an argument of the wrong kind.
+        RankLostError: another process of the mesh has ended. With `checkpoint`, the same call goes on where it was,
+            with any number of processes.
     """
+    ranks = Ranks(mesh)
     check_saes(saes)
     check_tokenizer(tokenizer)
-    check_documents(documents)
+    if ranks.first:
+        check_documents(documents)
     check_numbers(tokens=tokens, batch_size=batch_size, context=context, bootstrap=bootstrap, seed=seed)
     check_choices(bos, model_name)
     check_baselines(baselines)
@@ -93,6 +112,7 @@ def evaluate(
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
     device = next(model.parameters()).device
     config = {
+        "layout": LAYOUT,
         "model": fingerprint(model),
         "saes": {entry: fingerprint(sae) for entry, sae in saes.items()},
         "tokens": tokens,
@@ -102,55 +122,97 @@ def evaluate(
         "seed": seed,
         "prefix": [int(i) for i in cutter.prefix],
         "batch_size": batch_size,
-        "documents": digest(documents) if isinstance(documents, Sequence) else None,
+        "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else None,
     }
-    with _eval_mode(model, *saes.values()), torch.inference_mode(), open_workspace(checkpoint, config) as workspace:
+    wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
+    modes = (_eval_mode(model, *saes.values()), torch.inference_mode())
+    with modes[0], modes[1], open_workspace(checkpoint, config, ranks) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
-        check_head(model, head, probe)
         runner = Runner(model, head, saes, device, seed)
-        order = runner.probe(probe)
-        spool = read_spool(workspace.folder) or write_spool(
-            workspace.folder, chosen(documents, cutter, tokens, seed), context, cutter.has_bytes, rows
-        )
+        order = ranks.together(lambda: _tried(runner, probe))
+        spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
         passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
-        work = Work(workspace, spool, batch_size, context, passes, progress)
-        collector = Collector(model, head, saes, second="pca" in baselines)
-        work.collect(collector)
-        plan = make_plan(list(saes), order, collector.ranks(), baselines, cumulative)
-        runner.prepare(plan, probe, reuse_layers)
-        means = _means(plan, collector)
-        ordinary = torch.from_numpy(np.setdiff1d(np.arange(rows), cutter.special))
-        runner.find_constant(means, [int(i) for i in cutter.prefix], context, ordinary)
-        sums = empty_sums(plan, saes, means.means)
-        journal = work.measure(runner, means, sums)
-        records = journal.read()
-        rows_, everything, curve, notes = summarise(plan, saes, sums, records, spool, work.strata, bootstrap, seed)
-        per_document = documents_table(plan, records, spool)
-    return Report(
-        model=model_name or _name(model),
-        tokens=spool.tokens,
-        documents=len(spool.domains),
-        nbytes=int(spool.per_document()[:, 1].sum()) if spool.has_bytes else None,
-        sites=rows_,
-        all_sites=everything,
-        cumulative=curve,
-        documents_table=per_document,
-        context=context,
-        prefix=[int(i) for i in cutter.prefix],
-        mask=MASK,
-        seed=seed,
-        bootstrap=bootstrap,
-        notes=[*_data_notes(spool, tokens), *notes],
-        run={
-            "device": str(device),
-            "dtype": str(head.weight.dtype).removeprefix("torch."),
-            "batch_size": batch_size,
-            "passes": runner.passes() + 1,
-            "layer_reuse": f"off: {runner.reuse.why}" if runner.reuse.why else "on",
-            "computed_once": sorted(runner.constant),
-            "seconds": round(time.perf_counter() - work.started, 3),
-        },
+        work = Work(workspace, spool, ranks, batch_size, context, passes, progress)
+        plan, sums, journal = _measure(work, runner, cutter, wanted, order, probe)
+
+        def report() -> Report:
+            records = journal.read()
+            figures = summarise(plan, saes, sums, records, spool, work.strata, bootstrap, seed)
+            rows, everything, curve, notes = figures
+            return Report(
+                model=model_name or _name(model),
+                tokens=spool.tokens,
+                documents=len(spool.domains),
+                nbytes=int(spool.per_document()[:, 1].sum()) if spool.has_bytes else None,
+                sites=rows,
+                all_sites=everything,
+                cumulative=curve,
+                documents_table=documents_table(plan, records, spool),
+                context=context,
+                prefix=[int(i) for i in cutter.prefix],
+                mask=MASK,
+                seed=seed,
+                bootstrap=bootstrap,
+                notes=[*_data_notes(spool, tokens), *notes],
+                run=_run(runner, work, device),
+            )
+
+        return ranks.once(report)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller of evaluate() has chosen, checked."""
+
+    tokens: int | None
+    context: int
+    baselines: tuple[str, ...]
+    cumulative: bool
+    seed: int
+    reuse_layers: bool
+
+
+def _tried(runner: Runner, probe: torch.Tensor) -> dict[str, int]:
+    """A trial of the head and of every site: site -> when the model comes to it."""
+    check_head(runner.model, runner.head, probe)
+    return runner.probe(probe)
+
+
+def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:
+    """The text in windows; of a run that goes on, as it was written then."""
+    return read_spool(folder) or write_spool(
+        folder, chosen(documents, cutter, wanted.tokens, wanted.seed), wanted.context, cutter.has_bytes, rows
     )
+
+
+def _measure(
+    work: Work, runner: Runner, cutter: Tokens, wanted: Wanted, order: Mapping[str, int], probe: torch.Tensor
+) -> tuple[Plan, Sums, Journal]:
+    """Both passes over the text: the plan of the runs, and what they add up to."""
+    saes = runner.saes
+    collector = Collector(runner.model, runner.head, saes, second="pca" in wanted.baselines)
+    work.collect(collector)
+    plan = make_plan(list(saes), order, collector.ranks(), wanted.baselines, wanted.cumulative)
+    runner.prepare(plan, probe, wanted.reuse_layers)
+    means = _means(plan, collector)
+    ordinary = torch.from_numpy(np.setdiff1d(np.arange(cutter.rows or 0), cutter.special))
+    runner.find_constant(means, [int(i) for i in cutter.prefix], wanted.context, ordinary)
+    sums = empty_sums(plan, saes, means.means)
+    return plan, sums, work.measure(runner, means, sums)
+
+
+def _run(runner: Runner, work: Work, device: torch.device) -> dict[str, Any]:
+    """How it was done; nothing of it changes a figure."""
+    return {
+        "device": str(device),
+        "dtype": str(runner.head.weight.dtype).removeprefix("torch."),
+        "batch_size": work.batch_size,
+        "processes": work.ranks.size,
+        "passes": runner.passes() + 1,
+        "layer_reuse": f"off: {runner.reuse.why}" if runner.reuse.why else "on",
+        "computed_once": sorted(runner.constant),
+        "seconds": round(time.perf_counter() - work.started, 3),
+    }
 
 
 def _means(plan: Plan, collector: Collector) -> Means:

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from .accumulate import DocumentSums
 from .batches import batches
+from .blocks import Pass
 from .collect import Collector
+from .journal import Journal
+from .ranks import Ranks
 from .runs import Means, Runner, Sums
 from .spool import Spool
 from .strata import Strata, make_strata
-from .workspace import Journal, Workspace
+from .workspace import Workspace
 
 Progress = Callable[[int, int], None]
 
 
 class Work:
-    """The two passes over the spooled text.
+    """The two passes over the spooled text, or over this process's share of it.
 
-    passes: how many forward passes are expected in all; progress is told in tokens times these, and keeps to them.
+    passes: how many forward passes are expected in all; progress is told in tokens times these, and keeps to them. A
+    process tells its own share's, scaled to the whole.
     """
 
     def __init__(
         self,
         workspace: Workspace,
         spool: Spool,
+        ranks: Ranks,
         batch_size: int,
         context: int,
         passes: int,
         progress: Progress | None,
     ) -> None:
-        self.workspace, self.spool, self.batch_size, self.context = workspace, spool, batch_size, context
+        self.workspace, self.spool, self.ranks = workspace, spool, ranks
+        self.batch_size, self.context = batch_size, context
         self.strata: Strata = make_strata(spool.frequencies, context)
         self.started = time.perf_counter()
         self.total = spool.positions * passes
@@ -39,41 +46,50 @@ class Work:
 
     def collect(self, collector: Collector) -> None:
         """The means and moments of the clean model."""
-        chunks = self.spool.chunks
-        done = self.workspace.done("moments") * self.spool.positions // max(1, chunks)
+        work = Pass(self.workspace, "moments", self.spool.chunks, collector, self.ranks)
+        tell = self._teller(work, 0, self.spool.positions)
 
-        def step(chunk: int) -> None:
-            nonlocal done
-            for batch in batches(self.spool.chunk(chunk), self.batch_size, self.context):
+        def step(block: int, chunk: int) -> None:
+            windows = self.spool.chunk(chunk)
+            positions = sum(len(window.ids) for window in windows)
+            for batch in batches(windows, self.batch_size, self.context):
                 collector.add(batch, count_active=chunk == 0)
-                done += batch.positions
-                self.progress(min(done, self.spool.positions), self.total)
+                tell(batch.positions / positions)
+            collector.flush()
 
-        self.workspace.stages("moments", chunks, collector, step)
+        work.run(step)
 
     def measure(self, runner: Runner, means: Means, sums: Sums) -> Journal:
         """All runs; figures per document go to the journal."""
         columns = 2 + len(runner.plan.columns)
-        shape = (len(self.spool.domains), self.strata.cells, columns)
-        journal = Journal(self.workspace.folder / "documents.f64", shape)
-        share = self.workspace.done("figures") / self.spool.chunks
-        passes, left = runner.passes(), self.total - self.spool.positions
+        journal = Journal(self.spool, self.strata.cells, columns)
+        work = Pass(self.workspace, "figures", self.spool.chunks, sums, self.ranks)
+        tell = self._teller(work, self.spool.positions, self.total - self.spool.positions)
+        passes = runner.passes()
 
-        def step(chunk: int) -> None:
-            nonlocal share
+        def step(block: int, chunk: int) -> None:
             windows = self.spool.chunk(chunk)
-            first = windows[0].document
-            documents = DocumentSums(first, windows[-1].document - first + 1, self.strata, columns - 2)
+            held = self.spool.documents_of(range(chunk, chunk + 1))
+            documents = DocumentSums(held.start, len(held), self.strata, columns - 2)
+            positions = sum(len(window.ids) for window in windows)
             for batch in batches(windows, self.batch_size, self.context):
+                part = batch.positions / positions / passes
+                runner.run(batch, means, documents, sums, partial(tell, part))
+            if self.ranks.writes:
+                journal.write(block, chunk, documents.sums.numpy())
 
-                def advance(part: float = batch.positions / self.spool.positions / passes) -> None:
-                    nonlocal share
-                    share += part
-                    self.progress(self.spool.positions + min(left, int(share * left)), self.total)
-
-                runner.run(batch, means, documents, sums, advance)
-            journal.write(first, documents.sums.numpy())
-
-        self.workspace.stages("figures", self.spool.chunks, sums, step)
+        work.run(step, ended=journal.join)
         self.progress(self.total, self.total)
         return journal
+
+    def _teller(self, work: Pass, before: int, tokens: int) -> Callable[[float], None]:
+        """tell(part of a chunk that was done): progress of a pass that is worth `tokens`, after `before` others."""
+        own = -(-self.spool.chunks // self.ranks.count)
+        done = float(max(0, own - work.left))
+
+        def tell(part: float) -> None:
+            nonlocal done
+            done += part
+            self.progress(before + int(tokens * min(1.0, done / max(1, own))), self.total)
+
+        return tell

@@ -56,6 +56,15 @@ class Sums:
             histogram.counts = state["histograms"][name]
         self.not_finite = state["not_finite"]
 
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add what the runs of other batches add up to."""
+        for name, group in self.stats.items():
+            for entry, one in group.items():
+                one.merge(state["stats"][name][entry])
+        for name, histogram in self.histograms.items():
+            histogram.counts = histogram.counts + state["histograms"][name]
+        self.not_finite = self.not_finite + state["not_finite"]
+
 
 class Runner:
     """Makes the forward passes of one evaluation. The model is in eval mode; gradients are off."""
@@ -152,7 +161,7 @@ class Runner:
                     waiting = []
         if waiting:
             _fill(rows, column, self._pair(waiting, batch))
-        sums.not_finite += (~torch.isfinite(rows)).sum(0)
+        sums.not_finite = sums.not_finite + (~torch.isfinite(rows)).sum(0)
         documents.add(batch.documents, batch.context, batch.targets, batch.nbytes, rows)
         self.reuse.forget()
         self.errors.forget()

@@ -14,6 +14,7 @@ from saekernels import atomic
 
 from .documents import Document
 from .windows import Window
+from .workspace import damaged, written
 
 CHUNK_POSITIONS = 32_768
 _CONTEXTS = 8
@@ -25,7 +26,8 @@ class Spool:
     """What will be evaluated: chunks of windows in files, and of each document its domain, labels and counts.
 
     digests: SHA-256 of each text, 16 hex digits; counts [documents, 2]: counted predictions and their bytes;
-    frequencies [V] int64: how often each token is the target of a counted prediction.
+    frequencies [V] int64: how often each token is the target of a counted prediction; firsts: of each chunk, the
+    number of its first document.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class Spool:
     labels: list[Mapping[str, str]] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     counts: list[tuple[int, int]] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
     frequencies: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def per_document(self) -> np.ndarray:
@@ -45,14 +48,24 @@ class Spool:
 
     def chunk(self, number: int) -> list[Window]:
         """The windows of one chunk, in the order of the text."""
-        with np.load(self.folder / f"windows-{number:06d}.npz") as file:
-            parts = {name: file[name] for name in file.files}
-        ends = np.cumsum(parts["lengths"])
-        rows = zip(parts["documents"].tolist(), parts["starts"].tolist(), ends - parts["lengths"], ends, strict=True)
-        return [
-            Window(document, parts["ids"][a:b], parts["special"][a:b], parts["nbytes"][a:b], start)
-            for document, start, a, b in rows
-        ]
+        path = self.folder / f"windows-{number:06d}.npz"
+        try:
+            with np.load(path) as file:
+                parts = {name: file[name] for name in file.files}
+            ends = np.cumsum(parts["lengths"])
+            begins = ends - parts["lengths"]
+            rows = zip(parts["documents"].tolist(), parts["starts"].tolist(), begins, ends, strict=True)
+            return [
+                Window(document, parts["ids"][a:b], parts["special"][a:b], parts["nbytes"][a:b], start)
+                for document, start, a, b in rows
+            ]
+        except Exception as error:  # a damaged archive can fail in any way
+            raise damaged(path, error) from error
+
+    def documents_of(self, chunks: range) -> range:
+        """The numbers of the documents in these successive chunks."""
+        end = self.firsts[chunks.stop] if chunks.stop < self.chunks else len(self.domains)
+        return range(self.firsts[chunks.start], end)
 
 
 def write_spool(
@@ -73,7 +86,8 @@ def write_spool(
         _write_chunk(spool, pending)
     meta = {**vars(spool), "frequencies": spool.frequencies.tolist()}
     meta.pop("folder")
-    atomic.write_whole(folder / _META, json.dumps(meta, default=dict).encode())
+    with written(folder / _META):
+        atomic.write_whole(folder / _META, json.dumps(meta, default=dict).encode())
     return spool
 
 
@@ -81,10 +95,13 @@ def read_spool(folder: Path) -> Spool | None:
     """The spool that lies there, if it was finished."""
     if not (folder / _META).is_file():
         return None
-    meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-    frequencies = np.asarray(meta.pop("frequencies"), dtype=np.int64)
-    counts = [(tokens, nbytes) for tokens, nbytes in meta.pop("counts")]
-    return Spool(folder, **meta, counts=counts, frequencies=frequencies)
+    try:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        frequencies = np.asarray(meta.pop("frequencies"), dtype=np.int64)
+        counts = [(tokens, nbytes) for tokens, nbytes in meta.pop("counts")]
+        return Spool(folder, **meta, counts=counts, frequencies=frequencies)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise damaged(folder / _META, error) from error
 
 
 def _note(spool: Spool, document: Document, windows: list[Window]) -> None:
@@ -103,8 +120,8 @@ def _note(spool: Spool, document: Document, windows: list[Window]) -> None:
 
 
 def _write_chunk(spool: Spool, windows: list[Window]) -> None:
-    part = spool.folder / "windows.part"
-    with open(part, "wb") as file:
+    path = spool.folder / f"windows-{spool.chunks:06d}.npz"
+    with written(path), atomic.writing(path) as file:
         np.savez(
             file,
             ids=np.concatenate([w.ids for w in windows]).astype(np.int32),
@@ -114,7 +131,7 @@ def _write_chunk(spool: Spool, windows: list[Window]) -> None:
             documents=np.asarray([w.document for w in windows], dtype=np.int64),
             starts=np.asarray([w.start for w in windows], dtype=np.int64),
         )
-    part.replace(spool.folder / f"windows-{spool.chunks:06d}.npz")
+    spool.firsts.append(windows[0].document)
     spool.chunks += 1
 
 

@@ -1,42 +1,34 @@
 """Where an evaluation keeps what it has done, so that the same command can go on after a kill: windows, sums, state.
 
-State is saved between chunks of documents, whole or not at all; the sums per document are appended before it, and what
-a killed run had appended beyond its last state is written again. So a resumed run has the bits of one that was not
-interrupted.
+State is saved between chunks of documents, whole or not at all (blocks.py says which); sums per document are written
+before it, and what a killed run had written beyond its last state is written again. So a resumed run has the bits of
+one that was not interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from saekernels import atomic
+from saekernels.parallel import LatentParallelSAE
 
 from .errors import InputError, first_line
+from .ranks import Ranks
 
 _CONFIG = "config.json"
 _LOCK = "lock"
-
-
-class Saved(Protocol):
-    """Something whose state can be saved and loaded."""
-
-    def state(self) -> dict[str, Any]: ...
-
-    def load(self, state: dict[str, Any]) -> None: ...
+_TEMPORARY: set[Path] = set()
 
 
 class Workspace:
@@ -45,72 +37,91 @@ class Workspace:
     def __init__(self, folder: Path, kept: bool, save_every: float = 10.0) -> None:
         self.folder, self.kept, self.save_every = folder, kept, save_every
 
-    def stages(self, name: str, chunks: int, subject: Saved, step: Callable[[int], None]) -> None:
-        """step(chunk) for every chunk that is not done, with the subject's state saved between chunks."""
-        path = self.folder / f"{name}.pt"
-        first = 0
-        if path.is_file():
-            saved = _load(path)
-            subject.load(saved["state"])
-            first = saved["chunks"]
-        last_save = time.monotonic()
-        for chunk in range(first, chunks):
-            step(chunk)
-            finished = chunk + 1 == chunks
-            if self.kept and (finished or time.monotonic() - last_save >= self.save_every):
-                buffer = io.BytesIO()
-                torch.save({"chunks": chunk + 1, "state": subject.state()}, buffer)
-                atomic.write_whole(path, buffer.getvalue())
-                last_save = time.monotonic()
+    def save(self, path: Path, state: dict[str, Any]) -> None:
+        """Save tensors and plain values, whole or not at all. Raises InputError if there is no room for them."""
+        try:
+            with atomic.writing(path) as file:
+                torch.save(state, file)
+        except (OSError, RuntimeError) as error:  # torch's archive writer hides the reason in a RuntimeError
+            raise InputError(f"checkpoint: cannot write {path}: {_why(error)}") from error
 
-    def done(self, name: str) -> int:
-        """Chunks of that stage that an earlier run has done."""
-        path = self.folder / f"{name}.pt"
-        return int(_load(path)["chunks"]) if path.is_file() else 0
+    def load(self, path: Path) -> dict[str, Any]:
+        """What was saved there. Raises InputError for a damaged file."""
+        try:
+            return torch.load(path, weights_only=True)
+        except Exception as error:  # a damaged file can fail in any way
+            raise damaged(path, error) from error
 
 
-class Journal:
-    """Sums of every document on disk, [documents, cells, columns] fp64, in the order of the documents."""
-
-    def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
-        self.path, self.shape = path, shape
-        if not path.exists():
-            path.touch()
-
-    def write(self, first: int, sums: np.ndarray) -> None:
-        """The records of documents first, first + 1, ...; over whatever is there."""
-        with open(self.path, "r+b") as file:
-            file.seek(first * self.shape[1] * self.shape[2] * 8)
-            file.write(np.ascontiguousarray(sums, dtype=np.float64).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-
-    def read(self) -> np.ndarray:
-        """All records, mapped into memory page by page."""
-        return np.memmap(self.path, dtype=np.float64, mode="r", shape=self.shape)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return torch.load(path, weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way
-        raise InputError(f"checkpoint: {path} cannot be read: {first_line(error)}; delete {path.parent}") from error
+def damaged(path: Path, error: BaseException | str) -> InputError:
+    """The error for a file of a workspace that cannot be what was written there."""
+    why = error if isinstance(error, str) else first_line(error)
+    return InputError(f"checkpoint: {path} cannot be read: {why}; delete {path.parent}")
 
 
 @contextlib.contextmanager
-def open_workspace(folder: str | os.PathLike[str] | None, config: dict[str, Any]) -> Iterator[Workspace]:
+def written(path: Path) -> Iterator[None]:
+    """An OSError inside is an InputError that says what of a workspace cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"checkpoint: cannot write {path}: {error.strerror or error}") from error
+
+
+def _why(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return first_line(error)
+
+
+@contextlib.contextmanager
+def open_workspace(
+    folder: str | os.PathLike[str] | None, config: dict[str, Any], ranks: Ranks | None = None
+) -> Iterator[Workspace]:
     """The folder of an evaluation with this configuration, to go on where it was left; a temporary one for None.
 
-    Raises InputError if the folder belongs to another evaluation (naming what differs), is in use, or cannot be made.
+    The first process makes and locks it; the others must see the same folder, and evaluate the same.
+    Raises InputError if the folder belongs to another evaluation (naming what differs), is in use, cannot be made, or
+    is not shared by all processes.
     """
-    if folder is None:
-        temporary = tempfile.mkdtemp(prefix="saekernels-")
-        try:
-            yield Workspace(Path(temporary), kept=False)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return
-    path = Path(folder)
+    ranks = ranks or Ranks()
+    wanted = json.loads(json.dumps(config))
+    with contextlib.ExitStack() as stack:
+
+        def opened() -> str:
+            place = _temporary() if folder is None else _kept(Path(folder))
+            path = stack.enter_context(place)
+            _check_config(path, wanted)
+            return str(path.resolve())
+
+        path = Path(ranks.once(opened))
+        ranks.agree(None if ranks.first else _not_shared(path, wanted, ranks.rank))
+        yield Workspace(path, kept=folder is not None)
+        ranks.wait()
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="saekernels-"))
+    _TEMPORARY.add(path)
+    try:
+        yield path
+    finally:
+        _TEMPORARY.discard(path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def discard_temporary() -> None:
+    """Remove the temporary folders of this process before it ends itself at once."""
+    while _TEMPORARY:
+        shutil.rmtree(_TEMPORARY.pop(), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _kept(path: Path) -> Iterator[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / _LOCK, "w")  # noqa: SIM115
@@ -118,8 +129,23 @@ def open_workspace(folder: str | os.PathLike[str] | None, config: dict[str, Any]
         raise InputError(f"checkpoint: cannot use {path}: {error.strerror or error}") from error
     with lock:
         _lock(lock, path)
-        _check_config(path, config)
-        yield Workspace(path, kept=True)
+        yield path
+
+
+def _not_shared(path: Path, wanted: dict[str, Any], rank: int) -> str | None:
+    """Why a process cannot take part in the evaluation in this folder; only the first one reads the documents."""
+    try:
+        found = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (
+            f"checkpoint: rank {rank} does not see {path}, where the first rank works; "
+            "give --checkpoint DIR on a file system that all ranks share"
+        )
+    differing = [key for key in wanted if key != "documents" and found.get(key) != wanted[key]]
+    if differing:
+        key = differing[0]
+        return f"{key}: rank {rank} has {wanted[key]!r:.60}, the first rank {found.get(key)!r:.60}"
+    return None
 
 
 def _lock(file: Any, path: Path) -> None:
@@ -133,15 +159,14 @@ def _lock(file: Any, path: Path) -> None:
         raise InputError(f"checkpoint: {path} is in use by another evaluation") from error
 
 
-def _check_config(path: Path, config: dict[str, Any]) -> None:
+def _check_config(path: Path, wanted: dict[str, Any]) -> None:
     file = path / _CONFIG
-    wanted = json.loads(json.dumps(config))
     if file.is_file():
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"checkpoint: {file} cannot be read: {first_line(error)}; delete {path}") from error
-        differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+            differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise damaged(file, error) from error
         if differing:
             key = differing[0]
             raise InputError(
@@ -151,12 +176,20 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         return
     if any(entry.name != _LOCK for entry in path.iterdir()):
         raise InputError(f"checkpoint: {path} is not empty and holds no evaluation; give another folder")
-    atomic.write_whole(file, json.dumps(wanted, indent=1).encode())
+    with written(file):
+        atomic.write_whole(file, json.dumps(wanted, indent=1).encode())
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A short digest of a module's parameters and buffers: all names, shapes and types, and values at a stride."""
+    """A short digest of a module's parameters and buffers: all names, shapes and types, and values at a stride.
+
+    Of an SAE that is spread over processes, of all its parts.
+    """
     digest = hashlib.sha256()
+    for part in module.modules():
+        if isinstance(part, LatentParallelSAE):
+            own = fingerprint(part.own)
+            return hashlib.sha256(" ".join(part.fingerprints(own)).encode()).hexdigest()[:16]
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().reshape(-1)
