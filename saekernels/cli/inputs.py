@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +15,11 @@ from saekernels.eval.errors import InputError, first_line, missing_extra
 from saekernels.eval.wording import counted
 from saekernels.formats import load
 from saekernels.parallel import LatentParallelSAE
+from saekernels.placement import device_of
 from saekernels.sae import SAE
+from saekernels.sites import resolve_site
 
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -42,21 +47,25 @@ def pick_device(name: str, place: int = 0) -> torch.device:
     return device
 
 
-def load_model(name: str, device: torch.device, dtype: str) -> Any:
-    """A causal LM in eval mode, from a directory or the hub; the code of a checkpoint is never run."""
+def load_model(name: str, device: torch.device, dtype: str, device_map: str | dict[str, Any] | None = None) -> Any:
+    """A causal LM in eval mode, from a directory or the hub; the code of a checkpoint is never run.
+
+    device_map: where its parts go instead, as transformers understands it.
+    """
     transformers = _transformers()
     _check_local(name, "--model")
     kind = "auto" if dtype == "auto" else DTYPES[dtype]
+    options = {} if device_map is None else {"device_map": device_map}
     try:
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=kind, trust_remote_code=False, output_loading_info=True
+            name, dtype=kind, trust_remote_code=False, output_loading_info=True, **options
         )
     except Exception as error:  # a config with values that do not fit can fail anywhere, in any way
         damaged = type(error).__name__ == "SafetensorError"
         what = f"the weights of {name!r} are damaged" if damaged else f"cannot load {name!r}"
         raise InputError(f"--model: {what}: {_reason(error)}") from error
     _check_weights(name, model, found)
-    return model.to(device).eval()
+    return (model.to(device) if device_map is None else model).eval()
 
 
 def _check_weights(name: str, model: Any, found: dict[str, Any]) -> None:
@@ -75,6 +84,22 @@ def _check_weights(name: str, model: Any, found: dict[str, Any]) -> None:
         )
 
 
+def read_device_map(text: str | None) -> str | dict[str, Any] | None:
+    """What --device-map says: a strategy of accelerate, or the device of each module from a JSON file."""
+    if text is None or text in DEVICE_MAPS:
+        return text
+    try:
+        found = json.loads(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        strategies = ", ".join(DEVICE_MAPS)
+        raise InputError(
+            f"--device-map: got {text!r}, need {strategies} or a JSON file: {first_line(error)}"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(place, str | int) for place in found.values()):
+        raise InputError(f"--device-map: {text} needs an object of a device for each module, got {found!r:.60}")
+    return found
+
+
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of that directory or hub id."""
     transformers = _transformers()
@@ -86,11 +111,11 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_saes(
-    pairs: Sequence[tuple[str, str]], device: torch.device, dtype: str, group: Any = None
+    pairs: Sequence[tuple[str, str]], device_at: Callable[[str], torch.device], dtype: str, group: Any = None
 ) -> dict[str, SAE | LatentParallelSAE]:
     """Site -> SAE, in the given order; a site that comes again gets the name of its checkpoint, "SITE#NAME".
 
-    group: the processes over which each SAE is spread, if it is.
+    device_at: the device of a site's SAE. group: the processes over which each SAE is spread, if it is.
     """
     saes: dict[str, SAE | LatentParallelSAE] = {}
     given = set()
@@ -101,6 +126,7 @@ def load_saes(
         entry = f"{site}#{os.path.basename(os.path.normpath(path))}" if site in saes else site
         if entry in saes:
             raise InputError(f"--sae: {entry!r} is given twice; name one of them, SITE#NAME={path}")
+        device = device_at(site.partition("#")[0])
         try:
             if group is None:
                 saes[entry] = load(path, device=device, dtype=DTYPES[dtype])
@@ -111,6 +137,14 @@ def load_saes(
         except (OSError, ValueError) as error:
             raise InputError(f"--sae {site}={path}: {first_line(error)}") from error
     return saes
+
+
+def device_of_site(model: Any, site: str, otherwise: torch.device) -> torch.device:
+    """Where the module of a site computes; `otherwise` for a site that the model does not have, which is told later."""
+    try:
+        return device_of(resolve_site(model, site).module)
+    except ValueError:
+        return otherwise
 
 
 def _check_local(name: str, option: str) -> None:

@@ -15,7 +15,16 @@ from saekernels.eval import Document, load_documents
 from saekernels.eval.errors import InputError
 
 from .arguments import at_least, not_empty, site_and_path, tokens_or_all
-from .inputs import DTYPES, load_model, load_saes, load_tokenizer, pick_device
+from .inputs import (
+    DEVICE_MAPS,
+    DTYPES,
+    device_of_site,
+    load_model,
+    load_saes,
+    load_tokenizer,
+    pick_device,
+    read_device_map,
+)
 
 BOS = {"auto": None, "always": True, "never": False}
 EXAMPLE_NAME = "saekernels example"
@@ -55,6 +64,8 @@ def add_how(parser: argparse.ArgumentParser, tokens: int = 50_000) -> Any:
     how.add_argument("--bos", choices=BOS, default="auto", help="BOS before each window; auto: the tokenizer's habit")
     how.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
     how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    places = f"spread the model over devices, each SAE where its site is: {', '.join(DEVICE_MAPS)}, or a JSON file"
+    how.add_argument("--device-map", metavar="MAP", type=not_empty, help=places)
     how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the model's; auto: as stored")
     how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
     how.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for documents and bootstrap")
@@ -80,9 +91,14 @@ def load_source(
             label_fields=arguments.label_field,
             seed=arguments.seed,
         )
-    model = load_model(arguments.model, device, arguments.dtype)
+    device_map = read_device_map(getattr(arguments, "device_map", None))
+    model = load_model(arguments.model, device, arguments.dtype, device_map)
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model)
-    return Source(model, tokenizer, load_saes(arguments.sae, device, arguments.sae_dtype, group), documents, device)
+
+    def device_at(site: str) -> torch.device:
+        return device if device_map is None else device_of_site(model, site, device)
+
+    return Source(model, tokenizer, load_saes(arguments.sae, device_at, arguments.sae_dtype, group), documents, device)
 
 
 def _say_if_slow(device: torch.device, command: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.placement import input_device
 from saekernels.probes import AffineProbe, Moments, fit_probes
 from saekernels.sae import SAE
 from saekernels.splice import splice
@@ -99,7 +100,7 @@ def measure_breadth(
     Raises InputError where a slice has no position to fit on or to measure.
     """
     head = find_head(model)
-    device = next(model.parameters()).device
+    device = input_device(model)
     with torch.inference_mode():
         check_head(model, head, torch.arange(min(16, tokens.context), device=device)[None])
         text = _Text(documents, tokens, slices, wanted, seed)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saekernels.activations import AbsTopK, GroupMax, TopK
+from saekernels.placement import input_device
 from saekernels.probes import Moments
 from saekernels.sae import SAE
 from saekernels.splice import splice
@@ -49,7 +50,7 @@ class Collector:
                 self._count_active(site, read)
 
         with splice(self.model, self.sites, replace="zero", untouched=nothing, observer=observe):
-            self.head.body(batch.ids.to(next(self.model.parameters()).device))
+            self.head.body(batch.ids.to(input_device(self.model)))
         if count_active:
             self.rows += int(batch.touched.sum())
 

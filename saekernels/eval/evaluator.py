@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from saekernels.placement import input_device
 from saekernels.probes import fit_probes
 from saekernels.sae import SAE
 
@@ -110,7 +111,7 @@ def evaluate(
     context = context_of(model, tokenizer, context)
     rows = head.weight.shape[0] if not hasattr(model, "get_input_embeddings") else _embedding_rows(model, head.weight)
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
-    device = next(model.parameters()).device
+    device = input_device(model)
     config = {
         "layout": LAYOUT,
         "model": fingerprint(model),

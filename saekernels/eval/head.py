@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saekernels.ops import LinearCeKl, linear_ce_kl
+from saekernels.placement import whole
 
 from .errors import InputError, first_line
 
@@ -86,7 +87,10 @@ def find_head(model: Any) -> Head:
 
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(run, output.weight, getattr(output, "bias", None), softcap or None, _scale(config))
+    # Once for all: on the device that computes it, and in every process of a model that is cut.
+    weight = whole(output, "weight")
+    bias = None if getattr(output, "bias", None) is None else whole(output, "bias")
+    return Head(run, weight, bias, softcap or None, _scale(config))
 
 
 def _scale(config: Any) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saekernels.codes import Codes
+from saekernels.placement import input_device
 from saekernels.sae import SAE
 from saekernels.splice import splice
 
@@ -59,7 +60,7 @@ class _Maps:
     ) -> None:
         self.model, self.head, self.batch_size, self.tokens = model, find_head(model), batch_size, tokens
         (self.site_a, self.sae_a), (self.site_b, self.sae_b) = upstream, downstream
-        self.device = next(model.parameters()).device
+        self.device = input_device(model)
         self.seen: Codes | None = None
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from saekernels.codes import Codes
+from saekernels.placement import input_device
 from saekernels.sae import SAE
 from saekernels.splice import splice
 
@@ -94,7 +95,7 @@ def monitor(
                 f"watch: {watch.entry} has latents 0 to {saes[watch.entry].n_latents - 1}, got {watch.latent}"
             )
     head = find_head(model)
-    device = next(model.parameters()).device
+    device = input_device(model)
     sums = np.zeros((len(watches), 2, 2))
     values = np.zeros(len(watches))
     counts = np.zeros(len(watches), dtype=np.int64)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from saekernels.placement import input_device
+
 from .batches import batches
 from .checks import check_documents, check_numbers, check_tokenizer
 from .documents import Document
@@ -50,7 +52,7 @@ def measure_losses(
     context = context_of(model, tokenizer, context)
     rows = head.weight.shape[0]
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
-    device = next(model.parameters()).device
+    device = input_device(model)
     with tempfile.TemporaryDirectory(prefix="saekernels-") as folder, torch.inference_mode():
         check_head(model, head, torch.arange(min(16, context), device=device)[None] % rows)
         text = chosen(documents, cutter, tokens, seed)

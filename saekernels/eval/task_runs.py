@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.placement import input_device
 from saekernels.sae import SAE
 from saekernels.splice import splice
 
@@ -61,7 +62,7 @@ def run_tasks(
     """
     head = find_head(model)
     tokens = Tokens(tokenizer, 2**31, bos=bos)
-    device = next(model.parameters()).device
+    device = input_device(model)
     first = {site_of(entry): saes[entry] for entry in reversed(list(saes))}
     sites = {site: first[site] for site in map(site_of, saes)}
     made = []

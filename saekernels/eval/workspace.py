@@ -22,6 +22,7 @@ from torch import nn
 
 from saekernels import atomic
 from saekernels.parallel import LatentParallelSAE
+from saekernels.placement import whole
 
 from .errors import InputError, first_line
 from .ranks import Ranks
@@ -190,9 +191,10 @@ def fingerprint(module: nn.Module) -> str:
         if isinstance(part, LatentParallelSAE):
             own = fingerprint(part.own)
             return hashlib.sha256(" ".join(part.fingerprints(own)).encode()).hexdigest()[:16]
-    for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        flat = value.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 4096)]
-        digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
+    for name, part in module.named_modules():
+        for own, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            digest.update(f"{name}.{own} {tuple(value.shape)} {value.dtype}".encode())
+            flat = whole(part, own).detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 4096)]
+            digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -61,7 +61,9 @@ class Checkpoint:
 def rows_in(state: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
     """Of an SAE's tensors those of some latents: these rows, cloned, where a tensor has one for each latent."""
     return {
-        name: value[rows.start : rows.stop].clone(memory_format=torch.contiguous_format) if name in _BY_LATENT and value.dim() else value
+        name: value[rows.start : rows.stop].clone(memory_format=torch.contiguous_format)
+        if name in _BY_LATENT and value.dim()
+        else value
         for name, value in state.items()
     }
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
 
-
 # torch 2.13 has renamed it, and warns of the old name.
 _all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
 

@@ -16,6 +16,7 @@ from saekernels.eval.errors import InputError
 from saekernels.eval.head import Head, find_head
 from saekernels.eval.plan import Run, site_of
 from saekernels.eval.reuse import CLEAN, LayerReuse, check_reuse, find_reuse
+from saekernels.placement import input_device
 from saekernels.sae import SAE
 from saekernels.splice import splice
 
@@ -69,7 +70,7 @@ class _Engine:
 
     def __init__(self, model: Any, head: Head, saes: Mapping[str, SAE], ignore: list[int], keep: bool) -> None:
         self.model, self.head, self.saes, self.keep = model, head, dict(saes), keep
-        self.device = next(model.parameters()).device
+        self.device = input_device(model)
         self.ignore = torch.tensor(ignore, dtype=torch.int64)
         self.activity = {entry: Activity(sae.n_latents) for entry, sae in saes.items()}
         self.losses: dict[str, Losses] | None = None
