@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import saekernels
-from saekernels.eval.errors import InputError
+from saekernels.eval.errors import InputError, first_line
 from saekernels.eval.ranks import RankLostError, ToldError
 
 from . import bench as bench_command
@@ -27,6 +27,7 @@ BAD_INPUT = 2
 UNSHOWN = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+OUT_OF_MEMORY = 4
 # Commands that several processes can do together.
 SHARED = ("eval", "info")
 
@@ -52,13 +53,15 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0; after one line on stderr 2 for bad input, 1 if stdout cannot be written, 3 if another process of
-    the same run is lost, 130 after Ctrl-C; 141 without a word when the reader of stdout has gone.
+    the same run is lost, 4 if memory does not suffice, 130 after Ctrl-C; 141 without a word when the reader of stdout
+    has gone.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a Greek letter gets a question mark, not a failure after the work is done.
             stream.reconfigure(errors="replace")
     name = "saekernels"
+    arguments = None
     try:
         with flushed():
             parser = build_parser()
@@ -77,12 +80,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{name}: {stopped(str(error), getattr(arguments, 'checkpoint', None))}", LOST)
     except InputError as error:
         return _fail(f"{name}: error: {error}", BAD_INPUT)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail(f"{name}: error: {_out_of_memory(error, getattr(arguments, 'checkpoint', None))}", OUT_OF_MEMORY)
     except OutputError as error:
         return _fail(f"{name}: error: cannot write to stdout: {error}", UNSHOWN)
     except KeyboardInterrupt as interrupt:
         return _fail(f"{name}: interrupted, {str(interrupt) or 'nothing was written'}", INTERRUPTED)
     except BrokenPipeError:
         return BROKEN_PIPE
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch has a class for GPUs alone; the CPU's allocator and the C++ library say it in words."""
+    import torch
+
+    words = ("can't allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def _out_of_memory(error: BaseException, checkpoint: str | None) -> str:
+    kept = f"; what was done is in {checkpoint}, and the same command goes on from there" if checkpoint else ""
+    return f"out of memory; a smaller --batch-size or --context needs less{kept} ({first_line(error)})"
 
 
 def _fail(message: str, code: int) -> int:

@@ -122,7 +122,6 @@ def evaluate(
         "cumulative": cumulative,
         "seed": seed,
         "prefix": [int(i) for i in cutter.prefix],
-        "batch_size": batch_size,
         "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else None,
     }
     wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)

@@ -1,0 +1,164 @@
+"""What goes wrong from outside: memory that runs out, damaged files of a run, a disk that is full."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ranks
+import saekernels.cli.eval as command
+import tiny_lm
+from saekernels.cli import main
+from saekernels.eval import InputError, evaluate, spool
+from saekernels.eval.workspace import Workspace
+from tiny_lm import one_thread  # noqa: F401
+
+LIMITED = """
+import resource, sys, torch
+torch.set_num_threads(1)
+import saekernels.eval, saekernels.cli, transformers
+from saekernels.cli.inputs import load_model
+from saekernels.eval import spool
+from saekernels.eval.workspace import Workspace
+spool.CHUNK_POSITIONS, spool._CONTEXTS = 400, 0
+Workspace.__init__.__defaults__ = (0.0,)
+genuine = saekernels.cli.eval.evaluate
+def evaluate(*given, progress, **options):
+    steps = 0
+    def limited(done, total):
+        nonlocal steps
+        steps += 1
+        if steps == 8:
+            size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + 1_000_000, resource.RLIM_INFINITY))
+            torch.empty(64 * 2**20)  # what a larger batch would need
+        progress(done, total)
+    return genuine(*given, progress=limited, **options)
+saekernels.cli.eval.evaluate = evaluate
+sys.exit(saekernels.cli.main(sys.argv[1:]))
+"""
+
+
+def options(folder: Path) -> list[str]:
+    return ["eval", "--tokens", "3000", "--bootstrap", "10", "--json", f"{folder}.json", "--checkpoint", str(folder)]
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    return {**json.loads(Path(f"{folder}.json").read_text()), "run": None}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
+def test_memory_that_runs_out_is_told_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    started = [sys.executable, "-c", LIMITED, *options(folder)]
+    done = subprocess.run(started, capture_output=True, text=True, env=ranks.environment(), check=False)
+    assert done.returncode == 4, done.stderr[-2000:]
+    assert len(done.stderr.splitlines()) == 1 and "out of memory; a smaller --batch-size" in done.stderr
+    assert f"what was done is in {folder}, and the same command goes on from there" in done.stderr
+    assert not Path(f"{folder}.json").exists()
+    assert list(folder.glob("moments*.pt")), "something was done"
+    monkeypatch.setattr(spool, "CHUNK_POSITIONS", 400)
+    monkeypatch.setattr(spool, "_CONTEXTS", 0)
+    assert main(options(folder)) == 0
+    assert main(options(tmp_path / "whole")) == 0
+    capsys.readouterr()
+    assert outcome(folder) == outcome(tmp_path / "whole")
+
+
+def test_other_failures_are_not_called_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any, **options: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(command, "evaluate", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["eval", "--tokens", "100"])
+
+
+def test_memory_of_a_gpu_that_runs_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    def full(*given: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore about it.")
+
+    monkeypatch.setattr(command, "evaluate", full)
+    assert main(["eval", "--tokens", "100"]) == 4
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "Tried to allocate 2.00 GiB" in told and "what was done" not in told
+
+
+def begin(folder: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
+    """An evaluation of several chunks that ends early."""
+    monkeypatch.setattr(spool, "CHUNK_POSITIONS", 60)
+    monkeypatch.setattr(spool, "_CONTEXTS", 0)
+    monkeypatch.setattr(Workspace.__init__, "__defaults__", (0.0,))
+    steps = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, progress)
+
+
+def run(folder: Path, progress: Any = None) -> Any:
+    model, documents = tiny_lm.trained_model(), tiny_lm.documents()
+    options = {"bootstrap": 5, "checkpoint": folder, "progress": progress}
+    return evaluate(model, tiny_lm.tokenizer(), tiny_lm.saes(), documents, **options)
+
+
+@pytest.mark.parametrize("name", ["windows-*.npz", "documents.json", "config.json", "figures-*.pt", "moments.pt"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes"])
+def test_a_damaged_file_of_a_run_is_named(
+    name: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(tmp_path / "run", monkeypatch, 60)
+    path = max((tmp_path / "run").glob(name))
+    before = path.read_bytes()
+    after = {"cut": before[: len(before) // 2], "empty": b"", "other bytes": bytes(255 - b for b in before)}[damage]
+    path.write_bytes(after)
+    with pytest.raises(InputError, match=rf"checkpoint: .*{path.name} cannot be read: .*; delete .*run"):
+        run(tmp_path / "run")
+    path.write_bytes(before)
+    assert run(tmp_path / "run").tokens > 0, "and mended it goes on"
+
+
+def test_sums_of_documents_that_are_cut_short_are_named(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    path = tmp_path / "run" / "documents.f64"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"documents\.f64 cannot be read: need \d+ bytes"):
+        run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("what", ["windows", "documents", "sums"])
+def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told with the file's name; nothing under a final name that is not whole; with room again it goes on."""
+    full = OSError(28, "No space left on device")
+
+    def fail(*given: Any, **options: Any) -> None:
+        raise full
+
+    want = {**run(tmp_path / "whole").to_dict(), "run": None}
+    with monkeypatch.context() as patch:
+        if what == "windows":
+            patch.setattr(np, "savez", fail)
+        elif what == "documents":
+            patch.setattr("saekernels.atomic.write_whole", lambda path, data: fail())
+        else:
+            patch.setattr("torch.save", fail)
+        with pytest.raises(InputError, match=r"checkpoint: cannot write .*: No space left on device"):
+            run(tmp_path / "run")
+        left = [path for path in (tmp_path / "run").iterdir() if path.name != "lock"]
+        assert not [path for path in left if path.suffix == ".tmp"]
+    assert {**run(tmp_path / "run").to_dict(), "run": None} == want
