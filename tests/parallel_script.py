@@ -16,7 +16,8 @@ import ranks
 import saekernels
 from saekernels.activations import AbsTopK, BatchTopK, ConstantNorm, Gated, GroupMax, JumpReLU, LayerNorm, ReLU, TopK
 from saekernels.backends import registry
-from saekernels.parallel import LatentParallelSAE, load, shard
+from saekernels.bench.scale.predict import code_bytes, sum_bytes
+from saekernels.parallel import LatentParallelSAE, collectives, load, shard
 from saekernels.sae import SAE
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float64: 1e-12}
@@ -150,6 +151,32 @@ def loaded(folder: Path) -> list[str]:
     return wrong
 
 
+def traffic() -> list[str]:
+    """The bytes that a rank receives are those that `saekernels plan` predicts."""
+    received = 0
+    gather, exchange = collectives._all_gather, distributed.all_to_all_single
+
+    def gathering(out: Tensor, mine: Tensor, **options: Any) -> None:
+        nonlocal received
+        received += out.nbytes - mine.nbytes
+        gather(out, mine, **options)
+
+    def exchanging(out: Tensor, mine: Tensor, **options: Any) -> None:
+        nonlocal received
+        received += out.nbytes * (count - 1) // count
+        exchange(out, mine, **options)
+
+    count, rows, width, k = distributed.get_world_size(), 24, 16, 6
+    part = shard(SAE(width, 60, TopK(k)))
+    collectives._all_gather, distributed.all_to_all_single = gathering, exchanging
+    try:
+        part(torch.randn(rows, width))
+    finally:
+        collectives._all_gather, distributed.all_to_all_single = gather, exchange
+    wanted = code_bytes(rows, k, 60 // count, count) + sum_bytes(rows, width, count)
+    return [] if received == wanted else [f"received {received} bytes, predicted {wanted}"]
+
+
 def refusals() -> list[str]:
     """Wrong input is named, in every rank alike."""
     wrong = []
@@ -183,6 +210,7 @@ if __name__ == "__main__":
             "gradients": gradients(),
             "loaded": loaded(Path(held[0])),
             "refusals": refusals(),
+            "traffic": traffic(),
         }
         distributed.barrier()
     if distributed.get_rank() == 0:

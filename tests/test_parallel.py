@@ -31,6 +31,7 @@ def test_shards_are_the_whole(count: int) -> None:
         "gradients": [],
         "loaded": [],
         "refusals": [],
+        "traffic": [],
     }
 
 

@@ -64,6 +64,18 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole_number
 
 
+def count(text: str) -> int:
+    """A whole number, also as 16e6."""
+    try:
+        value = float(text.replace("_", "").replace(",", ""))
+        found = int(value) if value == int(value) else -1
+    except (ValueError, OverflowError):
+        found = -1
+    if found < 0 or found > 10**18:
+        raise argparse.ArgumentTypeError(f"need a whole number such as 16e6, got {text!r}")
+    return found
+
+
 def tokens_or_all(text: str) -> int | None:
     """A positive number of tokens, or "all" (None)."""
     return None if text == "all" else at_least(1)(text)

@@ -18,6 +18,7 @@ from . import eval as eval_command
 from . import info as info_command
 from . import maps as maps_command
 from . import monitor as monitor_command
+from . import plan as plan_command
 from . import scaling as scaling_command
 from .arguments import Parser
 from .output import OutputError, flushed
@@ -43,6 +44,7 @@ def build_parser() -> Parser:
         breadth_command,
         maps_command,
         monitor_command,
+        plan_command,
         scaling_command,
         bench_command,
         info_command,
