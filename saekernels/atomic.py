@@ -47,7 +47,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to, which is synced and takes the name `path` once all went well, and is gone if not."""
     handle, temporary = temporary_in(os.path.dirname(os.path.abspath(path)))
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with os.fdopen(handle, "w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -45,7 +45,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """A record written by `saekernels bench`. Raises ValueError for anything else."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a readable record: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("rows"), list) or "machine" not in data:
         raise ValueError(f"{path}: no record of saekernels bench")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from saekernels import parallel
 from saekernels.eval.errors import InputError, first_line, missing_extra
+from saekernels.eval.files import read_json
 from saekernels.eval.wording import counted
 from saekernels.formats import load
 from saekernels.parallel import LatentParallelSAE
@@ -89,8 +88,8 @@ def read_device_map(text: str | None) -> str | dict[str, Any] | None:
     if text is None or text in DEVICE_MAPS:
         return text
     try:
-        found = json.loads(Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = read_json(text)
+    except (OSError, ValueError) as error:
         strategies = ", ".join(DEVICE_MAPS)
         raise InputError(
             f"--device-map: got {text!r}, need {strategies} or a JSON file: {first_line(error)}"

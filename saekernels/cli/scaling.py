@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from saekernels.eval import load_documents
 from saekernels.eval.errors import InputError, first_line
 from saekernels.eval.family import Member, make_family, readable
-from saekernels.eval.files import check_writable
+from saekernels.eval.files import check_writable, read_json
 from saekernels.eval.scaling import make_member, measure_losses
 
 from .arguments import at_least, not_empty, tokens_or_all
@@ -94,7 +93,7 @@ def _train_tokens(path: str | None) -> dict[str, int]:
     if path is None:
         return {}
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = read_json(path)
         if not isinstance(found, dict) or not all(isinstance(n, int) and n > 0 for n in found.values()):
             raise ValueError("need an object from model to a positive number of tokens")
     except (OSError, ValueError) as error:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy as np
 from .bootstrap import percentiles, resample_totals
 from .errors import InputError, first_line
 from .figures import Interval
+from .files import is_column, read_json
 from .terminal import text_table
 from .wording import counted, number, signed, with_interval
 
@@ -50,7 +49,7 @@ class Comparison:
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A report written by `--json`. Raises InputError for anything else, and for one without figures per document."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"compare: cannot read {path}: {first_line(error)}") from error
     if not isinstance(data, dict) or data.get("schema") != 1:
@@ -58,16 +57,19 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not data.get("documents_table"):
         raise InputError(f"compare: {path} has no figures per document; make it again with this version")
     if not _whole(data["documents_table"]):
-        raise InputError(f"compare: {path} is damaged: columns of its documents_table are missing or of unlike lengths")
+        raise InputError(
+            f"compare: {path} is damaged: columns of its documents_table are missing, of unlike lengths or no numbers"
+        )
     return data
 
 
 def _whole(table: Any) -> bool:
     try:
-        columns = [table[name] for name in ("ids", "tokens", "clean")]
-        same = set(table["spliced"]) == set(table["kl"])
-        columns += [*table["spliced"].values(), *table["kl"].values()]
-        return same and all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns)
+        figures = [table["clean"], *table["spliced"].values(), *table["kl"].values()]
+        typed = is_column(table["ids"], str) and is_column(table["tokens"], int)
+        typed = typed and all(is_column(one, float, optional=True) for one in figures)
+        lengths = {len(one) for one in (table["ids"], table["tokens"], *figures)}
+        return typed and len(lengths) == 1 and set(table["spliced"]) == set(table["kl"])
     except (KeyError, TypeError, AttributeError):
         return False
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 # Of the files of a checkpoint folder.
-LAYOUT = 2
+LAYOUT = 3
 _PROBE_TOKENS = 16
 
 

@@ -11,14 +11,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .bootstrap import percentiles, resample_totals
 from .errors import InputError, first_line
-from .files import write_whole
+from .files import is_column, is_count, read_json, write_whole
 
 SCHEMA = "saekernels-family-1"
 _ROUNDING = 1e-6
@@ -85,16 +84,31 @@ class Equivalent:
 def read_family(path: str | os.PathLike[str]) -> Family:
     """The table that `saekernels scaling fit` wrote. Raises InputError for anything else."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(path)
         if data.pop("format", None) != SCHEMA:
             raise ValueError(f"its format is not {SCHEMA}")
         members = [Member(**member) for member in data.pop("members")]
         family = Family(members, **data)
+        _check(family)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"family: cannot read {path}: {first_line(error)}") from error
-    if len(members) < 2 or any(len(m.documents) != len(family.ids) for m in members):
-        raise InputError(f"family: {path} needs at least two models with a loss for each document")
     return family
+
+
+def _check(family: Family) -> None:
+    """Raise ValueError for fields of the wrong kind, and for models without a loss for each document."""
+    whole = all(is_count(value) for value in (family.context, family.vocabulary))
+    if not whole or not is_column(family.ids, str) or not is_column(family.tokens, int):
+        raise ValueError("context, vocabulary, ids and tokens must be whole numbers, texts and whole numbers")
+    for member in family.members:
+        sizes = (member.parameters, member.non_embedding, *([member.train_tokens] if member.train_tokens else []))
+        if not isinstance(member.name, str) or not all(is_count(size) for size in sizes):
+            raise ValueError(f"a member's name or sizes are wrong: {member.name!r:.40}")
+        if not is_column([member.loss], float) or not is_column(member.documents, float):
+            raise ValueError(f"the losses of {member.name!r:.40} must be finite numbers")
+    lengths = {len(member.documents) for member in family.members} | {len(family.tokens)}
+    if len(family.members) < 2 or lengths != {len(family.ids)}:
+        raise ValueError("it needs at least two models with a loss for each document")
 
 
 def make_family(members: Sequence[Member], ids: Sequence[str], tokens: Sequence[int], context: int, v: int) -> Family:

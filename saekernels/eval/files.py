@@ -1,13 +1,40 @@
-"""Output files appear whole or not at all."""
+"""Files that are read, and output files, which appear whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from saekernels import atomic
 
 from .errors import InputError
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value in a JSON file. Raises OSError or ValueError, which nesting without end is, too."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_count(value: object) -> bool:
+    """Whether this is a whole number from 0 to 2^63 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_column(value: object, kind: type, optional: bool = False) -> bool:
+    """Whether this is a list of str, of counts (int) or of finite numbers (float), None too if `optional`."""
+    if not isinstance(value, list):
+        return False
+    left = [one for one in value if one is not None or not optional]
+    if kind is str:
+        return all(isinstance(one, str) for one in left)
+    if kind is int:
+        return all(map(is_count, left))
+    return all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e300 for one in left)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from saekernels import atomic
-
+from . import seals
 from .blocks import blocks_of
 from .spool import Spool
 from .workspace import damaged, written
@@ -28,11 +28,15 @@ class Journal:
 
     def write(self, block: int, chunk: int, sums: np.ndarray) -> None:
         """The records of a chunk's documents; over whatever is there."""
-        path = self._part(block)
-        skipped = self.spool.firsts[chunk] - self.spool.firsts[self.blocks[block].start]
+        path, chunks = self._part(block), self.blocks[block]
+        skipped = self.spool.firsts[chunk] - self.spool.firsts[chunks.start]
+        content = np.ascontiguousarray(sums, dtype=np.float64).tobytes()
+        at = skipped * self._record + (chunk - chunks.start) * seals.SIZE
+        if at > (path.stat().st_size if path.exists() else 0):
+            raise damaged(path, "it is cut short or missing")
         with written(path), open(path, "r+b" if path.exists() else "wb") as file:
-            file.seek(skipped * self._record)
-            file.write(np.ascontiguousarray(sums, dtype=np.float64).tobytes())
+            file.seek(at)
+            file.write(content + seals.seal(content))
             file.flush()
             os.fsync(file.fileno())
 
@@ -40,22 +44,35 @@ class Journal:
         """Make the one file, when all blocks are written; once made it stays as it is."""
         if self.path.is_file():
             return
-        with written(self.path), atomic.writing(self.path) as whole:
+        with written(self.path), seals.writing(self.path) as whole:
             for block, chunks in enumerate(self.blocks):
-                path, needed = self._part(block), len(self.spool.documents_of(chunks)) * self._record
-                if not path.is_file() or path.stat().st_size != needed:
-                    raise damaged(path, f"need {needed} bytes")
-                with open(path, "rb") as part:
-                    while piece := part.read(1 << 22):
-                        whole.write(piece)
+                self._copy(block, chunks, whole)
         for block in range(len(self.blocks)):
             self._part(block).unlink(missing_ok=True)
 
     def read(self) -> np.ndarray:
         """All records, mapped into memory page by page."""
-        if not self.path.is_file() or self.path.stat().st_size != self.shape[0] * self._record:
-            raise damaged(self.path, f"need {self.shape[0] * self._record} bytes")
+        needed = self.shape[0] * self._record
+        try:
+            found = seals.check(self.path)
+        except (OSError, ValueError) as error:
+            raise damaged(self.path, error) from error
+        if found != needed:
+            raise damaged(self.path, f"need {needed} bytes, got {found}")
         return np.memmap(self.path, dtype=np.float64, mode="r", shape=self.shape)
+
+    def _copy(self, block: int, chunks: range, whole: IO[bytes]) -> None:
+        """Append what the chunks of a block have written, each with its checksum."""
+        path = self._part(block)
+        if not path.is_file():
+            raise damaged(path, "it is missing")
+        with open(path, "rb") as part:
+            for chunk in chunks:
+                size = len(self.spool.documents_of(range(chunk, chunk + 1))) * self._record
+                content = part.read(size)
+                if part.read(seals.SIZE) != seals.seal(content):
+                    raise damaged(path, "it is cut short or damaged (its checksum is another)")
+                whole.write(content)
 
     @property
     def _record(self) -> int:

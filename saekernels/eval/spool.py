@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saekernels import atomic
-
+from . import seals
 from .documents import Document
 from .windows import Window
 from .workspace import damaged, written
@@ -50,6 +49,7 @@ class Spool:
         """The windows of one chunk, in the order of the text."""
         path = self.folder / f"windows-{number:06d}.npz"
         try:
+            seals.check(path)
             with np.load(path) as file:
                 parts = {name: file[name] for name in file.files}
             ends = np.cumsum(parts["lengths"])
@@ -87,7 +87,7 @@ def write_spool(
     meta = {**vars(spool), "frequencies": spool.frequencies.tolist()}
     meta.pop("folder")
     with written(folder / _META):
-        atomic.write_whole(folder / _META, json.dumps(meta, default=dict).encode())
+        seals.write(folder / _META, json.dumps(meta, default=dict).encode())
     return spool
 
 
@@ -96,7 +96,7 @@ def read_spool(folder: Path) -> Spool | None:
     if not (folder / _META).is_file():
         return None
     try:
-        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        meta = json.loads(seals.read(folder / _META))
         frequencies = np.asarray(meta.pop("frequencies"), dtype=np.int64)
         counts = [(tokens, nbytes) for tokens, nbytes in meta.pop("counts")]
         return Spool(folder, **meta, counts=counts, frequencies=frequencies)
@@ -121,7 +121,7 @@ def _note(spool: Spool, document: Document, windows: list[Window]) -> None:
 
 def _write_chunk(spool: Spool, windows: list[Window]) -> None:
     path = spool.folder / f"windows-{spool.chunks:06d}.npz"
-    with written(path), atomic.writing(path) as file:
+    with written(path), seals.writing(path) as file:
         np.savez(
             file,
             ids=np.concatenate([w.ids for w in windows]).astype(np.int32),

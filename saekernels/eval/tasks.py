@@ -108,7 +108,7 @@ def _read(path: Path) -> Iterator[Task]:
         raise missing_extra("pyyaml", f"reading {path}") from error
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"tasks: cannot read {path}: {first_line(error)}") from error
     for number, entry in enumerate(data if isinstance(data, list) else [data], 1):
         yield _parse(entry, f"{path}, task {number}")

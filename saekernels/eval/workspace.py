@@ -24,7 +24,9 @@ from saekernels import atomic
 from saekernels.parallel import LatentParallelSAE
 from saekernels.placement import whole
 
+from . import seals
 from .errors import InputError, first_line
+from .files import read_json
 from .ranks import Ranks
 
 _CONFIG = "config.json"
@@ -41,7 +43,7 @@ class Workspace:
     def save(self, path: Path, state: dict[str, Any]) -> None:
         """Save tensors and plain values, whole or not at all. Raises InputError if there is no room for them."""
         try:
-            with atomic.writing(path) as file:
+            with seals.writing(path) as file:
                 torch.save(state, file)
         except (OSError, RuntimeError) as error:  # torch's archive writer hides the reason in a RuntimeError
             raise InputError(f"checkpoint: cannot write {path}: {_why(error)}") from error
@@ -49,6 +51,7 @@ class Workspace:
     def load(self, path: Path) -> dict[str, Any]:
         """What was saved there. Raises InputError for a damaged file."""
         try:
+            seals.check(path)
             return torch.load(path, weights_only=True)
         except Exception as error:  # a damaged file can fail in any way
             raise damaged(path, error) from error
@@ -164,7 +167,7 @@ def _check_config(path: Path, wanted: dict[str, Any]) -> None:
     file = path / _CONFIG
     if file.is_file():
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file)
             differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise damaged(file, error) from error

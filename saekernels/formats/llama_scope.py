@@ -150,7 +150,8 @@ def _activation(
         raise FormatError(f"{path}: 'act_fn' is {function!r:.40} without thresholds; it selects over a whole batch")
     if "threshold" not in state:
         raw = config.get("jump_relu_threshold")
-        if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+        value = float(raw) * (scale or 1.0) if isinstance(raw, int | float) else math.inf
+        if isinstance(raw, bool) or not abs(value) <= torch.finfo(torch.float32).max:
             raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need a number, or thresholds in the file")
-        state["threshold"] = torch.full((n_latents,), float(raw) * (scale or 1.0))
+        state["threshold"] = torch.full((n_latents,), value)
     return JumpReLU()

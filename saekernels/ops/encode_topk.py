@@ -95,6 +95,7 @@ def _hint_tensor(hint: float | Tensor | None, x: Tensor, backend: str | None) ->
         _check.tensors(hint=hint)
         return hint
     _check.scalars(backend, hint=(hint, float))
+    _check.tensor("x", x)
     return torch.full((), float(hint), dtype=torch.float32, device=x.device)
 
 

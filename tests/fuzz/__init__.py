@@ -1,0 +1,1 @@
+"""Fuzzing of ops and readers; `python tests/fuzz --help`."""
