@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO
 
 _STANDARD_STREAMS = (1, 2)
+# The names of files that are being written; whoever locks a folder may remove those that a killed process left there.
+TEMPORARIES = ".saekernels.*.tmp"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,31 @@ def test_a_lost_process_stops_all_and_any_number_go_on(files: list[str], whole: 
     code, err = together(2, files, folder)
     assert code == 0, err[-3000:]
     assert outcome(folder) == whole, "to the bit"
+
+
+@pytest.mark.parametrize("step", [1, 9])
+def test_a_process_lost_within_an_sae_is_told_without_a_launcher(step: int, files: list[str], tmp_path: Path) -> None:
+    """Nothing ends the survivor from outside: it notices in the middle of the codes' merge."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    odd = json.dumps({"dies": [1, step]})
+    command = [sys.executable, SCRIPT, odd, *command_of(files, tmp_path / "run"), "--latent-parallel", "2"]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**ranks.environment(), **place, "RANK": rank})
+        for rank in ("0", "1")
+    ]
+    told = [process.communicate(timeout=240)[1] for process in started]
+    assert [process.returncode for process in started] == [3, -9], told
+    assert "rank 0 of 2 stopped: a process of the evaluation is lost" in told[0] and "Traceback" not in told[0]
+
+
+def test_a_place_outside_of_the_processes_is_refused(files: list[str], tmp_path: Path) -> None:
+    environment = {**ranks.environment(), "WORLD_SIZE": "2", "RANK": "5"}
+    command = [sys.executable, SCRIPT, "{}", *command_of(files, tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    assert done.returncode == 2 and "RANK: got 5, need 0 to 1 for WORLD_SIZE = 2" in done.stderr
 
 
 def test_a_process_with_another_model_is_noticed_by_all(files: list[str], tmp_path: Path) -> None:

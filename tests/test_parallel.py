@@ -67,6 +67,16 @@ def test_keys_order_as_the_op_and_come_back(scores: list[float], magnitude: bool
     assert torch.equal(merge.unpack(keys.topk(k).values)[1], want)
 
 
+def test_what_fills_up_a_smaller_shard_wins_no_tie_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five latents over two ranks, all of score 0: the first offers its two and one more that does not exist."""
+    values = torch.zeros(2, 1, 3, dtype=torch.float64)
+    names = torch.tensor([[[0, 1, 5]], [[2, 3, 4]]], dtype=torch.int32)
+    monkeypatch.setattr(merge, "gathered", lambda mine, group: values if mine.is_floating_point() else names)
+    for rank, held in ((0, [True, True, False]), (1, [True, True, True])):
+        _, chosen, mine = merge.merge_topk(values[rank], names[rank], 5, True, None)
+        assert chosen.tolist() == [[0, 1, 2, 3, 4]] and mine.tolist() == [held]
+
+
 def test_without_processes_the_error_says_so() -> None:
     with pytest.raises(ValueError, match=r"torch\.distributed is not initialised"):
         shard(SAE(4, 8, ReLU()))

@@ -140,6 +140,9 @@ def test_the_plan_of_sixteen_million_latents(tmp_path: Path, capsys: pytest.Capt
         (["--sites", "33"], "--sites: got 33, need at most layers"),
         (["--processes", "6", "--latent-parallel", "4"], "--latent-parallel: got 4, need a divisor of 6 processes"),
         (["--parameters", "1000"], "--parameters: got 1000"),
+        (["--processes", "1000000000000"], "--processes: got 1000000000000, need at most"),
+        (["--sites", "1e7", "--layers", "1e7"], "--sites: got 10000000, need at most 1024"),
+        (["--latents", "4", "--k", "4", "--processes", "8", "--latent-parallel", "8"], "need at most latents = 4"),
         (["--json", "/nowhere/at/all.json"], "cannot write"),
     ],
 )

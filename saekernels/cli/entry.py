@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -89,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OutputError as error:
         return _fail(f"{name}: error: cannot write to stdout: {error}", UNSHOWN)
     except KeyboardInterrupt as interrupt:
-        return _fail(f"{name}: interrupted, {str(interrupt) or 'nothing was written'}", INTERRUPTED)
+        folder = getattr(arguments, "checkpoint", None)
+        there = folder is not None and os.path.isdir(folder)
+        kept = f"what was done is in {folder}: the same command goes on from there" if there else "nothing was written"
+        return _fail(f"{name}: interrupted, {str(interrupt) or kept}", INTERRUPTED)
     except BrokenPipeError:
         return BROKEN_PIPE
 

@@ -51,6 +51,8 @@ def processes(latents: int, device: torch.device, checkpoint: str | None) -> Ite
     latents: over how many processes the latents of each SAE are spread.
     """
     world = world_size()
+    if not 0 <= (rank := _number("RANK", 0)) < world:
+        raise InputError(f"RANK: got {rank}, need 0 to {world - 1} for WORLD_SIZE = {world}")
     if world % latents:
         raise InputError(f"--latent-parallel: got {latents}, need a divisor of the {world} processes of the launcher")
     if world == 1:

@@ -102,6 +102,11 @@ def digest(documents: Iterable[Document]) -> str:
     return running.hexdigest()[:16]
 
 
+def source(documents: object) -> str | None:
+    """The name of a data set that is streamed; None for an iterable of another kind, which tells none."""
+    return f"{documents.where}, {documents.fields}" if isinstance(documents, _Stream) else None
+
+
 def _is_dataset_id(name: str) -> bool:
     looks_like_path = name.lower().endswith((*SUFFIXES, "/", ".gz", ".json")) or name.startswith((".", "/", "~"))
     return not looks_like_path and _DATASET_ID.fullmatch(name) is not None

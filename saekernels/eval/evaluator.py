@@ -17,9 +17,10 @@ from saekernels.placement import input_device
 from saekernels.probes import fit_probes
 from saekernels.sae import SAE
 
+from . import identity
 from .checks import check_choices, check_documents, check_numbers, check_saes, check_tokenizer
 from .collect import Collector
-from .documents import Document, digest
+from .documents import Document, digest, source
 from .head import check_head, find_head
 from .journal import Journal
 from .passes import Progress, Work
@@ -31,7 +32,7 @@ from .spool import Spool, read_spool, write_spool
 from .summary import documents_table, summarise
 from .windows import MASK, Tokens, chosen, context_of
 from .wording import counted
-from .workspace import fingerprint, open_workspace
+from .workspace import open_workspace
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -114,15 +115,16 @@ def evaluate(
     device = input_device(model)
     config = {
         "layout": LAYOUT,
-        "model": fingerprint(model),
-        "saes": {entry: fingerprint(sae) for entry, sae in saes.items()},
+        "model": identity.of_model(model),
+        "tokenizer": identity.of_tokenizer(tokenizer),
+        "saes": {entry: identity.fingerprint(sae, settings=True) for entry, sae in saes.items()},
         "tokens": tokens,
         "context": context,
         "baselines": sorted(baselines),
         "cumulative": cumulative,
         "seed": seed,
         "prefix": [int(i) for i in cutter.prefix],
-        "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else None,
+        "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else source(documents),
     }
     wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
     modes = (_eval_mode(model, *saes.values()), torch.inference_mode())

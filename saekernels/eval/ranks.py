@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from .errors import InputError, first_line
+from saekernels.parallel.collectives import RankLostError, reaching
+
+from .errors import InputError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+__all__ = ["DATA", "RankLostError", "Ranks", "ToldError"]
+
 DATA = "data"
 T = TypeVar("T")
-
-
-class RankLostError(RuntimeError):
-    """Another process of the evaluation has ended or cannot be reached, so this one cannot go on."""
 
 
 class Ranks:
@@ -71,13 +71,11 @@ class Ranks:
         from torch import distributed
 
         held = [value]
-        try:
+        with reaching():
             for group in self._groups:
                 distributed.barrier(group)
             for group in self._groups:
                 distributed.broadcast_object_list(held, src=distributed.get_global_rank(group, 0), group=group)
-        except (RuntimeError, ValueError, EOFError) as error:
-            raise RankLostError(f"a process of the evaluation is lost: {first_line(error)}") from error
         return held[0]
 
     def once(self, function: Callable[[], T]) -> T:
@@ -114,10 +112,8 @@ class Ranks:
         found: list[tuple[int, str]] = [] if problem is None else [(self.rank, problem)]
         for group in self._groups:
             gathered: list[Any] = [None] * torch.distributed.get_world_size(group)
-            try:
+            with reaching():
                 torch.distributed.all_gather_object(gathered, found, group=group)
-            except (RuntimeError, EOFError) as error:
-                raise RankLostError(f"a process of the evaluation is lost: {first_line(error)}") from error
             found = sorted({one for part in gathered for one in part})
         if found:
             raise (InputError if self.first else ToldError)(found[0][1])

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saekernels.parallel.collectives import RankLostError
 from saekernels.sites import resolve_site
 
 from .plan import Run
@@ -177,6 +178,8 @@ def check_reuse(
                 got = spliced(run, reuse.entries(run))
             if not torch.allclose(got, full[run.name], rtol=0, atol=0, equal_nan=True):
                 return no_reuse(f"with it, a trial run of {' '.join(run.entries)} has other bits")
+    except RankLostError:
+        raise
     except Exception as error:  # a model of any kind may object to being cut short, in any way
         return no_reuse(f"with it, a trial run fails with {type(error).__name__}")
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.parallel.collectives import RankLostError
 from saekernels.probes import AffineProbe
 from saekernels.sae import SAE
 from saekernels.splice import splice
@@ -87,6 +88,8 @@ class Runner:
             try:
                 with splice(self.model, {site: sae}) as active:
                     self.head.body(ids)
+            except RankLostError:
+                raise
             except (ValueError, TypeError, RuntimeError) as error:
                 raise InputError(first_line(error)) from error
             if not active.calls[site]:

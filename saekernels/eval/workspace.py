@@ -8,7 +8,6 @@ one that was not interrupted.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -18,16 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from saekernels import atomic
-from saekernels.parallel import LatentParallelSAE
-from saekernels.placement import whole
 
 from . import seals
 from .errors import InputError, first_line
 from .files import read_json
-from .ranks import Ranks
+from .ranks import RankLostError, Ranks
 
 _CONFIG = "config.json"
 _LOCK = "lock"
@@ -103,8 +99,16 @@ def open_workspace(
 
         path = Path(ranks.once(opened))
         ranks.agree(None if ranks.first else _not_shared(path, wanted, ranks.rank))
-        yield Workspace(path, kept=folder is not None)
-        ranks.wait()
+        if folder is None:
+            _TEMPORARY.add(path)  # whoever ends last of this machine's processes removes it
+        try:
+            yield Workspace(path, kept=folder is not None)
+            ranks.wait()
+        except RankLostError:
+            discard_temporary()
+            raise
+        finally:
+            _TEMPORARY.discard(path)
 
 
 @contextlib.contextmanager
@@ -178,26 +182,9 @@ def _check_config(path: Path, wanted: dict[str, Any]) -> None:
                 f"is {wanted.get(key)!r:.60}; give another folder, or delete it"
             )
         return
+    for entry in path.glob(atomic.TEMPORARIES):  # what a killed run had not given its name yet
+        entry.unlink(missing_ok=True)
     if any(entry.name != _LOCK for entry in path.iterdir()):
         raise InputError(f"checkpoint: {path} is not empty and holds no evaluation; give another folder")
     with written(file):
         atomic.write_whole(file, json.dumps(wanted, indent=1).encode())
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A short digest of a module's parameters and buffers: all names, shapes and types, and values at a stride.
-
-    Of an SAE that is spread over processes, of all its parts.
-    """
-    digest = hashlib.sha256()
-    for part in module.modules():
-        if isinstance(part, LatentParallelSAE):
-            own = fingerprint(part.own)
-            return hashlib.sha256(" ".join(part.fingerprints(own)).encode()).hexdigest()[:16]
-    for name, part in module.named_modules():
-        for own, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
-            digest.update(f"{name}.{own} {tuple(value.shape)} {value.dtype}".encode())
-            flat = whole(part, own).detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 4096)]
-            digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor
 
 from saekernels.formats.files import FormatError, Tensors
+
+# What the zipfile module raises: for damage, for methods it does not know, for an archive with a password.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
 def read_pt(path: Path) -> Mapping[str, Any]:
@@ -43,7 +47,7 @@ def read_npz(path: Path) -> Tensors:
     try:
         with np.load(path, allow_pickle=False) as data:
             return Tensors(path, {name: torch.from_numpy(np.ascontiguousarray(data[name])) for name in data.files})
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, *_ZIP_ERRORS) as error:
         raise FormatError(f"{path}: damaged or not a numpy archive: {_first(error)}") from error
 
 

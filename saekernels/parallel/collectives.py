@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,12 +14,29 @@ from torch.autograd import Function
 _all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
 
 
+class RankLostError(RuntimeError):
+    """Another process has ended or cannot be reached, so this one cannot go on."""
+
+
+@contextlib.contextmanager
+def reaching() -> Iterator[None]:
+    """Around a collective: RankLostError where it fails. Memory that runs out stays what it is."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, EOFError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RankLostError(f"a process of the evaluation is lost: {reason}") from error
+
+
 def gathered(mine: Tensor, group: Any) -> Tensor:
     """[ranks, ...]: every rank's tensor, all of one shape."""
     ranks = distributed.get_world_size(group)
     out = mine.new_empty(ranks * mine.shape[0], *mine.shape[1:])
     if mine.numel():
-        _all_gather(out, mine.contiguous(), group=group)
+        with reaching():
+            _all_gather(out, mine.contiguous(), group=group)
     return out.view(ranks, *mine.shape)
 
 
@@ -41,7 +60,8 @@ def ordered_sum(mine: Tensor, group: Any) -> Tensor:
     share = -(-rows // ranks)
     padded = torch.nn.functional.pad(mine, (0, 0, 0, share * ranks - rows))
     parts = torch.empty_like(padded)
-    distributed.all_to_all_single(parts, padded, group=group)
+    with reaching():
+        distributed.all_to_all_single(parts, padded, group=group)
     total, *others = parts.view(ranks, share, -1)
     for part in others:
         total = total + part

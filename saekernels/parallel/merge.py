@@ -48,10 +48,13 @@ def merge_topk(values: Tensor, latents: Tensor, k: int, magnitude: bool, group: 
 
 
 def _merge_wide(values: Tensor, latents: Tensor, k: int, magnitude: bool, group: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """float64 has no room in a key: a stable sort, with the shards in the order of their latents."""
+    """float64 has no room in a key: two stable sorts."""
     every = torch.cat(list(gathered(values, group)), dim=1)
     names = torch.cat(list(gathered(latents, group)), dim=1)
     score = every.abs() if magnitude else every
+    # By latent first: what fills up a smaller shard's offer stands among other shards' latents, and ties with them.
+    by_latent = names.argsort(dim=1, stable=True)
+    every, names, score = (one.gather(1, by_latent) for one in (every, names, score))
     order = torch.where(score.isnan(), torch.nan, score + 0.0).sort(dim=1, descending=True, stable=True).indices[:, :k]
     chosen = names.gather(1, order)
     mine = (latents[:, :, None] == chosen[:, None]).any(-1)

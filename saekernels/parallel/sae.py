@@ -14,7 +14,7 @@ from saekernels.ops import _check, decode_csr, encode_topk
 from saekernels.ops.sparse_maps import uniform_offsets
 from saekernels.sae import SAE
 
-from .collectives import gathered, gathered_ragged, summed, summed_backward
+from .collectives import gathered, gathered_ragged, reaching, summed, summed_backward
 from .merge import merge_topk
 from .rows import most_codes
 
@@ -83,7 +83,8 @@ class LatentParallelSAE(nn.Module):
     def fingerprints(self, own: str) -> list[str]:
         """Every rank's `own`, in the order of the latents."""
         found: list[str] = [""] * distributed.get_world_size(self._group)
-        distributed.all_gather_object(found, own, group=self._group)
+        with reaching():
+            distributed.all_gather_object(found, own, group=self._group)
         return found
 
     def _encode(self, x: Tensor) -> _Encoded:

@@ -10,6 +10,8 @@ import torch
 from saekernels.eval.plan import BASELINES, Plan, make_plan
 
 _WHOLE = ("latents", "tokens", "sites", "width", "k", "parameters", "layers", "vocabulary", "context", "documents")
+# More take the plan itself minutes.
+MOST_SITES, MOST_PROCESSES = 1_024, 2**20
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Job:
             raise ValueError(f"k: got {self.k}, need at most latents = {self.latents}")
         if self.sites > self.layers:
             raise ValueError(f"sites: got {self.sites}, need at most layers = {self.layers}")
+        for name, most in (("sites", MOST_SITES), ("processes", MOST_PROCESSES)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}: got {getattr(self, name)}, need at most {most}")
+        if self.latent_parallel > self.latents:
+            raise ValueError(f"latent_parallel: got {self.latent_parallel}, need at most latents = {self.latents}")
         if self.processes % self.latent_parallel:
             raise ValueError(
                 f"latent_parallel: got {self.latent_parallel}, need a divisor of {self.processes} processes"

@@ -1,0 +1,83 @@
+"""What an evaluation is of, as short digests: a run goes on only in a folder that was begun with the same.
+
+Everything that changes a figure belongs in here: weights, but also what is no tensor (an SAE's k, an edit, the
+tokenizer's merges, a model's soft-cap).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from torch import nn
+
+from saekernels.parallel import LatentParallelSAE
+from saekernels.placement import whole
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+# Of a model's config: where it lies and what wrote it, which change no figure.
+_NAMES = ("_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype")
+
+
+def fingerprint(module: nn.Module, settings: bool = False) -> str:
+    """A short digest of a module's parameters and buffers: all names, shapes and types, and values at a stride.
+
+    settings: also of its parts' attributes that are numbers, texts or dataclasses, as an SAE's activation is. Of an
+    SAE that is spread over processes, of all its parts; every process must then ask.
+    """
+    digest = hashlib.sha256()
+    spread: list[str] = []
+    for name, part in module.named_modules():
+        if any(name.startswith(prefix) for prefix in spread):
+            continue
+        if isinstance(part, LatentParallelSAE):
+            spread.append(f"{name}." if name else "")
+            parts = part.fingerprints(fingerprint(part.own, settings))
+            digest.update(repr((name, part.activation, part.n_latents, parts)).encode())
+            continue
+        if settings:
+            digest.update(f"{name} {type(part).__name__} {_settings(part)}".encode())
+        for own, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            digest.update(f"{name}.{own} {tuple(value.shape)} {value.dtype}".encode())
+            flat = whole(part, own).detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 4096)]
+            digest.update(sample.to("cpu").float().numpy().tobytes())
+    return _short(digest)
+
+
+def of_model(model: nn.Module) -> str:
+    """A digest of a model's weights and, where it has one, of its transformers config."""
+    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
+    config = {key: value for key, value in to_dict().items() if key not in _NAMES} if callable(to_dict) else {}
+    content = json.dumps(config, sort_keys=True, default=str)
+    return _short(hashlib.sha256(f"{fingerprint(model)} {content}".encode()))
+
+
+def of_tokenizer(tokenizer: Any) -> str:
+    """A digest of what a tokenizer does: its whole pipeline if it is a fast one, else its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content = json.loads(backend.to_str())
+        # Calls set and unset these.
+        content = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+    else:
+        vocabulary = getattr(tokenizer, "get_vocab", dict)
+        content = {"class": type(tokenizer).__name__, "vocabulary": vocabulary()}
+    return _short(hashlib.sha256(json.dumps(content, sort_keys=True).encode()))
+
+
+def _settings(part: nn.Module) -> str:
+    found = {
+        name: value
+        for name, value in sorted(vars(part).items())
+        if not name.startswith("_")
+        and name != "training"
+        and (isinstance(value, _PLAIN) or dataclasses.is_dataclass(value))
+    }
+    return repr(found)
+
+
+def _short(digest: Any) -> str:
+    return str(digest.hexdigest()[:16])
