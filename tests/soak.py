@@ -115,7 +115,7 @@ def digest(outs: list[Tensor]) -> str:
     running = hashlib.sha256()
     for out in outs:
         running.update(f"{tuple(out.shape)} {out.dtype}".encode())
-        running.update(out.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        running.update(out.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return running.hexdigest()
 
 
