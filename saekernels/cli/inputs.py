@@ -46,10 +46,17 @@ def pick_device(name: str, place: int = 0) -> torch.device:
     return device
 
 
-def load_model(name: str, device: torch.device, dtype: str, device_map: str | dict[str, Any] | None = None) -> Any:
-    """A causal LM in eval mode, from a directory or the hub; the code of a checkpoint is never run.
+def load_model(
+    name: str,
+    device: torch.device,
+    dtype: str,
+    device_map: str | dict[str, Any] | None = None,
+    trust_code: bool = False,
+) -> Any:
+    """A causal LM in eval mode, from a directory or the hub.
 
-    device_map: where its parts go instead, as transformers understands it.
+    device_map: where its parts go instead, as transformers understands it. trust_code: run the Python code that a
+    checkpoint may bring, and not refuse it.
     """
     transformers = _transformers()
     _check_local(name, "--model")
@@ -57,12 +64,12 @@ def load_model(name: str, device: torch.device, dtype: str, device_map: str | di
     options = {} if device_map is None else {"device_map": device_map}
     try:
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=kind, trust_remote_code=False, output_loading_info=True, **options
+            name, dtype=kind, trust_remote_code=trust_code, output_loading_info=True, **options
         )
     except Exception as error:  # a config with values that do not fit can fail anywhere, in any way
         damaged = type(error).__name__ == "SafetensorError"
         what = f"the weights of {name!r} are damaged" if damaged else f"cannot load {name!r}"
-        raise InputError(f"--model: {what}: {_reason(error)}") from error
+        raise InputError(f"--model: {what}: {_own_code(error) or _reason(error)}") from error
     _check_weights(name, model, found)
     return (model.to(device) if device_map is None else model).eval()
 
@@ -99,14 +106,20 @@ def read_device_map(text: str | None) -> str | dict[str, Any] | None:
     return found
 
 
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of that directory or hub id."""
+def _own_code(error: Exception) -> str | None:
+    """What is to be said where transformers refuses to run a checkpoint's code."""
+    wants = "it brings Python code of its own, which was not run; --trust-remote-code runs it, with your rights"
+    return wants if "trust_remote_code" in str(error) else None
+
+
+def load_tokenizer(name: str, trust_code: bool = False) -> Any:
+    """The tokenizer of that directory or hub id; trust_code as for the model."""
     transformers = _transformers()
     _check_local(name, "--tokenizer")
     try:
-        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_code)
     except Exception as error:  # as for the model
-        raise InputError(f"cannot load a tokenizer from {name!r}: {_reason(error)}") from error
+        raise InputError(f"cannot load a tokenizer from {name!r}: {_own_code(error) or _reason(error)}") from error
 
 
 def load_saes(

@@ -69,6 +69,8 @@ def add_how(parser: argparse.ArgumentParser, tokens: int = 50_000) -> Any:
     how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the model's; auto: as stored")
     how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
     how.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for documents and bootstrap")
+    trust = "run the Python code that the model's or tokenizer's checkpoint brings; without it such a one is refused"
+    how.add_argument("--trust-remote-code", action="store_true", help=trust)
     return how
 
 
@@ -92,8 +94,8 @@ def load_source(
             seed=arguments.seed,
         )
     device_map = read_device_map(getattr(arguments, "device_map", None))
-    model = load_model(arguments.model, device, arguments.dtype, device_map)
-    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model)
+    model = load_model(arguments.model, device, arguments.dtype, device_map, arguments.trust_remote_code)
+    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.trust_remote_code)
 
     def device_at(site: str) -> torch.device:
         return device if device_map is None else device_of_site(model, site, device)
