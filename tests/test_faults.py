@@ -162,3 +162,49 @@ def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch
         left = [path for path in (tmp_path / "run").iterdir() if path.name != "lock"]
         assert not [path for path in left if path.suffix == ".tmp"]
     assert {**run(tmp_path / "run").to_dict(), "run": None} == want
+
+
+NO_ROOM = """
+import resource, sys
+import saekernels.cli, saekernels.cli.eval as command
+genuine = command.write_whole
+def write_whole(path, text):  # a file system that takes 20 kB more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    genuine(path, text)
+command.write_whole = write_whole
+sys.exit(saekernels.cli.main(sys.argv[1:]))
+"""
+KILLED = """
+import os, signal, sys
+import saekernels.cli, saekernels.cli.eval as command
+genuine, fsync = command.write_whole, os.fsync
+def write_whole(path, text):
+    os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and has no name yet
+    genuine(path, text)
+command.write_whole = write_whole
+sys.exit(saekernels.cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
+@pytest.mark.parametrize("before", [None, "an older report"])
+@pytest.mark.parametrize(("code", "outcome"), [(NO_ROOM, 2), (KILLED, -9)], ids=["no room", "killed"])
+def test_a_report_that_cannot_be_written_leaves_no_part_of_it(
+    code: str, outcome: int, before: str | None, tmp_path: Path
+) -> None:
+    """By the kernel's own refusal, and by kill -9 in the middle: the old file or none, and what to do."""
+    path, folder = tmp_path / "report.json", tmp_path / "run"
+    if before is not None:
+        path.write_text(before)
+    command = ["eval", "--tokens", "1500", "--bootstrap", "5", "--checkpoint", str(folder), "--json", str(path)]
+    started = [sys.executable, "-c", code, *command]
+    done = subprocess.run(started, capture_output=True, text=True, env=ranks.environment(), check=False)
+    assert done.returncode == outcome, done.stderr[-2000:]
+    assert (path.read_text() if path.exists() else None) == before
+    assert "all together" in done.stdout, "what was measured was printed"
+    if outcome == 2:
+        told = done.stderr.splitlines()[-1]
+        assert f"cannot write {path}: File too large; nothing was written; all figures are in {folder}, and" in told
+        assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+    assert main(command) == 0, "the same command again: nothing is computed anew"
+    assert json.loads(path.read_text())["schema"] == 1

@@ -216,7 +216,9 @@ def _write(report: Report, arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_written(written)) from None
     if failures:
-        raise InputError("; ".join([*failures, _written(written)]))
+        folder = arguments.checkpoint
+        kept = [f"all figures are in {folder}, and the same command with another place writes them"] if folder else []
+        raise InputError("; ".join([*failures, _written(written), *kept]))
 
 
 def _written(paths: list[str]) -> str:
