@@ -92,7 +92,9 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int) -> Tenso
     nothing to choose then, and where there is no error.
 
     Args:
-        x [..., d_in], x_hat [..., d_out] with d_in = d_out: input and reconstruction.
+        sae: the SAE; its d_in and d_out must be equal.
+        x: [..., d_in], the input.
+        x_hat: [..., d_out], the reconstruction.
         dead: [n] int64, e.g. `DeadLatents.indices()`.
         k: how many may help per token; Gao et al. take d / 2.
     """

@@ -71,7 +71,7 @@ def load_documents(
     the given order; directories are walked in sorted order. Without a domain field, a record's domain is its file's
     name without suffixes; a .txt file found in a directory takes the name of the folder it lies in. Each of
     `label_fields` becomes one of a record's labels; .txt files have none.
-    A data set id, "NAME[:CONFIG][@SPLIT]", is streamed, shuffled by `seed` within a buffer of 10,000 records; it must
+    A data set id, `NAME[:CONFIG][@SPLIT]`, is streamed, shuffled by `seed` within a buffer of 10,000 records; it must
     be the only source. Empty texts are left out.
 
     Raises InputError for anything that cannot be read.

@@ -30,8 +30,13 @@ def load(
     torch and numpy files are read whole before they are cut.
 
     Args:
-        path, device, dtype, input_scale, k, revision: as in `saekernels.load`.
+        path: as in `saekernels.load`, like all but `group`.
         group: the ranks of torch.distributed, in whose order the latents are; the default group for None.
+        device: of this rank's weights.
+        dtype: of this rank's weights.
+        input_scale: for formats that do not hold theirs.
+        k: for formats that do not hold theirs.
+        revision: of a hub id.
 
     Returns:
         LatentParallelSAE in eval mode.

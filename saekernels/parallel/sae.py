@@ -31,7 +31,8 @@ class LatentParallelSAE(nn.Module):
 
     Args:
         own: the SAE of this rank's latents.
-        activation, n_latents: of the whole SAE.
+        activation: of the whole SAE.
+        n_latents: of the whole SAE.
         first: the latent of the whole SAE that is this rank's first.
         group: the ranks, in the order of their latents; None for the default group.
     """

@@ -1,0 +1,38 @@
+"""What the site needs beyond Markdown: the commands' own help, and links out of docs/, which lead nowhere on it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+MARK = "<!-- commands -->"
+# [text](../path) of a page in docs/: the repository's other files are no part of the site.
+_OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./[^)]*\)")
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Called by mkdocs for each page."""
+    if MARK in markdown:
+        markdown = markdown.replace(MARK, commands())
+    return markdown if "/" in page.file.src_uri else _OUTSIDE.sub(r"`\1`", markdown)
+
+
+def commands() -> str:
+    """Every command's help, as its own parser gives it, in Markdown."""
+    from saekernels.cli.entry import build_parser
+
+    parts = []
+    for parser in _leaves(build_parser()):
+        parser.formatter_class = lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, width=110)
+        parts.append(f"## {parser.prog}\n\n```text\n{parser.format_help().strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def _leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                found += _leaves(child)
+    return found or [parser]

@@ -1,0 +1,96 @@
+"""The compatibility matrix, and what CI does in parts: `nox -l` lists, `nox -s NAME` runs one.
+
+nox -s matrix                 # the suite on every supported pair of Python and torch whose interpreter is here
+nox -s "matrix(3.13)"         # on one
+nox -s package                # sdist and wheel, into clean environments with a compiler and without
+nox -s docs fuzz soak         # the site; a minute of fuzzing; two of soaking
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "matrix"]
+nox.options.error_on_missing_interpreters = False
+CONSTRAINED = ("-c", "constraints.txt")
+# Python, and what it goes with. Builds of torch for CUDA bring a Triton of their own: 3.6 for 2.11, 3.7 for 2.13.
+MATRIX = {
+    "3.10": ["torch==2.11.0", "numpy==1.26.4"],
+    "3.11": ["-c", "constraints.txt"],
+    "3.11-numpy1": ["torch==2.13.0", "numpy==1.26.4"],
+    "3.12": ["torch==2.11.0", "numpy>=2"],
+    "3.13": ["torch==2.13.0", "numpy>=2"],
+}
+
+
+@nox.session(python=False)
+@nox.parametrize("versions", [nox.param(name, id=name) for name in MATRIX])
+def matrix(session: nox.Session, versions: str) -> None:
+    """The whole suite; arguments go to pytest."""
+    number = versions.partition("-")[0]
+    interpreter = _find(number)
+    if interpreter is None:
+        session.skip(f"no Python {number} here")
+    place = Path(session.create_tmp()) / "venv"
+    session.run(interpreter, "-m", "venv", "--clear", str(place), external=True)
+    python = str(place / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "-q", *MATRIX[versions], ".[test]", external=True)
+    show = "import sys, torch, triton, numpy; print(sys.version.split()[0], torch.__version__, triton.__version__, "
+    session.run(python, "-c", show + "numpy.__version__)", external=True)
+    session.run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *session.posargs, external=True)
+
+
+def _find(number: str) -> str | None:
+    """That Python, on PATH or among pyenv's; a shim that leads to no interpreter does not count."""
+    import shutil
+    import subprocess
+
+    versions = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    found = [shutil.which(f"python{number}"), *sorted(map(str, versions.glob(f"{number}.*/bin/python")))]
+    for candidate in filter(None, found):
+        if (
+            subprocess.run([candidate, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode
+            == 0
+        ):
+            return candidate
+    return None
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, format, types."""
+    session.install("-q", *CONSTRAINED, ".[test]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """What is published, as a user gets it."""
+    session.install("-q", *CONSTRAINED, "build")
+    session.run("python", "tests/packages.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into site/."""
+    session.install("-q", *CONSTRAINED, ".[docs]")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """A minute, or what the arguments say."""
+    session.install("-q", *CONSTRAINED, ".[test]")
+    session.run("python", "tests/fuzz", *(session.posargs or ["--minutes", "1"]))
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Two minutes, or what the arguments say."""
+    session.install("-q", *CONSTRAINED, ".[test]")
+    session.run("python", "tests/soak.py", *(session.posargs or ["--minutes", "2"]))
