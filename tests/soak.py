@@ -154,7 +154,10 @@ def soak(seconds: float, work: dict[str, Work], fewest: int = FEWEST_ROUNDS) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
-    problems = soak(parser.parse_args().minutes * 60, WORK)
+    minutes = parser.parse_args().minutes
+    if not 0 < minutes < float("inf"):
+        parser.error(f"argument --minutes: need a number above 0, got {minutes}")
+    problems = soak(minutes * 60, WORK)
     for problem in problems:
         print(f"FAILED: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -14,9 +14,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent)]  # as pytest has it; `fuzz` is then a package
+
+
+def positive(kind: type) -> Callable[[str], float]:
+    """An argument's type: a number above 0."""
+
+    def parse(text: str) -> float:
+        value: float = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"need a number above 0, got {text}")
+        return value
+
+    return parse
 
 
 def main() -> int:
@@ -24,12 +37,12 @@ def main() -> int:
     from fuzz.targets import TARGETS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--cases", type=positive(int), default=100_000)
+    parser.add_argument("--minutes", type=positive(float), default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="this case alone")
     parser.add_argument("--only", choices=TARGETS, nargs="+", default=list(TARGETS))
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=positive(int), default=os.cpu_count() or 1)
     parser.add_argument("--sanitize", action="store_true")
     arguments = parser.parse_args()
     if arguments.sanitize:

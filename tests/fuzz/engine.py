@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import random
+import shlex
 import sys
 import time
 import traceback
@@ -33,11 +35,22 @@ def one(target: Target, name: str, seed: int, case: int) -> str:
         return REJECTED
 
 
-def run(names: list[str], seed: int, cases: int, seconds: float, workers: int) -> int:
-    """Deal out cases until they or the time are over; prints failures as they come and a table at the end."""
+def run(
+    names: list[str],
+    seed: int,
+    cases: int,
+    seconds: float,
+    workers: int,
+    module: str = "fuzz.targets",
+    patience: float = HANG_SECONDS,
+) -> int:
+    """Deal out cases until they or the time are over; prints failures as they come and a table at the end.
+
+    module: whose TARGETS the names are of; patience: seconds after which a case counts as hung. Returns an exit code.
+    """
     context = multiprocessing.get_context("spawn")
     started = time.monotonic()
-    team = [Worker(context, names, seed, number, workers, cases) for number in range(workers)]
+    team = [Worker(context, (names, seed, workers, cases, module), number, patience) for number in range(workers)]
     counts: Counter[tuple[str, str]] = Counter()
     failures = 0
     while team:
@@ -46,7 +59,7 @@ def run(names: list[str], seed: int, cases: int, seconds: float, workers: int) -
                 counts[name, outcome] += 1
                 if outcome == "failed":
                     failures += 1
-                    repeat = f"python tests/fuzz --seed {seed} --case {case} --only {name}"
+                    repeat = f"python tests/fuzz --seed {seed} --case {case} --only {shlex.quote(name)}"
                     print(f"FAILED {name}: {repeat}\n{detail}", flush=True)
             if worker.over():
                 team.remove(worker)
@@ -62,9 +75,8 @@ def run(names: list[str], seed: int, cases: int, seconds: float, workers: int) -
 class Worker:
     """A process and the cases that are its own; started anew behind a case that ended it."""
 
-    def __init__(self, context: Any, names: list[str], seed: int, number: int, workers: int, cases: int) -> None:
-        self._context = context
-        self._given = (names, seed, workers, cases)
+    def __init__(self, context: Any, given: tuple[list[str], int, int, int, str], number: int, patience: float) -> None:
+        self._context, self._given, self._patience = context, given, patience
         self._next = number
         self._done = False
         self._start()
@@ -95,9 +107,9 @@ class Worker:
                     self._done = True
         except (EOFError, OSError):
             found += self._lost(f"the process ended with {self._exit()}")
-        if not self._done and self._current is not None and time.monotonic() - self._since > HANG_SECONDS:
+        if not self._done and self._current is not None and time.monotonic() - self._since > self._patience:
             self._process.kill()
-            found += self._lost(f"no end after {HANG_SECONDS:.0f} s")
+            found += self._lost(f"no end after {self._patience:.0f} s")
         return found
 
     def _exit(self) -> int | None:
@@ -121,15 +133,14 @@ class Worker:
         self._process.kill()
 
 
-def _work(writer: Any, names: list[str], seed: int, workers: int, cases: int, first: int) -> None:
+def _work(writer: Any, names: list[str], seed: int, workers: int, cases: int, module: str, first: int) -> None:
     import resource
     import warnings
 
     import torch
 
-    from fuzz.targets import TARGETS
-
     warnings.simplefilter("ignore")
+    targets = importlib.import_module(module).TARGETS
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux" and "libasan" not in Path("/proc/self/maps").read_text():
@@ -140,7 +151,7 @@ def _work(writer: Any, names: list[str], seed: int, workers: int, cases: int, fi
         name = names[case % len(names)] if workers % len(names) else names[(case // workers) % len(names)]
         writer.send(("begin", name, case))
         try:
-            outcome, detail = one(TARGETS[name], name, seed, case), ""
+            outcome, detail = one(targets[name], name, seed, case), ""
         except BaseException:  # whatever it is, it is a finding
             outcome, detail = "failed", traceback.format_exc(limit=-6)
         writer.send(("end", name, outcome, case, detail))
