@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tiny_lm
 from saekernels.activations import AbsTopK, LayerNorm, TopK
@@ -103,3 +104,22 @@ def test_a_streamed_data_set_is_told_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="belongs to another evaluation: documents was"):
         begun(tmp_path, documents=stream("two@test"))
     assert begun(tmp_path, documents=stream("one@test")).tokens > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.bool])
+def test_any_one_element_counts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its place: none is left out, and two that change places show."""
+    torch.manual_seed(0)
+    module = torch.nn.Module()
+    module.register_buffer("w", torch.randn(7000).mul(9).to(dtype))
+    before = identity.fingerprint(module)
+    for at in (0, 1, 4999, 6998, 6999):
+        kept = module.w[at].clone()
+        module.w[at] = ~kept if dtype == torch.bool else kept + 1
+        assert identity.fingerprint(module) != before
+        module.w[at] = kept
+    assert identity.fingerprint(module) == before
+    module.w[[10, 20]] = torch.tensor([0, 1]).to(dtype)
+    ordered = identity.fingerprint(module)
+    module.w[[10, 20]] = torch.tensor([1, 0]).to(dtype)
+    assert identity.fingerprint(module) != ordered

@@ -11,7 +11,8 @@ import hashlib
 import json
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from saekernels.parallel import LatentParallelSAE
 from saekernels.placement import whole
@@ -22,7 +23,7 @@ _NAMES = ("_name_or_path", "transformers_version", "architectures", "torch_dtype
 
 
 def fingerprint(module: nn.Module, settings: bool = False) -> str:
-    """A short digest of a module's parameters and buffers: all names, shapes and types, and values at a stride.
+    """A short digest of a module's parameters and buffers: all names, shapes, types and values.
 
     settings: also of its parts' attributes that are numbers, texts or dataclasses, as an SAE's activation is. Of an
     SAE that is spread over processes, of all its parts; every process must then ask.
@@ -41,9 +42,7 @@ def fingerprint(module: nn.Module, settings: bool = False) -> str:
             digest.update(f"{name} {type(part).__name__} {_settings(part)}".encode())
         for own, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
             digest.update(f"{name}.{own} {tuple(value.shape)} {value.dtype}".encode())
-            flat = whole(part, own).detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 4096)]
-            digest.update(sample.to("cpu").float().numpy().tobytes())
+            _feed(digest, whole(part, own).detach().reshape(-1))
     return _short(digest)
 
 
@@ -77,6 +76,12 @@ def _settings(part: nn.Module) -> str:
         and (isinstance(value, _PLAIN) or dataclasses.is_dataclass(value))
     }
     return repr(found)
+
+
+def _feed(digest: Any, flat: Tensor) -> None:
+    """All bytes, a piece at a time on the CPU."""
+    for piece in flat.split(1 << 24):
+        digest.update(piece.to("cpu").contiguous().view(torch.uint8).numpy())
 
 
 def _short(digest: Any) -> str:
