@@ -40,7 +40,8 @@ def matrix(session: nox.Session, versions: str) -> None:
     session.run(python, "-m", "pip", "install", "-q", *MATRIX[versions], ".[test]", external=True)
     show = "import sys, torch, triton, numpy; print(sys.version.split()[0], torch.__version__, triton.__version__, "
     session.run(python, "-c", show + "numpy.__version__)", external=True)
-    session.run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *session.posargs, external=True)
+    # Not python -m pytest, which would put the sources, where nothing is built, before what was installed.
+    session.run(str(place / "bin" / "pytest"), "-q", "-p", "no:cacheprovider", *session.posargs, external=True)
 
 
 def _find(number: str) -> str | None:

@@ -201,7 +201,10 @@ def test_record_is_as_its_schema_says(record: Record) -> None:
     jsonschema.validate(data, schema())
     assert [row["op"] for row in data["rows"]] == sorted(row["op"] for row in data["rows"])
     assert data["machine"]["threads"] == 1
-    assert data["versions"]["torch"] == torch.__version__
+    assert data["versions"]["torch"] in (
+        torch.__version__,
+        torch.__version__.split("+")[0],
+    )  # metadata may name no build
     wrong = {**data, "rows": [{**data["rows"][0], "status": "fine"}]}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(wrong, schema())

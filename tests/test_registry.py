@@ -26,7 +26,10 @@ def test_every_backend_has_every_primitive_that_it_claims() -> None:
 def test_the_first_that_can_is_chosen() -> None:
     for choice in registry.explain("cpu"):
         dtype = getattr(torch, choice.dtype)
-        able = [n for n in registry.PREFERENCE if registry.refusal(n, choice.op, "cpu", dtype) is None]
+        # On a CPU Triton's interpreter could, and is never chosen.
+        able = [
+            n for n in registry.PREFERENCE if registry.refusal(n, choice.op, "cpu", dtype) is None and n != "triton"
+        ]
         if not able:
             assert choice.op in registry.OPTIONAL and choice.backend == "none"
             continue

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from saekernels.backends import registry
 from saekernels.ops import encode_topk, prepare
 
 from .cases import QUICK_SAE_SHAPES, SAE_SHAPES, Problem, Shape, dense_bytes, encoder_problem, matrix_bytes
@@ -127,10 +128,15 @@ def check_product(problem: Problem, expected: Tensor, output: Tensor) -> str | N
     return far("product", output[problem.sample()], expected, tolerance(problem.dtype))
 
 
+def can_prepare(dtype: torch.dtype) -> bool:
+    """Whether any backend here makes something of weights ahead of time; a pure Python installation does not."""
+    return any(registry.refusal(name, "prepare", "cpu", dtype) is None for name in registry.PREFERENCE)
+
+
 def contenders(dtype: torch.dtype) -> Sequence[Contender]:
     found = [
         Contender(OURS, ours),
-        Contender(PREPARED, ours_prepared),
+        *([Contender(PREPARED, ours_prepared)] if can_prepare(dtype) else []),
         Contender(CHUNKED, chunked),
         Contender(WHOLE, whole),
         Contender(COMPILED, lambda problem: compiled(whole(problem).call, problem), slow_setup=True, like=WHOLE),

@@ -13,7 +13,7 @@ from saekernels.ops import encode_threshold, prepare
 
 from .cases import Problem, Shape, encoder_problem, threshold_for
 from .contenders import CHUNKED, OURS, Contender, Ready, Work, best_chunk, chunk_buffer, far, product_into, tolerance
-from .encode import ENCODE, PREPARED, PRODUCT, WHOLE, check_product, product
+from .encode import ENCODE, PREPARED, PRODUCT, WHOLE, can_prepare, check_product, product
 
 Csr = tuple[Tensor, Tensor, Tensor]
 
@@ -90,10 +90,10 @@ def check(problem: Problem, expected: Tensor, output: Csr) -> str | None:
     return None
 
 
-def contenders(_: torch.dtype) -> Sequence[Contender]:
+def contenders(dtype: torch.dtype) -> Sequence[Contender]:
     return [
         Contender(OURS, ours),
-        Contender(PREPARED, ours_prepared),
+        *([Contender(PREPARED, ours_prepared)] if can_prepare(dtype) else []),
         Contender(CHUNKED, chunked),
         Contender(WHOLE, whole),
         Contender(PRODUCT, product, check=check_product),

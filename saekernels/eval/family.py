@@ -231,7 +231,7 @@ def parametric_share(clean: float, spliced: float) -> dict[str, dict[str, Any]]:
 def readable(number: float) -> str:
     """ "1.9 M", "940 k"."""
     for limit, unit in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if number >= limit:
-            digits = max(0, 1 - math.floor(math.log10(number / limit)))
+        if number >= 0.9995 * limit:  # 999.7 rounds to the next unit, not to "1000"
+            digits = max(0, 1 - math.floor(math.log10(max(number / limit, 1.0))))
             return f"{number / limit:.{digits}f}{unit}"
     return f"{number:.0f}"
