@@ -163,7 +163,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     minutes = parser.parse_args().minutes
     if not 0 < minutes < float("inf"):
-        parser.error(f"argument --minutes: need a number above 0, got {minutes}")
+        parser.error(f"argument --minutes: need a finite number above 0, got {minutes}")
     problems = soak(minutes * 60, WORK)
     for problem in problems:
         print(f"FAILED: {problem}", file=sys.stderr)

@@ -126,6 +126,7 @@ def test_readable_numbers() -> None:
     assert [readable(n) for n in (7, 940_000, 1_900_000, 12_345_678, 7e9, 2e12)] == [
         "7", "940 k", "1.9 M", "12 M", "7.0 B", "2.0 T",
     ]  # fmt: skip
+    assert [readable(n) for n in (999, 999.9999999, 999_960, 999_400)] == ["999", "1.0 k", "1.0 M", "999 k"]
 
 
 def test_tables_are_read_as_they_were_written_and_nothing_else(tmp_path: Path) -> None:
@@ -139,13 +140,19 @@ def test_tables_are_read_as_they_were_written_and_nothing_else(tmp_path: Path) -
         ({"ids": ["a"]}, "a loss for each document"),
         ({"members": [{"name": "x"}] * 2}, "cannot read"),
         ({"extra": 1}, "cannot read"),
+        ({"members": [{**good["members"][0], "train_tokens": []}, good["members"][1]]}, "name or sizes are wrong"),
+        ({"members": [{**good["members"][0], "parameters": 0}, good["members"][1]]}, "name or sizes are wrong"),
+        ({"members": [{**good["members"][0], "documents": 3}, good["members"][1]]}, "must be finite numbers"),
+        ({"members": [{**good["members"][0], "loss": -1}, good["members"][1]]}, "must be finite numbers"),
+        ({"tokens": [1.5] * len(good["tokens"])}, "must be whole numbers"),
     ):
         (tmp_path / "bad.json").write_text(json.dumps({**good, **change}))
         with pytest.raises(InputError, match=message):
             read_family(tmp_path / "bad.json")
-    (tmp_path / "bad.json").write_text("[]")
-    with pytest.raises(InputError, match="cannot read"):
-        read_family(tmp_path / "bad.json")
+    for text, message in (("[]", "its format is not"), ("null", "its format is not"), ("[" * 10**5, "nested too deep")):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(InputError, match=f"cannot read .*{message}"):
+            read_family(tmp_path / "bad.json")
     with pytest.raises(InputError, match="cannot read"):
         read_family(tmp_path / "missing.json")
     with pytest.raises(InputError, match="at least two models, got 1"):

@@ -67,9 +67,35 @@ def cut_tokenizer() -> Any:
 )
 def test_what_is_no_weight_tells_evaluations_apart(changes: Any, named: str, tmp_path: Path) -> None:
     begun(tmp_path)
-    with pytest.raises(InputError, match=f"belongs to another evaluation: {named} was "):
+    with pytest.raises(InputError, match=f"belongs to another evaluation: {named} .*was "):
         begun(tmp_path, **changes())
     assert begun(tmp_path).tokens > 0, "and the same one goes on"
+
+
+def test_the_difference_is_named_for_people(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with pytest.raises(InputError, match=rf"saes {SITE} was 'TopK\(k=8\) \w{{16}}', is 'TopK\(k=4\) \w{{16}}'; give"):
+        begun(tmp_path, saes={SITE: other_k()})
+    with pytest.raises(InputError, match=r"model was 'float32 \w{16}', is 'float64 \w{16}'"):
+        begun(tmp_path, model=tiny_lm.model().double())
+    added = {SITE: tiny_lm.sae(), f"{SITE}#edited": EditedSAE(tiny_lm.sae(), [Edit(5, "zero")])}
+    with pytest.raises(InputError, match=rf"saes {SITE}#edited was None, is .*Edit\(latent=5, .*; give"):
+        begun(tmp_path, saes=added)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "{}", '{"seed": 1e999}', "[" * 100_000])
+def test_a_folder_whose_settings_are_damaged_says_so(content: str, tmp_path: Path) -> None:
+    begun(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json cannot be read: it (holds no settings|is nested)"):
+        begun(tmp_path)
+
+
+def test_nothing_is_left_in_a_folder_that_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(InputError, match="is not empty and holds no evaluation"):
+        begun(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_edits_tell_evaluations_apart() -> None:

@@ -72,8 +72,12 @@ def test_code_of_a_checkpoint_runs_only_when_asked(
     told = capsys.readouterr().err
     assert "brings Python code of its own, which was not run; --trust-remote-code runs it" in told
     assert told.count("\n") == 1 and not canary.exists()
-    assert main([*options, "--trust-remote-code"]) == 0
+    assert main([*options, "--trust-remote-code", "--checkpoint", str(canary.parent / "run")]) == 0
     assert canary.exists()
+    with open(canary.parent / "model" / "own.py", "a") as code:
+        code.write("# another model, for all that can be known\n")
+    assert main([*options, "--trust-remote-code", "--checkpoint", str(canary.parent / "run")]) == 2
+    assert "belongs to another evaluation: model was" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["in a dictionary", "alone", "inside of a torch archive"])

@@ -117,7 +117,7 @@ def evaluate(
         "layout": LAYOUT,
         "model": identity.of_model(model),
         "tokenizer": identity.of_tokenizer(tokenizer),
-        "saes": {entry: identity.fingerprint(sae, settings=True) for entry, sae in saes.items()},
+        "saes": {entry: identity.of_sae(sae) for entry, sae in saes.items()},
         "tokens": tokens,
         "context": context,
         "baselines": sorted(baselines),

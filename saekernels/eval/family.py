@@ -85,7 +85,7 @@ def read_family(path: str | os.PathLike[str]) -> Family:
     """The table that `saekernels scaling fit` wrote. Raises InputError for anything else."""
     try:
         data = read_json(path)
-        if data.pop("format", None) != SCHEMA:
+        if not isinstance(data, dict) or data.pop("format", None) != SCHEMA:
             raise ValueError(f"its format is not {SCHEMA}")
         members = [Member(**member) for member in data.pop("members")]
         family = Family(members, **data)
@@ -101,11 +101,13 @@ def _check(family: Family) -> None:
     if not whole or not is_column(family.ids, str) or not is_column(family.tokens, int):
         raise ValueError("context, vocabulary, ids and tokens must be whole numbers, texts and whole numbers")
     for member in family.members:
-        sizes = (member.parameters, member.non_embedding, *([member.train_tokens] if member.train_tokens else []))
-        if not isinstance(member.name, str) or not all(is_count(size) for size in sizes):
+        trained = 1 if member.train_tokens is None else member.train_tokens
+        sizes = (member.parameters, member.non_embedding, trained)
+        if not isinstance(member.name, str) or not all(is_count(size) and size > 0 for size in sizes):
             raise ValueError(f"a member's name or sizes are wrong: {member.name!r:.40}")
-        if not is_column([member.loss], float) or not is_column(member.documents, float):
-            raise ValueError(f"the losses of {member.name!r:.40} must be finite numbers")
+        losses = [member.loss, *member.documents] if isinstance(member.documents, list) else None
+        if losses is None or not is_column(losses, float) or min(losses) < 0:
+            raise ValueError(f"the losses of {member.name!r:.40} must be finite numbers of at least 0")
     lengths = {len(member.documents) for member in family.members} | {len(family.tokens)}
     if len(family.members) < 2 or lengths != {len(family.ids)}:
         raise ValueError("it needs at least two models with a loss for each document")

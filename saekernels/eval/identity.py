@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,15 +49,24 @@ def fingerprint(module: nn.Module, settings: bool = False) -> str:
 
 
 def of_model(model: nn.Module) -> str:
-    """A digest of a model's weights and, where it has one, of its transformers config."""
+    """A model's dtype and a digest of its weights, its transformers config and the code that its checkpoint brought."""
     to_dict = getattr(getattr(model, "config", None), "to_dict", None)
     config = {key: value for key, value in to_dict().items() if key not in _NAMES} if callable(to_dict) else {}
     content = json.dumps(config, sort_keys=True, default=str)
-    return _short(hashlib.sha256(f"{fingerprint(model)} {content}".encode()))
+    code = _own_code(*(type(part) for part in model.modules()))
+    dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
+    return f"{dtype} {_short(hashlib.sha256(f'{fingerprint(model)} {content} {code}'.encode()))}".strip()
+
+
+def of_sae(sae: nn.Module) -> str:
+    """What an SAE selects by and how it is edited, for people, and its fingerprint."""
+    settings = [getattr(sae, name, None) for name in ("activation", "edits", "keep_error")]
+    told = [repr(one) for one in settings if one and (dataclasses.is_dataclass(one) or isinstance(one, tuple | bool))]
+    return " ".join([*told, fingerprint(sae, settings=True)])
 
 
 def of_tokenizer(tokenizer: Any) -> str:
-    """A digest of what a tokenizer does: its whole pipeline if it is a fast one, else its vocabulary."""
+    """A digest of what a tokenizer does: its whole pipeline if it is a fast one, else its vocabulary; its own code."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())
@@ -64,7 +75,15 @@ def of_tokenizer(tokenizer: Any) -> str:
     else:
         vocabulary = getattr(tokenizer, "get_vocab", dict)
         content = {"class": type(tokenizer).__name__, "vocabulary": vocabulary()}
-    return _short(hashlib.sha256(json.dumps(content, sort_keys=True).encode()))
+    code = _own_code(type(tokenizer))
+    return _short(hashlib.sha256(f"{json.dumps(content, sort_keys=True)} {code}".encode()))
+
+
+def _own_code(*kinds: type) -> list[str]:
+    """Digests of the files of classes that transformers has loaded from a checkpoint."""
+    modules = {kind.__module__ for kind in kinds if kind.__module__.startswith("transformers_modules")}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return sorted(_short(hashlib.sha256(Path(file).read_bytes())) for file in files if file)
 
 
 def _settings(part: nn.Module) -> str:

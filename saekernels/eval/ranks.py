@@ -40,7 +40,7 @@ class Ranks:
         self._groups: list[Any] = []
         if mesh is None:
             return
-        names = mesh.mesh_dim_names
+        names = getattr(mesh, "mesh_dim_names", None)
         if not names or len(set(names)) != mesh.ndim:
             raise InputError(f"mesh: need a DeviceMesh whose dimensions have names, such as {DATA!r}; got {mesh}")
         places = mesh.get_coordinate()

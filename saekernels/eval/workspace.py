@@ -172,19 +172,30 @@ def _check_config(path: Path, wanted: dict[str, Any]) -> None:
     if file.is_file():
         try:
             found = read_json(file)
-            differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise damaged(file, error) from error
-        if differing:
-            key = differing[0]
-            raise InputError(
-                f"checkpoint: {path} belongs to another evaluation: {key} was {found.get(key)!r:.60}, "
-                f"is {wanted.get(key)!r:.60}; give another folder, or delete it"
-            )
+        if not isinstance(found, dict) or not found.keys() >= {"layout", "model", "saes"}:
+            raise damaged(file, "it holds no settings of an evaluation")
+        for key in sorted({*found, *wanted}):
+            _refuse_other(path, key, found.get(key), wanted.get(key))
         return
     for entry in path.glob(atomic.TEMPORARIES):  # what a killed run had not given its name yet
         entry.unlink(missing_ok=True)
     if any(entry.name != _LOCK for entry in path.iterdir()):
+        (path / _LOCK).unlink(missing_ok=True)
         raise InputError(f"checkpoint: {path} is not empty and holds no evaluation; give another folder")
     with written(file):
         atomic.write_whole(file, json.dumps(wanted, indent=1).encode())
+
+
+def _refuse_other(path: Path, key: str, found: Any, wanted: Any) -> None:
+    """InputError where a setting, or of several by name the first, is another."""
+    if found == wanted:
+        return
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for part in sorted({*found, *wanted}):
+            _refuse_other(path, f"{key} {part}", found.get(part), wanted.get(part))
+    raise InputError(
+        f"checkpoint: {path} belongs to another evaluation: {key} was {found!r:.120}, is {wanted!r:.120}; "
+        "give another folder, or delete it"
+    )
