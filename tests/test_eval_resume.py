@@ -83,7 +83,7 @@ def run(folder: Path, **changes: Any) -> Any:
     [
         ({"seed": 1}, "seed was 0, is 1"),
         ({"tokens": 100}, "tokens was None, is 100"),
-        ({"saes": {"model.layers.0": tiny_lm.sae(7)}}, "saes was"),
+        ({"saes": {"model.layers.0": tiny_lm.sae(7)}}, "saes .* was"),
         ({"documents": [Document(tiny_lm.CODE)]}, "documents was"),
         ({"baselines": ("zero",)}, "baselines was"),
     ],
