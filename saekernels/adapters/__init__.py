@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from saekernels.activations import Activation
-
-from . import plain, verify
-from .errors import NotAccelerated, UnknownVersion
-from .patch import State, install, state_of, uninstall
-from .swap import swapped
+from saekernels.adapters import plain, verify
+from saekernels.adapters.errors import NotAccelerated, UnknownVersion
+from saekernels.adapters.patch import State, install, state_of, uninstall
+from saekernels.adapters.swap import swapped
 
 TOOLS = ("sae_lens", "sparsify", "dictionary_learning", "sae_bench")
 _M = TypeVar("_M", bound=nn.Module)

@@ -21,12 +21,11 @@ from dictionary_learning.trainers.top_k import AutoEncoderTopK
 from torch import Tensor
 
 from saekernels.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.lazy import dense_of, entries_of
+from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.weights import LiveWeights, Rows
 from saekernels.codes import Codes
-
-from .errors import NotAccelerated
-from .lazy import dense_of, entries_of
-from .patch import STATE, State
-from .weights import LiveWeights, Rows
 
 PACKAGE, VERSIONS = "dictionary-learning", ("0.1",)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .weights import LiveWeights
+from saekernels.adapters.weights import LiveWeights
 
 STATE = "_saekernels"
 _SUPPORTED = (torch.float32, torch.bfloat16, torch.float16)

@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from saekernels.activations import AbsTopK, Activation, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
-
-from .errors import NotAccelerated
-from .patch import STATE, State
-from .weights import LiveWeights, Rows
+from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.weights import LiveWeights, Rows
 
 _NEEDED = {Gated: ("b_gate", "b_mag", "r_mag"), JumpReLU: ("threshold",), BatchTopK: ("threshold",)}
 _ACTIVATIONS = (ReLU, TopK, AbsTopK, GroupMax, JumpReLU, BatchTopK, Gated)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import TOOLS
-from .swap import switch_off, switch_on
+from saekernels.adapters import TOOLS
+from saekernels.adapters.swap import switch_off, switch_on
 
 _on: list[str] = []
 

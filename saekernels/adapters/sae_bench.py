@@ -14,12 +14,11 @@ from sae_bench.custom_saes.topk_sae import TopKSAE
 from torch import Tensor
 
 from saekernels.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.lazy import dense_of, entries_of
+from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.weights import LiveWeights, Rows
 from saekernels.codes import Codes
-
-from .errors import NotAccelerated
-from .lazy import dense_of, entries_of
-from .patch import STATE, State
-from .weights import LiveWeights, Rows
 
 PACKAGE, VERSIONS = "sae-bench", ("0.6",)
 

@@ -14,12 +14,11 @@ from sae_lens.saes import abstopk_sae, gated_sae, jumprelu_sae, sae, standard_sa
 from torch import Tensor
 
 from saekernels.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
+from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.lazy import LazyTensor, dense_of, entries_of
+from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.weights import CurrentWeights, LiveWeights, Rows
 from saekernels.codes import Codes
-
-from .errors import NotAccelerated
-from .lazy import LazyTensor, dense_of, entries_of
-from .patch import STATE, State
-from .weights import CurrentWeights, LiveWeights, Rows
 
 PACKAGE, VERSIONS = "sae-lens", ("6.54",)
 

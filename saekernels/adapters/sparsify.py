@@ -11,12 +11,11 @@ from sparsify.sparse_coder import SparseCoder
 from torch import Tensor
 
 from saekernels.activations import Activation, GroupMax, TopK
+from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.lazy import LazyTensor
+from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.weights import LiveWeights, Rows
 from saekernels.codes import Codes
-
-from .errors import NotAccelerated
-from .lazy import LazyTensor
-from .patch import STATE, State
-from .weights import LiveWeights, Rows
 
 PACKAGE, VERSIONS = "eai-sparsify", ("1.3",)
 _ACTIVATIONS: dict[str, Callable[[int], Activation]] = {"topk": TopK, "groupmax": GroupMax}

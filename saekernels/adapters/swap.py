@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from .errors import NotAccelerated
-from .patch import install, state_of
+from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.patch import install, state_of
 
 _ORIGINALS: dict[type, Callable[..., None] | None] = {}
 """Classes that are switched over, with what their own __dict__ had as __init__, or None."""
@@ -56,7 +56,7 @@ def swapped(*tools: str) -> Iterator[list[str]]:
         sae = SAE.load_from_disk(path)     # accelerated
     ```
     """
-    from . import TOOLS
+    from saekernels.adapters import TOOLS
 
     unknown = sorted(set(tools) - set(TOOLS))
     if unknown:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import NotAccelerated, UnknownVersion
-from .patch import State, install, uninstall
+from saekernels.adapters.errors import NotAccelerated, UnknownVersion
+from saekernels.adapters.patch import State, install, uninstall
 
 _ROWS = 8
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-3}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .contenders import OURS
+from saekernels.bench.contenders import OURS
 
 # A median of n numbers has 1.2533 times the standard error of a mean; a quartile range is 1.349 standard deviations.
 _MEDIAN_ERROR, _QUARTILES = 1.2533, 1.349

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .cases import Problem, Shape
+from saekernels.bench.cases import Problem, Shape
 
 OURS = "saekernels"
 CHUNKED = "torch, chunked"

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from saekernels.bench.cases import (
+    QUICK_SAE_SHAPES,
+    SAE_SHAPES,
+    Problem,
+    Shape,
+    dense_bytes,
+    matrix,
+    matrix_bytes,
+    normal,
+)
+from saekernels.bench.contenders import OURS, Contender, Op, Ready, Work, far, tolerance
 from saekernels.ops import decode
-
-from .cases import QUICK_SAE_SHAPES, SAE_SHAPES, Problem, Shape, dense_bytes, matrix, matrix_bytes, normal
-from .contenders import OURS, Contender, Op, Ready, Work, far, tolerance
 
 BAG = "torch embedding_bag"
 DENSE = "dense codes @ W_dec"

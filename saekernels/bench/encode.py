@@ -10,10 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from saekernels.backends import registry
-from saekernels.ops import encode_topk, prepare
-
-from .cases import QUICK_SAE_SHAPES, SAE_SHAPES, Problem, Shape, dense_bytes, encoder_problem, matrix_bytes
-from .contenders import (
+from saekernels.bench.cases import (
+    QUICK_SAE_SHAPES,
+    SAE_SHAPES,
+    Problem,
+    Shape,
+    dense_bytes,
+    encoder_problem,
+    matrix_bytes,
+)
+from saekernels.bench.contenders import (
     CHUNKED,
     CHUNKED_FLOAT32,
     COMPILED,
@@ -29,6 +35,7 @@ from .contenders import (
     product_into,
     tolerance,
 )
+from saekernels.ops import encode_topk, prepare
 
 PREPARED = "saekernels, prepared weights"
 WHOLE = "torch"

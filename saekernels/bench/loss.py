@@ -7,10 +7,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from saekernels.bench.cases import (
+    LOSS_SHAPES,
+    QUICK_LOSS_SHAPES,
+    Problem,
+    Shape,
+    dense_bytes,
+    matrix,
+    matrix_bytes,
+    normal,
+)
+from saekernels.bench.contenders import CHUNKED, OURS, Contender, Op, Ready, Work, best_chunk, far, tolerance
 from saekernels.ops import linear_ce_kl
-
-from .cases import LOSS_SHAPES, QUICK_LOSS_SHAPES, Problem, Shape, dense_bytes, matrix, matrix_bytes, normal
-from .contenders import CHUNKED, OURS, Contender, Op, Ready, Work, best_chunk, far, tolerance
 
 WHOLE = "torch"
 

@@ -12,8 +12,7 @@ import torch
 
 import saekernels
 from saekernels.backends import registry
-
-from .peers import PACKAGES
+from saekernels.bench.peers import PACKAGES
 
 # What decides which kernels run here.
 FLAGS = ("f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .contenders import Op
-from .decode import DECODE
-from .encode import ENCODE
-from .loss import LOSS
-from .sae import SAE_JUMPRELU, SAE_TOPK
-from .spliced import SPLICED
-from .threshold import THRESHOLD
-from .train import SAE_TRAIN
+from saekernels.bench.contenders import Op
+from saekernels.bench.decode import DECODE
+from saekernels.bench.encode import ENCODE
+from saekernels.bench.loss import LOSS
+from saekernels.bench.sae import SAE_JUMPRELU, SAE_TOPK
+from saekernels.bench.spliced import SPLICED
+from saekernels.bench.threshold import THRESHOLD
+from saekernels.bench.train import SAE_TRAIN
 
 OPS: dict[str, Op] = {
     op.name: op for op in (ENCODE, THRESHOLD, DECODE, SAE_TOPK, SAE_JUMPRELU, SAE_TRAIN, LOSS, SPLICED)

@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 from importlib import resources
 from typing import Any, NamedTuple
 
-from .contenders import OURS, Work
-from .ops import OPS
-from .roofs import Roofs
+from saekernels.bench.contenders import OURS, Work
+from saekernels.bench.ops import OPS
+from saekernels.bench.roofs import Roofs
 
 SCHEMA = 1
 

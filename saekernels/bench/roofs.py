@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .contenders import Work
+from saekernels.bench.contenders import Work
 
 # Three matrices of this size fit in the caches of one or two cores, so that memory does not count.
 _SQUARE = 512

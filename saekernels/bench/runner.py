@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import cases, machine, memory, timing
-from .cases import Problem, Shape
-from .contenders import OURS, Contender, Op, Ready, Work
-from .ops import OPS
-from .peers import NOT_INSTALLED, NotInstalled
-from .record import Record, Row, now
-from .roofs import measure
+from saekernels.bench import cases, machine, memory, timing
+from saekernels.bench.cases import Problem, Shape
+from saekernels.bench.contenders import OURS, Contender, Op, Ready, Work
+from saekernels.bench.ops import OPS
+from saekernels.bench.peers import NOT_INSTALLED, NotInstalled
+from saekernels.bench.record import Record, Row, now
+from saekernels.bench.roofs import measure
 
 OK = "ok"
 # A pilot on a small part of the tokens is quick, but too harsh on calls that use few tokens badly.

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saekernels.activations import JumpReLU, TopK
-from saekernels.sae import SAE
-
-from . import peers
-from .cases import (
+from saekernels.bench import peers
+from saekernels.bench.cases import (
     QUICK_SAE_SHAPES,
     SAE_SHAPES,
     Problem,
@@ -23,7 +21,7 @@ from .cases import (
     sae_problem,
     threshold_for,
 )
-from .contenders import (
+from saekernels.bench.contenders import (
     CHUNKED,
     OURS,
     Contender,
@@ -35,7 +33,8 @@ from .contenders import (
     product_into,
     relative_error,
 )
-from .threshold import above
+from saekernels.bench.threshold import above
+from saekernels.sae import SAE
 
 SAELENS = "SAELens"
 SPARSIFY = "sparsify"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .cases import Shape
-from .contenders import OURS
-from .record import Record, Row
-from .runner import Case, Settings, plan
+from saekernels.bench.cases import Shape
+from saekernels.bench.contenders import OURS
+from saekernels.bench.record import Record, Row
+from saekernels.bench.runner import Case, Settings, plan
 
 _SIZE = Shape(1024, 768, 24576, 32)
 _BUDGET, _ROUNDS = 6.0, 9
@@ -83,9 +83,8 @@ def _words(shape: dict[str, int]) -> str:
 
 def as_text(record: Record) -> str:
     """The table, the bars, and what was left out. Needs rich."""
+    from saekernels.bench.table import heading
     from saekernels.eval.terminal import text_table
-
-    from .table import heading
 
     made = lines(record)
     peers = [name for name in dict.fromkeys(name for line in made for name in line.faster) if not _is_torch(name)]

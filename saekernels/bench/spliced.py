@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saekernels.activations import TopK
-
-from . import peers
-from .cases import Problem, Shape
-from .contenders import OURS, Contender, Op, Ready, Work
-from .sae import SAELENS
+from saekernels.bench import peers
+from saekernels.bench.cases import Problem, Shape
+from saekernels.bench.contenders import OURS, Contender, Op, Ready, Work
+from saekernels.bench.sae import SAELENS
 
 FULL_LOGITS = "torch, full logits"
 WINDOW, LAYER = 128, 2

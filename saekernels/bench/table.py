@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .ops import OPS
-from .record import Record, Row, Verdict
+from saekernels.bench.ops import OPS
+from saekernels.bench.record import Record, Row, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,11 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from saekernels.bench.cases import Problem, Shape, encoder_problem, threshold_for
+from saekernels.bench.contenders import (
+    CHUNKED,
+    OURS,
+    Contender,
+    Ready,
+    Work,
+    best_chunk,
+    chunk_buffer,
+    far,
+    product_into,
+    tolerance,
+)
+from saekernels.bench.encode import ENCODE, PREPARED, PRODUCT, WHOLE, can_prepare, check_product, product
 from saekernels.ops import encode_threshold, prepare
-
-from .cases import Problem, Shape, encoder_problem, threshold_for
-from .contenders import CHUNKED, OURS, Contender, Ready, Work, best_chunk, chunk_buffer, far, product_into, tolerance
-from .encode import ENCODE, PREPARED, PRODUCT, WHOLE, can_prepare, check_product, product
 
 Csr = tuple[Tensor, Tensor, Tensor]
 

@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from saekernels.bench import peers
+from saekernels.bench.cases import (
+    QUICK_SAE_SHAPES,
+    TRAIN_SHAPES,
+    Problem,
+    Shape,
+    dense_bytes,
+    matrix_bytes,
+    sae_problem,
+)
+from saekernels.bench.contenders import OURS, Contender, Op, Ready, Work, relative_error
+from saekernels.bench.sae import SAELENS, SPARSIFY
 from saekernels.ops import decode, encode_topk
-
-from . import peers
-from .cases import QUICK_SAE_SHAPES, TRAIN_SHAPES, Problem, Shape, dense_bytes, matrix_bytes, sae_problem
-from .contenders import OURS, Contender, Op, Ready, Work, relative_error
-from .sae import SAELENS, SPARSIFY
 
 SPARSE = "saekernels, sparse gradients"
 TORCH = "torch"

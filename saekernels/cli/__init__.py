@@ -1,5 +1,5 @@
 """The command line: `saekernels eval`, `saekernels bench` and `saekernels info`."""
 
-from .entry import main
+from saekernels.cli.entry import main
 
 __all__ = ["main"]

@@ -1,5 +1,5 @@
 """`python -m saekernels.cli`."""
 
-from . import main
+from saekernels.cli import main
 
 raise SystemExit(main())

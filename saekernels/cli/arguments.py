@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from .output import show
+from saekernels.cli.output import show
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -10,12 +10,11 @@ from typing import Any
 
 from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, plan, run
 from saekernels.bench.table import print_record
+from saekernels.cli import bench_gpu, bench_scorecard
+from saekernels.cli.arguments import at_least, seconds
+from saekernels.cli.inputs import DTYPES
 from saekernels.eval.errors import InputError, missing_extra
 from saekernels.eval.files import check_writable, write_whole
-
-from . import bench_gpu, bench_scorecard
-from .arguments import at_least, seconds
-from .inputs import DTYPES
 
 # What kernels and torch both compute.
 BENCH_DTYPES = tuple(name for name in DTYPES if name != "float64")

@@ -13,11 +13,10 @@ from saekernels.bench.gpu import cards, checks, forecast, plots, runner
 from saekernels.bench.gpu.contenders import OPS
 from saekernels.bench.gpu.record import Record, default_path
 from saekernels.bench.gpu.settings import Settings
+from saekernels.cli.arguments import at_least, seconds
+from saekernels.cli.output import show
 from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, write_whole
-
-from .arguments import at_least, seconds
-from .output import show
 
 WRONG = 1
 TUNABLE = ("screen", "decode", "linear_ce_kl", "segment")

@@ -12,12 +12,11 @@ import torch
 
 from saekernels.bench import Record, compare, scorecard
 from saekernels.bench import run as run_cases
+from saekernels.cli.arguments import not_empty
+from saekernels.cli.output import show
 from saekernels.eval.errors import InputError, missing_extra
 from saekernels.eval.files import write_whole
 from saekernels.eval.terminal import text_table
-
-from .arguments import not_empty
-from .output import show
 
 SLOWER = 1
 
@@ -54,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_gpu(arguments: argparse.Namespace, folder: Path) -> int:
-    from .entry import build_parser
+    from saekernels.cli.entry import build_parser
 
     own = ["bench", "gpu", "--quick", "--json", str(folder / "gpu.json")]
     parsed = build_parser().parse_args(own)

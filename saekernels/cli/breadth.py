@@ -7,6 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from saekernels.cli.arguments import at_least, not_empty
+from saekernels.cli.output import show
+from saekernels.cli.progress import progress_bar
+from saekernels.cli.source import BOS, Source, add_how, add_source, fill_from_example, load_source
 from saekernels.eval.breadth import measure_breadth
 from saekernels.eval.breadth_page import breadth_page
 from saekernels.eval.breadth_text import print_breadth
@@ -17,11 +21,6 @@ from saekernels.eval.plan import site_of
 from saekernels.eval.plots import require_matplotlib
 from saekernels.eval.slices import choose_slices
 from saekernels.eval.windows import Tokens, chosen, context_of
-
-from .arguments import at_least, not_empty
-from .output import show
-from .progress import progress_bar
-from .source import BOS, Source, add_how, add_source, fill_from_example, load_source
 
 _SHOWN_RANKS = (1, 8)
 

@@ -6,11 +6,10 @@ import argparse
 import json
 from typing import Any
 
+from saekernels.cli.arguments import at_least, not_empty
+from saekernels.cli.output import show
 from saekernels.eval.compare import as_text, compare, read_report
 from saekernels.eval.files import check_writable, write_whole
-
-from .arguments import at_least, not_empty
-from .output import show
 
 
 def add_parser(commands: Any) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from saekernels.cli.output import show
+from saekernels.cli.source import BOS, Source
 from saekernels.eval.compat import PEERS, PeerMetrics, core_output, peer_metrics
 from saekernels.eval.compat.packing import packed
 from saekernels.eval.compat.saebench import result_name
@@ -19,9 +21,6 @@ from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.plan import site_of
 from saekernels.eval.terminal import text_table
 from saekernels.eval.windows import context_of
-
-from .output import show
-from .source import BOS, Source
 
 _DEFAULT_CONTEXT = 128
 

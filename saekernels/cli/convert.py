@@ -7,12 +7,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from saekernels.cli.arguments import at_least, not_empty, positive
+from saekernels.cli.inputs import DTYPES
+from saekernels.cli.output import show
 from saekernels.eval.errors import InputError, first_line, missing_extra
 from saekernels.formats import load, save
-
-from .arguments import at_least, not_empty, positive
-from .inputs import DTYPES
-from .output import show
 
 
 def add_parser(commands: Any) -> None:

@@ -8,22 +8,21 @@ import sys
 from collections.abc import Sequence
 
 import saekernels
+from saekernels.cli import bench as bench_command
+from saekernels.cli import breadth as breadth_command
+from saekernels.cli import compare as compare_command
+from saekernels.cli import convert as convert_command
+from saekernels.cli import eval as eval_command
+from saekernels.cli import info as info_command
+from saekernels.cli import maps as maps_command
+from saekernels.cli import monitor as monitor_command
+from saekernels.cli import plan as plan_command
+from saekernels.cli import scaling as scaling_command
+from saekernels.cli.arguments import Parser
+from saekernels.cli.output import OutputError, flushed
+from saekernels.cli.processes import LOST, one_process_only, stopped
 from saekernels.eval.errors import InputError, first_line
 from saekernels.eval.ranks import RankLostError, ToldError
-
-from . import bench as bench_command
-from . import breadth as breadth_command
-from . import compare as compare_command
-from . import convert as convert_command
-from . import eval as eval_command
-from . import info as info_command
-from . import maps as maps_command
-from . import monitor as monitor_command
-from . import plan as plan_command
-from . import scaling as scaling_command
-from .arguments import Parser
-from .output import OutputError, flushed
-from .processes import LOST, one_process_only, stopped
 
 BAD_INPUT = 2
 UNSHOWN = 1

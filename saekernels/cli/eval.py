@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from saekernels.cli.arguments import at_least, names_of, not_empty
+from saekernels.cli.breadth import breadth_of, entry_of
+from saekernels.cli.compat import add_options, check_options, run_compat
+from saekernels.cli.edits import edit, with_edits
+from saekernels.cli.inputs import pick_device
+from saekernels.cli.output import OutputError, arriving, show
+from saekernels.cli.processes import LATENTS, local_rank, one_process_only, processes
+from saekernels.cli.progress import progress_bar, say_finished
+from saekernels.cli.source import BOS, Source, add_how, add_source, fill_from_example, load_source
 from saekernels.eval import Report, evaluate
 from saekernels.eval.documents import files_of
 from saekernels.eval.effective import effective_compute
@@ -24,16 +33,6 @@ from saekernels.eval.ranks import Ranks
 from saekernels.eval.table import as_text
 from saekernels.eval.task_runs import run_tasks, task_part
 from saekernels.eval.tasks import Task, load_tasks
-
-from .arguments import at_least, names_of, not_empty
-from .breadth import breadth_of, entry_of
-from .compat import add_options, check_options, run_compat
-from .edits import edit, with_edits
-from .inputs import pick_device
-from .output import OutputError, arriving, show
-from .processes import LATENTS, local_rank, one_process_only, processes
-from .progress import progress_bar, say_finished
-from .source import BOS, Source, add_how, add_source, fill_from_example, load_source
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

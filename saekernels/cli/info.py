@@ -12,9 +12,8 @@ import torch
 
 import saekernels
 from saekernels.backends import registry
-
-from . import stats
-from .output import show
+from saekernels.cli import stats
+from saekernels.cli.output import show
 
 PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
 

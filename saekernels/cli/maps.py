@@ -6,6 +6,10 @@ import argparse
 import json
 from typing import Any
 
+from saekernels.cli.arguments import at_least, not_empty
+from saekernels.cli.output import show
+from saekernels.cli.progress import progress_bar
+from saekernels.cli.source import BOS, add_how, add_source, fill_from_example, load_source
 from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.maps import measure_maps
@@ -13,11 +17,6 @@ from saekernels.eval.plan import site_of
 from saekernels.eval.terminal import text_table
 from saekernels.eval.windows import Tokens, context_of
 from saekernels.eval.wording import percent, with_interval
-
-from .arguments import at_least, not_empty
-from .output import show
-from .progress import progress_bar
-from .source import BOS, add_how, add_source, fill_from_example, load_source
 
 
 def add_parser(commands: Any) -> None:

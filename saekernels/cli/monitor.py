@@ -8,16 +8,15 @@ import re
 from dataclasses import asdict
 from typing import Any
 
+from saekernels.cli.arguments import not_empty
+from saekernels.cli.output import show
+from saekernels.cli.progress import progress_bar
+from saekernels.cli.source import BOS, add_how, add_source, fill_from_example, load_source
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.monitor import Event, Watch, monitor
 from saekernels.eval.terminal import text_table
 from saekernels.eval.windows import Tokens, context_of
 from saekernels.eval.wording import number, percent, signed
-
-from .arguments import not_empty
-from .output import show
-from .progress import progress_bar
-from .source import BOS, add_how, add_source, fill_from_example, load_source
 
 _HEADINGS = ("watched", "events", "of tokens", "mean value", "ΔCE at events", "ΔCE elsewhere")
 _WATCH = re.compile(r"(?P<entry>.+):(?P<latent>\d+)(>(?P<threshold>[-+.\deE]+))?")

@@ -9,13 +9,12 @@ from typing import Any
 
 from saekernels.bench.scale import Job, Prediction, predict
 from saekernels.bench.scale.machine import GPUS, here
+from saekernels.cli.arguments import at_least, count, names_of, not_empty
+from saekernels.cli.inputs import DTYPES
+from saekernels.cli.output import show
 from saekernels.eval.errors import InputError
 from saekernels.eval.files import check_writable, write_whole
 from saekernels.eval.plan import BASELINES
-
-from .arguments import at_least, count, names_of, not_empty
-from .inputs import DTYPES
-from .output import show
 
 _SIZES = {
     "latents": (None, "of each SAE, such as 16e6"),

@@ -6,16 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from saekernels.cli.arguments import at_least, not_empty, tokens_or_all
+from saekernels.cli.inputs import DTYPES, load_model, load_tokenizer, pick_device
+from saekernels.cli.output import show
+from saekernels.cli.progress import progress_bar
 from saekernels.eval import load_documents
 from saekernels.eval.errors import InputError, first_line
 from saekernels.eval.family import Member, make_family, readable
 from saekernels.eval.files import check_writable, read_json
 from saekernels.eval.scaling import make_member, measure_losses
-
-from .arguments import at_least, not_empty, tokens_or_all
-from .inputs import DTYPES, load_model, load_tokenizer, pick_device
-from .output import show
-from .progress import progress_bar
 
 
 def add_parser(commands: Any) -> None:

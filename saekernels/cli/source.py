@@ -11,11 +11,8 @@ from typing import Any
 import torch
 
 from saekernels.backends import registry
-from saekernels.eval import Document, load_documents
-from saekernels.eval.errors import InputError
-
-from .arguments import at_least, not_empty, site_and_path, tokens_or_all
-from .inputs import (
+from saekernels.cli.arguments import at_least, not_empty, site_and_path, tokens_or_all
+from saekernels.cli.inputs import (
     DEVICE_MAPS,
     DTYPES,
     device_of_site,
@@ -25,6 +22,8 @@ from .inputs import (
     pick_device,
     read_device_map,
 )
+from saekernels.eval import Document, load_documents
+from saekernels.eval.errors import InputError
 
 BOS = {"auto": None, "always": True, "never": False}
 EXAMPLE_NAME = "saekernels example"

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from saekernels.codes import Codes
-
-from .groups import add_rows
-from .strata import Strata
+from saekernels.eval.groups import add_rows
+from saekernels.eval.strata import Strata
 
 KL_DECADES = (-7, 2)
 _PER_DECADE = 4

@@ -10,7 +10,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from .batches import Batch
+from saekernels.eval.batches import Batch
 
 
 class RandomErrors:

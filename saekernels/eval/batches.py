@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .windows import Window
+from saekernels.eval.windows import Window
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from .ranks import Ranks
-from .workspace import Workspace
+from saekernels.eval.ranks import Ranks
+from saekernels.eval.workspace import Workspace
 
 BLOCKS = 64
 Node = tuple[int, int]  # level, place: the blocks from place << level on, 1 << level of them

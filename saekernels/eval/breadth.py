@@ -15,19 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.eval.batches import Batch, batches
+from saekernels.eval.bootstrap import percentiles, resample_totals
+from saekernels.eval.documents import Document
+from saekernels.eval.errors import InputError
+from saekernels.eval.head import Head, check_head, find_head
+from saekernels.eval.passes import Progress
+from saekernels.eval.slices import LEVELS, Slices, alternate, levels_of
+from saekernels.eval.windows import Tokens, Window, chosen
 from saekernels.placement import input_device
 from saekernels.probes import AffineProbe, Moments, fit_probes
 from saekernels.sae import SAE
 from saekernels.splice import splice
-
-from .batches import Batch, batches
-from .bootstrap import percentiles, resample_totals
-from .documents import Document
-from .errors import InputError
-from .head import Head, check_head, find_head
-from .passes import Progress
-from .slices import LEVELS, Slices, alternate, levels_of
-from .windows import Tokens, Window, chosen
 
 Key = tuple[str, str, str]
 """(where a probe was fitted, "rank R" or "sae", "inside", "outside" or a domain)."""

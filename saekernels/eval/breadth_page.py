@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .breadth_text import SIDES, breadth_rows, gap_sentence, transfer_rows
-from .charts import curves
-from .markup import document, html_table
+from saekernels.eval.breadth_text import SIDES, breadth_rows, gap_sentence, transfer_rows
+from saekernels.eval.charts import curves
+from saekernels.eval.markup import document, html_table
 
 
 def breadth_plot(result: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .terminal import text_table
-from .wording import signed, with_interval
+from saekernels.eval.terminal import text_table
+from saekernels.eval.wording import signed, with_interval
 
 SIDES = ("inside", "outside")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .plots import BLUE, GREY, INK, ORANGE, plain, svg
+from saekernels.eval.plots import BLUE, GREY, INK, ORANGE, plain, svg
 
 _COLOURS = (BLUE, ORANGE, "#4c9f70", "#b05fa8", "#c2504c", GREY)
 

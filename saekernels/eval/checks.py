@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saekernels.edits import EditedSAE
+from saekernels.eval.documents import Document
+from saekernels.eval.errors import InputError
 from saekernels.parallel import LatentParallelSAE
 from saekernels.sae import SAE
-
-from .documents import Document
-from .errors import InputError
 
 _LEAST = {"tokens": 1, "batch_size": 1, "bootstrap": 0, "context": 2, "seed": 0}
 

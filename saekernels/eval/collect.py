@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from saekernels.activations import AbsTopK, GroupMax, TopK
+from saekernels.eval.batches import Batch
+from saekernels.eval.groups import RowGroups
+from saekernels.eval.head import Head
+from saekernels.eval.plan import site_of
 from saekernels.placement import input_device
 from saekernels.probes import Moments
 from saekernels.sae import SAE
 from saekernels.splice import splice
-
-from .batches import Batch
-from .groups import RowGroups
-from .head import Head
-from .plan import site_of
 
 
 class Collector:

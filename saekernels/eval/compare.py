@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .bootstrap import percentiles, resample_totals
-from .errors import InputError, first_line
-from .figures import Interval
-from .files import is_column, read_json
-from .terminal import text_table
-from .wording import counted, number, signed, with_interval
+from saekernels.eval.bootstrap import percentiles, resample_totals
+from saekernels.eval.errors import InputError, first_line
+from saekernels.eval.figures import Interval
+from saekernels.eval.files import is_column, read_json
+from saekernels.eval.terminal import text_table
+from saekernels.eval.wording import counted, number, signed, with_interval
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batches import Batch
-from .head import Head
+from saekernels.eval.batches import Batch
+from saekernels.eval.head import Head
 
 _RELATIVE = 1e-5
 _ROWS_AT_ONCE = 64

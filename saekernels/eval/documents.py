@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, first_line, missing_extra
+from saekernels.eval.errors import InputError, first_line, missing_extra
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 SHUFFLE_BUFFER = 10_000

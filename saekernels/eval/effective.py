@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from .errors import InputError
-from .family import Equivalent, Family, equivalents, parametric_share
-from .report import Report
+from saekernels.eval.errors import InputError
+from saekernels.eval.family import Equivalent, Family, equivalents, parametric_share
+from saekernels.eval.report import Report
 
 
 def effective_compute(report: Report, family: Family, name: str) -> tuple[dict[str, Any], list[str]]:
@@ -46,7 +46,7 @@ def effective_compute(report: Report, family: Family, name: str) -> tuple[dict[s
 
 def sentence(found: Equivalent | dict[str, Any]) -> str:
     """ "predicts like a model of 940 k parameters, 25 % of the training compute [21, 30]"."""
-    from .family import readable
+    from saekernels.eval.family import readable
 
     one = found if isinstance(found, dict) else asdict(found)
     if one["outside"]:

@@ -13,26 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from saekernels.eval import identity
+from saekernels.eval.checks import check_choices, check_documents, check_numbers, check_saes, check_tokenizer
+from saekernels.eval.collect import Collector
+from saekernels.eval.documents import Document, digest, source
+from saekernels.eval.head import check_head, find_head
+from saekernels.eval.journal import Journal
+from saekernels.eval.passes import Progress, Work
+from saekernels.eval.plan import BASELINES, Plan, check_baselines, make_plan, site_of
+from saekernels.eval.ranks import Ranks
+from saekernels.eval.report import Report
+from saekernels.eval.runs import Means, Runner, Sums, empty_sums
+from saekernels.eval.spool import Spool, read_spool, write_spool
+from saekernels.eval.summary import documents_table, summarise
+from saekernels.eval.windows import MASK, Tokens, chosen, context_of
+from saekernels.eval.wording import counted
+from saekernels.eval.workspace import open_workspace
 from saekernels.placement import input_device
 from saekernels.probes import fit_probes
 from saekernels.sae import SAE
-
-from . import identity
-from .checks import check_choices, check_documents, check_numbers, check_saes, check_tokenizer
-from .collect import Collector
-from .documents import Document, digest, source
-from .head import check_head, find_head
-from .journal import Journal
-from .passes import Progress, Work
-from .plan import BASELINES, Plan, check_baselines, make_plan, site_of
-from .ranks import Ranks
-from .report import Report
-from .runs import Means, Runner, Sums, empty_sums
-from .spool import Spool, read_spool, write_spool
-from .summary import documents_table, summarise
-from .windows import MASK, Tokens, chosen, context_of
-from .wording import counted
-from .workspace import open_workspace
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

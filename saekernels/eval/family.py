@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .bootstrap import percentiles, resample_totals
-from .errors import InputError, first_line
-from .files import is_column, is_count, read_json, write_whole
+from saekernels.eval.bootstrap import percentiles, resample_totals
+from saekernels.eval.errors import InputError, first_line
+from saekernels.eval.files import is_column, is_count, read_json, write_whole
 
 SCHEMA = "saekernels-family-1"
 _ROUNDING = 1e-6

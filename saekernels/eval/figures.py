@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .bootstrap import percentiles, resample_totals
+from saekernels.eval.bootstrap import percentiles, resample_totals
 
 COLUMNS = ("clean", "spliced", "zero", "mean", "random", "pca", "kl", "agree")
 """Sums of one target: CE of the clean and the spliced run and of the baselines, KL and agreement; NaN where not run."""

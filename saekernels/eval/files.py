@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saekernels import atomic
-
-from .errors import InputError
+from saekernels.eval.errors import InputError
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

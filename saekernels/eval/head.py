@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.eval.errors import InputError, first_line
 from saekernels.ops import LinearCeKl, linear_ce_kl
 from saekernels.placement import whole
-
-from .errors import InputError, first_line
 
 _ROWS_AT_ONCE = 1024
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from .markup import document, html_table
-from .plots import ablation_plot, delta_plot, domain_plot
-from .report import Report
-from .sections import (
+from saekernels.eval.markup import document, html_table
+from saekernels.eval.plots import ablation_plot, delta_plot, domain_plot
+from saekernels.eval.report import Report
+from saekernels.eval.sections import (
     baseline_section,
     breadth_sections,
     cumulative_section,
@@ -16,8 +16,8 @@ from .sections import (
     strata_section,
     task_section,
 )
-from .table import SITE_HEADINGS, reading, site_cells
-from .wording import counted, number, percent, signed, with_interval
+from saekernels.eval.table import SITE_HEADINGS, reading, site_cells
+from saekernels.eval.wording import counted, number, percent, signed, with_interval
 
 _DOMAIN_HEADINGS = (
     "domain",

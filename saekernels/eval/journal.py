@@ -8,10 +8,10 @@ from typing import IO
 
 import numpy as np
 
-from . import seals
-from .blocks import blocks_of
-from .spool import Spool
-from .workspace import damaged, written
+from saekernels.eval import seals
+from saekernels.eval.blocks import blocks_of
+from saekernels.eval.spool import Spool
+from saekernels.eval.workspace import damaged, written
 
 
 class Journal:

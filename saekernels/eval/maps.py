@@ -15,21 +15,20 @@ import torch
 from torch import Tensor
 
 from saekernels.codes import Codes
+from saekernels.eval.batches import Batch, batches
+from saekernels.eval.bootstrap import percentiles, resample_totals
+from saekernels.eval.collect import fixed_k
+from saekernels.eval.documents import Document
+from saekernels.eval.errors import InputError
+from saekernels.eval.figures import Interval
+from saekernels.eval.head import check_head, find_head
+from saekernels.eval.latent_maps import LatentMap, LatentMoments, fit_map, select_dense
+from saekernels.eval.passes import Progress
+from saekernels.eval.slices import alternate
+from saekernels.eval.windows import Tokens, Window, chosen
 from saekernels.placement import input_device
 from saekernels.sae import SAE
 from saekernels.splice import splice
-
-from .batches import Batch, batches
-from .bootstrap import percentiles, resample_totals
-from .collect import fixed_k
-from .documents import Document
-from .errors import InputError
-from .figures import Interval
-from .head import check_head, find_head
-from .latent_maps import LatentMap, LatentMoments, fit_map, select_dense
-from .passes import Progress
-from .slices import alternate
-from .windows import Tokens, Window, chosen
 
 EVERYTHING = "everything"
 _MOST_LATENTS = 4096

@@ -13,18 +13,17 @@ import numpy as np
 import torch
 
 from saekernels.codes import Codes
+from saekernels.eval.batches import Batch, batches
+from saekernels.eval.documents import Document
+from saekernels.eval.errors import InputError
+from saekernels.eval.head import check_head, find_head
+from saekernels.eval.passes import Progress
+from saekernels.eval.plan import site_of
+from saekernels.eval.spool import write_spool
+from saekernels.eval.windows import Tokens, chosen
 from saekernels.placement import input_device
 from saekernels.sae import SAE
 from saekernels.splice import splice
-
-from .batches import Batch, batches
-from .documents import Document
-from .errors import InputError
-from .head import check_head, find_head
-from .passes import Progress
-from .plan import site_of
-from .spool import write_spool
-from .windows import Tokens, chosen
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from .accumulate import DocumentSums
-from .batches import batches
-from .blocks import Pass
-from .collect import Collector
-from .journal import Journal
-from .ranks import Ranks
-from .runs import Means, Runner, Sums
-from .spool import Spool
-from .strata import Strata, make_strata
-from .workspace import Workspace
+from saekernels.eval.accumulate import DocumentSums
+from saekernels.eval.batches import batches
+from saekernels.eval.blocks import Pass
+from saekernels.eval.collect import Collector
+from saekernels.eval.journal import Journal
+from saekernels.eval.ranks import Ranks
+from saekernels.eval.runs import Means, Runner, Sums
+from saekernels.eval.spool import Spool
+from saekernels.eval.strata import Strata, make_strata
+from saekernels.eval.workspace import Workspace
 
 Progress = Callable[[int, int], None]
 

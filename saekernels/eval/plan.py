@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .errors import InputError
+from saekernels.eval.errors import InputError
 
 ALL = "all"
 BASELINES = ("zero", "mean", "random", "pca")

@@ -6,10 +6,10 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
-from .errors import missing_extra
-from .figures import Interval
-from .report import Report, SiteFigures
-from .wording import short_site
+from saekernels.eval.errors import missing_extra
+from saekernels.eval.figures import Interval
+from saekernels.eval.report import Report, SiteFigures
+from saekernels.eval.wording import short_site
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

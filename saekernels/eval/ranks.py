@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from saekernels.eval.errors import InputError
 from saekernels.parallel.collectives import RankLostError, reaching
-
-from .errors import InputError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

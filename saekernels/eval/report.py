@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 import saekernels
-
-from .accumulate import KlHistogram
-from .figures import Interval
-from .files import write_whole
+from saekernels.eval.accumulate import KlHistogram
+from saekernels.eval.figures import Interval
+from saekernels.eval.files import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -185,7 +184,7 @@ class Report:
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained HTML page with plots, whole or not at all. Needs matplotlib."""
-        from .html import page
+        from saekernels.eval.html import page
 
         write_whole(path, page(self))
 

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saekernels.eval.plan import Run
 from saekernels.parallel.collectives import RankLostError
 from saekernels.sites import resolve_site
-
-from .plan import Run
 
 CLEAN = "clean"
 

@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.eval.accumulate import DocumentSums, KlHistogram, SiteStats
+from saekernels.eval.baselines import RandomErrors
+from saekernels.eval.batches import Batch
+from saekernels.eval.constant import ConstantRun, find_constant, only_prefix_special
+from saekernels.eval.errors import InputError, first_line
+from saekernels.eval.head import Head
+from saekernels.eval.plan import Plan, Run, site_of
+from saekernels.eval.reuse import CLEAN, check_reuse, find_reuse, no_reuse
 from saekernels.parallel.collectives import RankLostError
 from saekernels.probes import AffineProbe
 from saekernels.sae import SAE
 from saekernels.splice import splice
-
-from .accumulate import DocumentSums, KlHistogram, SiteStats
-from .baselines import RandomErrors
-from .batches import Batch
-from .constant import ConstantRun, find_constant, only_prefix_special
-from .errors import InputError, first_line
-from .head import Head
-from .plan import Plan, Run, site_of
-from .reuse import CLEAN, check_reuse, find_reuse, no_reuse
 
 Observer = Callable[..., None]
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 
+from saekernels.eval.batches import batches
+from saekernels.eval.checks import check_documents, check_numbers, check_tokenizer
+from saekernels.eval.documents import Document
+from saekernels.eval.family import Member
+from saekernels.eval.head import check_head, find_head
+from saekernels.eval.passes import Progress
+from saekernels.eval.spool import write_spool
+from saekernels.eval.windows import Tokens, chosen, context_of
 from saekernels.placement import input_device
-
-from .batches import batches
-from .checks import check_documents, check_numbers, check_tokenizer
-from .documents import Document
-from .family import Member
-from .head import check_head, find_head
-from .passes import Progress
-from .spool import write_spool
-from .windows import Tokens, chosen, context_of
 
 
 @dataclass(frozen=True)

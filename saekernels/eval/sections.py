@@ -5,14 +5,14 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from .accumulate import KlHistogram
-from .breadth_page import breadth_parts
-from .breadth_text import gap_sentence
-from .charts import curves, dial, heat_map, histogram
-from .effective import sentence
-from .markup import html_table
-from .report import Report, SiteFigures
-from .wording import number, percent, short_site, signed, with_interval
+from saekernels.eval.accumulate import KlHistogram
+from saekernels.eval.breadth_page import breadth_parts
+from saekernels.eval.breadth_text import gap_sentence
+from saekernels.eval.charts import curves, dial, heat_map, histogram
+from saekernels.eval.effective import sentence
+from saekernels.eval.markup import html_table
+from saekernels.eval.report import Report, SiteFigures
+from saekernels.eval.wording import number, percent, short_site, signed, with_interval
 
 Section = tuple[str, str] | None
 _MOST_COLUMNS = 8

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .documents import Document
-from .errors import InputError, first_line
-from .windows import Tokens, Window
+from saekernels.eval.documents import Document
+from saekernels.eval.errors import InputError, first_line
+from saekernels.eval.windows import Tokens, Window
 
 LEVELS = ("token", "template", "domain", "everything")
 _FIRST_WORD = re.compile(r"(?m)^[ \t]*([A-Za-z_]\w{1,})")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import seals
-from .documents import Document
-from .windows import Window
-from .workspace import damaged, written
+from saekernels.eval import seals
+from saekernels.eval.documents import Document
+from saekernels.eval.windows import Window
+from saekernels.eval.workspace import damaged, written
 
 CHUNK_POSITIONS = 32_768
 _CONTEXTS = 8

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .accumulate import mean_stats
-from .figures import COLUMNS, Estimate, estimates, finite
-from .plan import ALL, BASELINES, Plan, Target
-from .report import (
+from saekernels.eval.accumulate import mean_stats
+from saekernels.eval.figures import COLUMNS, Estimate, estimates, finite
+from saekernels.eval.plan import ALL, BASELINES, Plan, Target
+from saekernels.eval.report import (
     BaselineFigures,
     CrossEntropy,
     CumulativeFigures,
@@ -22,10 +22,10 @@ from .report import (
     SiteFigures,
     Worst,
 )
-from .runs import Sums
-from .spool import Spool
-from .strata import Strata
-from .wording import counted
+from saekernels.eval.runs import Sums
+from saekernels.eval.spool import Spool
+from saekernels.eval.strata import Strata
+from saekernels.eval.wording import counted
 
 FEW_DOCUMENTS = 20
 _NAMES = {

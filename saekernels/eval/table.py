@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .breadth_text import gap_sentence
-from .effective import sentence
-from .errors import missing_extra
-from .report import Report, SiteFigures
-from .terminal import PLAIN_WIDTH, TEXT_WIDTH
-from .wording import counted, number, percent, short_site, signed, with_interval
+from saekernels.eval.breadth_text import gap_sentence
+from saekernels.eval.effective import sentence
+from saekernels.eval.errors import missing_extra
+from saekernels.eval.report import Report, SiteFigures
+from saekernels.eval.terminal import PLAIN_WIDTH, TEXT_WIDTH
+from saekernels.eval.wording import counted, number, percent, short_site, signed, with_interval
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,18 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.eval.bootstrap import percentiles, resample_totals
+from saekernels.eval.errors import InputError
+from saekernels.eval.figures import Interval
+from saekernels.eval.head import Head, find_head
+from saekernels.eval.plan import site_of
+from saekernels.eval.report import Report
+from saekernels.eval.tasks import Task
+from saekernels.eval.windows import Tokens, model_limit
 from saekernels.placement import input_device
 from saekernels.sae import SAE
 from saekernels.splice import splice
-
-from .bootstrap import percentiles, resample_totals
-from .errors import InputError
-from .figures import Interval
-from .head import Head, find_head
-from .plan import site_of
-from .report import Report
-from .tasks import Task
-from .windows import Tokens, model_limit
 
 _KEPT = 0.9
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError, first_line, missing_extra
+from saekernels.eval.errors import InputError, first_line, missing_extra
 
 _MOST_PROMPTS = 200
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import missing_extra
+from saekernels.eval.errors import missing_extra
 
 PLAIN_WIDTH = 140
 TEXT_WIDTH = 100

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_document
-from .documents import Document
-from .errors import InputError
+from saekernels.eval.checks import check_document
+from saekernels.eval.documents import Document
+from saekernels.eval.errors import InputError
 
 DEFAULT_CONTEXT = 2048
 _GROUP = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .figures import Interval
+from saekernels.eval.figures import Interval
 
 
 def counted(number: int, noun: str) -> str:

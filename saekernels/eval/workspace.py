@@ -19,11 +19,10 @@ from typing import Any
 import torch
 
 from saekernels import atomic
-
-from . import seals
-from .errors import InputError, first_line
-from .files import read_json
-from .ranks import RankLostError, Ranks
+from saekernels.eval import seals
+from saekernels.eval.errors import InputError, first_line
+from saekernels.eval.files import read_json
+from saekernels.eval.ranks import RankLostError, Ranks
 
 _CONFIG = "config.json"
 _LOCK = "lock"

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from saekernels.formats import finish, open_checkpoint
-
-from .rows import activation_of, rows_of
-from .sae import LatentParallelSAE
-from .shards import size_and_rank
+from saekernels.parallel.rows import activation_of, rows_of
+from saekernels.parallel.sae import LatentParallelSAE
+from saekernels.parallel.shards import size_and_rank
 
 
 def load(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .collectives import gathered
+from saekernels.parallel.collectives import gathered
 
 _TOP = 0x7FFFFFFF
 

@@ -12,11 +12,10 @@ from saekernels.codes import Codes
 from saekernels.encoders import ENCODERS, encoder_weights
 from saekernels.ops import _check, decode_csr, encode_topk
 from saekernels.ops.sparse_maps import uniform_offsets
+from saekernels.parallel.collectives import gathered, gathered_ragged, reaching, summed, summed_backward
+from saekernels.parallel.merge import merge_topk
+from saekernels.parallel.rows import most_codes
 from saekernels.sae import SAE
-
-from .collectives import gathered, gathered_ragged, reaching, summed, summed_backward
-from .merge import merge_topk
-from .rows import most_codes
 
 # Of this rank: values, latents of the shard, offsets, in CSR; and the codes of all ranks.
 _Encoded = tuple[Tensor, Tensor, Tensor, Codes]

@@ -7,10 +7,9 @@ from typing import Any
 from torch import distributed
 
 from saekernels.formats.build import rows_in
+from saekernels.parallel.rows import activation_of, rows_of
+from saekernels.parallel.sae import LatentParallelSAE
 from saekernels.sae import SAE
-
-from .rows import activation_of, rows_of
-from .sae import LatentParallelSAE
 
 
 def shard(sae: SAE, group: Any = None) -> LatentParallelSAE:

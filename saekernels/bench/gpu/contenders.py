@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from saekernels.bench import decode, encode, loss, sae, train
+from saekernels.bench.cases import Problem
+from saekernels.bench.contenders import CHUNKED, COMPILED, OURS, Ready, far, relative_error
+from saekernels.bench.gpu.cases import GPT2_WIDE, LLAMA, LOSSES, Case
 from saekernels.ops import encode_topk
-
-from .. import decode, encode, loss, sae, train
-from ..cases import Problem
-from ..contenders import CHUNKED, COMPILED, OURS, Ready, far, relative_error
-from .cases import GPT2_WIDE, LLAMA, LOSSES, Case
 
 FAST, SCREENED = f"{OURS}, fast", f"{OURS}, screened"
 PRODUCT = encode.PRODUCT

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import torch
 
 from saekernels.backends.triton import plan as screening
-
-from ..cases import Shape
-from .cards import Card
+from saekernels.bench.cases import Shape
+from saekernels.bench.gpu.cards import Card
 
 # Instructions per score of the screen's epilogue with masked atomics.
 MASKED_EPILOGUE = 18

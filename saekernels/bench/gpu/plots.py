@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..record import Row, shape_text
-from .record import Record
+from saekernels.bench.gpu.record import Record
+from saekernels.bench.record import Row, shape_text
 
 
 def draw(made: Record, beside: Path) -> list[Path]:

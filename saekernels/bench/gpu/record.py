@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from .. import machine
-from ..record import Row
+from saekernels.bench import machine
+from saekernels.bench.record import Row
 
 SCHEMA = 1
 PACKAGE = Path(__file__).resolve().parents[2]

@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-from .. import machine, timing
-from ..cases import Problem
-from ..contenders import OURS, Work
-from ..peers import NOT_INSTALLED, NotInstalled
-from ..record import Row, now
-from . import cases, checks, forecast, record
-from .cards import CARDS, Card
-from .cases import Case
-from .checking import DTYPES
-from .clock import Clock, ceilings, interleave, peak_bytes
-from .contenders import OPS, Contender, of
-from .record import Record, TargetRow
-from .settings import Settings
-from .targets import MEMORY_CASES, MEMORY_SHARE, MODEL, TARGETS
+from saekernels.bench import machine, timing
+from saekernels.bench.cases import Problem
+from saekernels.bench.contenders import OURS, Work
+from saekernels.bench.gpu import cases, checks, forecast, record
+from saekernels.bench.gpu.cards import CARDS, Card
+from saekernels.bench.gpu.cases import Case
+from saekernels.bench.gpu.checking import DTYPES
+from saekernels.bench.gpu.clock import Clock, ceilings, interleave, peak_bytes
+from saekernels.bench.gpu.contenders import OPS, Contender, of
+from saekernels.bench.gpu.record import Record, TargetRow
+from saekernels.bench.gpu.settings import Settings
+from saekernels.bench.gpu.targets import MEMORY_CASES, MEMORY_SHARE, MODEL, TARGETS
+from saekernels.bench.peers import NOT_INSTALLED, NotInstalled
+from saekernels.bench.record import Row, now
 
 OK = "ok"
 

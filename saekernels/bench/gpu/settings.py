@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import cases
-from .cases import Case
+from saekernels.bench.gpu import cases
+from saekernels.bench.gpu.cases import Case
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import torch
 
 from saekernels.backends.triton import configs
-
-from ..cases import Problem
-from . import cases
-from .cases import Case
-from .clock import Clock
-from .contenders import OPS, Contender, of
+from saekernels.bench.cases import Problem
+from saekernels.bench.gpu import cases
+from saekernels.bench.gpu.cases import Case
+from saekernels.bench.gpu.clock import Clock
+from saekernels.bench.gpu.contenders import OPS, Contender, of
 
 # The op whose time decides each kernel's configuration, at a narrow and a wide size.
 DECIDES = {

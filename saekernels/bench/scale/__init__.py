@@ -1,6 +1,6 @@
 """What a spliced evaluation will take at a scale that is not at hand: time, memory and traffic, from the cost model."""
 
-from .job import Job
-from .predict import Prediction, predict
+from saekernels.bench.scale.job import Job
+from saekernels.bench.scale.predict import Prediction, predict
 
 __all__ = ["Job", "Prediction", "predict"]

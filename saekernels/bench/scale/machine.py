@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 
 from saekernels.backends import registry
-
-from ..gpu.cards import CARDS, Card
-from ..roofs import measure
+from saekernels.bench.gpu.cards import CARDS, Card
+from saekernels.bench.roofs import measure
 
 
 class Machine(NamedTuple):

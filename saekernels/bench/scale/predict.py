@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
+from saekernels.bench.cases import Shape
+from saekernels.bench.gpu import model
+from saekernels.bench.scale.job import Job
+from saekernels.bench.scale.machine import Machine
 from saekernels.eval.blocks import BLOCKS
 from saekernels.eval.plan import Run
-
-from ..cases import Shape
-from ..gpu import model
-from .job import Job
-from .machine import Machine
 
 # Of a spooled position: its token, whether it is special, its bytes.
 _SPOOL_BYTES = 9

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.eval.compat.activity import Activity
+from saekernels.eval.compat.clean import CleanStream, Figures
+from saekernels.eval.compat.formulas import FORMULAS, PEERS, Losses, Peer, PeerMetrics
 from saekernels.eval.constant import ConstantRun, find_constant
 from saekernels.eval.errors import InputError
 from saekernels.eval.head import Head, find_head
@@ -19,10 +22,6 @@ from saekernels.eval.reuse import CLEAN, LayerReuse, check_reuse, find_reuse
 from saekernels.placement import input_device
 from saekernels.sae import SAE
 from saekernels.splice import splice
-
-from .activity import Activity
-from .clean import CleanStream, Figures
-from .formulas import FORMULAS, PEERS, Losses, Peer, PeerMetrics
 
 
 def peer_metrics(

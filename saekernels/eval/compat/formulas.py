@@ -13,9 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saekernels.eval.compat.activity import Activity
 from saekernels.sae import SAE
-
-from .activity import Activity
 
 Peer = Literal["saelens", "saebench", "dictionary_learning"]
 PEERS: tuple[Peer, ...] = ("saelens", "saebench", "dictionary_learning")

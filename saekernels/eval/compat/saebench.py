@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.eval.compat.formulas import PeerMetrics
 from saekernels.sae import SAE
-
-from .formulas import PeerMetrics
 
 _ROWS_AT_ONCE = 512
 _DIGITS = 10
