@@ -15,8 +15,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from saekernels.bench import OPS, Shape
-from saekernels.bench.contenders import Contender
-from saekernels.bench.peers import NOT_INSTALLED, NotInstalled
+from saekernels.bench.measure.contenders import Contender
+from saekernels.bench.measure.peers import NOT_INSTALLED, NotInstalled
 
 
 class Case(NamedTuple):

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 import saekernels as sk
-from saekernels.bench import memory
-from saekernels.bench.peers import NotInstalled, load
+from saekernels.bench.measure import memory
+from saekernels.bench.measure.peers import NotInstalled, load
 
 _SELECTION = 1e-3
 SHAPES = ((1024, 768, 24576, 32), (1024, 2304, 65536, 64))

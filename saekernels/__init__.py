@@ -1,20 +1,6 @@
 """Kernels for sparse autoencoders, and the honest test they make cheap: what splicing an SAE into a model costs."""
 
-from saekernels.activations import (
-    AbsTopK,
-    BatchTopK,
-    ConstantNorm,
-    Gated,
-    GroupMax,
-    JumpReLU,
-    LayerNorm,
-    ReLU,
-    Scale,
-    TopK,
-)
 from saekernels.adapters import NotAccelerated, UnknownVersion, accelerate, is_accelerated, restore, swapped
-from saekernels.codes import Codes
-from saekernels.edits import Edit, EditedSAE
 from saekernels.eval import Document, Report, evaluate, load_documents
 from saekernels.formats import FormatError, load, save
 from saekernels.ops import (
@@ -30,9 +16,23 @@ from saekernels.ops import (
     prepare,
     topk,
 )
-from saekernels.probes import AffineProbe, Moments, fit_probes
-from saekernels.sae import SAE
-from saekernels.splice import Splice, splice
+from saekernels.sae.activations import (
+    AbsTopK,
+    BatchTopK,
+    ConstantNorm,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    LayerNorm,
+    ReLU,
+    Scale,
+    TopK,
+)
+from saekernels.sae.codes import Codes
+from saekernels.sae.edits import Edit, EditedSAE
+from saekernels.sae.module import SAE
+from saekernels.sae.probes import AffineProbe, Moments, fit_probes
+from saekernels.splice.context import Splice, splice
 
 __version__ = "0.1.0"
 

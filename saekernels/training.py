@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saekernels.activations import Gated, GroupMax
-from saekernels.codes import Codes
-from saekernels.encoders import encoder_weights
 from saekernels.ops import _check, decode, encode_topk
-from saekernels.sae import SAE
+from saekernels.sae.activations import Gated, GroupMax
+from saekernels.sae.codes import Codes
+from saekernels.sae.encoders import encoder_weights
+from saekernels.sae.module import SAE
 
 
 def fvu_loss(x: Tensor, x_hat: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-import saekernels.cli.eval as command
+import saekernels.cli.commands.eval as command
 from saekernels.cli import main
-from saekernels.eval import spool
-from saekernels.eval.workspace import Workspace
+from saekernels.eval.store import window_files as spool
+from saekernels.eval.store.run_folder import Workspace
 
 torch.set_num_threads(1)
 odd = json.loads(sys.argv[1])

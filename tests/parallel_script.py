@@ -14,11 +14,21 @@ from torch import Tensor, distributed
 
 import ranks
 import saekernels
-from saekernels.activations import AbsTopK, BatchTopK, ConstantNorm, Gated, GroupMax, JumpReLU, LayerNorm, ReLU, TopK
 from saekernels.backends import registry
 from saekernels.bench.scale.predict import code_bytes, sum_bytes
 from saekernels.parallel import LatentParallelSAE, collectives, load, shard
-from saekernels.sae import SAE
+from saekernels.sae.activations import (
+    AbsTopK,
+    BatchTopK,
+    ConstantNorm,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    LayerNorm,
+    ReLU,
+    TopK,
+)
+from saekernels.sae.module import SAE
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float64: 1e-12}
 OPTIONS: list[dict[str, Any]] = [

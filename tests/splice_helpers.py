@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from saekernels.activations import ReLU, TopK
-from saekernels.sae import SAE
+from saekernels.sae.activations import ReLU, TopK
+from saekernels.sae.module import SAE
 
 WIDTH, VOCAB = 16, 50
 

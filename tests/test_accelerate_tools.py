@@ -118,7 +118,7 @@ def test_hidden_pre_activations_are_made_only_for_who_reads_them() -> None:
     pytest.importorskip("sae_lens")
     from sae_lens.saes.sae import TrainStepInput
 
-    from saekernels.adapters.lazy import LazyTensor
+    from saekernels.adapters.dense_latents import LazyTensor
 
     module, x = sk.accelerate(made("lens training topk").train()), torch.randn(4, D)
     out = module.training_forward_pass(

@@ -15,12 +15,13 @@ import torch
 import saekernels as sk
 from saekernels.backends import registry
 from saekernels.bench import Shape
+from saekernels.bench.cpu.record import now
 from saekernels.bench.gpu import cases, checks, plots, record, runner
 from saekernels.bench.gpu.cards import CARDS
 from saekernels.bench.gpu.cases import Case
 from saekernels.bench.gpu.settings import Settings
-from saekernels.bench.record import now
-from saekernels.cli import bench_gpu, main
+from saekernels.cli import main
+from saekernels.cli.commands import bench_gpu
 
 CPU = torch.device("cpu")
 TINY = (

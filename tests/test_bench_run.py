@@ -14,9 +14,11 @@ import jsonschema
 import pytest
 import torch
 
-from saekernels.bench import OPS, Record, Settings, Shape, machine, memory, peers, plan, run, runner, schema
-from saekernels.bench.contenders import CHUNKED, OURS, Contender, Ready, Work
-from saekernels.bench.roofs import Roofs
+from saekernels.bench import OPS, Record, Settings, Shape, plan, run, schema
+from saekernels.bench.cpu import runner
+from saekernels.bench.measure import machine, memory, peers
+from saekernels.bench.measure.ceilings import Roofs
+from saekernels.bench.measure.contenders import CHUNKED, OURS, Contender, Ready, Work
 
 SHAPE, LOSS_SHAPE = Shape(40, 24, 96, 5), Shape(20, 16, 50)
 ROOFS = Roofs(100.0, 50.0, 10.0, 8.0)

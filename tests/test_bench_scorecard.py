@@ -10,9 +10,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from saekernels.bench import compare, schema, scorecard
-from saekernels.bench.record import Record, Row
-from saekernels.bench.roofs import Roofs
+from saekernels.bench import schema
+from saekernels.bench.cpu import compare, scorecard
+from saekernels.bench.cpu.record import Record, Row
+from saekernels.bench.measure.ceilings import Roofs
 from saekernels.cli import main
 
 SIZES = {"T": 1024, "d": 768, "F": 24576, "k": 32}

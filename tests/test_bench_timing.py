@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from saekernels.bench import memory, timing
+from saekernels.bench.measure import memory, timing
 
 
 class Clock:

@@ -189,7 +189,7 @@ def test_bad_input_says_one_thing_and_writes_nothing(
 def test_ctrl_c_is_130_and_writes_nothing(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saekernels.eval.runs import Runner
+    from saekernels.eval.passes.runner import Runner
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -44,7 +44,7 @@ def test_text_names_every_op_and_the_reason_of_who_does_not_serve(
 
 
 def test_a_missing_package_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from saekernels.cli import info
+    from saekernels.cli.commands import info
 
     monkeypatch.setattr(info, "PACKAGES", ("surely-not-installed",))
     assert main(["info"]) == 0

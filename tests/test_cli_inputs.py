@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 import tiny_lm
 from saekernels import example
 from saekernels.backends import registry
-from saekernels.cli import main, source
+from saekernels.cli import main
 from saekernels.cli.entry import build_parser
-from saekernels.cli.inputs import load_model
+from saekernels.cli.options import source
+from saekernels.cli.options.inputs import load_model
 from saekernels.eval import InputError
 from test_cli import arguments, fails, files  # noqa: F401
 from tiny_lm import one_thread  # noqa: F401

@@ -15,7 +15,7 @@ import pytest
 
 import saekernels
 from saekernels.cli import main
-from saekernels.eval.runs import Runner
+from saekernels.eval.passes.runner import Runner
 from test_cli import arguments, fails, files  # noqa: F401
 from tiny_lm import one_thread  # noqa: F401
 
@@ -48,7 +48,7 @@ def test_the_table_comes_before_the_files_and_stays_when_one_fails(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli import eval as eval_command
+    from saekernels.cli.commands import eval as eval_command
 
     genuine, printed = eval_command.write_whole, []
 
@@ -73,7 +73,7 @@ def test_nothing_is_written_unless_all_can_be_rendered(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli import eval as eval_command
+    from saekernels.cli.commands import eval as eval_command
 
     monkeypatch.setattr(eval_command, "page", lambda _: 1 // 0)
     with pytest.raises(ZeroDivisionError):
@@ -87,7 +87,7 @@ def test_ctrl_c_between_the_files_says_what_was_written(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli import eval as eval_command
+    from saekernels.cli.commands import eval as eval_command
 
     genuine = eval_command.write_whole
 

@@ -10,8 +10,8 @@ import pytest
 
 import tiny_lm
 from saekernels.cli import main
-from saekernels.edits import Edit, EditedSAE
 from saekernels.eval import evaluate, load_documents
+from saekernels.sae.edits import Edit, EditedSAE
 from test_cli import arguments, fails, files
 from tiny_lm import SITES, one_thread  # noqa: F401
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import saekernels as sk
 import tiny_lm
-from saekernels.codes import Codes
-from saekernels.edits import Edit, EditedSAE, edit_codes
-from saekernels.splice import splice
+from saekernels.sae.codes import Codes
+from saekernels.sae.edits import Edit, EditedSAE, edit_codes
+from saekernels.splice.context import splice
 from tiny_lm import SITES, one_thread  # noqa: F401
 
 OPERATIONS = {"zero": 0, "scale": 1, "clamp": 2, "set": 1, "add": 1}

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saekernels.eval import InputError, blocks
-from saekernels.eval.blocks import Pass, blocks_of
-from saekernels.eval.ranks import Ranks
-from saekernels.eval.workspace import Workspace
+from saekernels.eval import InputError
+from saekernels.eval.store import resumable as blocks
+from saekernels.eval.store.ranks import Ranks
+from saekernels.eval.store.resumable import Pass, blocks_of
+from saekernels.eval.store.run_folder import Workspace
 
 
 class Total:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saekernels.eval import bootstrap
-from saekernels.eval.figures import COLUMNS, FIGURES, estimates, figures
+from saekernels.eval.sums import bootstrap
+from saekernels.eval.sums.figures import COLUMNS, FIGURES, estimates, figures
 
 
 def sums(seed: int, documents: int) -> np.ndarray:

@@ -18,10 +18,10 @@ from torch import Tensor
 import tiny_lm
 from saekernels.cli import main
 from saekernels.eval import Document, InputError
-from saekernels.eval.breadth import Breadth, measure_breadth
-from saekernels.eval.breadth_text import gap_sentence
-from saekernels.eval.slices import LEVELS, Slices, alternate, choose_slices, levels_of
-from saekernels.eval.windows import Tokens, chosen
+from saekernels.eval.report.breadth_text import gap_sentence
+from saekernels.eval.studies.breadth import Breadth, measure_breadth
+from saekernels.eval.text.slices import LEVELS, Slices, alternate, choose_slices, levels_of
+from saekernels.eval.text.windows import Tokens, chosen
 from test_cli import arguments, fails, files
 from tiny_lm import SITES, one_thread  # noqa: F401
 

@@ -14,8 +14,8 @@ import pytest
 import tiny_lm
 from saekernels.cli import main
 from saekernels.eval import InputError, evaluate
-from saekernels.eval.bootstrap import percentiles, resample_totals
-from saekernels.eval.compare import as_text, compare, read_report
+from saekernels.eval.report.compare import as_text, compare, read_report
+from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from tiny_lm import SITES, one_thread  # noqa: F401
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import tiny_lm
 from saekernels.backends.reference.rows import linear_rows
-from saekernels.eval import Document, evaluate, spool
-from saekernels.eval.groups import RowGroups, add_rows
+from saekernels.eval import Document, evaluate
+from saekernels.eval.store import window_files as spool
+from saekernels.eval.sums.row_groups import RowGroups, add_rows
 from tiny_lm import one_thread  # noqa: F401
 
 LENGTH = 23

@@ -17,8 +17,8 @@ import saekernels.example as example
 import tiny_lm
 from saekernels.cli import main
 from saekernels.eval import InputError, evaluate
-from saekernels.eval.effective import effective_compute, sentence
-from saekernels.eval.family import (
+from saekernels.eval.studies.effective_compute import effective_compute, sentence
+from saekernels.eval.studies.family import (
     Family,
     Member,
     equivalents,
@@ -29,7 +29,7 @@ from saekernels.eval.family import (
     read_family,
     readable,
 )
-from saekernels.eval.scaling import make_member, measure_losses
+from saekernels.eval.studies.family_losses import make_member, measure_losses
 from tiny_lm import one_thread  # noqa: F401
 
 IDS, TOKENS = ["a", "b", "c", "d"], [10, 20, 30, 40]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from saekernels import atomic
 from saekernels.eval import InputError
-from saekernels.eval.files import check_writable, same_file, write_whole
+from saekernels.files import atomic
+from saekernels.files.checked import check_writable, same_file, write_whole
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:

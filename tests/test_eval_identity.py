@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import tiny_lm
-from saekernels.activations import AbsTopK, LayerNorm, TopK
-from saekernels.edits import Edit, EditedSAE
-from saekernels.eval import InputError, evaluate, identity
-from saekernels.eval.documents import Fields, _Stream
-from saekernels.sae import SAE
+from saekernels.eval import InputError, evaluate
+from saekernels.eval.store import fingerprints as identity
+from saekernels.eval.text.documents import Fields, _Stream
+from saekernels.sae.activations import AbsTopK, LayerNorm, TopK
+from saekernels.sae.edits import Edit, EditedSAE
+from saekernels.sae.module import SAE
 from tiny_lm import one_thread  # noqa: F401
 
 SITE = tiny_lm.SITES[0]

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny_lm
-from saekernels.activations import TopK
 from saekernels.cli import main
-from saekernels.codes import Codes
 from saekernels.eval import Document, InputError
-from saekernels.eval.latent_maps import LatentMoments, fit_map, select_dense
-from saekernels.eval.maps import measure_maps
-from saekernels.eval.slices import alternate
-from saekernels.eval.windows import Tokens, chosen
-from saekernels.sae import SAE, LayerNorm
+from saekernels.eval.studies.latent_maps import LatentMoments, fit_map, select_dense
+from saekernels.eval.studies.maps import measure_maps
+from saekernels.eval.text.slices import alternate
+from saekernels.eval.text.windows import Tokens, chosen
+from saekernels.sae.activations import TopK
+from saekernels.sae.codes import Codes
+from saekernels.sae.module import SAE, LayerNorm
 from test_cli import arguments, fails, files
 from tiny_lm import SITES, one_thread  # noqa: F401
 

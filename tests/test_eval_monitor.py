@@ -13,9 +13,9 @@ import torch.nn.functional as F
 import tiny_lm
 from saekernels.cli import main
 from saekernels.eval import InputError
-from saekernels.eval.monitor import Event, Watch, monitor
-from saekernels.eval.windows import Tokens, chosen
-from saekernels.splice import splice
+from saekernels.eval.studies.monitor import Event, Watch, monitor
+from saekernels.eval.text.windows import Tokens, chosen
+from saekernels.splice.context import splice
 from test_cli import arguments, fails, files
 from tiny_lm import SITES, one_thread  # noqa: F401
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tiny_lm
-from saekernels.activations import TopK
 from saekernels.eval import Document, Report, evaluate
-from saekernels.sae import SAE
-from saekernels.splice import splice
+from saekernels.sae.activations import TopK
+from saekernels.sae.module import SAE
+from saekernels.splice.context import splice
 from tiny_lm import one_thread  # noqa: F401
 
 CONTEXT = 24

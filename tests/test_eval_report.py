@@ -14,15 +14,9 @@ import pytest
 from rich.console import Console
 
 from saekernels.eval import Report, schema
-from saekernels.eval.html import page
-from saekernels.eval.report import (
-    CrossEntropy,
-    DeltaCE,
-    DomainFigures,
-    LossRecovered,
-    SiteFigures,
-)
-from saekernels.eval.table import print_report, reading
+from saekernels.eval.report.data import CrossEntropy, DeltaCE, DomainFigures, LossRecovered, SiteFigures
+from saekernels.eval.report.page import page
+from saekernels.eval.report.terminal import print_report, reading
 
 
 def site(name: str, delta: float | None = 0.25, architecture: str = "topk") -> SiteFigures:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import tiny_lm
-from saekernels.eval import Document, InputError, evaluate, spool
+from saekernels.eval import Document, InputError, evaluate
+from saekernels.eval.store import window_files as spool
 from tiny_lm import one_thread  # noqa: F401
 
 SCRIPT = """

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import tiny_lm
-from saekernels.activations import TopK
 from saekernels.eval import Document, evaluate
-from saekernels.eval.plan import Run
-from saekernels.eval.reuse import LayerReuse, Start, check_reuse, find_reuse
-from saekernels.sae import SAE
+from saekernels.eval.passes.layer_reuse import LayerReuse, Start, check_reuse, find_reuse
+from saekernels.eval.passes.plan import Run
+from saekernels.sae.activations import TopK
+from saekernels.sae.module import SAE
 from splice_helpers import tiny_model
 from tiny_lm import one_thread  # noqa: F401
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 import tiny_lm
 from saekernels.eval import Document, InputError, Report, evaluate
-from saekernels.eval.accumulate import KlHistogram
-from saekernels.eval.baselines import RandomErrors
-from saekernels.eval.batches import make_batch
-from saekernels.eval.plan import make_plan
-from saekernels.eval.strata import make_strata
-from saekernels.eval.windows import Tokens, chosen
-from saekernels.splice import splice
+from saekernels.eval.passes.plan import make_plan
+from saekernels.eval.passes.random_errors import RandomErrors
+from saekernels.eval.sums.accumulate import KlHistogram
+from saekernels.eval.text.batches import make_batch
+from saekernels.eval.text.strata import make_strata
+from saekernels.eval.text.windows import Tokens, chosen
+from saekernels.splice.context import splice
 from tiny_lm import one_thread  # noqa: F401
 
 SPECIAL = torch.tensor([0, 1, 2])

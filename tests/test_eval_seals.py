@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny_lm
-from saekernels.eval import InputError, evaluate, seals, spool
-from saekernels.eval.workspace import Workspace
+from saekernels.eval import InputError, evaluate
+from saekernels.eval.store import window_files as spool
+from saekernels.eval.store.run_folder import Workspace
+from saekernels.files import sealed as seals
 from tiny_lm import one_thread  # noqa: F401
 
 
@@ -83,7 +85,7 @@ def test_sums_that_a_killed_machine_lost_are_not_taken_for_zero(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_small_chunks(monkeypatch)
-    monkeypatch.setattr("saekernels.eval.blocks.BLOCKS", 2)  # several chunks in each
+    monkeypatch.setattr("saekernels.eval.store.resumable.BLOCKS", 2)  # several chunks in each
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", stop_after=70)
     assert list((tmp_path / "run").glob("figures-begun-*.pt")), "in the middle of a block"

@@ -16,9 +16,9 @@ import torch
 import tiny_lm
 from saekernels.cli import main
 from saekernels.eval import InputError
-from saekernels.eval.task_runs import TaskFigures, run_tasks, task_part
-from saekernels.eval.tasks import Prompt, Task, built_in, load_tasks
-from saekernels.splice import splice
+from saekernels.eval.studies.task_runs import TaskFigures, run_tasks, task_part
+from saekernels.eval.studies.tasks import Prompt, Task, built_in, load_tasks
+from saekernels.splice.context import splice
 from test_cli import arguments, fails, files
 from tiny_lm import one_thread  # noqa: F401
 

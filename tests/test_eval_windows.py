@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import tiny_lm
-from saekernels.eval import Document, InputError, spool
-from saekernels.eval.batches import batches, make_batch
-from saekernels.eval.spool import Spool, all_windows, write_spool
-from saekernels.eval.windows import Tokens, chosen, context_of, special_ids
+from saekernels.eval import Document, InputError
+from saekernels.eval.store import window_files as spool
+from saekernels.eval.store.window_files import Spool, all_windows, write_spool
+from saekernels.eval.text.batches import batches, make_batch
+from saekernels.eval.text.windows import Tokens, chosen, context_of, special_ids
 
 TEXT = tiny_lm.PARAGRAPH + "日本 𝕏 <eos>" + tiny_lm.CODE
 

@@ -312,7 +312,7 @@ def test_shipped_saes_reconstruct_the_shipped_model(layer: int) -> None:
 def test_the_family_is_trained_on_as_many_tokens_per_parameter() -> None:
     import train_family
     from saekernels import example
-    from saekernels.eval.family import read_family
+    from saekernels.eval.studies.family import read_family
 
     shipped = {member.name: member for member in read_family(example.FAMILY).members}
     plans = train_family.plans(4096)

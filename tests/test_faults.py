@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import ranks
-import saekernels.cli.eval as command
+import saekernels.cli.commands.eval as command
 import tiny_lm
 from saekernels.cli import main
-from saekernels.eval import InputError, evaluate, spool
-from saekernels.eval.workspace import Workspace
+from saekernels.eval import InputError, evaluate
+from saekernels.eval.store import window_files as spool
+from saekernels.eval.store.run_folder import Workspace
 from tiny_lm import one_thread  # noqa: F401
 
 LIMITED = """
@@ -154,7 +155,7 @@ def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch
         if what == "windows":
             patch.setattr(np, "savez", fail)
         elif what == "documents":
-            patch.setattr("saekernels.atomic.write_whole", lambda path, data: fail())
+            patch.setattr("saekernels.files.atomic.write_whole", lambda path, data: fail())
         else:
             patch.setattr("torch.save", fail)
         with pytest.raises(InputError, match=r"checkpoint: cannot write .*: No space left on device"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import saekernels as sk
-from saekernels.activations import Activation
+from saekernels.sae.activations import Activation
 from test_sae import randomised
 
 SAELENS: list[tuple[Activation, dict[str, Any]]] = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import saekernels as sk
-from saekernels import atomic
+from saekernels.files import atomic
 from test_formats import saelens_folder, sparsify_folder
 from test_sae import randomised
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ranks
-from saekernels.activations import GroupMax, ReLU
 from saekernels.backends.reference import topk
 from saekernels.parallel import merge, shard
 from saekernels.parallel.rows import rows_of
-from saekernels.sae import SAE
+from saekernels.sae.activations import GroupMax, ReLU
+from saekernels.sae.module import SAE
 
 SCRIPT = Path(__file__).parent / "parallel_script.py"
 

@@ -14,7 +14,7 @@ import ranks
 import tiny_lm
 from saekernels.cli import main
 from saekernels.eval import evaluate
-from saekernels.placement import device_of, input_device, whole
+from saekernels.parallel.devices import device_of, input_device, whole
 from tiny_lm import one_thread  # noqa: F401
 
 SCRIPT = str(Path(__file__).parent / "placement_script.py")

@@ -17,10 +17,10 @@ from saekernels.bench.scale import Job, predict
 from saekernels.bench.scale.machine import GPUS, here
 from saekernels.bench.scale.predict import body_layers, encodings, sae_bytes
 from saekernels.cli import main
-from saekernels.cli.plan import duration, size
+from saekernels.cli.commands.plan import duration, size
 from saekernels.eval import Document, evaluate
 from saekernels.parallel.rows import rows_of
-from saekernels.sae import SAE
+from saekernels.sae.module import SAE
 from tiny_lm import one_thread  # noqa: F401
 
 JOB = Job(latents=10**6, tokens=10**8, sites=4, documents=10**5)

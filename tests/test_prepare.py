@@ -12,8 +12,8 @@ import torch
 import saekernels as sk
 from native_helpers import needs_native
 from oracle import same_bits
-from saekernels.activations import BatchTopK, Gated, TopK
 from saekernels.backends import cpu
+from saekernels.sae.activations import BatchTopK, Gated, TopK
 
 pytestmark = needs_native
 

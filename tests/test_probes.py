@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from saekernels.probes import AffineProbe, Moments, fit_probes
+from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 
 
 def rows(n: int, d: int, seed: int = 0, rank: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import saekernels as sk
-from saekernels.activations import Activation, Normalization
+from saekernels.sae.activations import Activation, Normalization
 
 ACTIVATIONS: list[Activation] = [
     sk.ReLU(),

@@ -18,7 +18,7 @@ import saekernels as sk
 import tiny_lm
 from saekernels.cli import main
 from saekernels.eval import InputError
-from saekernels.eval.tasks import load_tasks
+from saekernels.eval.studies.tasks import load_tasks
 from saekernels.formats import FormatError, hub
 from tiny_lm import one_thread  # noqa: F401
 

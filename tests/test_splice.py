@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from saekernels.splice import splice
+from saekernels.splice.context import splice
 from splice_helpers import (
     WIDTH,
     count_hooks,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from saekernels.splice import splice
+from saekernels.splice.context import splice
 from splice_helpers import WIDTH, count_hooks, make_sae, tiny_model, tokens
 
 pytest.importorskip("transformers")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from saekernels.splice import splice
+from saekernels.splice.context import splice
 from splice_helpers import WIDTH, dense, llama_from_layers, make_sae, tiny_model, tokens
 
 pytest.importorskip("transformers")

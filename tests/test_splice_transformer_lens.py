@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from saekernels.sae import SAE
-from saekernels.splice import splice
+from saekernels.sae.module import SAE
+from saekernels.splice.context import splice
 from splice_helpers import VOCAB, WIDTH, count_hooks, dense, make_sae, tiny_model, tokens
 
 pytestmark = pytest.mark.peers

@@ -12,14 +12,7 @@ from saekernels.backends import reference
 from triton_cases import DTYPES, module, skip_unless_interpreting
 
 skip_unless_interpreting()
-from saekernels.backends.triton import (  # noqa: E402
-    decode,
-    gather_dot,
-    linear_ce_kl,
-    segment_outer,
-    segment_sum,
-    topk,
-)
+from saekernels.backends.triton import decode, gather_dot, linear_ce_kl, segment_outer, segment_sum, topk
 
 
 def codes(counts: list[int], F: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saekernels.activations import JumpReLU, TopK
 from saekernels.eval import Document
-from saekernels.sae import SAE
+from saekernels.sae.activations import JumpReLU, TopK
+from saekernels.sae.module import SAE
 
 PARAGRAPH = (
     "The old lighthouse keeper wrote down the weather every evening, and the café owner read it every morning. "

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from saekernels.activations import Activation
-from saekernels.adapters import plain, verify
+from saekernels.adapters import named_weights as plain
+from saekernels.adapters import verify
 from saekernels.adapters.errors import NotAccelerated, UnknownVersion
 from saekernels.adapters.patch import State, install, state_of, uninstall
 from saekernels.adapters.swap import swapped
+from saekernels.sae.activations import Activation
 
 TOOLS = ("sae_lens", "sparsify", "dictionary_learning", "sae_bench")
 _M = TypeVar("_M", bound=nn.Module)

@@ -20,12 +20,12 @@ from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchT
 from dictionary_learning.trainers.top_k import AutoEncoderTopK
 from torch import Tensor
 
-from saekernels.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
-from saekernels.adapters.lazy import dense_of, entries_of
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.weights import LiveWeights, Rows
-from saekernels.codes import Codes
+from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from saekernels.sae.codes import Codes
 
 PACKAGE, VERSIONS = "dictionary-learning", ("0.1",)
 

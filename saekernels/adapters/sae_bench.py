@@ -13,12 +13,12 @@ from sae_bench.custom_saes.relu_sae import ReluSAE
 from sae_bench.custom_saes.topk_sae import TopKSAE
 from torch import Tensor
 
-from saekernels.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
-from saekernels.adapters.lazy import dense_of, entries_of
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.weights import LiveWeights, Rows
-from saekernels.codes import Codes
+from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from saekernels.sae.codes import Codes
 
 PACKAGE, VERSIONS = "sae-bench", ("0.6",)
 

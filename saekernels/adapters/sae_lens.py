@@ -13,12 +13,12 @@ import torch
 from sae_lens.saes import abstopk_sae, gated_sae, jumprelu_sae, sae, standard_sae, topk_sae, transcoder
 from torch import Tensor
 
-from saekernels.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
+from saekernels.adapters.dense_latents import LazyTensor, dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
-from saekernels.adapters.lazy import LazyTensor, dense_of, entries_of
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.weights import CurrentWeights, LiveWeights, Rows
-from saekernels.codes import Codes
+from saekernels.sae.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
+from saekernels.sae.codes import Codes
 
 PACKAGE, VERSIONS = "sae-lens", ("6.54",)
 

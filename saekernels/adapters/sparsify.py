@@ -10,12 +10,12 @@ from sparsify.fused_encoder import EncoderOutput
 from sparsify.sparse_coder import SparseCoder
 from torch import Tensor
 
-from saekernels.activations import Activation, GroupMax, TopK
+from saekernels.adapters.dense_latents import LazyTensor
 from saekernels.adapters.errors import NotAccelerated
-from saekernels.adapters.lazy import LazyTensor
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.weights import LiveWeights, Rows
-from saekernels.codes import Codes
+from saekernels.sae.activations import Activation, GroupMax, TopK
+from saekernels.sae.codes import Codes
 
 PACKAGE, VERSIONS = "eai-sparsify", ("1.3",)
 _ACTIVATIONS: dict[str, Callable[[int], Activation]] = {"topk": TopK, "groupmax": GroupMax}

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saekernels.activations import Activation
-from saekernels.codes import Codes
-from saekernels.encoders import ENCODERS
 from saekernels.ops import PreparedWeights, decode, decode_csr
 from saekernels.ops.prepare import usable
+from saekernels.sae.activations import Activation
+from saekernels.sae.codes import Codes
+from saekernels.sae.encoders import ENCODERS
 
 
 class Rows:

@@ -8,21 +8,21 @@ import sys
 from collections.abc import Sequence
 
 import saekernels
-from saekernels.cli import bench as bench_command
-from saekernels.cli import breadth as breadth_command
-from saekernels.cli import compare as compare_command
-from saekernels.cli import convert as convert_command
-from saekernels.cli import eval as eval_command
-from saekernels.cli import info as info_command
-from saekernels.cli import maps as maps_command
-from saekernels.cli import monitor as monitor_command
-from saekernels.cli import plan as plan_command
-from saekernels.cli import scaling as scaling_command
-from saekernels.cli.arguments import Parser
-from saekernels.cli.output import OutputError, flushed
-from saekernels.cli.processes import LOST, one_process_only, stopped
-from saekernels.eval.errors import InputError, first_line
-from saekernels.eval.ranks import RankLostError, ToldError
+from saekernels.cli.commands import bench as bench_command
+from saekernels.cli.commands import breadth as breadth_command
+from saekernels.cli.commands import compare as compare_command
+from saekernels.cli.commands import convert as convert_command
+from saekernels.cli.commands import eval as eval_command
+from saekernels.cli.commands import info as info_command
+from saekernels.cli.commands import maps as maps_command
+from saekernels.cli.commands import monitor as monitor_command
+from saekernels.cli.commands import plan as plan_command
+from saekernels.cli.commands import scaling as scaling_command
+from saekernels.cli.options.arguments import Parser
+from saekernels.cli.options.output import OutputError, flushed
+from saekernels.cli.options.processes import LOST, one_process_only, stopped
+from saekernels.errors import InputError, first_line
+from saekernels.eval.store.ranks import RankLostError, ToldError
 
 BAD_INPUT = 2
 UNSHOWN = 1

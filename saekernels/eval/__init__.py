@@ -1,8 +1,8 @@
 """The evaluator: what splicing SAEs into a language model costs over a distribution of text."""
 
-from saekernels.eval.documents import Document, load_documents
-from saekernels.eval.errors import InputError
-from saekernels.eval.evaluator import evaluate
-from saekernels.eval.report import Report, schema
+from saekernels.errors import InputError
+from saekernels.eval.evaluate import evaluate
+from saekernels.eval.report.data import Report, schema
+from saekernels.eval.text.documents import Document, load_documents
 
 __all__ = ["Document", "InputError", "Report", "evaluate", "load_documents", "schema"]

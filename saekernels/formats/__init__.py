@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from saekernels.activations import Scale
 from saekernels.formats import (
     circuit_tracer,
     dictionary_learning,
@@ -25,10 +24,11 @@ from saekernels.formats import (
     saelens,
     sparsify,
 )
-from saekernels.formats.build import Checkpoint
+from saekernels.formats.checkpoint import Checkpoint
 from saekernels.formats.files import FLOATS, FormatError
 from saekernels.formats.pickles import read_pt
-from saekernels.sae import SAE
+from saekernels.sae.activations import Scale
+from saekernels.sae.module import SAE
 
 __all__ = ["FORMATS", "TORCH_FORMATS", "FormatError", "load", "save"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saekernels.activations import Activation, JumpReLU, ReLU
-from saekernels.formats.build import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, refuse_k, refuse_scale
+from saekernels.sae.activations import Activation, JumpReLU, ReLU
 
 NAME = "circuit-tracer"
 FILES = "layer_N.safetensors"

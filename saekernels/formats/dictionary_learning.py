@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from saekernels.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
-from saekernels.formats.build import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, integer, read_config, refuse_scale
 from saekernels.formats.pickles import tensors_of
+from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 
 NAME = "dictionary_learning"
 FILES = "ae.pt (+ config.json)"

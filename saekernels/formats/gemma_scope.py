@@ -11,10 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from saekernels.activations import JumpReLU
-from saekernels.formats.build import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, refuse_k, refuse_scale
 from saekernels.formats.pickles import read_npz
+from saekernels.sae.activations import JumpReLU
 
 NAME = "Gemma Scope"
 FILES = "params.npz or params.safetensors"

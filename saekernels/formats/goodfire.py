@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saekernels.activations import ReLU
-from saekernels.formats.build import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import refuse_k, refuse_scale
 from saekernels.formats.pickles import tensors_of
+from saekernels.sae.activations import ReLU
 
 NAME = "Goodfire"
 FILES = "a .pt or .pth file with encoder_linear.weight"

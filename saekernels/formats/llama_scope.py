@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saekernels.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
-from saekernels.formats.build import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, refuse_k
 from saekernels.formats.pickles import read_pt, tensors_of
+from saekernels.sae.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
 
 NAME = "Llama Scope"
 FILES = "hyperparams.json or config.json + checkpoints/final.safetensors or sae_weights.safetensors (or .pt)"

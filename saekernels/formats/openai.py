@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saekernels.activations import Activation, LayerNorm, ReLU, TopK
-from saekernels.formats.build import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, integer, refuse_k, refuse_scale
 from saekernels.formats.pickles import tensors_of
+from saekernels.sae.activations import Activation, LayerNorm, ReLU, TopK
 
 NAME = "OpenAI sparse_autoencoder"
 FILES = "a .pt file with pre_bias and latent_bias"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saekernels.activations import TopK
-from saekernels.formats.build import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, refuse_scale
 from saekernels.formats.pickles import tensors_of
+from saekernels.sae.activations import TopK
 
 NAME = "Qwen Scope"
 FILES = "layerN.sae.pt"

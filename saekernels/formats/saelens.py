@@ -6,7 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from saekernels.activations import (
+from saekernels.files.atomic import write_all
+from saekernels.formats.checkpoint import Checkpoint, build
+from saekernels.formats.files import FormatError, Tensors, boolean, integer, json_to_bytes, refuse_k, tensors_to_bytes
+from saekernels.formats.saelens_config import ARCHITECTURES, LAYER_NORM, dtype_of, normalization_of, read_since_6_0
+from saekernels.sae.activations import (
     AbsTopK,
     Activation,
     BatchTopK,
@@ -17,19 +21,7 @@ from saekernels.activations import (
     Scale,
     TopK,
 )
-from saekernels.atomic import write_all
-from saekernels.formats.build import Checkpoint, build
-from saekernels.formats.files import (
-    FormatError,
-    Tensors,
-    boolean,
-    integer,
-    json_to_bytes,
-    refuse_k,
-    tensors_to_bytes,
-)
-from saekernels.formats.saelens_config import ARCHITECTURES, LAYER_NORM, dtype_of, normalization_of, read_since_6_0
-from saekernels.sae import SAE
+from saekernels.sae.module import SAE
 
 NAME = "SAELens"
 WEIGHTS = "sae_weights.safetensors"

@@ -8,8 +8,18 @@ from typing import Any
 
 import torch
 
-from saekernels.activations import AbsTopK, ConstantNorm, Gated, JumpReLU, LayerNorm, Normalization, ReLU, Scale, TopK
 from saekernels.formats.files import FormatError, read_config, text
+from saekernels.sae.activations import (
+    AbsTopK,
+    ConstantNorm,
+    Gated,
+    JumpReLU,
+    LayerNorm,
+    Normalization,
+    ReLU,
+    Scale,
+    TopK,
+)
 
 # architecture -> (activation, is a transcoder, has a skip connection)
 ARCHITECTURES: dict[str, tuple[type, bool, bool]] = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saekernels.activations import GroupMax, Scale, TopK
-from saekernels.formats.build import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, refuse_k, text
+from saekernels.sae.activations import GroupMax, Scale, TopK
 
 NAME = "sparsify"
 WEIGHTS = "sae.safetensors"

@@ -1,7 +1,7 @@
 """SAEs whose latents are spread over the processes of torch.distributed, for dictionaries that outgrow one device."""
 
+from saekernels.parallel.latent_parallel import LatentParallelSAE
 from saekernels.parallel.load import load
-from saekernels.parallel.sae import LatentParallelSAE
 from saekernels.parallel.shards import shard
 
 __all__ = ["LatentParallelSAE", "load", "shard"]

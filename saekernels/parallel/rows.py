@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from saekernels.activations import AbsTopK, Activation, GroupMax, TopK
+from saekernels.sae.activations import AbsTopK, Activation, GroupMax, TopK
 
 
 def rows_of(n_latents: int, activation: Activation, ranks: int) -> list[range]:

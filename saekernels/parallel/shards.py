@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import distributed
 
-from saekernels.formats.build import rows_in
+from saekernels.formats.checkpoint import rows_in
+from saekernels.parallel.latent_parallel import LatentParallelSAE
 from saekernels.parallel.rows import activation_of, rows_of
-from saekernels.parallel.sae import LatentParallelSAE
-from saekernels.sae import SAE
+from saekernels.sae.module import SAE
 
 
 def shard(sae: SAE, group: Any = None) -> LatentParallelSAE:

@@ -21,12 +21,12 @@ from fuzz import mutate
 from fuzz.engine import ACCEPTED, Rejected
 from saekernels import example
 from saekernels.backends import registry
-from saekernels.cli.arguments import Parser
 from saekernels.cli.entry import build_parser
+from saekernels.cli.options.arguments import Parser
 from saekernels.eval import Document, InputError, evaluate, load_documents
-from saekernels.eval.compare import compare, read_report
-from saekernels.eval.family import read_family
-from saekernels.eval.tasks import load_tasks
+from saekernels.eval.report.compare import compare, read_report
+from saekernels.eval.studies.family import read_family
+from saekernels.eval.studies.tasks import load_tasks
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDS = [{"text": "a b c", "domain": "x", "language": "de"}, {"text": "ü" * 40, "n": 3}]

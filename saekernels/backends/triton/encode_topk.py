@@ -9,9 +9,9 @@ from saekernels.backends.triton.certify import certify, cut
 from saekernels.backends.triton.dense import chunks, dense
 from saekernels.backends.triton.exact_rows import exact_rows
 from saekernels.backends.triton.operands import Encoder, encoder
-from saekernels.backends.triton.plan import Plan, plan
 from saekernels.backends.triton.rescore import rescore
 from saekernels.backends.triton.sample import sample
+from saekernels.backends.triton.sampling import Plan, plan
 from saekernels.backends.triton.screen import screen
 from saekernels.backends.triton.select import select
 from saekernels.backends.triton.topk import topk

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saekernels.bench.cases import Problem, Shape
+from saekernels.bench.measure.shapes import Problem, Shape
 
 BF16, FP32 = torch.bfloat16, torch.float32
 

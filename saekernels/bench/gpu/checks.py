@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import saekernels as sk
-from saekernels.bench.gpu.checking import DTYPES, LIMIT, Bench, Wrong, best_of, near, require, same_bits, scores_of
+from saekernels.bench.gpu.check_tools import DTYPES, LIMIT, Bench, Wrong, best_of, near, require, same_bits, scores_of
 
 
 class Outcome(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from saekernels.bench.timing import Times
+from saekernels.bench.measure.timing import Times
 
 # Calls in one graph: their sum is long beside the resolution of events.
 CALLS = 5

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from saekernels.bench import decode, encode, loss, sae, train
-from saekernels.bench.cases import Problem
-from saekernels.bench.contenders import CHUNKED, COMPILED, OURS, Ready, far, relative_error
 from saekernels.bench.gpu.cases import GPT2_WIDE, LLAMA, LOSSES, Case
+from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS, Ready, far, relative_error
+from saekernels.bench.measure.shapes import Problem
+from saekernels.bench.ops import decode, encode, loss, sae, train
 from saekernels.ops import encode_topk
 
 FAST, SCREENED = f"{OURS}, fast", f"{OURS}, screened"

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from saekernels.bench.cases import Shape
-from saekernels.bench.contenders import CHUNKED, COMPILED, OURS
-from saekernels.bench.decode import BAG
-from saekernels.bench.encode import PRODUCT, WHOLE
 from saekernels.bench.gpu import model
 from saekernels.bench.gpu.cards import Card
 from saekernels.bench.gpu.cases import Case
@@ -15,8 +11,12 @@ from saekernels.bench.gpu.clock import CALLS
 from saekernels.bench.gpu.contenders import FAST, PRODUCTS, SCREENED, of
 from saekernels.bench.gpu.settings import Settings
 from saekernels.bench.gpu.targets import MEMORY_CASES, MEMORY_SHARE, MODEL, TARGETS
-from saekernels.bench.sae import SAELENS, SPARSIFY
-from saekernels.bench.train import TORCH
+from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS
+from saekernels.bench.measure.shapes import Shape
+from saekernels.bench.ops.decode import BAG
+from saekernels.bench.ops.encode import PRODUCT, WHOLE
+from saekernels.bench.ops.sae import SAELENS, SPARSIFY
+from saekernels.bench.ops.train import TORCH
 
 # Seconds to make a case's tensors, its float64 answer and the checks; to compile with torch; for the gate, whose
 # kernels Triton compiles (half a second each, some 200, or 130 for two dtypes), and the ceilings.

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from saekernels.backends.triton import plan as screening
-from saekernels.bench.cases import Shape
+from saekernels.backends.triton import sampling as screening
 from saekernels.bench.gpu.cards import Card
+from saekernels.bench.measure.shapes import Shape
 
 # Instructions per score of the screen's epilogue with masked atomics.
 MASKED_EPILOGUE = 18

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from saekernels.bench.cpu.record import Row, shape_text
 from saekernels.bench.gpu.record import Record
-from saekernels.bench.record import Row, shape_text
 
 
 def draw(made: Record, beside: Path) -> list[Path]:

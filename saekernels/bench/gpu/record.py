@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from saekernels.bench import machine
-from saekernels.bench.record import Row
+from saekernels.bench.cpu.record import Row
+from saekernels.bench.measure import machine
 
 SCHEMA = 1
 PACKAGE = Path(__file__).resolve().parents[2]

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import torch
 
-from saekernels.bench.cases import Shape
-from saekernels.bench.contenders import CHUNKED, OURS
-from saekernels.bench.decode import BAG
-from saekernels.bench.encode import PRODUCT
 from saekernels.bench.gpu import cases
 from saekernels.bench.gpu.cases import Case
 from saekernels.bench.gpu.contenders import PRODUCTS, SCREENED
-from saekernels.bench.sae import SAELENS, SPARSIFY
+from saekernels.bench.measure.contenders import CHUNKED, OURS
+from saekernels.bench.measure.shapes import Shape
+from saekernels.bench.ops.decode import BAG
+from saekernels.bench.ops.encode import PRODUCT
+from saekernels.bench.ops.sae import SAELENS, SPARSIFY
 
 BF16, FP32 = torch.bfloat16, torch.float32
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 
 from saekernels.backends.triton import configs
-from saekernels.bench.cases import Problem
 from saekernels.bench.gpu import cases
 from saekernels.bench.gpu.cases import Case
 from saekernels.bench.gpu.clock import Clock
 from saekernels.bench.gpu.contenders import OPS, Contender, of
+from saekernels.bench.measure.shapes import Problem
 
 # The op whose time decides each kernel's configuration, at a narrow and a wide size.
 DECIDES = {

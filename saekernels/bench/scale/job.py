@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from saekernels.eval.plan import BASELINES, Plan, make_plan
+from saekernels.eval.passes.plan import BASELINES, Plan, make_plan
 
 _WHOLE = ("latents", "tokens", "sites", "width", "k", "parameters", "layers", "vocabulary", "context", "documents")
 # More take the plan itself minutes.

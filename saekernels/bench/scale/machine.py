@@ -8,7 +8,7 @@ import torch
 
 from saekernels.backends import registry
 from saekernels.bench.gpu.cards import CARDS, Card
-from saekernels.bench.roofs import measure
+from saekernels.bench.measure.ceilings import measure
 
 
 class Machine(NamedTuple):

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from saekernels.bench.cases import Shape
 from saekernels.bench.gpu import model
+from saekernels.bench.measure.shapes import Shape
 from saekernels.bench.scale.job import Job
 from saekernels.bench.scale.machine import Machine
-from saekernels.eval.blocks import BLOCKS
-from saekernels.eval.plan import Run
+from saekernels.eval.passes.plan import Run
+from saekernels.eval.store.resumable import BLOCKS
 
 # Of a spooled position: its token, whether it is special, its bytes.
 _SPOOL_BYTES = 9

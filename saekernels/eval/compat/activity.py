@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saekernels.codes import Codes
+from saekernels.sae.codes import Codes
 
 
 class Activity:

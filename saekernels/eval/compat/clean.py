@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saekernels.eval.constant import ConstantRun
-from saekernels.eval.head import Head
+from saekernels.eval.passes.constant_ablation import ConstantRun
+from saekernels.eval.passes.head import Head
 
 _ROWS_AT_ONCE = 128
 _MANY = 4

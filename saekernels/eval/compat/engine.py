@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.errors import InputError
 from saekernels.eval.compat.activity import Activity
 from saekernels.eval.compat.clean import CleanStream, Figures
 from saekernels.eval.compat.formulas import FORMULAS, PEERS, Losses, Peer, PeerMetrics
-from saekernels.eval.constant import ConstantRun, find_constant
-from saekernels.eval.errors import InputError
-from saekernels.eval.head import Head, find_head
-from saekernels.eval.plan import Run, site_of
-from saekernels.eval.reuse import CLEAN, LayerReuse, check_reuse, find_reuse
-from saekernels.placement import input_device
-from saekernels.sae import SAE
-from saekernels.splice import splice
+from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant
+from saekernels.eval.passes.head import Head, find_head
+from saekernels.eval.passes.layer_reuse import CLEAN, LayerReuse, check_reuse, find_reuse
+from saekernels.eval.passes.plan import Run, site_of
+from saekernels.parallel.devices import input_device
+from saekernels.sae.module import SAE
+from saekernels.splice.context import splice
 
 
 def peer_metrics(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saekernels.eval.compat.activity import Activity
-from saekernels.sae import SAE
+from saekernels.sae.module import SAE
 
 Peer = Literal["saelens", "saebench", "dictionary_learning"]
 PEERS: tuple[Peer, ...] = ("saelens", "saebench", "dictionary_learning")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saekernels.eval.compat.formulas import PeerMetrics
-from saekernels.sae import SAE
+from saekernels.sae.module import SAE
 
 _ROWS_AT_ONCE = 512
 _DIGITS = 10

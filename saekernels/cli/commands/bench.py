@@ -1,0 +1,133 @@
+"""`saekernels bench`: how fast the ops are here, against what one would use instead."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from typing import Any
+
+from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, plan, run
+from saekernels.bench.cpu.terminal import print_record
+from saekernels.cli.commands import bench_gpu, bench_scorecard
+from saekernels.cli.options.arguments import at_least, seconds
+from saekernels.cli.options.inputs import DTYPES
+from saekernels.errors import InputError, missing_extra
+from saekernels.files.checked import check_writable, write_whole
+
+# What kernels and torch both compute.
+BENCH_DTYPES = tuple(name for name in DTYPES if name != "float64")
+
+
+def add_parser(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="time the ops against torch, SAELens and sparsify",
+        description="Without DEVICE: a scorecard of what is here (the GPU, else the CPU), in some two minutes. Times "
+        "ops in turns with torch, SAELens, sparsify and dictionary_learning where they are installed. A contender with "
+        "a wrong answer is not timed.",
+    )
+    bench.add_argument("--out", metavar="DIR", default="saekernels-bench", help="where the scorecard's files go")
+    bench.add_argument("--threads", metavar="N", type=at_least(1), help="of every contender (torch's number)")
+    bench.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
+    bench.set_defaults(run=bench_scorecard.run)
+    devices = bench.add_subparsers(dest="device", metavar="DEVICE")
+    bench_scorecard.add_compare(devices)
+    parser = devices.add_parser("cpu", help="the CPU kernels", description=bench.description)
+    bench_gpu.add_parsers(devices)
+    what = parser.add_argument_group("what is timed")
+    what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {', '.join((*OPS, *GROUPS))} (all)")
+    shape_help = "T,d,F,k tokens, width, latents, active ones; for the loss T,d,V (a list of common SAEs)"
+    what.add_argument("--shapes", metavar="T,d,F,k", type=shape, nargs="+", action="extend", help=shape_help)
+    what.add_argument("--dtypes", metavar="NAME,...", type=dtypes, help=f"of {', '.join(BENCH_DTYPES)} (each op's own)")
+    what.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
+    how = parser.add_argument_group("how")
+    how.add_argument("--threads", metavar="N", type=at_least(1), help="threads of every contender (torch's number)")
+    how.add_argument("--rounds", metavar="N", type=at_least(1), default=20, help="at most; a slow contender gets 3")
+    budget_help = "of timed calls per case; a contender that needs more for one call is skipped"
+    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=10.0, help=budget_help)
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="PATH", help="write the record as JSON")
+    output.add_argument("--csv", metavar="PATH", help="write its rows as CSV")
+    parser.set_defaults(run=run_bench)
+
+
+def op_names(text: str) -> tuple[str, ...]:
+    """Names of OPS, groups resolved, each once."""
+    found: list[str] = []
+    for name in text.split(","):
+        if name not in OPS and name not in GROUPS:
+            raise argparse.ArgumentTypeError(f"no op {name!r}; need some of {', '.join((*OPS, *GROUPS))}")
+        found += GROUPS.get(name, (name,))
+    return tuple(dict.fromkeys(found))
+
+
+def shape(text: str) -> Shape:
+    """ "1024,768,24576,32" or, for the loss, "2048,768,50304"."""
+    wrong = argparse.ArgumentTypeError(f"need T,d,F,k or T,d,V, positive whole numbers, got {text!r}")
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise wrong from None
+    if len(sizes) not in (3, 4) or min(sizes) < 1:
+        raise wrong
+    made = Shape(*sizes)
+    if made.k > made.F:
+        raise argparse.ArgumentTypeError(f"need k <= F, got {text!r}")
+    return made
+
+
+def dtypes(text: str) -> tuple[Any, ...]:
+    """Some of BENCH_DTYPES."""
+    names = dict.fromkeys(text.split(","))
+    for name in names:
+        if name not in BENCH_DTYPES:
+            raise argparse.ArgumentTypeError(f"no dtype {name!r}; need some of {', '.join(BENCH_DTYPES)}")
+    return tuple(DTYPES[name] for name in names)
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Run, write the files, print the tables."""
+    if importlib.util.find_spec("rich") is None:
+        raise missing_extra("rich", "the table", extra="bench")
+    _check_outputs(arguments)
+    settings = _settings(arguments)
+    record = run(settings, say=lambda line: print(line, file=sys.stderr, flush=True))
+    _write(record, arguments)
+    print_record(record)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    if arguments.quick and arguments.shapes:
+        raise InputError("--quick and --shapes: give one of them")
+    settings = Settings(
+        ops=arguments.ops,
+        shapes=None if arguments.shapes is None else tuple(arguments.shapes),
+        dtypes=arguments.dtypes,
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        budget=arguments.budget,
+        quick=arguments.quick,
+    )
+    try:
+        plan(settings)
+    except ValueError as error:
+        raise InputError(f"--shapes: {error}") from error
+    return settings
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    if arguments.json and arguments.csv and os.path.realpath(arguments.json) == os.path.realpath(arguments.csv):
+        raise InputError(f"--json and --csv: both are {arguments.json}")
+    for path in (arguments.json, arguments.csv):
+        if path:
+            check_writable(path)
+
+
+def _write(record: Record, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        write_whole(arguments.json, record.to_json())
+    if arguments.csv:
+        write_whole(arguments.csv, record.to_csv())

@@ -1,0 +1,106 @@
+"""`saekernels breadth`: what narrow probes and SAEs cost inside the distribution they fit, and outside."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from saekernels.cli.options.arguments import at_least, not_empty
+from saekernels.cli.options.output import show
+from saekernels.cli.options.progress import progress_bar
+from saekernels.cli.options.source import BOS, Source, add_how, add_source, fill_from_example, load_source
+from saekernels.errors import InputError
+from saekernels.eval.passes.moments import fixed_k
+from saekernels.eval.passes.plan import site_of
+from saekernels.eval.report.breadth_page import breadth_page
+from saekernels.eval.report.breadth_text import print_breadth
+from saekernels.eval.report.plots import require_matplotlib
+from saekernels.eval.studies.breadth import measure_breadth
+from saekernels.eval.text.slices import choose_slices
+from saekernels.eval.text.windows import Tokens, chosen, context_of
+from saekernels.files.checked import check_writable, write_whole
+
+_SHOWN_RANKS = (1, 8)
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "breadth",
+        help="narrow probes beside SAEs: what each costs inside and outside of its slice",
+        description="Fit affine probes on ever broader slices of the text (one token, one template, one domain, "
+        "everything) and splice them and the SAE inside and outside of each. Without --model, --sae and --data: the "
+        "bundled example.",
+    )
+    add_source(parser)
+    how = add_how(parser)
+    how.add_argument("--site", metavar="SITE", type=not_empty, help="which of the SAEs' sites (the middle one)")
+    how.add_argument("--ranks", metavar="R", type=at_least(1), nargs="+", help="of the probes (1, 8 and the SAE's L0)")
+    how.add_argument("--domain", metavar="NAME", type=not_empty, help="the domain slice (that of the template)")
+    pattern = "the template slice, a regular expression within the domain (lines with the commonest first word)"
+    how.add_argument("--template", metavar="REGEX", type=not_empty, help=pattern)
+    how.add_argument("--token", metavar="TEXT", type=not_empty, help="the token slice (the commonest in the template)")
+    how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=1000, help="replicates; 0: no intervals")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
+    output.add_argument("--html", metavar="PATH", type=not_empty, help="write one HTML page with the plot")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print the tables, write the files."""
+    fill_from_example(arguments)
+    for path in filter(None, (arguments.json, arguments.html)):
+        check_writable(path)
+    if arguments.html:
+        require_matplotlib()
+    named = (arguments.domain, arguments.template, arguments.token)
+    result = breadth_of(load_source(arguments), arguments, arguments.site, named, arguments.ranks)
+    show(print_breadth(result))
+    if arguments.json:
+        write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    if arguments.html:
+        write_whole(arguments.html, breadth_page(result))
+    return 0
+
+
+def breadth_of(
+    source: Source,
+    arguments: argparse.Namespace,
+    site: str | None,
+    named: tuple[str | None, str | None, str | None] = (None, None, None),
+    ranks: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The measurement, JSON-ready; `named`: domain, template and token of the slices, None for a choice by size."""
+    entry = entry_of(list(source.saes), site)
+    sae = source.saes[entry]
+    context = context_of(source.model, source.tokenizer, arguments.context)
+    tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
+    sample = [document for document, _ in chosen(source.documents, tokens, arguments.tokens, arguments.seed)]
+    slices = choose_slices(sample, tokens, *named)
+    with progress_bar() as progress:
+        found = measure_breadth(
+            source.model,
+            tokens,
+            site_of(entry),
+            sae,
+            iter(sample),
+            slices,
+            ranks=ranks or sorted({*_SHOWN_RANKS, fixed_k(sae) or 32}),
+            wanted=arguments.tokens,
+            batch_size=arguments.batch_size,
+            bootstrap=arguments.bootstrap,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    return {"model": arguments.model_name, **found.to_dict(slices.names(source.tokenizer))}
+
+
+def entry_of(entries: Sequence[str], site: str | None, option: str = "--site") -> str:
+    """The SAE at that site; the middle one for None. Raises InputError if there is none."""
+    if site is None:
+        return entries[len(entries) // 2]
+    if site not in entries:
+        raise InputError(f"{option}: no SAE was given for {site!r}; there are {', '.join(entries)}")
+    return site

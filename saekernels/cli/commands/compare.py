@@ -1,0 +1,38 @@
+"""`saekernels compare A.json B.json`: paired differences between two reports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from saekernels.cli.options.arguments import at_least, not_empty
+from saekernels.cli.options.output import show
+from saekernels.eval.report.compare import as_text, compare, read_report
+from saekernels.files.checked import check_writable, write_whole
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="paired differences between two reports",
+        description="Compare two reports of `saekernels eval --json` document by document: B minus A.",
+    )
+    parser.add_argument("a", metavar="A.json", type=not_empty)
+    parser.add_argument("b", metavar="B.json", type=not_empty)
+    parser.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
+    parser.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for the bootstrap")
+    parser.add_argument("--json", metavar="PATH", type=not_empty, help="write the differences as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, print, write."""
+    if arguments.json:
+        check_writable(arguments.json)
+    first, second = read_report(arguments.a), read_report(arguments.b)
+    found = compare(first, second, (arguments.a, arguments.b), arguments.bootstrap, arguments.seed)
+    show(as_text(found))
+    if arguments.json:
+        write_whole(arguments.json, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
+    return 0

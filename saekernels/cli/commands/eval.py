@@ -1,0 +1,224 @@
+"""`saekernels eval`: what it costs to splice SAEs into a language model."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from saekernels.cli.commands.breadth import breadth_of, entry_of
+from saekernels.cli.commands.compat import add_options, check_options, run_compat
+from saekernels.cli.options.arguments import at_least, names_of, not_empty
+from saekernels.cli.options.edits import edit, with_edits
+from saekernels.cli.options.inputs import pick_device
+from saekernels.cli.options.output import OutputError, arriving, show
+from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
+from saekernels.cli.options.progress import progress_bar, say_finished
+from saekernels.cli.options.source import BOS, Source, add_how, add_source, fill_from_example, load_source
+from saekernels.errors import InputError
+from saekernels.eval import Report, evaluate
+from saekernels.eval.passes.plan import BASELINES
+from saekernels.eval.report.page import page
+from saekernels.eval.report.plots import require_matplotlib
+from saekernels.eval.report.terminal import as_text
+from saekernels.eval.store.ranks import Ranks
+from saekernels.eval.studies.effective_compute import effective_compute
+from saekernels.eval.studies.family import Family, read_family
+from saekernels.eval.studies.task_runs import run_tasks, task_part
+from saekernels.eval.studies.tasks import Task, load_tasks
+from saekernels.eval.text.documents import files_of
+from saekernels.files.checked import check_writable, same_file, write_whole
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="splice SAEs into a language model and report what it costs",
+        description="Splice SAEs into a language model, each site alone and all together, and report the loss against "
+        "the clean model, zero and mean ablation. Without --model, --sae and --data: the bundled example.",
+    )
+    add_source(parser)
+    how = add_how(parser)
+    how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
+    kinds = f"what to compare with, of {', '.join(BASELINES)}, comma-separated (all); none: nothing"
+    how.add_argument("--baselines", metavar="KINDS", type=names_of(BASELINES), default=BASELINES, help=kinds)
+    how.add_argument("--no-cumulative", action="store_true", help="leave out the splices of the first l sites")
+    how.add_argument("--no-reuse", action="store_true", help="compute layers before a run's first site every time")
+    resume = "keep the run's state here; the same command goes on where a killed one stopped"
+    how.add_argument("--checkpoint", metavar="DIR", type=not_empty, help=resume)
+    spread = "under torchrun: processes over which the latents of each SAE are spread; the others share the documents"
+    how.add_argument("--latent-parallel", metavar="N", type=at_least(1), default=1, help=spread)
+    family = "a table of `saekernels scaling fit`: say what model of the family the spliced one is worth"
+    how.add_argument("--family", metavar="TABLE", type=not_empty, help=family)
+    edits = "edit a latent while spliced, as a further SAE of its site: zero, scale:V, clamp:LOW:HIGH, set:V or add:V"
+    how.add_argument("--edit", metavar="SITE:LATENT:OP", type=edit, nargs="+", action="extend", default=[], help=edits)
+    how.add_argument("--keep-error", action="store_true", help="edits: put the SAE's own error back in")
+    tasks = "narrow tasks to set beside the whole: ioi, wh_question, or .yaml files of your own"
+    how.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
+    breadth = "also what narrow probes cost inside and outside of their slice, at this site (the middle one)"
+    how.add_argument("--breadth", metavar="SITE", type=not_empty, nargs="?", const=True, help=breadth)
+    add_options(how)
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="PATH", type=not_empty, help="write the report as JSON")
+    output.add_argument("--html", metavar="PATH", type=not_empty, help="write the report as one HTML page")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the files."""
+    fill_from_example(arguments)
+    check_options(arguments)
+    if arguments.compat:
+        one_process_only("--compat")
+        return run_compat(arguments, load_source(arguments))
+    device = pick_device(arguments.device, local_rank())
+    with processes(arguments.latent_parallel, device, arguments.checkpoint) as mesh:
+        return _run(arguments, device, mesh, Ranks(mesh))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the options name, loaded."""
+
+    source: Source
+    saes: Mapping[str, Any]
+    family: Family | None
+    tasks: Sequence[Task]
+
+
+def _load(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> _Given:
+    if ranks.first:
+        _check_outputs(arguments)
+    family = read_family(arguments.family) if arguments.family else None
+    tasks = load_tasks(arguments.tasks) if arguments.tasks else []
+    group = mesh.get_group(LATENTS) if mesh is not None and arguments.latent_parallel > 1 else None
+    source = load_source(arguments, device, group, read=ranks.index == 0)
+    if isinstance(arguments.breadth, str):
+        entry_of(list(source.saes), arguments.breadth, "--breadth")
+    return _Given(source, with_edits(source.saes, arguments.edit, arguments.keep_error), family, tasks)
+
+
+def _run(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> int:
+    given = ranks.together(lambda: _load(arguments, device, mesh, ranks))
+    source = given.source
+    with progress_bar(shown=ranks.first) as progress:
+        report = evaluate(
+            source.model,
+            source.tokenizer,
+            given.saes,
+            source.documents,
+            tokens=arguments.tokens,
+            batch_size=arguments.batch_size,
+            context=arguments.context,
+            bootstrap=arguments.bootstrap,
+            seed=arguments.seed,
+            bos=BOS[arguments.bos],
+            model_name=arguments.model_name,
+            baselines=arguments.baselines,
+            cumulative=not arguments.no_cumulative,
+            reuse_layers=not arguments.no_reuse,
+            checkpoint=arguments.checkpoint,
+            mesh=mesh,
+            progress=progress,
+        )
+    if ranks.index:
+        return 0
+    report.run["command"] = shlex.join(["saekernels", *arguments.argv])
+    failures = _add_parts(report, source, given.family, given.tasks, arguments)
+    return _deliver(report, failures, arguments) if ranks.first else 0
+
+
+def _deliver(report: Report, failures: list[str], arguments: argparse.Namespace) -> int:
+    """Show the report and write its files."""
+    say_finished(report.tokens, report.run["passes"], report.run["seconds"])
+    unseen: Exception | None = None
+    try:
+        with arriving():  # rich writes to stdout, though nothing, also when it only renders
+            show(as_text(report))
+    except (OutputError, BrokenPipeError) as error:
+        unseen = error  # the files are then all that stays of hours of work
+    _write(report, arguments)
+    if unseen is not None:
+        raise unseen
+    if failures:
+        raise InputError(f"{'; '.join(failures)}; the report is without that part")
+    return 0
+
+
+def _add_parts(
+    report: Report, source: Source, family: Family | None, tasks: Sequence[Task], arguments: argparse.Namespace
+) -> list[str]:
+    """What goes beside the splices; what cannot be measured is told, and must not cost the rest of the report."""
+    failures = []
+
+    def effective() -> None:
+        assert family is not None
+        report.extras["effective_compute"], notes = effective_compute(report, family, arguments.family)
+        report.notes.extend(notes)
+
+    def narrow() -> None:
+        options = {"bos": BOS[arguments.bos], "bootstrap": arguments.bootstrap, "seed": arguments.seed}
+        figures = run_tasks(source.model, source.tokenizer, source.saes, tasks, **options)
+        report.extras["tasks"] = task_part(report, figures)
+
+    def breadth() -> None:
+        site = None if arguments.breadth is True else arguments.breadth
+        report.extras["breadth"] = breadth_of(source, arguments, site)
+
+    wanted = ((effective, family is not None), (narrow, bool(tasks)), (breadth, arguments.breadth is not None))
+    for part in (part for part, asked in wanted if asked):
+        try:
+            part()
+        except InputError as error:
+            failures.append(str(error))
+            report.notes.append(f"Left out: {error}.")
+    return failures
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Before the hours of work: can the results be written at all, and over nothing that is read?"""
+    outputs = {"--json": arguments.json, "--html": arguments.html}
+    given = {option: path for option, path in outputs.items() if path}
+    for option, path in given.items():
+        check_writable(path)
+        for file in (file for source in arguments.data for file in files_of(Path(source))):
+            if same_file(path, file):
+                raise InputError(f"{option}: {path} is the file {file} of --data; it would be overwritten")
+    if len(given) == 2 and same_file(arguments.json, arguments.html):
+        raise InputError(f"--json and --html: both are {arguments.json}")
+    if arguments.html:
+        require_matplotlib()
+
+
+def _write(report: Report, arguments: argparse.Namespace) -> None:
+    """Both files, once both are rendered; a place that fails does not keep the other from being written."""
+    texts = {arguments.json: report.to_json()} if arguments.json else {}
+    if arguments.html:
+        texts[arguments.html] = page(report)
+    written: list[str] = []
+    failures: list[str] = []
+    try:
+        for path, text in texts.items():
+            try:
+                write_whole(path, text)
+                written.append(path)
+            except InputError as error:
+                failures.append(str(error))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_written(written)) from None
+    if failures:
+        folder = arguments.checkpoint
+        kept = [f"all figures are in {folder}, and the same command with another place writes them"] if folder else []
+        raise InputError("; ".join([*failures, _written(written), *kept]))
+
+
+def _written(paths: list[str]) -> str:
+    return f"{' and '.join(paths) or 'nothing'} was written"

@@ -1,0 +1,113 @@
+"""`saekernels info`: versions, devices, and which backend serves which op and why another does not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+import saekernels
+from saekernels.backends import registry
+from saekernels.cli.commands import stats
+from saekernels.cli.options.output import show
+
+PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="versions, devices and backends",
+        description="Versions, devices, and which backend serves which op for each dtype, and why another does not.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ways = "encode rows of several kinds; count those that were screened, scored whole, or fell back"
+    parser.add_argument("--stats", action="store_true", help=ways)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    facts = gather()
+    if arguments.stats:
+        facts["stats"] = stats.counts()
+    show((json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts))) + "\n")
+    return 0
+
+
+def gather() -> dict[str, Any]:
+    """All of it, JSON-ready."""
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return {
+        "versions": _versions(),
+        "platform": platform.platform(),
+        "devices": _devices(),
+        "threads": torch.get_num_threads(),
+        "torch_simd": torch.backends.cpu.get_cpu_capability(),
+        "backends": {name: _describe(name) for name in registry.PREFERENCE},
+        "ops": [row._asdict() for kind in kinds for row in registry.explain(kind)],
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {
+        "saekernels": saekernels.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _devices() -> list[str]:
+    devices = [f"cpu ({platform.machine()})"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        devices.append(f"cuda:{index} {properties.name} (sm_{properties.major}{properties.minor}, {memory:.0f} GiB)")
+    return devices
+
+
+def _describe(name: str) -> dict[str, str]:
+    """What the backend says of itself; at least whether it is usable."""
+    module = registry.load(name)
+    describe = getattr(module, "describe", None)
+    if describe is not None:
+        return dict(describe())
+    return {"status": module.available() or "usable"}
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """The facts as text, without rich: the base install has to be able to print them."""
+    text = [f"{name:14}{version or 'not installed'}" for name, version in facts["versions"].items()]
+    text += ["", f"{'platform':14}{facts['platform']}"]
+    text += [f"{'device':14}{device}" for device in facts["devices"]]
+    text += [f"{'threads':14}{facts['threads']}", f"{'torch SIMD':14}{facts['torch_simd']}"]
+    for name, described in facts["backends"].items():
+        text += ["", f"backend {name}"]
+        text += [f"  {key + ':':19}{value}" for key, value in described.items()]
+    if "stats" in facts:
+        text += stats.lines(facts["stats"])
+    text += ["", f"{'op':24}{'device':8}{'dtype':22}backend", *_op_lines(facts["ops"])]
+    return text
+
+
+def _op_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per op, device and backend, its dtypes together, and below it the reasons of the others."""
+    groups: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], list[str]] = {}
+    for row in rows:
+        reasons = tuple(sorted(row["others"].items()))
+        groups.setdefault((row["op"], row["device"], row["backend"], reasons), []).append(row["dtype"])
+    text = []
+    for (op, device, backend, reasons), dtypes in groups.items():
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons if not reason.endswith("is preferred"))
+        short = ", ".join(dtype.replace("float", "f") for dtype in dtypes)
+        text.append(f"{op:24}{device:8}{short:22}{backend}" + (f"  ({why})" if why else ""))
+    return text

@@ -1,0 +1,92 @@
+"""`saekernels maps`: predict one layer's latents from another's, splice the prediction, and report what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from saekernels.cli.options.arguments import at_least, not_empty
+from saekernels.cli.options.output import show
+from saekernels.cli.options.progress import progress_bar
+from saekernels.cli.options.source import BOS, add_how, add_source, fill_from_example, load_source
+from saekernels.display.numbers import percent, with_interval
+from saekernels.display.tables import text_table
+from saekernels.errors import InputError
+from saekernels.eval.passes.plan import site_of
+from saekernels.eval.studies.maps import measure_maps
+from saekernels.eval.text.windows import Tokens, context_of
+from saekernels.files.checked import check_writable, write_whole
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "maps",
+        help="do the features of two layers compose: predicted downstream latents, spliced in",
+        description="Fit sparse linear maps from the latents of one SAE to those of a later one on a domain and on "
+        "everything, splice the predicted latents in, and report the loss inside that domain and outside of it.",
+    )
+    add_source(parser)
+    how = add_how(parser)
+    how.add_argument(
+        "--upstream", metavar="SITE", type=not_empty, help="where latents are read (the last but one SAE's)"
+    )
+    how.add_argument("--downstream", metavar="SITE", type=not_empty, help="where they are predicted (the last SAE's)")
+    how.add_argument("--domain", metavar="NAME", type=not_empty, help="the domain that is inside (the largest)")
+    counts = "upstream latents per downstream latent; 1 is the degenerate control"
+    how.add_argument("--entries", metavar="N", type=at_least(1), nargs="+", default=[1, 32], help=counts)
+    how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=1000, help="replicates; 0: no intervals")
+    parser.add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, write."""
+    fill_from_example(arguments)
+    if arguments.json:
+        check_writable(arguments.json)
+    source = load_source(arguments)
+    entries = list(source.saes)
+    ends = [arguments.upstream or entries[max(0, len(entries) - 2)], arguments.downstream or entries[-1]]
+    for option, entry in zip(("--upstream", "--downstream"), ends, strict=True):
+        if entry not in source.saes:
+            raise InputError(f"{option}: no SAE was given for {entry!r}; there are {', '.join(entries)}")
+    context = context_of(source.model, source.tokenizer, arguments.context)
+    tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
+    upstream, downstream = ((site_of(entry), source.saes[entry]) for entry in ends)
+    with progress_bar() as progress:
+        found = measure_maps(
+            source.model,
+            tokens,
+            upstream,
+            downstream,
+            source.documents,
+            domain=arguments.domain,
+            entries=arguments.entries,
+            wanted=arguments.tokens,
+            batch_size=arguments.batch_size,
+            bootstrap=arguments.bootstrap,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    result = {"model": arguments.model_name, **found}
+    show(_text(result))
+    if arguments.json:
+        write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return 0
+
+
+def _text(result: dict[str, Any]) -> str:
+    headings = ("map", "fitted on", "latents explained", f"ΔCE in {result['domain']}", "ΔCE elsewhere")
+    rows = [
+        [
+            row["method"],
+            row["fitted_on"],
+            percent(row["explained"]),
+            with_interval(row["inside"], row["inside_ci95"]),
+            with_interval(row["outside"], row["outside_ci95"]),
+        ]
+        for row in result["rows"]
+    ]
+    head = f"Latents at {result['downstream']}, predicted from those at {result['upstream']} and spliced in"
+    return text_table(headings, rows, before=head, left=2)

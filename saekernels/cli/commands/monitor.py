@@ -1,0 +1,91 @@
+"""`saekernels monitor`: events of chosen latents, token by token, while SAEs are spliced in."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import asdict
+from typing import Any
+
+from saekernels.cli.options.arguments import not_empty
+from saekernels.cli.options.output import show
+from saekernels.cli.options.progress import progress_bar
+from saekernels.cli.options.source import BOS, add_how, add_source, fill_from_example, load_source
+from saekernels.display.numbers import number, percent, signed
+from saekernels.display.tables import text_table
+from saekernels.eval.studies.monitor import Event, Watch, monitor
+from saekernels.eval.text.windows import Tokens, context_of
+from saekernels.files.checked import check_writable, write_whole
+
+_HEADINGS = ("watched", "events", "of tokens", "mean value", "ΔCE at events", "ΔCE elsewhere")
+_WATCH = re.compile(r"(?P<entry>.+):(?P<latent>\d+)(>(?P<threshold>[-+.\deE]+))?")
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "monitor",
+        help="watch chosen latents over a text: events per token, and what the splice costs there",
+        description="Splice the SAEs in, and report every token at which a watched latent exceeds its threshold.",
+    )
+    add_source(parser)
+    how = add_how(parser)
+    form = "SITE:LATENT or 'SITE:LATENT>THRESHOLD' (0)"
+    how.add_argument("--watch", metavar="SITE:LATENT", type=watch, nargs="+", required=True, help=form)
+    parser.add_argument("--events", metavar="PATH", type=not_empty, help="write one JSON object per event")
+    parser.set_defaults(run=run)
+
+
+def watch(text: str) -> Watch:
+    """ "SITE:LATENT>THRESHOLD"."""
+    match = _WATCH.fullmatch(text)
+    try:
+        assert match is not None
+        return Watch(match["entry"], int(match["latent"]), float(match["threshold"] or 0.0))
+    except (AssertionError, ValueError):
+        message = f"need SITE:LATENT or SITE:LATENT>THRESHOLD, for example model.layers.3:17>0.5, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Watch, print a table, write the events."""
+    fill_from_example(arguments)
+    if arguments.events:
+        check_writable(arguments.events)
+    source = load_source(arguments)
+    context = context_of(source.model, source.tokenizer, arguments.context)
+    tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
+    events: list[str] = []
+
+    def keep(event: Event) -> None:
+        if arguments.events:
+            events.append(json.dumps(asdict(event), ensure_ascii=False))
+
+    with progress_bar() as progress:
+        found = monitor(
+            source.model,
+            tokens,
+            source.saes,
+            arguments.watch,
+            source.documents,
+            keep,
+            wanted=arguments.tokens,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    rows = [
+        [
+            f"{one.entry}:{one.latent} > {one.threshold:g}",
+            f"{one.events:,}",
+            percent(one.share),
+            number(one.mean_value),
+            signed(one.delta_ce_at_events),
+            signed(one.delta_ce_elsewhere),
+        ]
+        for one in found
+    ]
+    show(text_table(_HEADINGS, rows))
+    if arguments.events:
+        write_whole(arguments.events, "".join(line + "\n" for line in events))
+    return 0

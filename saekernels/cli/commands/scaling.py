@@ -1,0 +1,100 @@
+"""`saekernels scaling fit`: measure a family of models on the same tokens, for `saekernels eval --family`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from saekernels.cli.options.arguments import at_least, not_empty, tokens_or_all
+from saekernels.cli.options.inputs import DTYPES, load_model, load_tokenizer, pick_device
+from saekernels.cli.options.output import show
+from saekernels.cli.options.progress import progress_bar
+from saekernels.errors import InputError, first_line
+from saekernels.eval import load_documents
+from saekernels.eval.studies.family import Member, make_family, readable
+from saekernels.eval.studies.family_losses import make_member, measure_losses
+from saekernels.files.checked import check_writable, read_json
+
+
+def add_parser(commands: Any) -> None:
+    about = "measure a family of models, for effective compute"
+    scaling = commands.add_parser("scaling", help=about, description=about)
+    parts = scaling.add_subparsers(dest="part", metavar="PART", required=True)
+    parser = parts.add_parser(
+        "fit",
+        help="measure models on the same tokens and store a table",
+        description="Measure every model's loss on the same documents. The table says what loss each size has; "
+        "`saekernels eval --family TABLE` reads off it what a spliced model is worth. All models need one tokenizer.",
+    )
+    parser.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, nargs="+", required=True, help="the family")
+    parser.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help="if elsewhere than the last model")
+    parser.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", required=True)
+    parser.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
+    parser.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default=None, help="tokens that count (all)")
+    parser.add_argument("--context", metavar="N", type=at_least(2), help="window length (the last model's)")
+    help_tokens = "JSON: model as given -> tokens it was trained on; without it there is no compute axis"
+    parser.add_argument("--train-tokens", metavar="FILE", type=not_empty, help=help_tokens)
+    parser.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
+    parser.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for the choice of documents")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ...")
+    parser.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the models'")
+    parser.add_argument("--out", metavar="PATH", type=not_empty, required=True, help="the table to write")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print and write the table."""
+    check_writable(arguments.out)
+    if len(arguments.model) < 2:
+        raise InputError(f"--model: a family needs at least two models, got {len(arguments.model)}")
+    trained = _train_tokens(arguments.train_tokens)
+    unknown = sorted(set(trained) - set(arguments.model))
+    if unknown:
+        raise InputError(f"--train-tokens: {unknown[0]!r} is none of the models")
+    device = pick_device(arguments.device)
+    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model[-1])
+    documents = load_documents(arguments.data, text_field=arguments.text_field, seed=arguments.seed)
+    members: list[Member] = []
+    context = arguments.context
+    for name in arguments.model:
+        model = load_model(name, device, arguments.dtype)
+        with progress_bar() as progress:
+            found = measure_losses(
+                model,
+                tokenizer,
+                documents,
+                tokens=arguments.tokens,
+                context=context,
+                seed=arguments.seed,
+                batch_size=arguments.batch_size,
+                progress=progress,
+            )
+        if context is not None and found.context != context:
+            raise InputError(f"--context: {name} has windows of {found.context} tokens, the others {context}")
+        context = found.context
+        members.append(make_member(_label(name), model, found, trained.get(name)))
+        show(f"{name}: {readable(members[-1].parameters)} parameters, {members[-1].loss:.4f} nats per token\n")
+    family = make_family(members, found.ids, found.tokens, found.context, len(tokenizer))
+    family.write(arguments.out)
+    return 0
+
+
+def _label(name: str) -> str:
+    """A directory's own name, and its parent's where that says only "model"; a hub id as it is."""
+    path = Path(name)
+    if not path.is_dir():
+        return name
+    return path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
+
+
+def _train_tokens(path: str | None) -> dict[str, int]:
+    if path is None:
+        return {}
+    try:
+        found = read_json(path)
+        if not isinstance(found, dict) or not all(isinstance(n, int) and n > 0 for n in found.values()):
+            raise ValueError("need an object from model to a positive number of tokens")
+    except (OSError, ValueError) as error:
+        raise InputError(f"--train-tokens: cannot read {path}: {first_line(error)}") from error
+    return found

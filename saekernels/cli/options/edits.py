@@ -1,0 +1,45 @@
+"""Edits of latents on the command line: "SITE:LATENT:OP[:VALUE[:VALUE]]"."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, cast, get_args
+
+from saekernels.errors import InputError
+from saekernels.sae.edits import Edit, EditedSAE, Operation
+from saekernels.sae.module import SAE
+
+_EDIT = re.compile(
+    rf"(?P<entry>.+):(?P<latent>\d+):(?P<operation>{'|'.join(get_args(Operation))})(?P<values>(:[^:]+)*)"
+)
+
+
+def edit(text: str) -> tuple[str, Edit]:
+    """(site, edit) of "SITE:LATENT:OP[:VALUE[:VALUE]]"."""
+    match = _EDIT.fullmatch(text)
+    if match is None:
+        operations = ", ".join(get_args(Operation))
+        raise argparse.ArgumentTypeError(f"need SITE:LATENT:OP[:VALUE[:VALUE]] with OP of {operations}, got {text!r}")
+    try:
+        values = tuple(float(value) for value in match["values"].split(":")[1:])
+        return match["entry"], Edit(int(match["latent"]), cast(Operation, match["operation"]), values)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def with_edits(saes: dict[str, SAE], edits: Sequence[tuple[str, Edit]], keep_error: bool) -> dict[str, Any]:
+    """The SAEs, and for every site with edits one more, "SITE#edited", that makes all of them."""
+    made: dict[str, Any] = dict(saes)
+    for entry in dict.fromkeys(entry for entry, _ in edits):
+        if entry not in saes:
+            raise InputError(f"--edit: no SAE was given for {entry!r}; there are {', '.join(saes)}")
+        if keep_error and entry.partition("#")[0].endswith("@module"):
+            raise InputError(f"--keep-error: {entry} is a transcoder, which has no error of its own input")
+        name = f"{entry}{'-' if '#' in entry else '#'}edited"
+        try:
+            made[name] = EditedSAE(saes[entry], [one for site, one in edits if site == entry], keep_error)
+        except ValueError as error:
+            raise InputError(f"--edit: {entry}: {error}") from error
+    return made

@@ -1,0 +1,185 @@
+"""What the eval command is given by name: model, tokenizer, SAEs. Every failure becomes one InputError."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from saekernels import parallel
+from saekernels.display.numbers import counted
+from saekernels.errors import InputError, first_line, missing_extra
+from saekernels.files.checked import read_json
+from saekernels.formats import load
+from saekernels.parallel import LatentParallelSAE
+from saekernels.parallel.devices import device_of
+from saekernels.sae.module import SAE
+from saekernels.splice.sites import resolve_site
+
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def pick_device(name: str, place: int = 0) -> torch.device:
+    """The torch device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    place: of this process among those on the machine, which "auto" and "cuda" give a GPU each.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{place % torch.cuda.device_count()}" if place else name
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device: cannot use {name!r}: {first_line(error)}") from error
+    if device.type == "meta":
+        raise InputError(f"--device: cannot use {name!r}: its tensors hold no values")
+    return device
+
+
+def load_model(
+    name: str,
+    device: torch.device,
+    dtype: str,
+    device_map: str | dict[str, Any] | None = None,
+    trust_code: bool = False,
+) -> Any:
+    """A causal LM in eval mode, from a directory or the hub.
+
+    device_map: where its parts go instead, as transformers understands it. trust_code: run the Python code that a
+    checkpoint may bring, and not refuse it.
+    """
+    transformers = _transformers()
+    _check_local(name, "--model")
+    kind = "auto" if dtype == "auto" else DTYPES[dtype]
+    options = {} if device_map is None else {"device_map": device_map}
+    try:
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            name, dtype=kind, trust_remote_code=trust_code, output_loading_info=True, **options
+        )
+    except Exception as error:  # a config with values that do not fit can fail anywhere, in any way
+        damaged = type(error).__name__ == "SafetensorError"
+        what = f"the weights of {name!r} are damaged" if damaged else f"cannot load {name!r}"
+        raise InputError(f"--model: {what}: {_own_code(error) or _reason(error)}") from error
+    _check_weights(name, model, found)
+    return (model.to(device) if device_map is None else model).eval()
+
+
+def _check_weights(name: str, model: Any, found: dict[str, Any]) -> None:
+    """InputError unless the checkpoint has the weights of the model and no others: it would be another model."""
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise InputError(
+            f"--model: the checkpoint {name!r} lacks {counted(len(missing), 'weight')}, such as {missing[0]!r}"
+        )
+    # What a class says may be there is already left out, but not old copies of what a module computes for itself.
+    unknown = sorted(set(found["unexpected_keys"]) - {buffer for buffer, _ in model.named_buffers()})
+    if unknown:
+        raise InputError(
+            f"--model: the checkpoint {name!r} has {counted(len(unknown), 'weight')} that its config has no place for, "
+            f"such as {unknown[0]!r}"
+        )
+
+
+def read_device_map(text: str | None) -> str | dict[str, Any] | None:
+    """What --device-map says: a strategy of accelerate, or the device of each module from a JSON file."""
+    if text is None or text in DEVICE_MAPS:
+        return text
+    try:
+        found = read_json(text)
+    except (OSError, ValueError) as error:
+        strategies = ", ".join(DEVICE_MAPS)
+        raise InputError(
+            f"--device-map: got {text!r}, need {strategies} or a JSON file: {first_line(error)}"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(place, str | int) for place in found.values()):
+        raise InputError(f"--device-map: {text} needs an object of a device for each module, got {found!r:.60}")
+    return found
+
+
+def _own_code(error: Exception) -> str | None:
+    """What is to be said where transformers refuses to run a checkpoint's code."""
+    wants = "it brings Python code of its own, which was not run; --trust-remote-code runs it, with your rights"
+    return wants if "trust_remote_code" in str(error) else None
+
+
+def load_tokenizer(name: str, trust_code: bool = False) -> Any:
+    """The tokenizer of that directory or hub id; trust_code as for the model."""
+    transformers = _transformers()
+    _check_local(name, "--tokenizer")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_code)
+    except Exception as error:  # as for the model
+        raise InputError(f"cannot load a tokenizer from {name!r}: {_own_code(error) or _reason(error)}") from error
+
+
+def load_saes(
+    pairs: Sequence[tuple[str, str]], device_at: Callable[[str], torch.device], dtype: str, group: Any = None
+) -> dict[str, SAE | LatentParallelSAE]:
+    """Site -> SAE, in the given order; a site that comes again gets the name of its checkpoint, "SITE#NAME".
+
+    device_at: the device of a site's SAE. group: the processes over which each SAE is spread, if it is.
+    """
+    saes: dict[str, SAE | LatentParallelSAE] = {}
+    given = set()
+    for site, path in pairs:
+        if (site, os.path.realpath(path)) in given:
+            raise InputError(f"--sae: {site}={path} is given twice")
+        given.add((site, os.path.realpath(path)))
+        entry = f"{site}#{os.path.basename(os.path.normpath(path))}" if site in saes else site
+        if entry in saes:
+            raise InputError(f"--sae: {entry!r} is given twice; name one of them, SITE#NAME={path}")
+        device = device_at(site.partition("#")[0])
+        try:
+            if group is None:
+                saes[entry] = load(path, device=device, dtype=DTYPES[dtype])
+            else:
+                saes[entry] = parallel.load(path, group, device=device, dtype=DTYPES[dtype])
+        except ImportError as error:
+            raise missing_extra("safetensors", "reading SAEs") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"--sae {site}={path}: {first_line(error)}") from error
+    return saes
+
+
+def device_of_site(model: Any, site: str, otherwise: torch.device) -> torch.device:
+    """Where the module of a site computes; `otherwise` for a site that the model does not have, which is told later."""
+    try:
+        return device_of(resolve_site(model, site).module)
+    except ValueError:
+        return otherwise
+
+
+def _check_local(name: str, option: str) -> None:
+    """A path that is not there would be asked of the hub, which takes long and says something else."""
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_path and not os.path.exists(name):
+        raise InputError(f"{option}: {name} does not exist")
+    if os.path.isfile(name):
+        raise InputError(f"{option}: {name} is a file; need a directory or a hub id")
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says; with its type where that alone says what it is about."""
+    told = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+    return first_line(error) if told else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise missing_extra("transformers", "loading a model") from error
+    # Missing weights are an error here, so the long reports say nothing new.
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return transformers

@@ -1,0 +1,131 @@
+"""What a command works on: options for model, SAEs and text, the bundled example in place of what is not given."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saekernels.backends import registry
+from saekernels.cli.options.arguments import at_least, not_empty, site_and_path, tokens_or_all
+from saekernels.cli.options.inputs import (
+    DEVICE_MAPS,
+    DTYPES,
+    device_of_site,
+    load_model,
+    load_saes,
+    load_tokenizer,
+    pick_device,
+    read_device_map,
+)
+from saekernels.errors import InputError
+from saekernels.eval import Document, load_documents
+
+BOS = {"auto": None, "always": True, "never": False}
+EXAMPLE_NAME = "saekernels example"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A loaded model with its tokenizer, SAEs and text, all of them on one device."""
+
+    model: Any
+    tokenizer: Any
+    saes: dict[str, Any]
+    documents: Iterable[Document]
+    device: torch.device
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The options that name model, tokenizer, SAEs and text."""
+    source = parser.add_argument_group("what is evaluated")
+    source.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, help="a transformers causal LM")
+    source.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help="its tokenizer, if elsewhere")
+    where = "an SAE checkpoint and its site: module, module@input or module@module (transcoder); or SITE#NAME=PATH"
+    source.add_argument("--sae", metavar="SITE=PATH", type=site_and_path, nargs="+", action="extend", help=where)
+    kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]"
+    source.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)
+    source.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
+    source.add_argument("--domain-field", metavar="NAME", help='the field with its domain ("domain", else file name)')
+    labels = "further fields of a record to report by"
+    source.add_argument("--label-field", metavar="NAME", nargs="+", action="extend", default=[], help=labels)
+
+
+def add_how(parser: argparse.ArgumentParser, tokens: int = 50_000) -> Any:
+    """The options that every measurement has; the group, for more."""
+    how = parser.add_argument_group("how")
+    how.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default=tokens, help="tokens that count")
+    how.add_argument("--context", metavar="N", type=at_least(2), help="window length (the model's, at most 2048)")
+    how.add_argument("--bos", choices=BOS, default="auto", help="BOS before each window; auto: the tokenizer's habit")
+    how.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
+    how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    places = f"spread the model over devices, each SAE where its site is: {', '.join(DEVICE_MAPS)}, or a JSON file"
+    how.add_argument("--device-map", metavar="MAP", type=not_empty, help=places)
+    how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the model's; auto: as stored")
+    how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
+    how.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for documents and bootstrap")
+    trust = "run the Python code that the model's or tokenizer's checkpoint brings; without it such a one is refused"
+    how.add_argument("--trust-remote-code", action="store_true", help=trust)
+    return how
+
+
+def load_source(
+    arguments: argparse.Namespace, device: torch.device | None = None, group: Any = None, read: bool = True
+) -> Source:
+    """Load what the options name, onto `device` in place of theirs.
+
+    group: the processes over which each SAE is spread, if it is. read: the text, too, and not none instead.
+    Raises InputError for what cannot be loaded.
+    """
+    device = device or pick_device(arguments.device)
+    _say_if_slow(device, arguments.command)
+    documents: Iterable[Document] = ()
+    if read:
+        documents = load_documents(
+            arguments.data,
+            text_field=arguments.text_field,
+            domain_field=arguments.domain_field,
+            label_fields=arguments.label_field,
+            seed=arguments.seed,
+        )
+    device_map = read_device_map(getattr(arguments, "device_map", None))
+    model = load_model(arguments.model, device, arguments.dtype, device_map, arguments.trust_remote_code)
+    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.trust_remote_code)
+
+    def device_at(site: str) -> torch.device:
+        return device if device_map is None else device_of_site(model, site, device)
+
+    return Source(model, tokenizer, load_saes(arguments.sae, device_at, arguments.sae_dtype, group), documents, device)
+
+
+def _say_if_slow(device: torch.device, command: str) -> None:
+    """A misspelt SAEKERNELS_SIMD must not cost hours in silence."""
+    reason = registry.load("cpu").available() or ""
+    if device.type == "cpu" and registry.ENVIRONMENT_CHOICE == "auto" and reason.startswith("SAEKERNELS_SIMD"):
+        print(
+            f"saekernels {command}: the slower backend 'reference' serves instead of 'cpu': {reason}", file=sys.stderr
+        )
+
+
+def fill_from_example(arguments: argparse.Namespace) -> None:
+    """What is not given comes from the bundled example; a model of one's own needs its own SAEs and data."""
+    if arguments.model and not (arguments.sae and arguments.data):
+        raise InputError("--model needs --sae SITE=PATH and --data as well")
+    if arguments.model:
+        arguments.model_name = arguments.model
+        return
+    from saekernels import example
+
+    if not (example.MODEL_DIR.is_dir() and example.SAE_DIRS and example.EVAL_DATA.is_file()):
+        raise InputError(f"the bundled example is not in {example.ROOT}; give --model, --sae and --data")
+    arguments.model = str(example.MODEL_DIR)
+    changed = arguments.sae or arguments.data or arguments.tokenizer
+    arguments.model_name = arguments.model if changed else EXAMPLE_NAME
+    arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
+    if not changed and getattr(arguments, "family", "") is None and example.FAMILY.is_file():
+        arguments.family = str(example.FAMILY)
+    arguments.data = arguments.data or [str(example.EVAL_DATA)]

@@ -1,0 +1,263 @@
+"""evaluate(): what splicing SAEs into a language model costs over a distribution of text."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from saekernels.display.numbers import counted
+from saekernels.eval.arguments import check_choices, check_documents, check_numbers, check_saes, check_tokenizer
+from saekernels.eval.passes.head import check_head, find_head
+from saekernels.eval.passes.moments import Collector
+from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
+from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
+from saekernels.eval.passes.two_passes import Progress, Work
+from saekernels.eval.report.data import Report
+from saekernels.eval.store import fingerprints as identity
+from saekernels.eval.store.document_sums import Journal
+from saekernels.eval.store.ranks import Ranks
+from saekernels.eval.store.run_folder import open_workspace
+from saekernels.eval.store.window_files import Spool, read_spool, write_spool
+from saekernels.eval.summarise import documents_table, summarise
+from saekernels.eval.text.documents import Document, digest, source
+from saekernels.eval.text.windows import MASK, Tokens, chosen, context_of
+from saekernels.parallel.devices import input_device
+from saekernels.sae.module import SAE
+from saekernels.sae.probes import fit_probes
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+# Of the files of a checkpoint folder.
+LAYOUT = 3
+_PROBE_TOKENS = 16
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    saes: Mapping[str, SAE],
+    documents: Iterable[Document],
+    *,
+    tokens: int | None = None,
+    batch_size: int = 8,
+    context: int | None = None,
+    baselines: Sequence[str] = BASELINES,
+    cumulative: bool = True,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    bos: bool | None = None,
+    model_name: str | None = None,
+    reuse_layers: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    mesh: DeviceMesh | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare the model with itself when SAEs replace its activations: each alone, the first l sites, and all together.
+
+    docs/evaluation.md defines every figure. Results depend on the documents, `tokens`, `context`, `bos` and `seed`, but
+    not on `batch_size`. Memory does not grow with the text: windows and sums per document are kept in files.
+
+    Args:
+        model: a `transformers` causal LM or a TransformerLens HookedTransformer, on its device and in its dtype.
+        tokenizer: the model's `transformers` tokenizer; bits per byte need a fast one.
+        saes: site -> SAE, sites as in `saekernels.splice.splice`; "SITE#LABEL" for several SAEs of one site.
+        documents: a sequence (shuffled by `seed`) or any iterable (read in its own order, no further than needed).
+        tokens: stop once this many predictions count; None for all documents.
+        batch_size: windows per batch; shorter windows share a batch up to batch_size * context positions.
+        context: window length in tokens, what the tokenizer puts in front included; default the model's, at most 2048.
+        baselines: what each splice is compared with: "zero" and "mean" ablation, "random" errors of the SAE's own
+            norm, and "pca", the best affine probe of the rank of the SAE's L0.
+        cumulative: also splice the first l sites, in the model's order, for every l.
+        bootstrap: replicates for the 95 % intervals; 0 for none.
+        seed: for the choice of documents, random errors and the bootstrap.
+        bos: None for the tokenizer's own habit, True to put its BOS before every window, False for nothing in front.
+        model_name: the name in the report; default the one the model was loaded by.
+        reuse_layers: compute what runs have in common once per batch, where a trial run shows that this changes no
+            bit; keeps up to two [B, S, d] activations per site. `Report.run` says whether it was done.
+        checkpoint: a folder for the state of the run; the same call with the same folder goes on where a killed run
+            stopped, with the same result.
+        mesh: the processes of torch.distributed that share the work, all of which call this (docs/scale.md): those
+            along its dimension "data" share out the documents, those along any other run the same ones in step, for
+            SAEs or models that are spread over them. The report is the same in every process, and its sums per
+            document have the bits of one process alone. Only the first process reads `documents`; all must see the
+            folder `checkpoint`, or its temporary one.
+        progress: called as progress(done, total), in tokens times forward passes.
+
+    Raises:
+        InputError (a ValueError): an unknown site, an SAE of the wrong width, a tokenizer that does not fit, no data, a
+            head that is not linear plus softcap, a checkpoint of another evaluation, or an argument out of range.
+        TypeError: an argument of the wrong kind.
+        RankLostError: another process of the mesh has ended. With `checkpoint`, the same call goes on where it was,
+            with any number of processes.
+    """
+    ranks = Ranks(mesh)
+    check_saes(saes)
+    check_tokenizer(tokenizer)
+    if ranks.first:
+        check_documents(documents)
+    check_numbers(tokens=tokens, batch_size=batch_size, context=context, bootstrap=bootstrap, seed=seed)
+    check_choices(bos, model_name)
+    check_baselines(baselines)
+    head = find_head(model)
+    context = context_of(model, tokenizer, context)
+    rows = head.weight.shape[0] if not hasattr(model, "get_input_embeddings") else _embedding_rows(model, head.weight)
+    cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
+    device = input_device(model)
+    config = {
+        "layout": LAYOUT,
+        "model": identity.of_model(model),
+        "tokenizer": identity.of_tokenizer(tokenizer),
+        "saes": {entry: identity.of_sae(sae) for entry, sae in saes.items()},
+        "tokens": tokens,
+        "context": context,
+        "baselines": sorted(baselines),
+        "cumulative": cumulative,
+        "seed": seed,
+        "prefix": [int(i) for i in cutter.prefix],
+        "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else source(documents),
+    }
+    wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
+    modes = (_eval_mode(model, *saes.values()), torch.inference_mode())
+    with modes[0], modes[1], open_workspace(checkpoint, config, ranks) as workspace:
+        probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
+        runner = Runner(model, head, saes, device, seed)
+        order = ranks.together(lambda: _tried(runner, probe))
+        spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
+        passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
+        work = Work(workspace, spool, ranks, batch_size, context, passes, progress)
+        plan, sums, journal = _measure(work, runner, cutter, wanted, order, probe)
+
+        def report() -> Report:
+            records = journal.read()
+            figures = summarise(plan, saes, sums, records, spool, work.strata, bootstrap, seed)
+            rows, everything, curve, notes = figures
+            return Report(
+                model=model_name or _name(model),
+                tokens=spool.tokens,
+                documents=len(spool.domains),
+                nbytes=int(spool.per_document()[:, 1].sum()) if spool.has_bytes else None,
+                sites=rows,
+                all_sites=everything,
+                cumulative=curve,
+                documents_table=documents_table(plan, records, spool),
+                context=context,
+                prefix=[int(i) for i in cutter.prefix],
+                mask=MASK,
+                seed=seed,
+                bootstrap=bootstrap,
+                notes=[*_data_notes(spool, tokens), *notes],
+                run=_run(runner, work, device),
+            )
+
+        return ranks.once(report)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller of evaluate() has chosen, checked."""
+
+    tokens: int | None
+    context: int
+    baselines: tuple[str, ...]
+    cumulative: bool
+    seed: int
+    reuse_layers: bool
+
+
+def _tried(runner: Runner, probe: torch.Tensor) -> dict[str, int]:
+    """A trial of the head and of every site: site -> when the model comes to it."""
+    check_head(runner.model, runner.head, probe)
+    return runner.probe(probe)
+
+
+def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:
+    """The text in windows; of a run that goes on, as it was written then."""
+    return read_spool(folder) or write_spool(
+        folder, chosen(documents, cutter, wanted.tokens, wanted.seed), wanted.context, cutter.has_bytes, rows
+    )
+
+
+def _measure(
+    work: Work, runner: Runner, cutter: Tokens, wanted: Wanted, order: Mapping[str, int], probe: torch.Tensor
+) -> tuple[Plan, Sums, Journal]:
+    """Both passes over the text: the plan of the runs, and what they add up to."""
+    saes = runner.saes
+    collector = Collector(runner.model, runner.head, saes, second="pca" in wanted.baselines)
+    work.collect(collector)
+    plan = make_plan(list(saes), order, collector.ranks(), wanted.baselines, wanted.cumulative)
+    runner.prepare(plan, probe, wanted.reuse_layers)
+    means = _means(plan, collector)
+    ordinary = torch.from_numpy(np.setdiff1d(np.arange(cutter.rows or 0), cutter.special))
+    runner.find_constant(means, [int(i) for i in cutter.prefix], wanted.context, ordinary)
+    sums = empty_sums(plan, saes, means.means)
+    return plan, sums, work.measure(runner, means, sums)
+
+
+def _run(runner: Runner, work: Work, device: torch.device) -> dict[str, Any]:
+    """How it was done; nothing of it changes a figure."""
+    return {
+        "device": str(device),
+        "dtype": str(runner.head.weight.dtype).removeprefix("torch."),
+        "batch_size": work.batch_size,
+        "processes": work.ranks.size,
+        "passes": runner.passes() + 1,
+        "layer_reuse": f"off: {runner.reuse.why}" if runner.reuse.why else "on",
+        "computed_once": sorted(runner.constant),
+        "seconds": round(time.perf_counter() - work.started, 3),
+    }
+
+
+def _means(plan: Plan, collector: Collector) -> Means:
+    means = {site: moments.mean_out.float() for site, moments in collector.moments.items()}
+    wanted: dict[str, set[int]] = {}
+    for run in plan.runs:
+        for site, rank in zip(run.sites, run.ranks, strict=False):
+            wanted.setdefault(site, set()).add(rank)
+    probes = {}
+    for site, ranks in wanted.items():
+        device = next(sae for entry, sae in collector.saes.items() if site_of(entry) == site).W_dec.device
+        for rank, probe in fit_probes(collector.moments[site], sorted(ranks)).items():
+            probes[site, rank] = probe.to(device)
+    return Means(means, probes)
+
+
+def _embedding_rows(model: Any, weight: torch.Tensor) -> int:
+    embedding = getattr(model.get_input_embeddings(), "weight", weight)
+    return min(len(embedding), len(weight))
+
+
+def _name(model: Any) -> str:
+    config = getattr(model, "config", None)
+    return getattr(config, "_name_or_path", "") or type(model).__name__
+
+
+@contextlib.contextmanager
+def _eval_mode(*modules: torch.nn.Module) -> Iterator[None]:
+    """Dropout off; every submodule's own mode comes back afterwards."""
+    before = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+def _data_notes(spool: Spool, wanted: int | None) -> list[str]:
+    notes = []
+    if wanted is not None and spool.tokens < wanted:
+        found = counted(spool.tokens, "countable token")
+        notes.append(f"The data hold only {found} of the {wanted:,} asked for.")
+    if not spool.has_bytes:
+        notes.append("The tokenizer gives no character offsets, so bits per byte are unknown.")
+    return notes

@@ -1,0 +1,101 @@
+"""The first pass: means and second moments of each site in the clean model, and how active the SAEs are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saekernels.eval.passes.head import Head
+from saekernels.eval.passes.plan import site_of
+from saekernels.eval.sums.row_groups import RowGroups
+from saekernels.eval.text.batches import Batch
+from saekernels.parallel.devices import input_device
+from saekernels.sae.activations import AbsTopK, GroupMax, TopK
+from saekernels.sae.module import SAE
+from saekernels.sae.probes import Moments
+from saekernels.splice.context import splice
+
+
+class Collector:
+    """Moments of what each site reads and what is replaced there, over touched positions of the clean run.
+
+    second: sites whose second moments are wanted as well.
+    """
+
+    def __init__(self, model: Any, head: Head, saes: Mapping[str, SAE], second: bool) -> None:
+        self.model, self.head, self.saes = model, head, dict(saes)
+        first = {site_of(entry): entry for entry in reversed(list(saes))}
+        self.sites = {site: self.saes[entry] for site, entry in first.items()}
+        self.moments = {
+            site: Moments(sae.d_in, sae.d_out if site.endswith("@module") else None, second=second)
+            for site, sae in self.sites.items()
+        }
+        self._groups = {site: RowGroups(moments.add) for site, moments in self.moments.items()}
+        self.active = {entry: 0 for entry, sae in saes.items() if fixed_k(sae) is None}
+        self.rows = 0
+
+    def add(self, batch: Batch, count_active: bool) -> None:
+        """One clean run of a batch; `count_active`: SAEs without a fixed k also encode it."""
+        # Everything is left untouched, so this is the clean run and the sites are only looked at.
+        nothing = torch.ones_like(batch.touched)
+
+        def observe(site: str, x: Tensor, x_hat: Tensor, target: Tensor, *_: Any) -> None:
+            read, replaced = (_rows(batch.touched, one) for one in (x, target))
+            self._groups[site].add(read, replaced if self.moments[site].paired else None)
+            if count_active:
+                self._count_active(site, read)
+
+        with splice(self.model, self.sites, replace="zero", untouched=nothing, observer=observe):
+            self.head.body(batch.ids.to(input_device(self.model)))
+        if count_active:
+            self.rows += int(batch.touched.sum())
+
+    def _count_active(self, site: str, rows: Tensor) -> None:
+        for entry in self.active:
+            if site_of(entry) == site and len(rows):
+                sae = self.saes[entry]
+                self.active[entry] += int(sae.encode(rows.to(sae.W_dec)).l0().sum())
+
+    def flush(self) -> None:
+        """Count in the rows that still wait for others; to be called before the sums are read."""
+        for groups in self._groups.values():
+            groups.flush()
+
+    def ranks(self) -> dict[str, int]:
+        """Entry -> rank of the probe that is matched to it: its k, or its mean L0 on the first text, at least 1."""
+        counted = {entry: max(1, round(total / max(1, self.rows))) for entry, total in self.active.items()}
+        return {entry: min(fixed_k(sae) or counted[entry], sae.d_in, sae.d_out) for entry, sae in self.saes.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything, to be saved and given to `load`."""
+        moments = {site: one.state() for site, one in self.moments.items()}
+        return {"moments": moments, "active": dict(self.active), "rows": self.rows}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for site, moments in self.moments.items():
+            moments.load(state["moments"][site])
+        self.active, self.rows = dict(state["active"]), state["rows"]
+
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add what another collector of the same sites has seen."""
+        for site, moments in self.moments.items():
+            moments.merge(state["moments"][site])
+        self.active = {entry: count + state["active"][entry] for entry, count in self.active.items()}
+        self.rows += state["rows"]
+
+
+def fixed_k(sae: SAE) -> int | None:
+    """Latents that the SAE selects of every token, or None if that depends on the token."""
+    activation = sae.activation
+    return activation.k if isinstance(activation, TopK | AbsTopK | GroupMax) else None
+
+
+def _rows(touched: Tensor, activation: Tensor) -> Tensor:
+    """[n, width]: the activation at touched positions; its leading shape is [B, S], [B * S] or [B, S, heads]."""
+    lead = activation.shape[:-1]
+    touched = touched.to(activation.device)
+    mask = touched.reshape(lead) if touched.numel() == lead.numel() else touched.unsqueeze(-1).expand(lead)
+    return activation[mask]

@@ -1,0 +1,236 @@
+"""Makes the runs of a plan on a batch: each begins where an earlier one left off, losses are taken two at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saekernels.errors import InputError, first_line
+from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant, only_prefix_special
+from saekernels.eval.passes.head import Head
+from saekernels.eval.passes.layer_reuse import CLEAN, check_reuse, find_reuse, no_reuse
+from saekernels.eval.passes.plan import Plan, Run, site_of
+from saekernels.eval.passes.random_errors import RandomErrors
+from saekernels.eval.sums.accumulate import DocumentSums, KlHistogram, SiteStats
+from saekernels.eval.text.batches import Batch
+from saekernels.parallel.collectives import RankLostError
+from saekernels.sae.module import SAE
+from saekernels.sae.probes import AffineProbe
+from saekernels.splice.context import splice
+
+Observer = Callable[..., None]
+
+
+@dataclass
+class Means:
+    """What the baselines put in: site -> mean [d_out], (site, rank) -> probe."""
+
+    means: Mapping[str, Tensor]
+    probes: Mapping[tuple[str, int], AffineProbe] = field(default_factory=dict)
+
+
+@dataclass
+class Sums:
+    """What the runs of all batches add up to, next to the figures per document."""
+
+    stats: dict[str, dict[str, SiteStats]]
+    histograms: dict[str, KlHistogram]
+    not_finite: Tensor
+
+    def state(self) -> dict[str, Any]:
+        """Everything, to be saved and given to `load`."""
+        stats = {name: {entry: one.state() for entry, one in group.items()} for name, group in self.stats.items()}
+        counts = {name: one.counts for name, one in self.histograms.items()}
+        return {"stats": stats, "histograms": counts, "not_finite": self.not_finite}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, group in self.stats.items():
+            for entry, one in group.items():
+                one.load(state["stats"][name][entry])
+        for name, histogram in self.histograms.items():
+            histogram.counts = state["histograms"][name]
+        self.not_finite = state["not_finite"]
+
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add what the runs of other batches add up to."""
+        for name, group in self.stats.items():
+            for entry, one in group.items():
+                one.merge(state["stats"][name][entry])
+        for name, histogram in self.histograms.items():
+            histogram.counts = histogram.counts + state["histograms"][name]
+        self.not_finite = self.not_finite + state["not_finite"]
+
+
+class Runner:
+    """Makes the forward passes of one evaluation. The model is in eval mode; gradients are off."""
+
+    def __init__(self, model: Any, head: Head, saes: Mapping[str, Any], device: torch.device, seed: int) -> None:
+        self.model, self.head, self.saes, self.device = model, head, dict(saes), device
+        self.reuse = no_reuse("not asked for")
+        self.errors = RandomErrors(seed)
+        self.constant: dict[str, ConstantRun] = {}
+        self.prefix = 0
+
+    def probe(self, ids: Tensor) -> dict[str, int]:
+        """A trial run of every SAE on a few tokens, ids [B, S]; site -> when the model comes to it.
+
+        Raises InputError for an unknown site, an SAE of the wrong width, or a site that never runs.
+        """
+        order: dict[str, int] = {}
+        for entry, sae in self.saes.items():
+            site = site_of(entry)
+            try:
+                with splice(self.model, {site: sae}) as active:
+                    self.head.body(ids)
+            except RankLostError:
+                raise
+            except (ValueError, TypeError, RuntimeError) as error:
+                raise InputError(first_line(error)) from error
+            if not active.calls[site]:
+                kind = type(self.model).__name__
+                raise InputError(f"site {site!r}: it never runs in the body of {kind}, before the output head")
+        sites = {site_of(entry): self.saes[entry] for entry in self.saes}
+        with splice(self.model, sites, observer=lambda site, *_: order.setdefault(site, len(order))):
+            self.head.body(ids)
+        return order
+
+    def prepare(self, plan: Plan, ids: Tensor, reuse_layers: bool) -> None:
+        """Find out on a few tokens, ids [B, S], where the runs of the plan can begin."""
+        self.plan = plan
+        if not reuse_layers:
+            return
+        runs = [run for run in plan.runs if run.kind == "sae"]
+
+        def spliced(run: Run, entries: tuple[str, ...]) -> Tensor:
+            with self._splice(run, entries, None, None, None):
+                return self.head.body(ids)
+
+        inner = {target.runs["sae"] for target in plan.cumulative[1:-1]}
+        found = find_reuse(self.model, plan.runs, plan.joint, inner)
+        self.reuse = check_reuse(found, runs, lambda: self.head.body(ids), spliced)
+
+    def find_constant(self, means: Means, prefix: list[int], context: int, tokens: Tensor) -> None:
+        """Find the ablations whose results do not depend on the text; they are then not run again."""
+        self.prefix = len(prefix)
+        for run in self.plan.runs:
+            if run.kind in ("zero", "mean"):
+
+                def body(ids: Tensor, run: Run = run) -> Tensor:
+                    touched = torch.ones_like(ids, dtype=torch.bool)
+                    touched[:, : len(prefix)] = False
+                    with self._splice(run, run.entries, means, ~touched, None):
+                        return self.head.body(ids.to(self.device))
+
+                found = find_constant(body, self.head, prefix, context, tokens)
+                if found is not None:
+                    self.constant[run.name] = found
+
+    def passes(self) -> int:
+        """Forward passes over a batch of ordinary text, the clean one included."""
+        return 1 + len(self.plan.runs) - len(self.constant)
+
+    def run(self, batch: Batch, means: Means, documents: DocumentSums, sums: Sums, advance: Callable[[], None]) -> None:
+        """All runs on one batch, their figures added to `documents` and `sums`; advance() after each pass."""
+        rows = torch.zeros(len(batch.rows), len(self.plan.columns), dtype=torch.float64)
+        column = {key: index for index, key in enumerate(self.plan.columns)}
+        waiting: list[tuple[Run, Tensor]] = []
+        with self.reuse.recording(CLEAN):
+            clean = self.head.hidden(batch.ids.to(self.device), batch.rows)
+        advance()
+        plain = only_prefix_special(batch, self.prefix)
+        for run in self.plan.runs:
+            if plain and run.name in self.constant:
+                rows[:, column[run.name, "ce"]] = self.constant[run.name].cross_entropy(self.head, batch)
+                continue
+            hidden = self._hidden(run, batch, means, sums)
+            advance()
+            if run.compared:
+                found = self.head.compare(clean, hidden, batch.targets)
+                named = {("clean", "ce"): found[0]}
+                named |= {(run.name, name): one for name, one in zip(("ce", "kl", "agree"), found[1:], strict=True)}
+                if run.name in sums.histograms:
+                    sums.histograms[run.name].add(found[2].cpu())
+                _fill(rows, column, named)
+            else:
+                waiting.append((run, hidden))
+                if len(waiting) == 2:
+                    _fill(rows, column, self._pair(waiting, batch))
+                    waiting = []
+        if waiting:
+            _fill(rows, column, self._pair(waiting, batch))
+        sums.not_finite = sums.not_finite + (~torch.isfinite(rows)).sum(0)
+        documents.add(batch.documents, batch.context, batch.targets, batch.nbytes, rows)
+        self.reuse.forget()
+        self.errors.forget()
+
+    def _pair(self, runs: list[tuple[Run, Tensor]], batch: Batch) -> dict[tuple[str, str], Tensor]:
+        """The losses of one or two runs by one call, whose KL of one from the other is not used."""
+        found = self.head.compare(runs[0][1], runs[-1][1], batch.targets)
+        return {(run.name, "ce"): one for (run, _), one in zip(runs, found, strict=False)}
+
+    def _hidden(self, run: Run, batch: Batch, means: Means, sums: Sums) -> Tensor:
+        stats = sums.stats.get(run.name, {})
+        entry_of = dict(zip(run.sites, run.entries, strict=True))
+
+        def observe(site: str, x: Tensor, x_hat: Tensor, y: Tensor, codes: Any, touched: Tensor) -> None:
+            if entry_of[site] in stats:
+                stats[entry_of[site]].add(x_hat, y, codes, touched)
+            self.errors.note(run.name, site, x_hat, y)
+
+        watch = observe if run.kind == "sae" else None
+        recorded = any(start.source == run.name for start in self.reuse.starts.values())
+        with (
+            self.reuse.resuming(run),
+            self.reuse.recording(run.name) if recorded else contextlib.nullcontext(),
+            self._splice(run, self.reuse.entries(run), means, ~batch.touched, watch, batch),
+        ):
+            return self.head.hidden(batch.ids.to(self.device), batch.rows)
+
+    def _splice(
+        self,
+        run: Run,
+        entries: tuple[str, ...],
+        means: Means | None,
+        untouched: Tensor | None,
+        observer: Observer | None,
+        batch: Batch | None = None,
+    ) -> contextlib.AbstractContextManager[Any]:
+        """The splice of these entries of a run."""
+        if not entries:
+            return contextlib.nullcontext()
+        sites: dict[str, Any] = {site_of(entry): self.saes[entry] for entry in entries}
+        mode: Any = run.kind
+        if run.kind == "random":
+            source = " ".join(["sae", *run.entries])
+            assert batch is not None
+            sites = {site: (lambda x, y, site=site: self.errors.replace(source, site, batch, y)) for site in sites}
+            mode = "function"
+        elif run.kind == "pca":
+            assert means is not None
+            ranks = dict(zip(run.sites, run.ranks, strict=True))
+            sites = {site: means.probes[site, ranks[site]] for site in sites}
+            mode = "sae"
+        mean = means.means if means is not None and run.kind == "mean" else None
+        return splice(self.model, sites, replace=mode, means=mean, untouched=untouched, observer=observer)
+
+
+def empty_sums(plan: Plan, saes: Mapping[str, SAE], means: Mapping[str, Tensor]) -> Sums:
+    """Zeros for every target of the plan."""
+    stats = {
+        target.runs["sae"].name: {
+            entry: SiteStats(getattr(saes[entry], "n_latents", 0), means[site_of(entry)]) for entry in target.entries
+        }
+        for target in plan.targets
+    }
+    histograms = {target.runs["sae"].name: KlHistogram() for target in plan.targets}
+    return Sums(stats, histograms, torch.zeros(len(plan.columns), dtype=torch.int64))
+
+
+def _fill(rows: Tensor, column: Mapping[tuple[str, str], int], found: Mapping[tuple[str, str], Tensor]) -> None:
+    for key, figures in found.items():
+        rows[:, column[key]] = figures.detach().to("cpu", torch.float64)

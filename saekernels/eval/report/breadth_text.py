@@ -1,0 +1,71 @@
+"""The breadth of probes and SAEs as tables and a sentence, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from saekernels.display.numbers import signed, with_interval
+from saekernels.display.tables import text_table
+
+SIDES = ("inside", "outside")
+
+
+def breadth_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: one row per level, ΔCE inside and outside of each method."""
+    methods = list(result["levels"][0]["methods"])
+    headings = ["probes fitted on", "positions", *(f"{method} {side}" for method in methods for side in SIDES)]
+    rows = []
+    for level in result["levels"]:
+        cells = [level["name"], f"{level['fitted_on']:,}"]
+        for method in methods:
+            for side in SIDES:
+                one = level["methods"][method][side]
+                cells.append("-" if one is None else with_interval(one["delta_ce"], one["ci95"]))
+        rows.append(cells)
+    return headings, rows
+
+
+def transfer_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: domain fitted on x domain measured on, then the SAE."""
+    transfer = result["transfer"]
+    headings = [f"{transfer['method']} fitted on", *transfer["measured_on"]]
+    rows = [
+        [source, *map(signed, row)] for source, row in zip(transfer["fitted_on"], transfer["delta_ce"], strict=True)
+    ]
+    return headings, [*rows, ["(the SAE)", *map(signed, transfer["sae"])]]
+
+
+def gap_sentence(result: Mapping[str, Any]) -> str:
+    """The headline: the narrowest probe of the highest rank inside and outside, and the SAE."""
+    narrow, broad = result["levels"][0], result["levels"][-1]
+    method = f"rank {result['ranks'][-1]}"
+    probe, sae = narrow["methods"][method], broad["methods"]["sae"]["inside"]
+    if probe["inside"] is None or probe["outside"] is None or sae is None:
+        return "The narrowest slice has no prediction to measure."
+    return (
+        f"At {result['site']}, a {method} probe fitted on {narrow['name']} costs "
+        f"{signed(probe['inside']['delta_ce'])} nats per token inside that slice and "
+        f"{signed(probe['outside']['delta_ce'])} outside of it (extrapolation gap "
+        f"{signed(probe['extrapolation_gap'])}); "
+        f"fitted on everything it costs {signed(broad['methods'][method]['inside']['delta_ce'])}, the SAE "
+        f"{signed(sae['delta_ce'])}."
+    )
+
+
+def print_breadth(result: Mapping[str, Any]) -> str:
+    """The tables and the sentence, for a terminal."""
+    return text_table(*_narrow(result)) + text_table(*transfer_rows(result), after=gap_sentence(result))
+
+
+def _narrow(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """As `breadth_rows`, with one column per method: inside / outside."""
+    methods = list(result["levels"][0]["methods"])
+    rows = []
+    for level in result["levels"]:
+        cells = [level["name"], f"{level['fitted_on']:,}"]
+        for method in methods:
+            pair = [level["methods"][method][side] for side in SIDES]
+            cells.append(" / ".join(signed(None if one is None else one["delta_ce"]) for one in pair))
+        rows.append(cells)
+    return ["ΔCE inside / outside; fitted on", "positions", *methods], rows

@@ -1,0 +1,107 @@
+"""What an evaluation is of, as short digests: a run goes on only in a folder that was begun with the same.
+
+Everything that changes a figure belongs in here: weights, but also what is no tensor (an SAE's k, an edit, the
+tokenizer's merges, a model's soft-cap).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saekernels.parallel import LatentParallelSAE
+from saekernels.parallel.devices import whole
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+# Of a model's config: where it lies and what wrote it, which change no figure.
+_NAMES = ("_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype")
+
+
+def fingerprint(module: nn.Module, settings: bool = False) -> str:
+    """A short digest of a module's parameters and buffers: all names, shapes, types and values.
+
+    settings: also of its parts' attributes that are numbers, texts or dataclasses, as an SAE's activation is. Of an
+    SAE that is spread over processes, of all its parts; every process must then ask.
+    """
+    digest = hashlib.sha256()
+    spread: list[str] = []
+    for name, part in module.named_modules():
+        if any(name.startswith(prefix) for prefix in spread):
+            continue
+        if isinstance(part, LatentParallelSAE):
+            spread.append(f"{name}." if name else "")
+            parts = part.fingerprints(fingerprint(part.own, settings))
+            digest.update(repr((name, part.activation, part.n_latents, parts)).encode())
+            continue
+        if settings:
+            digest.update(f"{name} {type(part).__name__} {_settings(part)}".encode())
+        for own, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            digest.update(f"{name}.{own} {tuple(value.shape)} {value.dtype}".encode())
+            _feed(digest, whole(part, own).detach().reshape(-1))
+    return _short(digest)
+
+
+def of_model(model: nn.Module) -> str:
+    """A model's dtype and a digest of its weights, its transformers config and the code that its checkpoint brought."""
+    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
+    config = {key: value for key, value in to_dict().items() if key not in _NAMES} if callable(to_dict) else {}
+    content = json.dumps(config, sort_keys=True, default=str)
+    code = _own_code(*(type(part) for part in model.modules()))
+    dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
+    return f"{dtype} {_short(hashlib.sha256(f'{fingerprint(model)} {content} {code}'.encode()))}".strip()
+
+
+def of_sae(sae: nn.Module) -> str:
+    """What an SAE selects by and how it is edited, for people, and its fingerprint."""
+    settings = [getattr(sae, name, None) for name in ("activation", "edits", "keep_error")]
+    told = [repr(one) for one in settings if one and (dataclasses.is_dataclass(one) or isinstance(one, tuple | bool))]
+    return " ".join([*told, fingerprint(sae, settings=True)])
+
+
+def of_tokenizer(tokenizer: Any) -> str:
+    """A digest of what a tokenizer does: its whole pipeline if it is a fast one, else its vocabulary; its own code."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content = json.loads(backend.to_str())
+        # Calls set and unset these.
+        content = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+    else:
+        vocabulary = getattr(tokenizer, "get_vocab", dict)
+        content = {"class": type(tokenizer).__name__, "vocabulary": vocabulary()}
+    code = _own_code(type(tokenizer))
+    return _short(hashlib.sha256(f"{json.dumps(content, sort_keys=True)} {code}".encode()))
+
+
+def _own_code(*kinds: type) -> list[str]:
+    """Digests of the files of classes that transformers has loaded from a checkpoint."""
+    modules = {kind.__module__ for kind in kinds if kind.__module__.startswith("transformers_modules")}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return sorted(_short(hashlib.sha256(Path(file).read_bytes())) for file in files if file)
+
+
+def _settings(part: nn.Module) -> str:
+    found = {
+        name: value
+        for name, value in sorted(vars(part).items())
+        if not name.startswith("_")
+        and name != "training"
+        and (isinstance(value, _PLAIN) or dataclasses.is_dataclass(value))
+    }
+    return repr(found)
+
+
+def _feed(digest: Any, flat: Tensor) -> None:
+    """All bytes, a piece at a time on the CPU."""
+    for piece in flat.split(1 << 24):
+        digest.update(piece.to("cpu").contiguous().view(torch.uint8).numpy())
+
+
+def _short(digest: Any) -> str:
+    return str(digest.hexdigest()[:16])

@@ -1,0 +1,5 @@
+"""One SAE module."""
+
+from saekernels.sae.module import SAE
+
+__all__ = ["SAE"]

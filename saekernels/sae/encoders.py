@@ -1,0 +1,76 @@
+"""One function per activation: from inputs and weights to sparse entries, never through [tokens, latents]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from saekernels.ops import encode_threshold, encode_topk
+from saekernels.sae.activations import AbsTopK, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
+
+if TYPE_CHECKING:
+    from saekernels.sae.module import SAE
+
+# values, indices, offsets (None where every token has k entries)
+Entries = tuple[Tensor, Tensor, Tensor | None]
+
+
+def encoder_weights(sae: SAE) -> tuple[Tensor, Tensor | None]:
+    """W_enc [F, d] and b_enc [F], with pre-activations scaled by the decoder's norms where the SAE asks for that."""
+    if not sae.rescale_by_decoder_norm:
+        return sae.W_enc, sae.b_enc
+    norms = sae.decoder_norms()
+    return sae.W_enc * norms[:, None], None if sae.b_enc is None else sae.b_enc * norms
+
+
+def _top_k(sae: SAE, x: Tensor, k: int, activation: str) -> Entries:
+    W_enc, b_enc = encoder_weights(sae)
+    values, indices = encode_topk(
+        x, W_enc, b_enc, k=k, pre_bias=sae.pre_bias, activation=activation, prepared=sae.prepared()
+    )
+    return values, indices, None
+
+
+def _group_max(sae: SAE, x: Tensor, k: int) -> Entries:
+    """A top-1 of each group's own rows: the winner's latent is its place in the group plus the group's start."""
+    W_enc, b_enc = encoder_weights(sae)
+    size = sae.n_latents // k
+    values, indices = [], []
+    for start in range(0, sae.n_latents, size):
+        group = slice(start, start + size)
+        bias = None if b_enc is None else b_enc[group]
+        top = encode_topk(x, W_enc[group], bias, k=1, pre_bias=sae.pre_bias)
+        values.append(top.values)
+        indices.append(top.indices + start)
+    return torch.cat(values, -1), torch.cat(indices, -1), None
+
+
+def _above(sae: SAE, x: Tensor) -> Entries:
+    W_enc, b_enc = encoder_weights(sae)
+    # relu(pre) * (pre > threshold): a negative threshold lets nothing negative through.
+    threshold = 0.0 if sae.threshold is None else sae.threshold.detach().clamp(min=0)
+    return encode_threshold(x, W_enc, b_enc, threshold, pre_bias=sae.pre_bias, prepared=sae.prepared())
+
+
+def _gated(sae: SAE, x: Tensor) -> Entries:
+    """One product serves gate and magnitude: both are affine in s = x @ W_enc.T."""
+    s, indices, offsets = encode_threshold(
+        x, sae.W_enc, None, -sae.b_gate.detach(), pre_bias=sae.pre_bias, prepared=sae.prepared()
+    )
+    latents = indices.long()
+    values = (sae.r_mag.exp()[latents] * s + sae.b_mag[latents]).relu()
+    return values.to(s.dtype), indices, offsets
+
+
+ENCODERS: dict[type, Callable[[SAE, Tensor, Any], Entries]] = {
+    ReLU: lambda sae, x, _: _above(sae, x),
+    TopK: lambda sae, x, activation: _top_k(sae, x, activation.k, "relu"),
+    AbsTopK: lambda sae, x, activation: _top_k(sae, x, activation.k, "abs"),
+    GroupMax: lambda sae, x, activation: _group_max(sae, x, activation.k),
+    JumpReLU: lambda sae, x, _: _above(sae, x),
+    BatchTopK: lambda sae, x, _: _above(sae, x),
+    Gated: lambda sae, x, _: _gated(sae, x),
+}

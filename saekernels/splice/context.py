@@ -1,0 +1,192 @@
+"""Puts SAEs into a running model: activations at chosen sites are replaced by their reconstructions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from saekernels.splice.mask import Untouched
+from saekernels.splice.replacement import Function, Mode, Replacement, plan_replacement, with_error
+from saekernels.splice.sites import take_input, take_output
+
+if TYPE_CHECKING:
+    from saekernels.sae.codes import Codes
+    from saekernels.sae.module import SAE
+
+Observer = Callable[[str, Tensor, Tensor, Tensor, "Codes | None", Tensor], Any]
+
+
+def splice(
+    model: nn.Module,
+    sites: Mapping[str, SAE | Function | None],
+    *,
+    replace: Mode | Mapping[str, Mode] = "sae",
+    means: Mapping[str, Tensor] | None = None,
+    untouched: Tensor | Collection[int] | None = None,
+    error_term: bool = False,
+    observer: Observer | None = None,
+) -> Splice:
+    """Context manager that replaces the activations at ``sites`` in every forward pass of ``model`` inside it.
+
+    The model keeps its dtype and device: an activation is moved to its SAE's device and dtype, reconstructed there
+    with autocast off, and the result is rounded and moved back. Gradients flow through.
+
+    Args:
+        model: a transformers causal LM, a TransformerLens model, or any module whose submodules are called normally.
+        sites: site -> SAE, applied in this order where several share a module. A site is the name of a module
+            (``"model.layers.3"``: its output), ``"path@input"`` (its input), or ``"path@module"`` (the SAE reads
+            its input and replaces its output: a transcoder). The SAE may be None where ``replace`` is not "sae".
+        replace: "sae" puts in the reconstruction, "zero" zeros, "mean" the site's mean, "function" what the callable
+            given in the SAE's place makes of (what is read, what is replaced); one for all, or site -> mode.
+        means: site -> [d_out], needed where ``replace`` is "mean"; other sites are ignored.
+        untouched: positions that keep their activation: a bool mask [B, S] (True = leave alone), or token ids, whose
+            positions are then found in each forward pass. ``Splice.untouched`` may be set between passes.
+        error_term: add the reconstruction error back as a constant, so that the activations are again the clean
+            ones (to rounding) and gradients reach them through the SAE alone.
+        observer: called as ``observer(site, x, x_hat, target, codes, touched)`` at each splice: what the SAE reads
+            [..., d_in] and what is replaced [..., d_out], both as the model had them (heads flattened where the SAE
+            spans them); the replacement, not yet rounded to the model's dtype and without the error term; the codes
+            (None unless "sae"); bool [...], True where replaced. It must not change them.
+
+    Returns:
+        A Splice, to be entered once at a time; it may be used again later.
+
+    Raises:
+        ValueError: here, for an unknown site (close names are listed), a missing mean or SAE, or widths that cannot
+            fit; in the forward pass, for widths or masks that turn out not to fit, or token ids without tokens.
+        TypeError: for an argument of the wrong kind.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: needs a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(sites, Mapping) or not sites:
+        raise ValueError(f"sites: needs a non-empty mapping from site to SAE, got {sites!r:.80}")
+    if observer is not None and not callable(observer):
+        raise TypeError(f"observer: needs a callable or None, got {type(observer).__name__}")
+    modes = _modes(replace, sites)
+    if error_term and set(modes.values()) != {"sae"}:
+        raise ValueError('error_term: undoes any ablation, so it needs replace="sae" at every site')
+    plans = [plan_replacement(model, name, sae, modes[name], means or {}) for name, sae in sites.items()]
+    return Splice(model, plans, Untouched(model, untouched), bool(error_term), observer)
+
+
+class Splice:
+    """An SAE splice that can be switched on with ``with``; made by ``splice``.
+
+    Attributes:
+        sites: the names of the sites.
+        calls: site -> how often its module was called since the splice was last entered.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plans: list[Replacement],
+        untouched: Untouched,
+        error_term: bool,
+        observer: Observer | None,
+    ) -> None:
+        self._model = model
+        self._plans = plans
+        self._untouched = untouched
+        self._error_term = error_term
+        self._observer = observer
+        self._handles: list[RemovableHandle] = []
+        self._active = False
+        self._passes = 0
+        self.sites = tuple(plan.site.name for plan in plans)
+        self.calls = dict.fromkeys(self.sites, 0)
+
+    @property
+    def untouched(self) -> Tensor | Collection[int] | None:
+        """The mask [B, S] or the token ids whose positions keep their activation; may be set between passes."""
+        return self._untouched.value
+
+    @untouched.setter
+    def untouched(self, value: Tensor | Collection[int] | None) -> None:
+        self._untouched.set(value)
+        if self._active:
+            self._untouched.attach(self._handles)
+
+    def __enter__(self) -> Splice:
+        if self._active:
+            raise RuntimeError("this Splice is already active; make another with splice(...) to nest")
+        self._active = True
+        self._passes = 0
+        self.calls = dict.fromkeys(self.sites, 0)
+        try:
+            self._handles.append(self._model.register_forward_hook(self._count_pass))
+            self._untouched.attach(self._handles)
+            for plan in self._plans:
+                self._handles.append(self._hook(plan))
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+        missed = [name for name, count in self.calls.items() if not count]
+        if kind is None and missed and self._passes:
+            warnings.warn(
+                f"splice: nothing was replaced at {', '.join(missed)}: not called in {self._passes} forward passes",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _remove(self) -> None:
+        self._active = False
+        self._untouched.detach()
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _count_pass(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._passes += 1
+
+    def _hook(self, plan: Replacement) -> RemovableHandle:
+        def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            x, put = take_input(plan.site, args, kwargs)
+            return put(self._replace(plan, x, x))
+
+        def on_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            target, put = take_output(plan.site, output)
+            x = take_input(plan.site, args, kwargs)[0] if plan.site.reads_input else target
+            return put(self._replace(plan, x, target))
+
+        if plan.site.writes_input:
+            return plan.site.module.register_forward_pre_hook(on_input, with_kwargs=True)
+        return plan.site.module.register_forward_hook(on_output, with_kwargs=True)
+
+    def _replace(self, plan: Replacement, x: Tensor, target: Tensor) -> Tensor:
+        """What goes in the place of ``target``: same shape, dtype and device."""
+        name, shape = plan.site.name, target.shape
+        self.calls[name] += 1
+        x, target = plan.fit(x, target)
+        stays = self._untouched.mask(name, target.shape[:-1], target.device)
+        x_hat, codes = plan.reconstruct(x, target)
+        if self._observer is not None:
+            touched = torch.ones((), dtype=torch.bool, device=target.device).expand(target.shape[:-1])
+            self._observer(name, x, x_hat, target, codes, touched if stays is None else ~stays)
+        if self._error_term:
+            x_hat = with_error(x_hat, target)
+        new = x_hat.to(target.dtype)
+        if stays is not None:
+            new = torch.where(stays.unsqueeze(-1), target, new)
+        return new.reshape(shape)
+
+
+def _modes(replace: Mode | Mapping[str, Mode], sites: Mapping[str, Any]) -> dict[str, Mode]:
+    modes = dict(replace) if isinstance(replace, Mapping) else dict.fromkeys(sites, replace)
+    if modes.keys() != sites.keys():
+        raise ValueError(f"replace: needs a mode for each of {sorted(sites)} and no others, got {sorted(modes)}")
+    for mode in modes.values():
+        if mode not in get_args(Mode):
+            raise ValueError(f"replace: needs one of {', '.join(get_args(Mode))}, got {mode!r}")
+    return modes
