@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path[:0] = [str(Path(__file__).parent)]  # as pytest has it
+sys.path[:0] = [str(Path(__file__).parent / "helpers")]  # as pytest has it
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402

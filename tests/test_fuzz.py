@@ -12,10 +12,11 @@ import pytest
 
 from fuzz import engine, mutate
 from fuzz.targets import TARGETS
+from places import TESTS
 from saekernels.backends import registry
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory and reads /proc")
-SCRIPT = Path(__file__).parent / "fuzz"
+SCRIPT = TESTS / "fuzz"
 
 
 @pytest.fixture(autouse=True)

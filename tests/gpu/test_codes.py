@@ -1,0 +1,110 @@
+"""The Triton kernels of codes and losses in the interpreter, against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from saekernels.backends import reference
+from triton_cases import DTYPES, module, skip_unless_interpreting
+
+skip_unless_interpreting()
+from saekernels.backends.triton import decode, gather_dot, linear_ce_kl, segment_outer, segment_sum, topk  # noqa: E402
+
+
+def codes(counts: list[int], F: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Random codes with so many entries per row; latents repeat."""
+    generator = torch.Generator().manual_seed(seed)
+    count = sum(counts)
+    values = torch.randn(count, generator=generator).to(dtype)
+    indices = torch.randint(0, F, (count,), generator=generator, dtype=torch.int32)
+    return values, indices, torch.tensor([0, *counts]).cumsum(0)
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    tolerance = 2e-6 if want.dtype == torch.float32 else 2e-3
+    assert got.dtype == want.dtype and got.shape == want.shape
+    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+COUNTS = ([3, 0, 17, 1, 8], [0, 0], [], [40])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+@pytest.mark.parametrize("d", [1, 37, 64])
+def test_decode_and_its_gradients(dtype: torch.dtype, counts: list[int], d: int) -> None:
+    values, indices, offsets = codes(counts, 23, dtype)
+    W, bias, a = (torch.randn(23, d).to(dtype), torch.randn(d).to(dtype), torch.randn(len(counts), d).to(dtype))
+    close(decode(values, indices, offsets, W, bias), reference.decode(values, indices, offsets, W, bias))
+    wide = decode(values, indices, offsets, W, bias, torch.float32)
+    close(wide, reference.decode(values, indices, offsets, W, bias, torch.float32))
+    columns = W.t().contiguous().t()
+    close(decode(values, indices, offsets, columns, None), reference.decode(values, indices, offsets, W, None))
+    close(gather_dot(a, W, indices, offsets), reference.gather_dot(a, W, indices, offsets))
+    close(
+        segment_outer(values, indices, offsets, a, 23),
+        reference.segment_outer(values, indices, offsets, a, 23),
+    )
+    close(segment_sum(values, indices, 23), reference.segment_sum(values, indices, 23))
+
+
+@pytest.mark.parametrize("piece", [2, 5])
+def test_latents_that_fire_often(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    for name in ("segments", "segment_outer"):
+        monkeypatch.setattr(module(name), "PIECE", piece)
+    values, indices, offsets = codes([6] * 7, 9, torch.float32)
+    indices[::2] = 4
+    a = torch.randn(7, 11)
+    close(segment_outer(values, indices, offsets, a, 9), reference.segment_outer(values, indices, offsets, a, 9))
+
+
+@given(counts=st.lists(st.integers(0, 9), max_size=6), F=st.integers(1, 12), seed=st.integers(0, 99))
+@settings(max_examples=10)
+def test_segments(counts: list[int], F: int, seed: int) -> None:
+    _, indices, offsets = codes(counts, F, torch.float32, seed)
+    grouped = module("segments").segments(indices, F)
+    assert grouped.order.tolist() == sorted(range(len(indices)), key=lambda e: (int(indices[e]), e))
+    assert grouped.starts.tolist() == [int((indices < latent).sum()) for latent in range(F + 1)]
+    rows = module("segments").rows_of(offsets, len(indices))
+    assert rows.tolist() == [row for row, count in enumerate(counts) for _ in range(count)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_topk(dtype: torch.dtype) -> None:
+    scores = torch.randn(5, 200).round(decimals=1).to(dtype)
+    scores[0, 3], scores[0, 9], scores[1, 4], scores[1, 2], scores[2] = torch.nan, torch.inf, -torch.inf, -0.0, 1.0
+    for k in (1, 7, 200):
+        got, want = topk(scores, k), reference.topk(scores, k)
+        assert torch.equal(got[1], want[1])
+        torch.testing.assert_close(got[0], want[0], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("V", "softcap"), [(1300, None), (1300, 20.0), (31, None)])
+def test_linear_ce_kl(dtype: torch.dtype, V: int, softcap: float | None) -> None:
+    T, d = 21, 37
+    h_p, W, bias = torch.randn(T, d).to(dtype), torch.randn(V, d).to(dtype), torch.randn(V).to(dtype)
+    h_q = (h_p + 0.3 * torch.randn(T, d)).to(dtype)
+    targets = torch.randint(0, V, (T,))
+    targets[1], h_q[5], h_p[7] = -100, torch.nan, 0
+    bias[4] = -torch.inf
+    targets[targets == 4] = 5
+    for b in (bias, None):
+        got = linear_ce_kl(h_p, h_q, W, targets, b, softcap, -100)
+        want = reference.linear_ce_kl(h_p, h_q, W, targets, b, softcap, -100)
+        for mine, theirs in zip(got, want, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
+def test_a_small_kl_keeps_its_digits() -> None:
+    h_p, W = torch.randn(9, 64), torch.randn(5000, 64)
+    h_q = h_p + 1e-3 * torch.randn(9, 64)
+    _, _, kl, _ = linear_ce_kl(h_p, h_q, W, torch.zeros(9, dtype=torch.int64), None, None, -100)
+    exact = reference.linear_ce_kl(
+        h_p.double(), h_q.double(), W.double(), torch.zeros(9, dtype=torch.int64), None, None, -100
+    )[2]
+    torch.testing.assert_close(kl.double(), exact, rtol=2e-3, atol=5e-7)

@@ -1,0 +1,162 @@
+"""Compiles Triton kernels ahead of time, for GPUs that are not here, and reads what the compiler made of them.
+
+Run as a program in a process of its own, because TRITON_INTERPRET decides what `triton.jit` means for a whole process:
+
+    python tests/helpers/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
+    python tests/helpers/triton_aot.py --write 80 90 100  # their registers as the golden table of this Triton
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from saekernels.backends.triton.launch import Launch, aligned, record
+
+TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.int8: "i8",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+# Constants that are sizes of tiles, or the same everywhere.
+DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST")
+VERSION = ".".join(triton.__version__.split(".")[:2])
+GOLDEN = Path(__file__).parents[1] / "gpu" / "golden" / "triton_registers.json"
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def _descriptor(value: Any) -> str | None:
+    if not hasattr(value, "block_shape"):
+        return None
+    return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)}>"
+
+
+def specialise(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], Any]]:
+    """Signature, constants and attributes, as the just-in-time compiler derives them from the arguments."""
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    for position, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+        elif isinstance(value, Tensor):
+            signature[parameter.name] = "*" + TYPES[value.dtype]
+            if aligned(value):
+                attributes[(position,)] = [["tt.divisibility", 16]]
+        elif _descriptor(value):
+            signature[parameter.name] = str(_descriptor(value))
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
+        else:
+            signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
+            if value % 16 == 0:
+                attributes[(position,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
+    """Registers, stack bytes (spills), shared memory and instructions of one launch."""
+    signature, constants, attributes = specialise(launch)
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
+    if launch.maxnreg is not None:
+        options["maxnreg"] = launch.maxnreg
+    started = time.perf_counter()
+    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    seconds = time.perf_counter() - started
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    ptx = made.asm["ptx"]
+    return {
+        "kernel": launch.name,
+        "architecture": architecture,
+        "dtypes": sorted({kind for kind in signature.values() if kind[0] in "*t"}),
+        "constants": {name: value for name, value in constants.items() if name.isupper()},
+        "num_warps": launch.num_warps,
+        "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
+        "stack": int(re.findall(r"STACK:(\d+)", usage)[0]),
+        "shared": made.metadata.shared,
+        "wgmma": ptx.count("wgmma.mma_async"),
+        "tcgen05": ptx.count("tcgen05.mma"),
+        "mma": ptx.count("mma.sync"),
+        "async": ptx.count("cp.async"),
+        "tma": ptx.count("cp.async.bulk.tensor"),
+        "seconds": round(seconds, 2),
+    }
+
+
+def title(launch: Launch) -> str:
+    """A name for people: the kernel, its operands' types, and the constants that tell its forms apart."""
+    constants = [parameter.name for parameter in launch.kernel.params if parameter.is_constexpr]
+    told = {name: launch.arguments[name] for name in constants if name not in DIMENSIONS}
+    switches = [name.lower() if value is True else f"{name.lower()}={value}" for name, value in told.items() if value]
+    operands = [launch.arguments[name] for name in ("x", "a", "h_p", "matrix", "values") if name in launch.arguments]
+    types = [TYPES[getattr(operand, "base", operand).dtype] for operand in operands[:1]]
+    return " ".join([launch.name, *types, *switches])
+
+
+def identity(launch: Launch) -> str:
+    """What the compiler sees of a launch: the same string, the same binary."""
+    return repr((launch.name, *specialise(launch), launch.num_warps, launch.num_stages, launch.maxnreg))
+
+
+def distinct(launches: list[Launch]) -> list[Launch]:
+    """Each binary once."""
+    return list({identity(launch): launch for launch in launches}.values())
+
+
+def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
+    """What became of each distinct launch of the workload; of one that does not compile, its error."""
+    sys.path[:0] = [str(Path(__file__).parent)]
+    from triton_workload import workload
+
+    with record(architecture) as launches:
+        workload()
+    seen: Counter[str] = Counter()
+    for launch in distinct(launches):
+        name = title(launch)
+        seen[name] += 1
+        name += f" ({seen[name]})" if seen[name] > 1 else ""
+        try:
+            yield {"name": name, **compiled(launch, architecture)}
+        except Exception as error:  # every kernel is reported, also beside one that does not compile
+            yield {"name": name, "error": str(error)[:2000]}
+
+
+def write_golden(architectures: list[int]) -> None:
+    """Replace this version's part of the golden table."""
+    table = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    table[VERSION] = {
+        str(architecture): {made["name"]: made["registers"] for made in compile_all(architecture)}
+        for architecture in architectures
+    }
+    GOLDEN.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--write":
+        write_golden([int(argument) for argument in sys.argv[2:]])
+    else:
+        for made in compile_all(int(sys.argv[1])):
+            print(json.dumps(made), flush=True)
