@@ -78,7 +78,9 @@ def check_files(sdist: Path, wheel: Path) -> None:
     assert not unwanted, f"{sdist.name} holds {unwanted[:5]}"
     assert not [name for name in installed if name.startswith(("tests/", "benchmarks/", "csrc/"))], wheel.name
     number = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert number and sdist.name == f"saekernels-{number[1]}.tar.gz" and f"-{number[1]}-" in wheel.name
+    assert number
+    assert sdist.name == f"saekernels-{number[1]}.tar.gz"
+    assert f"-{number[1]}-" in wheel.name
 
 
 def install(folder: Path, archive: Path, name: str, native: bool, environment: dict[str, str]) -> None:

@@ -161,14 +161,16 @@ def test_the_same_results(name: str, shape: tuple[int, ...]) -> None:
     theirs, ours = made(name), made(name)
     x = torch.randn(*shape, D)
     kind = type(ours)
-    assert sk.accelerate(ours) is ours and type(ours) is kind
+    assert sk.accelerate(ours) is ours
+    assert type(ours) is kind
     with torch.no_grad():
         close(output(ours(x)), output(theirs(x)))
         own, other = ours.encode(x), theirs.encode(x)
         if name.startswith("sparsify"):
             close(own[0].sort().values, other[0].sort().values)
             close(own[2] + 0, other[2])
-            assert own[1].dtype == other[1].dtype and own[2].shape == other[2].shape
+            assert own[1].dtype == other[1].dtype
+            assert own[2].shape == other[2].shape
             close(ours.decode(*own[:2]), theirs.decode(*other[:2]))
         else:
             own, other = (one.to_dense() if one.is_sparse else one for one in (own, other))
@@ -219,7 +221,8 @@ def test_parameters_stay_and_state_dicts_are_theirs(name: str) -> None:
     state, wanted = ours.state_dict(), theirs.state_dict()
     assert list(state) == list(wanted)
     for path, value in wanted.items():
-        assert torch.equal(state[path], value) and state[path].is_contiguous() >= value.is_contiguous()
+        assert torch.equal(state[path], value)
+        assert state[path].is_contiguous() >= value.is_contiguous()
     other = made(name, seed=1)
     ours.load_state_dict(other.state_dict())
     x = torch.randn(6, D)
@@ -243,15 +246,18 @@ def test_restore_leaves_no_trace(name: str) -> None:
         "hooks": len(module._state_dict_hooks),
     }  # fmt: skip
     sk.accelerate(module)
-    assert sk.is_accelerated(module) and sk.accelerate(module) is module
+    assert sk.is_accelerated(module)
+    assert sk.accelerate(module) is module
     module(torch.randn(4, D))
-    assert sk.restore(module) is module and not sk.is_accelerated(module)
+    assert sk.restore(module) is module
+    assert not sk.is_accelerated(module)
     after = {
         "dict": set(module.__dict__), "strides": {p: v.stride() for p, v in module.named_parameters()},
         "hooks": len(module._state_dict_hooks),
     }  # fmt: skip
     strides = {p: v.contiguous().stride() for p, v in module.named_parameters()}
-    assert after["dict"] == before["dict"] and after["hooks"] == before["hooks"]
+    assert after["dict"] == before["dict"]
+    assert after["hooks"] == before["hooks"]
     assert all(after["strides"][p] in (before["strides"][p], strides[p]) for p in strides)
 
 
@@ -444,7 +450,9 @@ def test_dense_codes_go_the_tools_own_way_after_a_look() -> None:
     with torch.no_grad():
         for _ in range(3):
             close(module(x), theirs(x))
-        assert state.density is not None and state.density > 0.5 and state.dense_calls > 0
+        assert state.density is not None
+        assert state.density > 0.5
+        assert state.dense_calls > 0
         for one in (module, theirs):
             one.b_enc.data.sub_(6.0)
         for _ in range(40):
@@ -514,7 +522,9 @@ def test_other_refusals() -> None:
 def test_a_module_with_saes_inside() -> None:
     holder = nn.ModuleDict({"a": made("lens topk"), "b": made("sparsify topk"), "c": nn.Linear(2, 2)})
     plain = copy.deepcopy(holder)
-    assert sk.accelerate(holder) is holder and sk.is_accelerated(holder["a"]) and sk.is_accelerated(holder["b"])
+    assert sk.accelerate(holder) is holder
+    assert sk.is_accelerated(holder["a"])
+    assert sk.is_accelerated(holder["b"])
     x = torch.randn(5, D)
     with torch.no_grad():
         close(holder["a"](x), plain["a"](x))
@@ -578,7 +588,8 @@ def test_a_module_of_unknown_make_by_its_names() -> None:
         module(x)
     assert module.state_dict()["dec.weight"].is_contiguous()
     sk.restore(module)
-    assert torch.equal(module(x), wanted) and module.dec.weight.is_contiguous()
+    assert torch.equal(module(x), wanted)
+    assert module.dec.weight.is_contiguous()
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def test_saelens_own_evaluator(name: str, lens_model: Any) -> None:
             metrics, _ = run_evals(sae, Store(), lens_model, scaler, config)
         found.append({f"{group}.{key}": value for group, named in metrics.items() if isinstance(named, dict)
                       for key, value in named.items()})  # fmt: skip
-    assert set(found[0]) == set(found[1]) and len(found[0]) > 12
+    assert set(found[0]) == set(found[1])
+    assert len(found[0]) > 12
     for key, want in found[0].items():
         assert found[1][key] == pytest.approx(want, rel=1e-4, abs=1e-5), key
 
@@ -124,9 +125,12 @@ def test_hidden_pre_activations_are_made_only_for_who_reads_them() -> None:
     out = module.training_forward_pass(
         TrainStepInput(sae_in=x, coefficients={}, dead_neuron_mask=None, n_training_steps=0, is_logging_step=False)
     )
-    assert isinstance(out.hidden_pre, LazyTensor) and out.hidden_pre._value is None
-    assert out.hidden_pre.shape == (4, F) and out.hidden_pre.dtype == torch.float32
-    assert torch.stack([out.hidden_pre, out.hidden_pre]).shape == (2, 4, F) and out.hidden_pre._value is not None
+    assert isinstance(out.hidden_pre, LazyTensor)
+    assert out.hidden_pre._value is None
+    assert out.hidden_pre.shape == (4, F)
+    assert out.hidden_pre.dtype == torch.float32
+    assert torch.stack([out.hidden_pre, out.hidden_pre]).shape == (2, 4, F)
+    assert out.hidden_pre._value is not None
 
 
 def arguments(**changes: Any) -> argparse.Namespace:
@@ -143,7 +147,8 @@ def test_trainers_give_the_same_losses_step_by_step(tool: str, monkeypatch: pyte
     run = getattr(peers_trainers, f"run_{tool}")
     plain, _ = run(arguments(), fast=False)
     fast, _ = run(arguments(), fast=True)
-    assert len(plain) == len(fast) >= 12 and plain[-1] != plain[0]
+    assert len(plain) == len(fast) >= 12
+    assert plain[-1] != plain[0]
     assert fast == pytest.approx(plain, rel=2e-4)
 
 
@@ -181,7 +186,8 @@ def test_the_swap_covers_what_is_made_inside_and_ends() -> None:
         own = Own(D, sparsify.SparseCoderConfig(num_latents=F, k=K))
         with pytest.raises(RuntimeError, match="on already"), sk.swapped():
             pass
-    assert all(sk.is_accelerated(one) for one in inside.values()) and sk.is_accelerated(refused)
+    assert all(sk.is_accelerated(one) for one in inside.values())
+    assert sk.is_accelerated(refused)
     assert not sk.is_accelerated(own)
     x = torch.randn(5, D)
     for name, one in inside.items():
@@ -218,7 +224,8 @@ def test_the_plugin_says_that_it_is_on(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "pytest", "-p", "saekernels.adapters.pytest_plugin", "-p", "no:cacheprovider"]
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and "are accelerated as they are made" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "are accelerated as they are made" in done.stdout, done.stdout + done.stderr
 
 
 def test_no_test_of_theirs_breaks_with_the_swap(tmp_path: Path) -> None:
@@ -245,7 +252,8 @@ def test_no_test_of_theirs_breaks_with_the_swap(tmp_path: Path) -> None:
         "    assert not saekernels.is_accelerated(coder)\n"
     )
     done = subprocess.run([sys.executable, str(script), "--source", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 1 and "broken: 1" in done.stdout
+    assert done.returncode == 1
+    assert "broken: 1" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["bench topk", "bench jumprelu"])
@@ -288,4 +296,5 @@ def test_no_tool_is_imported_before_its_objects_come() -> None:
         "print(sorted(set(sys.modules) & {'sae_lens', 'sparsify', 'dictionary_learning', 'sae_bench', 'transformers'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

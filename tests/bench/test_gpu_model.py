@@ -35,9 +35,12 @@ def test_encode_by_hand() -> None:
     assert kernels["sample"].memory == (8192 * 4096 + 131072 // 16 * 4096) * 2 + 4 * 8192 * 1024
     wide = {kernel.name: kernel for kernel in model.encode(shape, torch.float32, CARDS["H200"])}
     assert wide["row_norms"].memory == (131072 + 8192) * 4096 * 4
-    assert wide["screen"].rate == CARDS["H200"].tf32 and "rescore" in wide and "cut" in wide
+    assert wide["screen"].rate == CARDS["H200"].tf32
+    assert "rescore" in wide
+    assert "cut" in wide
     eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
-    assert eight["screen"].rate == CARDS["H200"].eight_bit and "quantise" in eight
+    assert eight["screen"].rate == CARDS["H200"].eight_bit
+    assert "quantise" in eight
 
 
 def test_decode_by_hand() -> None:
@@ -68,7 +71,8 @@ def test_the_plan_is_the_one_asked_for() -> None:
     bf16, fp32 = torch.bfloat16, torch.float32
     for d, F, k in ((768, 32768, 32), (768, 131072, 32), (2304, 65536, 64), (4096, 131072, 64)):
         assert (Shape(8192, d, F, k), bf16) in encoders
-    assert (Shape(2048, 4096, 1048576, 64), bf16) in encoders and (Shape(8192, 4096, 131072, 256), bf16) in encoders
+    assert (Shape(2048, 4096, 1048576, 64), bf16) in encoders
+    assert (Shape(8192, 4096, 131072, 256), bf16) in encoders
     assert {T for shape, _ in encoders for T in [shape.T]} == {1, 64, 2048, 8192}
     assert any(dtype == fp32 for _, dtype in encoders)
     assert {case.shape.F for case in cases.FULL if case.op == "loss"} == {50257, 128256, 256000}
@@ -86,9 +90,11 @@ def test_targets_judge_in_their_direction() -> None:
     at_most = next(target for target in TARGETS if target.at_most)
     at_least = next(target for target in TARGETS if not target.at_most)
     times = {at_most.ours: 2.0, at_most.other: 1.0, at_least.other: 6.0}
-    assert at_most.ratio(lambda case, name: times[name]) == 2.0 and not at_most.met(2.0)
+    assert at_most.ratio(lambda case, name: times[name]) == 2.0
+    assert not at_most.met(2.0)
     assert at_least.ratio(lambda case, name: {at_least.ours: 2.0}.get(name, 6.0)) == 3.0
-    assert at_least.met(at_least.limit) and not at_least.met(at_least.limit - 0.01)
+    assert at_least.met(at_least.limit)
+    assert not at_least.met(at_least.limit - 0.01)
     assert at_most.ratio(lambda case, name: None) is None
 
 
@@ -106,6 +112,8 @@ def test_the_dry_run_prints_plan_predictions_and_targets(card: str, capsys: pyte
         for contender in of(case).contenders:
             assert contender.name in text
     assert text.count(", met") + text.count(", MISSED") >= len(TARGETS)
-    assert "nan" not in text and "inf " not in text
+    assert "nan" not in text
+    assert "inf " not in text
     seconds = float(text.split("in all about ")[1].split(" s")[0])
-    assert math.isfinite(seconds) and seconds > 60
+    assert math.isfinite(seconds)
+    assert seconds > 60

@@ -69,7 +69,8 @@ def test_layers_and_encodings_are_those_of_an_evaluation(sites: int, monkeypatch
     text = Document(tiny_lm.PARAGRAPH * 3)
     tokens = 8 * 23 - 8
     report = evaluate(model, tiny_lm.tokenizer(), saes, [text], tokens=tokens, bootstrap=0)
-    assert report.run["layer_reuse"] == "on" and len(report.run["computed_once"]) == 2 * (sites + (sites > 1))
+    assert report.run["layer_reuse"] == "on"
+    assert len(report.run["computed_once"]) == 2 * (sites + (sites > 1))
     positions = 8 * 24
     expected = 2 * job.layers + sum(body_layers(job, run) for run in job.plan().runs)
     trials = len(report.run["computed_once"])  # of constant runs, on one window each
@@ -92,7 +93,8 @@ def test_more_text_and_more_processes_scale(sites: int, factor: int, spread: int
     assert longer.total_memory == one.total_memory
     shared = predict(replace(job, processes=2**spread), GPUS[gpu])
     assert shared.total_seconds == pytest.approx(one.total_seconds / 2**spread)
-    assert shared.total_memory == one.total_memory and sum(shared.received.values()) == 0
+    assert shared.total_memory == one.total_memory
+    assert sum(shared.received.values()) == 0
     cut = predict(replace(job, processes=2**spread, latent_parallel=2**spread), GPUS[gpu])
     assert cut.memory["SAEs"] == pytest.approx(one.memory["SAEs"] / 2**spread, rel=1e-3)
     assert cut.seconds["encoders"] <= one.seconds["encoders"]
@@ -109,7 +111,9 @@ def test_bytes_of_saes(ranks: int) -> None:
 
 def test_this_machine_is_measured() -> None:
     machine = here()
-    assert 1e-3 < machine.card.fp32 < 100 and 1 < machine.card.memory < 2000 and not machine.gpu
+    assert 1e-3 < machine.card.fp32 < 100
+    assert 1 < machine.card.memory < 2000
+    assert not machine.gpu
     assert 0 < predict(tiny_job(tiny_lm.model(), 1, 10**4), machine).total_seconds < 3600
 
 
@@ -118,16 +122,16 @@ def test_the_plan_of_sixteen_million_latents(tmp_path: Path, capsys: pytest.Capt
     command = ["plan", "--latents", "16e6", "--tokens", "1e10", "--gpu", "H200"]
     assert main(command) == 0
     told = capsys.readouterr().out
-    assert (
-        "1 SAEs of 16,000,000 latents" in told
-        and "does NOT fit 141.0 GB" in told
-        and "nothing here was measured" in told
-    )
+    assert "1 SAEs of 16,000,000 latents" in told
+    assert "does NOT fit 141.0 GB" in told
+    assert "nothing here was measured" in told
     assert main([*command, "--processes", "64", "--json", str(path)]) == 0
     told = capsys.readouterr().out
     record = json.loads(path.read_text())
-    assert record["job"]["latent_parallel"] == 8 and "latents over 8 processes" in told, "as few as memory allows"
-    assert record["prediction"]["fits"] and record["prediction"]["total_memory"] < 141e9
+    assert record["job"]["latent_parallel"] == 8, "as few as memory allows"
+    assert "latents over 8 processes" in told, "as few as memory allows"
+    assert record["prediction"]["fits"]
+    assert record["prediction"]["total_memory"] < 141e9
     assert record["prediction"]["memory"]["SAEs"] == sae_bytes(Job(16 * 10**6, 10**10, processes=64, latent_parallel=8))
 
 
@@ -151,7 +155,8 @@ def test_sizes_that_cannot_be(changes: list[str], message: str, capsys: pytest.C
         code = main(["plan", "--latents", "1e6", "--tokens", "1e6", *changes])
     except SystemExit as stop:
         code = int(stop.code or 0)
-    assert code == 2 and message in capsys.readouterr().err
+    assert code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_units() -> None:

@@ -50,9 +50,11 @@ def example() -> Record:
 def test_a_line_says_what_matters() -> None:
     forward, decode = (next(line for line in scorecard.lines(example()) if line.name.startswith(name))
                        for name in ("SAE forward", "decode"))  # fmt: skip
-    assert forward.what == "1024x768 to 24576, k 32" and forward.ours_ms == 10.0
+    assert forward.what == "1024x768 to 24576, k 32"
+    assert forward.ours_ms == 10.0
     assert list(forward.faster.items()) == [("torch, chunked", 3.5), ("torch", 4.0), ("SAELens", 7.0)]
-    assert forward.saved_mib == 490.0 and forward.ceiling == 0.5
+    assert forward.saved_mib == 490.0
+    assert forward.ceiling == 0.5
     assert decode.faster == {"torch embedding_bag": 0.5}
     assert [line.name for line in scorecard.lines(example())] == ["decode", "SAE forward, TopK"]
 
@@ -60,10 +62,14 @@ def test_a_line_says_what_matters() -> None:
 def test_the_text_has_the_table_the_bars_and_what_is_missing() -> None:
     text = scorecard.as_text(example())
     line = next(line for line in text.splitlines() if "SAE forward, TopK" in line)
-    assert line.split()[-4:] == ["7.0x", "490", "MiB", "50%"] and "3.5x" in line and "2.0x" not in line
+    assert line.split()[-4:] == ["7.0x", "490", "MiB", "50%"]
+    assert "3.5x" in line
+    assert "2.0x" not in line
     assert "left out: sparsify: not installed (SAE forward, TopK)" in text
     bars = {line.split("█")[0].strip(): line.count("█") for line in text.splitlines() if "█" in line}
-    assert bars["SAELens"] == 40 and bars["torch, chunked"] == 20 and bars["saekernels"] == round(40 / 7)
+    assert bars["SAELens"] == 40
+    assert bars["torch, chunked"] == 20
+    assert bars["saekernels"] == round(40 / 7)
     assert scorecard.plot(example()).startswith("<svg")
 
 
@@ -91,7 +97,8 @@ def changed(factor: float, others: float = 1.0) -> tuple[dict[str, Any], dict[st
 def test_slower_is_beyond_noise_and_beyond_the_machines_own_drift(factor: float, others: float, verdict: str) -> None:
     found = {change.case[0]: change for change in compare.compare(*changed(factor, others))}
     assert found["sae_topk"].verdict == verdict
-    assert found["sae_topk"].drift == pytest.approx(others) and found["sae_topk"].ratio == pytest.approx(factor)
+    assert found["sae_topk"].drift == pytest.approx(others)
+    assert found["sae_topk"].ratio == pytest.approx(factor)
 
 
 def test_noise_comes_from_quartiles_and_rounds() -> None:
@@ -102,7 +109,8 @@ def test_noise_comes_from_quartiles_and_rounds() -> None:
             one["iqr_ms"] = 2.0 * (one["median_ms"] or 0)
     loud = compare.compare(before, after)[0]
     one_error = 1.2533 * (2.0 / 1.349) / 9**0.5
-    assert loud.noise == pytest.approx(3 * one_error * 2**0.5) and loud.noise > quiet >= 0.05
+    assert loud.noise == pytest.approx(3 * one_error * 2**0.5)
+    assert loud.noise > quiet >= 0.05
     assert loud.verdict == "same"
 
 
@@ -112,7 +120,9 @@ def test_compare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
         path.write_text(json.dumps(data))
     assert main(["bench", "compare", *map(str, paths)]) == 1
     told = capsys.readouterr().out
-    assert "slower" in told and "1.50x" in told and "drift" in told
+    assert "slower" in told
+    assert "1.50x" in told
+    assert "drift" in told
     assert main(["bench", "compare", str(paths[0]), str(paths[0])]) == 0
     capsys.readouterr()
     for content, message in (("{", "not a readable record"), ("[]", "no record of saekernels bench")):

@@ -56,7 +56,9 @@ def fails(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     out, err = capsys.readouterr()
     assert code == 2, (code, out, err)
     assert out == ""
-    assert len(err.splitlines()) == 1 and "error: " in err and "Traceback" not in err, err
+    assert len(err.splitlines()) == 1, err
+    assert "error: " in err, err
+    assert "Traceback" not in err, err
     return err
 
 
@@ -66,8 +68,10 @@ def test_a_whole_run_gives_the_same_as_evaluate(
     argv = arguments(files, json=[tmp_path / "o.json"], html=[tmp_path / "o.html"], tokens=["all"], batch_size=["2"])
     assert main(argv) == 0
     out, err = capsys.readouterr()
-    assert "ΔCE nats" in out and "Splicing all 2 SAEs together" in out
-    assert len(err.splitlines()) == 1 and "tokens/s" in err
+    assert "ΔCE nats" in out
+    assert "Splicing all 2 SAEs together" in out
+    assert len(err.splitlines()) == 1
+    assert "tokens/s" in err
     assert sorted(os.listdir(tmp_path)) == ["o.html", "o.json"]
     data = json.loads((tmp_path / "o.json").read_text())
     jsonschema.validate(data, schema())
@@ -197,7 +201,8 @@ def test_ctrl_c_is_130_and_writes_nothing(
     monkeypatch.setattr(Runner, "run", interrupt)
     assert main(arguments(files, json=[tmp_path / "o.json"])) == 130
     out, err = capsys.readouterr()
-    assert out == "" and err == "saekernels eval: interrupted, nothing was written\n"
+    assert out == ""
+    assert err == "saekernels eval: interrupted, nothing was written\n"
     assert os.listdir(tmp_path) == []
 
 
@@ -213,7 +218,8 @@ def test_a_missing_extra_is_named(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     line = fails(capsys, arguments(files, html=[tmp_path / "o.html"]))
-    assert package in line and "pip install 'saekernels[eval]'" in line
+    assert package in line
+    assert "pip install 'saekernels[eval]'" in line
 
 
 def test_code_from_a_checkpoint_is_never_run(
@@ -244,4 +250,6 @@ def test_eval_help_names_every_default_that_matters(capsys: pytest.CaptureFixtur
         main(["eval", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert "default: 50000" in text and "default: 2000" in text and "None" not in text
+    assert "default: 50000" in text
+    assert "default: 2000" in text
+    assert "None" not in text

@@ -20,7 +20,9 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     except SystemExit as stop:
         code = int(stop.code or 0)
     out, err = capsys.readouterr()
-    assert code == 2 and out == "" and len(err.splitlines()) == 1, (code, out, err)
+    assert code == 2, (code, out, err)
+    assert out == "", (code, out, err)
+    assert len(err.splitlines()) == 1, (code, out, err)
     return err
 
 
@@ -29,7 +31,8 @@ def test_convert_writes_what_saelens_reads(tmp_path: Path, capsys: pytest.Captur
     assert main(["convert", str(tmp_path / "gemma"), str(tmp_path / "out"), "--dtype", "float32"]) == 0
     assert "JumpReLU" in capsys.readouterr().out
     config = json.loads((tmp_path / "out" / "cfg.json").read_text())
-    assert config["architecture"] == "jumprelu" and config["metadata"]["converted_from"] == str(tmp_path / "gemma")
+    assert config["architecture"] == "jumprelu"
+    assert config["metadata"]["converted_from"] == str(tmp_path / "gemma")
     x = random(9, D, seed=5)
     torch.testing.assert_close(sk.load(tmp_path / "out")(x), sk.load(tmp_path / "gemma")(x))
 
@@ -42,12 +45,14 @@ def test_options_reach_the_reader(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not Path(out).exists()
     assert main(["convert", source, out, "--k", "4", "--dtype", "bfloat16"]) == 0
     sae = sk.load(out)
-    assert sae.activation == sk.TopK(4) and sae.W_enc.dtype == torch.bfloat16
+    assert sae.activation == sk.TopK(4)
+    assert sae.W_enc.dtype == torch.bfloat16
     capsys.readouterr()
     config = {"expansion_factor": 4, "norm_activation": "dataset-wise", "act_fn": "relu"}
     zoo.llama(tmp_path / "llama", config)
     assert main(["convert", str(tmp_path / "llama"), str(tmp_path / "a")]) == 0
-    assert "Note: " in (told := capsys.readouterr().out) and "their average norm is in no file" in told
+    assert "Note: " in (told := capsys.readouterr().out)
+    assert "their average norm is in no file" in told
     assert main(["convert", str(tmp_path / "llama"), str(tmp_path / "b"), "--input-scale", "0.5"]) == 0
     x = random(9, D, seed=5)
     torch.testing.assert_close(
@@ -68,4 +73,5 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "says itself how many" in fails(capsys, source, str(tmp_path / "out"), "--k", "3")
     (tmp_path / "gemma" / "params.npz").write_bytes(b"PK")
     assert "damaged or not a numpy archive" in fails(capsys, source, str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists() and (tmp_path / "full" / "x").read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "full" / "x").read_text() == "mine"

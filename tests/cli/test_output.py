@@ -62,7 +62,8 @@ def test_the_table_comes_before_the_files_and_stays_when_one_fails(
     paths = {name: tmp_path / f"o.{name}" for name in ("json", "html")}
     assert main(arguments(files, json=[paths["json"]], html=[paths["html"]], tokens=["200"])) == 2
     err = capsys.readouterr().err
-    assert "Splicing all 2 SAEs together" in printed[0] and printed[1] == ""
+    assert "Splicing all 2 SAEs together" in printed[0]
+    assert printed[1] == ""
     message = f"cannot write {paths['json']}: No space left on device; {paths['html']} was written"
     assert err.splitlines()[-1] == f"saekernels eval: error: {message}"
     assert os.listdir(tmp_path) == ["o.html"]
@@ -112,7 +113,8 @@ def test_json_into_a_pipe(
     reader.start()
     assert main(arguments(files, json=[pipe], tokens=["200"])) == 0
     reader.join(timeout=10)
-    assert json.loads(got[0])["schema"] == 1 and pipe.is_fifo()
+    assert json.loads(got[0])["schema"] == 1
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("command", [["--version"], ["info"], ["eval"]], ids=" ".join)
@@ -185,7 +187,8 @@ def test_an_unwritable_stderr_does_not_cost_the_files(
 def test_ctrl_c_during_the_imports(tmp_path: Path) -> None:
     """A package `saekernels` that interrupts itself while it is imported, and hides that as imports may."""
     spec = importlib.util.find_spec("saekernels_command")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     (tmp_path / "saekernels_command.py").write_bytes(Path(spec.origin).read_bytes())
     (tmp_path / "saekernels").mkdir()
     interrupt = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"

@@ -85,7 +85,8 @@ def test_labels_are_strata(files: Files, tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
     found = report(files, tmp_path / "r.json", "--label-field", "author", data=[data])
     parts = found["all_sites"]["strata"]["author"]
-    assert set(parts) == {"us", "them"} and sum(part["tokens"] for part in parts.values()) == found["tokens"]
+    assert set(parts) == {"us", "them"}
+    assert sum(part["tokens"] for part in parts.values()) == found["tokens"]
     halves = [d for i, d in enumerate(tiny_lm.documents()) if i % 2]
     direct = evaluate(
         tiny_lm.model(), tiny_lm.tokenizer(), {s: tiny_lm.sae(i) for i, s in enumerate(SITES)}, halves, bootstrap=0
@@ -101,11 +102,15 @@ def test_other_tools_metrics_are_printed_and_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = report(files, tmp_path / "p.json", "--batch-size", "4", "--context", "12", "--compat", peer, tokens=["200"])
-    assert found["compat"] == peer and found["tokens"] % 48 == 0 and 0 < found["tokens"] <= 288
+    assert found["compat"] == peer
+    assert found["tokens"] % 48 == 0
+    assert 0 < found["tokens"] <= 288
     assert [row["site"] for row in found["results"]] == list(SITES)
     names = {name for group in found["results"][0]["metrics"].values() for name in group}
     told = capsys.readouterr().out
-    assert peer in told and all(name in told for name in names) and len(names) > 4
+    assert peer in told
+    assert all(name in told for name in names)
+    assert len(names) > 4
 
 
 def test_saebench_files(files: Files, tmp_path: Path) -> None:
@@ -115,5 +120,7 @@ def test_saebench_files(files: Files, tmp_path: Path) -> None:
     found = sorted(path.name for path in folder.iterdir())
     assert found == [f"model_{site}_eval_results.json" for site in SITES]
     data = json.loads((folder / found[0]).read_text())
-    assert data["eval_type_id"] == "core" and data["sae_lens_id"] == SITES[0]
-    assert data["eval_config"]["context_size"] == 12 and len(data["eval_result_details"]) == 64
+    assert data["eval_type_id"] == "core"
+    assert data["sae_lens_id"] == SITES[0]
+    assert data["eval_config"]["context_size"] == 12
+    assert len(data["eval_result_details"]) == 64

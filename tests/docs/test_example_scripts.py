@@ -99,7 +99,8 @@ def test_held_out_documents_share_no_passage_with_training_documents(toy: Path) 
     assert not any(held_out(document["source"]) for document in train)
     seen = {digest for document in train for digest, _ in _shingles(document["text"].splitlines())}
     found = {digest for document in kept for digest, _ in _shingles(document["text"].splitlines())}
-    assert len(found) > 500 and not seen & found
+    assert len(found) > 500
+    assert not seen & found
 
 
 def test_deduplicator_drops_the_repeated_passage_and_keeps_the_rest() -> None:
@@ -198,7 +199,8 @@ def test_muon_orthogonalises() -> None:
         u, _, v = torch.linalg.svd(matrices, full_matrices=False)
         result = orthogonalise(matrices)
         singular = torch.linalg.svdvals(result)
-        assert singular.min() > 0.5 and singular.max() < 1.3
+        assert singular.min() > 0.5
+        assert singular.max() < 1.3
         inside = u.mT @ result @ v.mT
         torch.testing.assert_close(inside, torch.diag_embed(inside.diagonal(dim1=1, dim2=2)), atol=1e-4, rtol=0)
 
@@ -320,4 +322,5 @@ def test_the_family_is_trained_on_as_many_tokens_per_parameter() -> None:
         size = train_family.parameters(plan, 4096)
         tokens = plan.steps * plan.windows_per_step * plan.context
         assert tokens / size == pytest.approx(whole / train_family.parameters(main_plan, 4096), rel=0.01)
-        assert shipped[name].parameters == size and shipped[name].train_tokens == tokens
+        assert shipped[name].parameters == size
+        assert shipped[name].train_tokens == tokens

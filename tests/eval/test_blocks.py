@@ -100,16 +100,21 @@ def test_sums_depend_on_the_chunks_alone(chunks: int, killed: list[tuple[int, in
         got = run(folder, chunks, count)
         again = run(folder, chunks, count, dies_after=0)
         left = [path.name for path in folder.iterdir()]
-    assert want is not None and got is not None and again is not None
+    assert want is not None
+    assert got is not None
+    assert again is not None
     assert got.seen == want.seen == again.seen == chunks
-    assert torch.equal(got.sum, want.sum) and torch.equal(again.sum, want.sum)
+    assert torch.equal(got.sum, want.sum)
+    assert torch.equal(again.sum, want.sum)
     assert left == ["x.pt"], "what is finished is one file"
 
 
 @given(st.integers(1, 100_000))
 def test_blocks_are_all_chunks_in_order_and_few(chunks: int) -> None:
     found = blocks_of(chunks)
-    assert len(found) <= blocks.BLOCKS and found[0].start == 0 and found[-1].stop == chunks
+    assert len(found) <= blocks.BLOCKS
+    assert found[0].start == 0
+    assert found[-1].stop == chunks
     assert all(a.stop == b.start and len(a) == len(found[0]) for a, b in itertools.pairwise(found))
     assert 0 < len(found[-1]) <= len(found[0])
 
@@ -124,7 +129,8 @@ def test_few_sums_are_on_disk_at_a_time(tmp_path: Path) -> None:
         total.add(chunk)
 
     Pass(place, "x", 64, total, Ranks()).run(step)
-    assert total.seen == 64 and 0 < most <= 6
+    assert total.seen == 64
+    assert 0 < most <= 6
 
 
 def test_state_is_saved_at_its_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +154,14 @@ def test_state_is_saved_at_its_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(Killed):
         Pass(place, "x", 9, total, Ranks()).run(step)
-    assert saved == [0, 0, 0, 3, 3, 3, 6] and done() == 6
+    assert saved == [0, 0, 0, 3, 3, 3, 6]
+    assert done() == 6
     again, resumed = Total(), []
     work = Pass(place, "x", 9, again, Ranks())
     assert work.left == 3
     work.run(lambda _, chunk: (resumed.append(chunk), again.add(chunk))[0])
-    assert resumed == [6, 7, 8] and again.seen == 9
+    assert resumed == [6, 7, 8]
+    assert again.seen == 9
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100])

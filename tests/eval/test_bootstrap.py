@@ -45,7 +45,8 @@ def test_differences_are_paired_across_columns_and_targets() -> None:
     one, two = estimates(tokens, tokens, [table, table.copy()], 300, (0,))
     assert one == two
     low, high = one["delta_nats"].ci95
-    assert abs(low - 0.25) < 1e-12 and abs(high - 0.25) < 1e-12, "a constant difference has no spread"
+    assert abs(low - 0.25) < 1e-12, "a constant difference has no spread"
+    assert abs(high - 0.25) < 1e-12, "a constant difference has no spread"
     assert one["clean"].ci95[1] - one["clean"].ci95[0] > 0.1
 
 
@@ -69,11 +70,13 @@ def test_what_is_not_finite_or_undefined_is_none_and_stays_in_its_column() -> No
     table[1, 2] = np.inf
     table[:, 3] = 1.0
     row = estimates(np.ones(5), np.zeros(5), [table], 50, (0,))[0]
-    assert row["zero"].value is None and row["zero"].ci95 is None
+    assert row["zero"].value is None
+    assert row["zero"].ci95 is None
     assert row["recovered_zero"].value is None, "needs the zero-ablated loss"
     assert row["recovered_mean"].value is None, "the ablation lowers the loss"
     assert row["delta_bits_per_byte"].value is None, "no bytes"
-    assert row["spliced"].value == 2.0 and row["spliced"].ci95 == (2.0, 2.0)
+    assert row["spliced"].value == 2.0
+    assert row["spliced"].ci95 == (2.0, 2.0)
 
 
 def test_figures_are_their_formulas() -> None:

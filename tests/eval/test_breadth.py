@@ -56,7 +56,8 @@ def measured(ranks: tuple[int, ...] = (1, 8), bootstrap: int = 50) -> Breadth:
 
 def test_levels_are_nested_and_found_by_characters() -> None:
     found, cut = slices(), tokens()
-    assert found.domain == "code" and found.begins is None
+    assert found.domain == "code"
+    assert found.begins is None
     for document, windows in chosen(iter(texts()), cut, None, 0):
         inside: list[int] = []
         for window, level in zip(windows, levels_of(document, windows, found, cut), strict=True):
@@ -76,10 +77,13 @@ def test_what_is_not_given_is_the_commonest_of_both_halves() -> None:
         Document("once\n" * 50, "y", "2"),
     ]
     found = choose_slices(documents, tokens(), None, None, None)
-    assert found.domain == "x" and found.begins == "return" and re.findall(found.template, "  return q, r\nno\n")
+    assert found.domain == "x"
+    assert found.begins == "return"
+    assert re.findall(found.template, "  return q, r\nno\n")
     assert found.names(tiny_lm.tokenizer())["template"] == "lines that begin with 'return' in x"
     counts = [tiny_lm.tokenizer()(t)["input_ids"] for t in ("return a, b, c\nreturn d, e", "return f, g\nreturn i")]
-    assert found.token in counts[0] and found.token in counts[1]
+    assert found.token in counts[0]
+    assert found.token in counts[1]
     assert alternate(["x", "y", "x", "x", "y"]) == [True, True, False, True, False]
 
 
@@ -204,7 +208,8 @@ def test_the_dictionary_has_gaps_counts_and_the_same_numbers() -> None:
     json.dumps(data, allow_nan=False)
     assert [level["level"] for level in data["levels"]] == list(LEVELS)
     fitted = [level["fitted_on"] for level in data["levels"]]
-    assert fitted == sorted(fitted) and fitted[0] > 0
+    assert fitted == sorted(fitted)
+    assert fitted[0] > 0
     for level in data["levels"][:3]:
         for one in level["methods"].values():
             assert one["extrapolation_gap"] == one["outside"]["delta_ce"] - one["inside"]["delta_ce"]
@@ -218,7 +223,8 @@ def test_ranks_above_the_width_are_the_identity_on_everything() -> None:
     found = measured((99,), 0)
     assert found.ranks == [tiny_lm.WIDTH]
     figure = found.figures["everything", f"rank {tiny_lm.WIDTH}", "inside"]
-    assert abs(figure["delta_ce"]) < 1e-3 and figure["ci95"] is None
+    assert abs(figure["delta_ce"]) < 1e-3
+    assert figure["ci95"] is None
 
 
 def test_a_slice_without_positions_is_refused() -> None:
@@ -248,9 +254,11 @@ def test_breadth_from_the_command_line(
     assert main([*argv, "--json", str(out), "--html", str(page)]) == 0
     told = capsys.readouterr().out
     result = json.loads(out.read_text())
-    assert result["site"] == SITES[0] and result["ranks"] == [1, 4]
+    assert result["site"] == SITES[0]
+    assert result["ranks"] == [1, 4]
     assert gap_sentence(result).split(",")[0] in told.replace("\n", " ")
-    assert page.read_text().count("<svg") == 1 and "From domain to domain" in page.read_text()
+    assert page.read_text().count("<svg") == 1
+    assert "From domain to domain" in page.read_text()
     for extra, message in (
         (["--site", "model.layers.9"], "--site: no SAE was given for 'model.layers.9'"),
         (["--ranks", "0"], "--ranks: need at least 1"),
@@ -271,7 +279,8 @@ def test_breadth_within_a_report(
     assert main([*argv, "--breadth", SITES[1]]) == 0
     told = capsys.readouterr().out
     found = json.loads(out.read_text())["extras"]["breadth"]
-    assert found["site"] == SITES[1] and "extrapolation gap" in told
+    assert found["site"] == SITES[1]
+    assert "extrapolation gap" in told
     assert "ΔCE against breadth" in page.read_text()
     assert "--breadth: no SAE was given for 'x'" in fails(capsys, [*argv, "--breadth", "x"])
 
@@ -285,6 +294,7 @@ def test_a_part_that_fails_does_not_cost_the_report(
     text.write_text(tiny_lm.PARAGRAPH)
     assert main([*arguments(files, data=[text], json=[out], bootstrap=["0"]), "--breadth"]) == 2
     told = capsys.readouterr()
-    assert "every domain has one document here" in told.err and "the report is without that part" in told.err
+    assert "every domain has one document here" in told.err
+    assert "the report is without that part" in told.err
     notes = json.loads(out.read_text())["notes"]
     assert any(note.startswith("Left out: domain: every domain") for note in notes)

@@ -36,8 +36,11 @@ def test_a_report_against_itself_is_no_difference() -> None:
     found = compare(report(), report(), ("a", "b"))
     assert [row.target for row in found.rows] == [*SITES, "all"]
     for row in found.rows:
-        assert row.difference == 0 and row.ci95 == (0, 0) and row.kl_difference == 0
-    assert found.notes == [] and found.clean_difference == 0
+        assert row.difference == 0
+        assert row.ci95 == (0, 0)
+        assert row.kl_difference == 0
+    assert found.notes == []
+    assert found.clean_difference == 0
     assert "no difference can be told apart from none" in as_text(found)
 
 
@@ -57,7 +60,8 @@ def test_differences_and_intervals_by_hand() -> None:
     assert row.kl_difference == pytest.approx((kls[1] - kls[0]).sum() / tokens.sum())
     turned = {r.target: r for r in compare(b, a, ("b", "a"), samples=300, seed=3).rows}[SITES[1]]
     assert turned.difference == pytest.approx(-row.difference)
-    assert turned.ci95 is not None and row.ci95 is not None
+    assert turned.ci95 is not None
+    assert row.ci95 is not None
     assert turned.ci95[0] == pytest.approx(-row.ci95[1])
 
 
@@ -76,7 +80,8 @@ def test_single_sites_are_matched_whatever_their_names() -> None:
         table = data["documents_table"]
         table["spliced"], table["kl"] = ({site: table[key][site]} for key in ("spliced", "kl"))
     (row,) = compare(a, b, ("a", "b")).rows
-    assert row.target == f"{SITES[0]} / {SITES[1]}" and row.difference != 0
+    assert row.target == f"{SITES[0]} / {SITES[1]}"
+    assert row.difference != 0
     assert "costs less, by" in as_text(compare(a, b, ("a", "b"))) or "apart from none" in as_text(
         compare(a, b, ("a", "b"))
     )
@@ -108,9 +113,11 @@ def test_compare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     b.write_text(json.dumps(report(0, 5)))
     assert main(["compare", str(a), str(b), "--json", str(out), "--bootstrap", "100"]) == 0
     told = capsys.readouterr().out
-    assert str(a) in told and "B - A" in told
+    assert str(a) in told
+    assert "B - A" in told
     data = json.loads(out.read_text())
-    assert [row["target"] for row in data["rows"]] == [*SITES, "all"] and data["names"] == [str(a), str(b)]
+    assert [row["target"] for row in data["rows"]] == [*SITES, "all"]
+    assert data["names"] == [str(a), str(b)]
     for content, message in (
         ("{", "cannot read"),
         ("[]", "is no report of saekernels eval"),

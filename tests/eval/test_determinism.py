@@ -78,7 +78,8 @@ def test_row_groups_have_one_size_however_rows_come(cuts: list[int]) -> None:
     groups.flush()
     groups.flush()
     assert [len(a) for a, _ in seen] == [1024, 1024, 452]
-    assert torch.equal(torch.cat([a for a, _ in seen]), rows) and torch.equal(torch.cat([b for _, b in seen]), others)
+    assert torch.equal(torch.cat([a for a, _ in seen]), rows)
+    assert torch.equal(torch.cat([b for _, b in seen]), others)
 
 
 @pytest.mark.parametrize("width", [2, 3, 40])

@@ -95,9 +95,11 @@ def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
 def test_one_site_is_also_all_sites() -> None:
     report = run()
     assert len(report.sites) == 1
-    assert report.all_sites.site == "all" and report.all_sites.architecture == "joint"
+    assert report.all_sites.site == "all"
+    assert report.all_sites.architecture == "joint"
     assert report.all_sites.delta_ce == report.sites[0].delta_ce
-    assert report.run["passes"] == 5 and report.run["computed_once"] == ["mean model.layers.1", "zero model.layers.1"]
+    assert report.run["passes"] == 5
+    assert report.run["computed_once"] == ["mean model.layers.1", "zero model.layers.1"]
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -114,14 +116,17 @@ def test_progress_reaches_its_total_and_does_not_change_the_result() -> None:
     calls: list[tuple[int, int]] = []
     with_progress = run(progress=lambda done, total: calls.append((done, total)))
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-    assert calls[-1][0] == calls[-1][1] and len({total for _, total in calls}) == 1
+    assert calls[-1][0] == calls[-1][1]
+    assert len({total for _, total in calls}) == 1
     assert with_progress.sites == run().sites
 
 
 def test_context_and_bos_are_options_and_reported() -> None:
     report = run(context=10, bos=False)
-    assert report.context == 10 and report.prefix == []
-    assert run().context == 24 and run().prefix == [0]
+    assert report.context == 10
+    assert report.prefix == []
+    assert run().context == 24
+    assert run().prefix == [0]
     assert report.all_sites.ce.clean != run().all_sites.ce.clean
 
 
@@ -142,8 +147,12 @@ def test_a_loss_that_is_not_finite_is_null_and_said() -> None:
         broken.b_dec[0] = float("nan")
     report = run(saes={tiny_lm.SITES[1]: broken})
     row = report.to_dict()["sites"][0]
-    assert row["ce"]["spliced"] is None and row["delta_ce"]["nats"] is None and row["kl"] is None and row["fvu"] is None
-    assert row["ce"]["clean"] is not None and row["ce"]["zero"] is not None
+    assert row["ce"]["spliced"] is None
+    assert row["delta_ce"]["nats"] is None
+    assert row["kl"] is None
+    assert row["fvu"] is None
+    assert row["ce"]["clean"] is not None
+    assert row["ce"]["zero"] is not None
     assert any("spliced loss is not finite at" in note for note in report.notes)
 
 
@@ -151,7 +160,8 @@ def test_an_ablation_that_does_not_hurt_gives_no_loss_recovered() -> None:
     model = tiny_lm.model()
     torch.nn.init.zeros_(model.lm_head.weight)
     report = run(model=model)
-    assert report.all_sites.loss_recovered.zero is None and report.all_sites.loss_recovered.mean is None
+    assert report.all_sites.loss_recovered.zero is None
+    assert report.all_sites.loss_recovered.mean is None
     assert any("zero ablation does not raise the loss" in note for note in report.notes)
     assert report.all_sites.kl == pytest.approx(0.0, abs=1e-7)
 
@@ -173,7 +183,8 @@ def test_a_tokenizer_without_offsets_gives_no_bytes() -> None:
             return self.inner(text, **options)
 
     report = run(tokenizer=Slow())
-    assert report.nbytes is None and report.all_sites.delta_ce.bits_per_byte is None
+    assert report.nbytes is None
+    assert report.all_sites.delta_ce.bits_per_byte is None
     assert report.all_sites.delta_ce.nats == run().all_sites.delta_ce.nats
     assert any("bits per byte are unknown" in note for note in report.notes)
 

@@ -64,7 +64,8 @@ def test_batches_of_1_3_and_8_give_the_same_numbers() -> None:
         report = sk.evaluate(model, tokenizer, saes, documents, tokens=2500, batch_size=size, bootstrap=0)
         rows = [*report.sites, report.all_sites]
         whole[size] = [n for row in rows for n in (row.delta_ce.nats, *vars(row.ce).values(), row.kl, row.fvu, row.l0)]
-    assert whole[3] == pytest.approx(whole[1], abs=1e-6) and whole[8] == pytest.approx(whole[1], abs=1e-6)
+    assert whole[3] == pytest.approx(whole[1], abs=1e-6)
+    assert whole[8] == pytest.approx(whole[1], abs=1e-6)
 
 
 @torch.inference_mode()
@@ -130,22 +131,25 @@ def test_the_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "From domain to domain",
         "How it was measured",
     ]
-    assert text.count("<svg") == 8 and "http://" not in re.sub(r'xmlns[:a-z]*="[^"]*"', "", text).replace("w3.org", "")
+    assert text.count("<svg") == 8
+    assert "http://" not in re.sub(r'xmlns[:a-z]*="[^"]*"', "", text).replace("w3.org", "")
     data = json.loads(report.read_text())
     jsonschema.validate(data, schema())
     worth = data["extras"]["effective_compute"]["targets"]
     assert worth["clean"]["share"] == pytest.approx(1.0, abs=1e-3), "the family's last member is this model"
     shares = [worth[site]["share"] for site in (*example.SAE_DIRS, "all")]
-    assert shares == sorted(shares, reverse=True) and 0.1 < shares[-1] < 0.3
+    assert shares == sorted(shares, reverse=True)
+    assert 0.1 < shares[-1] < 0.3
     low, high = worth["all"]["share_ci95"]
-    assert low < shares[-1] < high and "predicts like a model of" in told
+    assert low < shares[-1] < high
+    assert "predicts like a model of" in told
     curve = [one["delta_ce"]["nats"] for one in data["cumulative"]]
-    assert curve == sorted(curve) and curve[-1] == data["all_sites"]["delta_ce"]["nats"]
+    assert curve == sorted(curve)
+    assert curve[-1] == data["all_sites"]["delta_ce"]["nats"]
     for row in data["sites"]:
         costs = {kind: one["delta_ce"] for kind, one in row["baselines"].items()}
-        assert (
-            costs["random"] < row["delta_ce"]["nats"] * 1.2 and row["delta_ce"]["nats"] < costs["pca"] < costs["mean"]
-        )
+        assert costs["random"] < row["delta_ce"]["nats"] * 1.2
+        assert row["delta_ce"]["nats"] < costs["pca"] < costs["mean"]
 
 
 def test_the_example_shows_that_narrow_probes_fail_outside(tmp_path: Path) -> None:
@@ -154,7 +158,8 @@ def test_the_example_shows_that_narrow_probes_fail_outside(tmp_path: Path) -> No
     levels = {level["level"]: level["methods"] for level in json.loads(out.read_text())["levels"]}
     token, everything = levels["token"], levels["everything"]
     for rank in ("rank 1", "rank 32"):
-        assert token[rank]["inside"]["delta_ce"] < 0.5 and token[rank]["extrapolation_gap"] > 3.0
+        assert token[rank]["inside"]["delta_ce"] < 0.5
+        assert token[rank]["extrapolation_gap"] > 3.0
     assert token["rank 32"]["inside"]["delta_ce"] < everything["rank 32"]["inside"]["delta_ce"] / 3
     assert token["rank 1"]["inside"]["delta_ce"] < everything["rank 1"]["inside"]["delta_ce"] / 10
     assert abs(token["sae"]["extrapolation_gap"]) < 0.3

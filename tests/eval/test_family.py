@@ -50,7 +50,8 @@ def family(*rows: tuple[int, float], trained: int | None = 1000) -> Family:
 def test_monotone_is_the_nearest_falling_sequence(values: list[float]) -> None:
     losses = np.array(values)
     found = monotone(losses)
-    assert len(found) == len(losses) and (np.diff(found) <= 1e-12).all()
+    assert len(found) == len(losses)
+    assert (np.diff(found) <= 1e-12).all()
     if (np.diff(losses) <= 0).all():
         np.testing.assert_allclose(found, losses)
     np.testing.assert_allclose(found.mean(), losses.mean(), atol=1e-9)
@@ -75,10 +76,14 @@ def test_what_a_loss_is_worth() -> None:
         family((100, 4.0), (10_000, 2.0)), {"x": [3.0] * 4, "low": [1.9] * 4, "high": [4.1] * 4}, IDS, TOKENS, 100, 0
     )
     x = found["x"]
-    assert x.parameters == pytest.approx(1000) and x.compute == pytest.approx(6e6) and x.share == pytest.approx(0.1)
+    assert x.parameters == pytest.approx(1000)
+    assert x.compute == pytest.approx(6e6)
+    assert x.share == pytest.approx(0.1)
     assert x.share_ci95 == pytest.approx((0.1, 0.1)), "all documents alike: no spread"
-    assert found["low"].outside == "better than the largest member" and found["low"].share is None
-    assert found["high"].outside == "worse than the smallest member" and found["high"].parameters is None
+    assert found["low"].outside == "better than the largest member"
+    assert found["low"].share is None
+    assert found["high"].outside == "worse than the smallest member"
+    assert found["high"].parameters is None
     assert notes == []
     assert sentence(x) == "predicts like a model of 1.0 k parameters, 10 % of the training compute [10, 10]"
     assert sentence(dataclasses.asdict(found["low"])) == "predicts better than the largest member of the family"
@@ -110,7 +115,8 @@ def test_a_family_that_does_not_fall_is_said() -> None:
 
 def test_without_training_tokens_there_is_no_compute() -> None:
     found, _ = equivalents(family((100, 4.0), (10_000, 2.0), trained=None), {"x": [3.0] * 4}, IDS, TOKENS, 10, 0)
-    assert found["x"].share is None and found["x"].parameters == pytest.approx(1000)
+    assert found["x"].share is None
+    assert found["x"].parameters == pytest.approx(1000)
     assert sentence(found["x"]) == "predicts like a model of 1.0 k parameters [1.0 k, 1.0 k]"
 
 
@@ -168,7 +174,9 @@ def test_a_member_has_the_clean_loss_of_the_evaluation() -> None:
     report = evaluate(model, tiny_lm.tokenizer(), tiny_lm.saes(), tiny_lm.documents(), bootstrap=0)
     found = measured(model)
     table = report.documents_table
-    assert table is not None and found.ids == table.ids and found.tokens == table.tokens
+    assert table is not None
+    assert found.ids == table.ids
+    assert found.tokens == table.tokens
     np.testing.assert_allclose(found.losses, np.array(table.clean, dtype=float), atol=1e-6)
     row = make_member("m", model, found, 7)
     assert row.loss == pytest.approx(report.all_sites.ce.clean, abs=1e-6)
@@ -186,7 +194,8 @@ def test_the_clean_model_is_worth_itself() -> None:
     report = evaluate(model, tiny_lm.tokenizer(), tiny_lm.saes(), tiny_lm.documents(), bootstrap=20)
     section, _ = effective_compute(report, made, "here")
     clean, joint = section["targets"]["clean"], section["targets"]["all"]
-    assert clean["share"] == pytest.approx(1.0) and clean["outside"] == ""
+    assert clean["share"] == pytest.approx(1.0)
+    assert clean["outside"] == ""
     assert clean["share_ci95"] == pytest.approx((1.0, 1.0))
     assert joint["outside"] or joint["share"] < 1.0
     assert section["parametric_laws"]["all"]["kaplan_2020"]["share"] < 1.0
@@ -205,24 +214,29 @@ def test_scaling_fit_from_the_command_line(tmp_path: Path, capsys: pytest.Captur
     argv = ["scaling", "fit", "--model", *models, "--data", str(data), "--out", str(out)]
     assert main([*argv, "--train-tokens", str(trained)]) == 0
     told = capsys.readouterr().out
-    assert "nats per token" in told and told.count("parameters") == 2
+    assert "nats per token" in told
+    assert told.count("parameters") == 2
     made = read_family(out)
-    assert [m.train_tokens for m in made.members] == [500, 1000] and made.members[0].name == "small"
+    assert [m.train_tokens for m in made.members] == [500, 1000]
+    assert made.members[0].name == "small"
     direct = measure_losses(tiny_lm.model(), tiny_lm.tokenizer(), [tiny_lm.Document(tiny_lm.PARAGRAPH, "x", "x")])
     np.testing.assert_allclose(made.members[1].documents, direct.losses, atol=1e-6)
     out.unlink()
     for text, message in (("[1]", "need an object"), ('{"x": 1}', "'x' is none of the models"), ("{", "cannot read")):
         trained.write_text(text)
         assert main([*argv, "--train-tokens", str(trained)]) == 2
-        assert message in capsys.readouterr().err and not out.exists()
+        assert message in capsys.readouterr().err
+        assert not out.exists()
     assert main(["scaling", "fit", "--model", str(small), "--data", str(data), "--tokenizer", models[1],
                  "--out", str(out)]) == 2  # fmt: skip
-    assert "at least two models, got 1" in capsys.readouterr().err and not out.exists()
+    assert "at least two models, got 1" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_the_bundled_family_fits_the_bundled_model() -> None:
     made = read_family(example.FAMILY)
-    assert len(made.members) >= 5 and made.context == 256
+    assert len(made.members) >= 5
+    assert made.context == 256
     losses = [m.loss for m in made.members]
     assert losses == sorted(losses, reverse=True), "more compute, less loss"
     assert all(m.train_tokens and m.parameters for m in made.members)

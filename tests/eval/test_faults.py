@@ -62,7 +62,8 @@ def test_memory_that_runs_out_is_told_and_the_run_goes_on(
     started = [sys.executable, "-c", LIMITED, *options(folder)]
     done = subprocess.run(started, capture_output=True, text=True, env=ranks.environment(), check=False)
     assert done.returncode == 4, done.stderr[-2000:]
-    assert len(done.stderr.splitlines()) == 1 and "out of memory; a smaller --batch-size" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "out of memory; a smaller --batch-size" in done.stderr
     assert f"what was done is in {folder}, and the same command goes on from there" in done.stderr
     assert not Path(f"{folder}.json").exists()
     assert list(folder.glob("moments*.pt")), "something was done"
@@ -92,7 +93,9 @@ def test_memory_of_a_gpu_that_runs_out(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(command, "evaluate", full)
     assert main(["eval", "--tokens", "100"]) == 4
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "Tried to allocate 2.00 GiB" in told and "what was done" not in told
+    assert told.count("\n") == 1
+    assert "Tried to allocate 2.00 GiB" in told
+    assert "what was done" not in told
 
 
 def begin(folder: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
@@ -206,6 +209,7 @@ def test_a_report_that_cannot_be_written_leaves_no_part_of_it(
     if outcome == 2:
         told = done.stderr.splitlines()[-1]
         assert f"cannot write {path}: File too large; nothing was written; all figures are in {folder}, and" in told
-        assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+        assert not list(tmp_path.glob("*.tmp"))
+        assert not list(tmp_path.glob(".*.tmp"))
     assert main(command) == 0, "the same command again: nothing is computed anew"
     assert json.loads(path.read_text())["schema"] == 1

@@ -69,12 +69,14 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     real.chmod(0o640)
     link.symlink_to(real)
     write_whole(link, "new")
-    assert link.is_symlink() and real.read_text() == "new"
+    assert link.is_symlink()
+    assert real.read_text() == "new"
     assert stat.S_IMODE(real.stat().st_mode) == 0o640
     dangling = tmp_path / "dangling"
     dangling.symlink_to(fresh)
     write_whole(dangling, "first")
-    assert dangling.is_symlink() and fresh.read_text() == "first"
+    assert dangling.is_symlink()
+    assert fresh.read_text() == "first"
     assert sorted(os.listdir(real.parent)) == ["fresh", "real"]
 
 
@@ -91,7 +93,8 @@ def test_a_pipe_is_written_to_and_survives(tmp_path: Path) -> None:
     reader.join(timeout=10)
     os.close(held)
     assert got == ["through"]
-    assert stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == ["pipe"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 def test_what_stdout_was_sent_to_keeps_what_was_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +118,10 @@ def test_several_files_are_all_written_before_one_is_replaced(tmp_path: Path, mo
     old = [tmp_path / "a", tmp_path / "b"]
     for path in old:
         path.write_text("old")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="missing"):
         atomic.write_all({old[0]: b"new", tmp_path / "missing" / "c": b"new", old[1]: b"new"})
-    assert [path.read_text() for path in old] == ["old", "old"] and len(os.listdir(tmp_path)) == 2
+    assert [path.read_text() for path in old] == ["old", "old"]
+    assert len(os.listdir(tmp_path)) == 2
 
 
 def test_same_file(tmp_path: Path) -> None:
@@ -126,7 +130,8 @@ def test_same_file(tmp_path: Path) -> None:
     assert same_file(link, real), "one place, though nothing is there yet"
     real.touch()
     os.link(real, tmp_path / "hard")
-    assert same_file(tmp_path / "hard", link) and not same_file(real, tmp_path / "other")
+    assert same_file(tmp_path / "hard", link)
+    assert not same_file(real, tmp_path / "other")
 
 
 def test_a_name_that_is_not_unicode_does_not_lose_the_page(tmp_path: Path) -> None:

@@ -119,7 +119,9 @@ def test_predicted_codes_are_the_largest_positive_ones() -> None:
     made.add(a, b)
     found = fit_map(made, 6)
     codes = found.codes(a[:8], 2, torch.Size([2, 4]))
-    assert isinstance(codes, Codes) and codes.shape == (2, 4) and codes.n_latents == 20
+    assert isinstance(codes, Codes)
+    assert codes.shape == (2, 4)
+    assert codes.n_latents == 20
     dense = torch.zeros(8, 20)
     dense[:, made.targets] = found.predict(a[:8]).clamp_min(0)
     keep = dense >= dense.topk(2, dim=1).values[:, -1:]
@@ -245,8 +247,11 @@ def test_maps_from_the_command_line(
     assert main([*base, "--entries", "1", "--domain", "code", "--json", str(out)]) == 0
     told = capsys.readouterr().out
     data = json.loads(out.read_text())
-    assert data["upstream"] == SITES[0] and data["downstream"] == SITES[1] and data["domain"] == "code"
-    assert "the SAE itself" in told and "ΔCE in code" in told
+    assert data["upstream"] == SITES[0]
+    assert data["downstream"] == SITES[1]
+    assert data["domain"] == "code"
+    assert "the SAE itself" in told
+    assert "ΔCE in code" in told
     assert "--upstream: no SAE was given for 'x'" in fails(capsys, [*base, "--upstream", "x"])
     assert "must come before" in fails(capsys, [*base, "--upstream", SITES[1], "--downstream", SITES[0]])
     assert "got 25 tokens, but the model has only 24 positions" in fails(capsys, [*base, "--context", "25"])

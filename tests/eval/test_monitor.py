@@ -48,8 +48,10 @@ def expected(watches: list[Watch]) -> tuple[list[tuple[Any, ...]], list[list[lis
             for number, watch in enumerate(watches):
                 level = codes[watch.entry].to_dense().reshape(len(window.ids), -1)[:, watch.latent]
                 fired = (level > watch.threshold) & ~special
-                for at in fired.nonzero()[:, 0].tolist():
-                    events.append((window.document, window.start + at - 1, watch.entry, watch.latent, float(level[at])))
+                events += [
+                    (window.document, window.start + at - 1, watch.entry, watch.latent, float(level[at]))
+                    for at in fired.nonzero()[:, 0].tolist()
+                ]
                 for at in torch.from_numpy(window.counted).nonzero()[:, 0].tolist():
                     deltas[number][int(fired[at])].append(float(ce[1][at] - ce[0][at]))
     return events, deltas
@@ -77,7 +79,9 @@ def test_events_and_costs_by_dense_codes(batch_size: int) -> None:
         elsewhere, at = deltas[number]
         assert one.delta_ce_at_events == pytest.approx(sum(at) / len(at), abs=1e-4)
         assert one.delta_ce_elsewhere == pytest.approx(sum(elsewhere) / len(elsewhere), abs=1e-4)
-    assert found[2].events == 0 and found[2].mean_value is None and found[2].delta_ce_at_events is None
+    assert found[2].events == 0
+    assert found[2].mean_value is None
+    assert found[2].delta_ce_at_events is None
     assert found[2].share == 0.0
 
 
@@ -117,7 +121,8 @@ def test_monitor_from_the_command_line(
     told = capsys.readouterr().out
     assert f"{SITES[1]}:7 > 0.25" in told
     events = [json.loads(line) for line in out.read_text().splitlines()]
-    assert all(event["value"] > (0.25 if event["latent"] == 7 else 0) for event in events) and events
+    assert all(event["value"] > (0.25 if event["latent"] == 7 else 0) for event in events)
+    assert events
     for watch, message in (
         ("x", "need SITE:LATENT or SITE:LATENT>THRESHOLD"),
         (f"{SITES[0]}:3>1e", "need SITE:LATENT"),

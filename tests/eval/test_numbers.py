@@ -34,8 +34,8 @@ def windows() -> list[tuple[Document, Tensor]]:
     made = []
     for document in tiny_lm.documents():
         ids = tiny_lm.tokenizer()(document.text, add_special_tokens=False)["input_ids"]
-        for start in range(0, len(ids), CONTEXT - 1):
-            made.append((document, torch.tensor([[0, *ids[start : start + CONTEXT - 1]]])))
+        starts = range(0, len(ids), CONTEXT - 1)
+        made += [(document, torch.tensor([[0, *ids[start : start + CONTEXT - 1]]])) for start in starts]
     return [(document, window) for document, window in made if counted(window).any()]
 
 
@@ -93,7 +93,7 @@ def plain() -> dict[str, Any]:
             with torch.no_grad():
                 runs = {
                     "spliced": {s: lambda x, s=s: dense(saes[s], x)[0] for s in sites},
-                    "zero": {s: torch.zeros_like for s in sites},
+                    "zero": dict.fromkeys(sites, torch.zeros_like),
                     "mean": {s: lambda x, s=s: means[s].expand_as(x) for s in sites},
                 }
                 found = {k: logits(ids, r, spliced_seen if k == "spliced" else {})[:-1][keep] for k, r in runs.items()}

@@ -106,27 +106,33 @@ def test_a_process_lost_within_an_sae_is_told_without_a_launcher(step: int, file
     ]
     told = [process.communicate(timeout=240)[1] for process in started]
     assert [process.returncode for process in started] == [3, -9], told
-    assert "rank 0 of 2 stopped: a process of the evaluation is lost" in told[0] and "Traceback" not in told[0]
+    assert "rank 0 of 2 stopped: a process of the evaluation is lost" in told[0]
+    assert "Traceback" not in told[0]
 
 
 def test_a_place_outside_of_the_processes_is_refused(files: list[str], tmp_path: Path) -> None:
     environment = {**ranks.environment(), "WORLD_SIZE": "2", "RANK": "5"}
     command = [sys.executable, SCRIPT, "{}", *command_of(files, tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
-    assert done.returncode == 2 and "RANK: got 5, need 0 to 1 for WORLD_SIZE = 2" in done.stderr
+    assert done.returncode == 2
+    assert "RANK: got 5, need 0 to 1 for WORLD_SIZE = 2" in done.stderr
 
 
 def test_a_process_with_another_model_is_noticed_by_all(files: list[str], tmp_path: Path) -> None:
     code, err = together(2, files, tmp_path / "run", {"other_model": 1})
     told = [line for line in err.splitlines() if line.startswith("saekernels eval: error:")]
-    assert code != 0 and len(told) == 1, err[-3000:]
-    assert "model: rank 1 has" in told[0] and "the first rank" in told[0]
+    assert code != 0, err[-3000:]
+    assert len(told) == 1, err[-3000:]
+    assert "model: rank 1 has" in told[0]
+    assert "the first rank" in told[0]
 
 
 def test_bad_input_is_told_once(files: list[str], tmp_path: Path) -> None:
     code, err = together(2, [*files, "--sae", "model.layers.9=nowhere"], tmp_path / "run")
     told = [line for line in err.splitlines() if line.startswith("saekernels eval: error:")]
-    assert code != 0 and len(told) == 1 and "nowhere" in told[0], err[-3000:]
+    assert code != 0, err[-3000:]
+    assert len(told) == 1, err[-3000:]
+    assert "nowhere" in told[0], err[-3000:]
 
 
 def test_latents_and_documents_are_spread_at_once(files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
@@ -135,7 +141,8 @@ def test_latents_and_documents_are_spread_at_once(files: list[str], whole: dict[
     assert code == 0, err[-3000:]
     want, got = whole["report"], outcome(tmp_path / "run")["report"]
     for a, b in zip([*want["sites"], want["all_sites"]], [*got["sites"], got["all_sites"]], strict=True):
-        assert a["l0"] == b["l0"] and a["dead_fraction"] == b["dead_fraction"]
+        assert a["l0"] == b["l0"]
+        assert a["dead_fraction"] == b["dead_fraction"]
         assert b["delta_ce"]["nats"] == pytest.approx(a["delta_ce"]["nats"], abs=2e-5)
         assert b["fvu"] == pytest.approx(a["fvu"], rel=1e-5)
     code, err = together(2, [*files, "--latent-parallel", "2"], tmp_path / "again")
@@ -155,4 +162,5 @@ def test_what_processes_cannot_do_together_is_refused(arguments: list[str], mess
     environment = {**ranks.environment(), "WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}
     command = [sys.executable, "-m", "saekernels", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr, done.stderr

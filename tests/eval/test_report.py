@@ -101,20 +101,24 @@ def test_the_page_stands_alone_and_escapes(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     report().write_html(path)
     text = path.read_text()
-    assert text.count("<svg") == 4 and text.count("</svg>") == 4
+    assert text.count("<svg") == 4
+    assert text.count("</svg>") == 4
     assert not re.search(r"<(script|link|img|iframe)\b|@import", text)
     addresses = set(re.findall(r"https?://[^\"'\s<>]+", text))
     assert all(a.startswith(("http://www.w3.org/", "https://www.w3.org/")) for a in addresses), addresses
-    assert "a &lt;b&gt; model" in text and "<b>" not in text
+    assert "a &lt;b&gt; model" in text
+    assert "<b>" not in text
     assert "&lt;law&gt; &amp; [red]" in text
-    assert "currentColor" in text and "#010203" not in text
+    assert "currentColor" in text
+    assert "#010203" not in text
     assert '>+0.500 <span class="ci">[+0.200, +0.300]<' in text
     assert page(report()) == text, "the same report gives the same page"
 
 
 def test_the_page_survives_missing_figures() -> None:
     text = page(report(sites=[site("model.layers.0", None)], all_sites=site("all", None, "joint")))
-    assert "not finite" in text and "<svg" in text
+    assert "not finite" in text
+    assert "<svg" in text
 
 
 def test_the_table_shows_the_loss_first_and_every_row() -> None:
@@ -122,10 +126,13 @@ def test_the_table_shows_the_loss_first_and_every_row() -> None:
     lines = text.splitlines()
     assert lines[0] == "a <b> model: 1,000 tokens of 8 documents, clean CE 3.000 nats per token"
     header = next(line for line in lines if "ΔCE nats" in line)
-    assert header.split()[0] == "site" and header.index("ΔCE") < header.index("KL") < header.index("FVU")
+    assert header.split()[0] == "site"
+    assert header.index("ΔCE") < header.index("KL") < header.index("FVU")
     row = next(line for line in lines if "all together" in line)
     assert row.split()[2:5] == ["+0.500", "[+0.200,", "+0.300]"]
-    assert "model.layers.1" in text and text.count("<law> & [red]") == 2 and "a note with [brackets]" in text
+    assert "model.layers.1" in text
+    assert text.count("<law> & [red]") == 2
+    assert "a note with [brackets]" in text
 
 
 def test_one_is_not_many() -> None:
@@ -137,7 +144,9 @@ def test_one_is_not_many() -> None:
 def test_a_narrow_terminal_loses_columns_not_names() -> None:
     text = shown(report(), width=80, terminal=True)
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert "model.layers.1" in text and "+0.250 [+0.200, +0.300]" in text and "…" not in text
+    assert "model.layers.1" in text
+    assert "+0.250 [+0.200, +0.300]" in text
+    assert "…" not in text
 
 
 def test_the_sentence_says_what_it_costs() -> None:

@@ -77,7 +77,8 @@ def test_the_pca_baseline_is_the_best_affine_map_of_that_rank(chosen_sites: tupl
             rows[site].append(seen[site][0][~torch.from_numpy(window.special)].double())
     row = report().all_sites if len(chosen_sites) > 1 else report().sites[SITES.index(chosen_sites[0])]
     ranks = row.baselines["pca"].rank
-    assert ranks is not None and ranks[0] == (8 if chosen_sites[0] == SITES[0] else ranks[0])
+    assert ranks is not None
+    assert ranks[0] == (8 if chosen_sites[0] == SITES[0] else ranks[0])
     maps = {}
     for site, rank in zip(chosen_sites, ranks, strict=True):
         x = torch.cat(rows[site])
@@ -103,7 +104,8 @@ def test_random_errors_have_the_norm_of_the_saes_and_another_direction() -> None
     noise, error = (made - target)[real], (x_hat - target)[real]
     torch.testing.assert_close(noise.norm(dim=-1), error.norm(dim=-1))
     cosine = F.cosine_similarity(noise, error, dim=-1)
-    assert abs(float(cosine.mean())) < 0.15 and float(cosine.abs().max()) < 0.9
+    assert abs(float(cosine.mean())) < 0.15
+    assert float(cosine.abs().max()) < 0.9
     # The same window in another batch, at another place, with heads apart or positions flat.
     alone = make_batch([batch.windows[2]])
     length = alone.ids.shape[1]
@@ -145,12 +147,14 @@ def test_cumulative_splices_are_the_first_sites_together() -> None:
     given = {name: saes[name] for name in (names[2], names[0], names[3], names[1])}
     tokenizer, documents = tiny_lm.tokenizer(), tiny_lm.documents()
     whole = evaluate(model, tokenizer, given, documents, baselines=(), bootstrap=20)
-    assert [one.site for one in whole.cumulative] == names and [one.sites for one in whole.cumulative] == [1, 2, 3, 4]
+    assert [one.site for one in whole.cumulative] == names
+    assert [one.sites for one in whole.cumulative] == [1, 2, 3, 4]
     for count, one in enumerate(whole.cumulative, 1):
         part = {name: saes[name] for name in names[:count]}
         alone = evaluate(model, tokenizer, part, documents, baselines=(), cumulative=False, bootstrap=20)
         assert one.ce == alone.all_sites.ce.spliced, "the same bits"
-        assert one.delta_ce == alone.all_sites.delta_ce and one.kl == alone.all_sites.kl
+        assert one.delta_ce == alone.all_sites.delta_ce
+        assert one.kl == alone.all_sites.kl
     assert whole.cumulative[-1].delta_ce == whole.all_sites.delta_ce
     slow = evaluate(model, tokenizer, given, documents, baselines=(), bootstrap=20, reuse_layers=False)
     assert slow.cumulative == whole.cumulative
@@ -162,10 +166,14 @@ def test_several_saes_of_one_site_share_its_baselines() -> None:
     made = evaluate(model, tokenizer, saes, documents, bootstrap=50)
     assert [row.site for row in made.sites] == list(saes)
     a, b, _ = made.sites
-    assert a.ce == report().sites[0].ce and a.delta_ce == report().sites[0].delta_ce
+    assert a.ce == report().sites[0].ce
+    assert a.delta_ce == report().sites[0].delta_ce
     assert a.baselines["pca"] != b.baselines["pca"], "its excess is the SAE's own"
-    assert a.baselines["pca"].ce == b.baselines["pca"].ce and a.ce.zero == b.ce.zero and a.ce.mean == b.ce.mean
-    assert a.ce.spliced != b.ce.spliced and a.baselines["random"].ce != b.baselines["random"].ce
+    assert a.baselines["pca"].ce == b.baselines["pca"].ce
+    assert a.ce.zero == b.ce.zero
+    assert a.ce.mean == b.ce.mean
+    assert a.ce.spliced != b.ce.spliced
+    assert a.baselines["random"].ce != b.baselines["random"].ce
     alone = evaluate(model, tokenizer, {SITES[0]: saes[f"{SITES[0]}#b"]}, documents, bootstrap=50)
     assert b.ce == alone.sites[0].ce
     assert any("the first SAE given for each site" in note for note in made.notes)
@@ -174,7 +182,9 @@ def test_several_saes_of_one_site_share_its_baselines() -> None:
         list(saes), {SITES[0]: 0, SITES[1]: 1}, {**dict.fromkeys(saes, 8), SITES[1]: 27}, ["zero", "pca"], True
     )
     kinds = [run.kind for run in plan.runs]
-    assert kinds.count("sae") == 4 and kinds.count("zero") == 3 and kinds.count("pca") == 3
+    assert kinds.count("sae") == 4
+    assert kinds.count("zero") == 3
+    assert kinds.count("pca") == 3
 
 
 def test_strata_of_position_and_frequency_are_counted_by_hand() -> None:
@@ -197,7 +207,8 @@ def test_strata_of_position_and_frequency_are_counted_by_hand() -> None:
                 found.setdefault(name, []).append(float(clean[t]))
     row = report().all_sites
     got = {name: part for axis in ("position", "frequency") for name, part in row.strata[axis].items() if part.tokens}
-    assert got.keys() == found.keys() and len(found) == 5
+    assert got.keys() == found.keys()
+    assert len(found) == 5
     for name, losses in found.items():
         assert got[name].tokens == len(losses)
         assert got[name].ce.clean == pytest.approx(np.mean(losses), abs=2e-6)
@@ -214,7 +225,8 @@ def test_labels_are_strata_and_the_worst_one_is_named() -> None:
     ]
     made = evaluate(tiny_lm.trained_model(), tiny_lm.tokenizer(), tiny_lm.saes(), documents, bootstrap=50)
     parts = made.all_sites.strata["size"]
-    assert sorted(parts) == ["long", "short"] and sum(part.tokens for part in parts.values()) == made.tokens
+    assert sorted(parts) == ["long", "short"]
+    assert sum(part.tokens for part in parts.values()) == made.tokens
     alone = [one for one in documents if one.labels["size"] == "short"]
     only = evaluate(tiny_lm.trained_model(), tiny_lm.tokenizer(), tiny_lm.saes(), alone, baselines=("zero", "mean"))
     assert parts["short"].ce.spliced == pytest.approx(only.all_sites.ce.spliced, abs=1e-6)
@@ -239,11 +251,15 @@ def test_the_histogram_of_kl_counts_every_token_once() -> None:
     histogram = KlHistogram()
     histogram.add(torch.tensor([0.0, -1e-9, 1e-7, 0.99e-7, 1.0, 99.9, 100.0, torch.inf, torch.nan]))
     edges = histogram.edges()
-    assert (
-        len(edges) + 1 == len(histogram.counts) and edges[0] == pytest.approx(1e-7) and edges[-1] == pytest.approx(100)
-    )
-    assert histogram.counts[0] == 3 and histogram.counts[-1] == 2 and int(histogram.counts.sum()) == 8
-    assert histogram.counts[1] == 1 and histogram.counts[-2] == 1 and histogram.counts[1 + edges.index(1.0)] == 1
+    assert len(edges) + 1 == len(histogram.counts)
+    assert edges[0] == pytest.approx(1e-7)
+    assert edges[-1] == pytest.approx(100)
+    assert histogram.counts[0] == 3
+    assert histogram.counts[-1] == 2
+    assert int(histogram.counts.sum()) == 8
+    assert histogram.counts[1] == 1
+    assert histogram.counts[-2] == 1
+    assert histogram.counts[1 + edges.index(1.0)] == 1
 
 
 def test_ablations_that_depend_on_the_text_are_run() -> None:
@@ -264,7 +280,9 @@ def test_ablations_that_depend_on_the_text_are_run() -> None:
 
 def test_baselines_are_chosen_and_named() -> None:
     few = report(baselines=("mean",), cumulative=False)
-    assert set(few.all_sites.baselines) == {"mean"} and few.all_sites.ce.zero is None and few.cumulative == []
+    assert set(few.all_sites.baselines) == {"mean"}
+    assert few.all_sites.ce.zero is None
+    assert few.cumulative == []
     assert few.all_sites.ce.mean == report().all_sites.ce.mean
     with pytest.raises(InputError, match="baselines: got 'noise', need some of zero, mean, random, pca"):
         report(baselines=("noise",))

@@ -20,7 +20,8 @@ from tiny_lm import one_thread  # noqa: F401
 def test_any_damage_is_noticed(content: bytes, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("seals") / "file"
     seals.write(path, content)
-    assert seals.read(path) == content and seals.check(path) == len(content)
+    assert seals.read(path) == content
+    assert seals.check(path) == len(content)
     with seals.writing(path) as file:
         file.write(content)
     whole = path.read_bytes()

@@ -61,7 +61,8 @@ def test_differences_are_those_of_full_logits(batch_size: int) -> None:
     spliced = np.array([difference(prompt, saes) for prompt in TASK.prompts])
     assert found.clean == pytest.approx(clean.mean(), abs=1e-4)
     assert found.spliced == pytest.approx(spliced.mean(), abs=1e-4)
-    assert found.clean_accuracy == (clean > 0).mean() and found.spliced_accuracy == (spliced > 0).mean()
+    assert found.clean_accuracy == (clean > 0).mean()
+    assert found.spliced_accuracy == (spliced > 0).mean()
     assert found.prompts == 4
 
 
@@ -70,9 +71,12 @@ def test_recovered_only_where_the_clean_model_does_the_task() -> None:
     easy = Task("easy", tuple(Prompt(p.text, p.answer, p.foil) for p in TASK.prompts[1:3]))
     turned = Task("turned", tuple(Prompt(p.text, p.foil, p.answer) for p in easy.prompts))
     found, other = run_tasks(model, tokenizer, saes, [easy, turned], bootstrap=100)
-    assert found.clean > 0 and found.recovered == pytest.approx(found.spliced / found.clean)
-    assert found.recovered_ci95 is not None and found.recovered_ci95[0] <= found.recovered <= found.recovered_ci95[1]
-    assert other.recovered is None and other.recovered_ci95 is None
+    assert found.clean > 0
+    assert found.recovered == pytest.approx(found.spliced / found.clean)
+    assert found.recovered_ci95 is not None
+    assert found.recovered_ci95[0] <= found.recovered <= found.recovered_ci95[1]
+    assert other.recovered is None
+    assert other.recovered_ci95 is None
     assert other.clean == pytest.approx(-found.clean, abs=1e-5)
 
 
@@ -95,11 +99,14 @@ def test_prompts_that_cannot_be_run() -> None:
 
 def test_the_built_in_tasks_break_their_own_heuristics() -> None:
     ioi, questions = built_in()["ioi"], built_in()["wh_question"]
-    assert len(ioi) == 5 and all(len(task.prompts) == 200 for task in ioi)
+    assert len(ioi) == 5
+    assert all(len(task.prompts) == 200 for task in ioi)
     for task in ioi:
         for prompt in task.prompts:
             answer, foil = prompt.answer.strip(), prompt.foil.strip()
-            assert answer != foil and answer in prompt.text and prompt.text.endswith(" to")
+            assert answer != foil
+            assert answer in prompt.text
+            assert prompt.text.endswith(" to")
     counts = {t.name: (t.prompts[0].text.count(t.prompts[0].answer), t.prompts[0].text.count(t.prompts[0].foil))
               for t in ioi}  # fmt: skip
     assert counts["ioi"] == (1, 2)

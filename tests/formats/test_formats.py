@@ -40,7 +40,8 @@ def test_saelens_round_trip(case: tuple[Activation, dict[str, Any]], tmp_path: P
     loaded = sk.load(tmp_path / "sae")
     x = torch.randn(30, 8)
     torch.testing.assert_close(loaded(x), sae(x), rtol=1e-4, atol=1e-4)
-    assert not loaded.training and sorted(p.name for p in (tmp_path / "sae").iterdir()) == [
+    assert not loaded.training
+    assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == [
         "cfg.json",
         "sae_weights.safetensors",
     ]
@@ -131,7 +132,8 @@ def test_dtype_device_and_precise_threshold(tmp_path: Path) -> None:
     sk.save(sae, tmp_path / "sae")
     half = sk.load(tmp_path / "sae", dtype=torch.bfloat16)
     assert half.W_enc.dtype == torch.bfloat16
-    assert half.threshold is not None and torch.equal(half.threshold, sae.threshold)
+    assert half.threshold is not None
+    assert torch.equal(half.threshold, sae.threshold)
     change_config(tmp_path / "sae", dtype="torch.bfloat16")
     assert sk.load(tmp_path / "sae").W_dec.dtype == torch.bfloat16
     assert half(torch.randn(3, 8)).shape == (3, 8)

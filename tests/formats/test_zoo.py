@@ -67,7 +67,9 @@ def test_gemma_scope(suffix: str, d_out: int, tmp_path: Path) -> None:
 
     sae = check(folder, formula)
     check(folder / f"params.{suffix}", formula)
-    assert sae.activation == sk.JumpReLU() and sae.pre_bias is None and sae.d_out == d_out
+    assert sae.activation == sk.JumpReLU()
+    assert sae.pre_bias is None
+    assert sae.d_out == d_out
 
 
 def test_gemma_scope_of_embeddings_takes_them_unscaled(tmp_path: Path) -> None:
@@ -417,7 +419,8 @@ def test_damaged_files_give_one_clear_error(kind: str, damage: str, tmp_path: Pa
         }[damage])  # fmt: skip
     with pytest.raises(sk.FormatError) as caught:
         sk.load(path)
-    assert path.name in str(caught.value) and "\n" not in str(caught.value)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_options_that_do_not_belong(tmp_path: Path) -> None:

@@ -19,9 +19,6 @@ from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_TESTS), str(_TESTS / "helpers")]  # as pytest has it; `fuzz` is then a package
-    str(Path(__file__).parents[1]),
-    str(Path(__file__).parents[1] / "helpers"),
-]  # as pytest has it; `fuzz` is then a package
 
 
 def positive(kind: type) -> Callable[[str], float]:

@@ -117,9 +117,12 @@ def encode_threshold(rng: random.Random) -> str:
     values, indices, offsets = sk.encode_threshold(
         case.x, case.W, case.b, threshold, pre_bias=case.pre_bias, backend=name
     )
-    assert offsets[0] == 0 and offsets[-1] == len(values) == len(indices) and bool((offsets.diff() >= 0).all())
+    assert offsets[0] == 0
+    assert offsets[-1] == len(values) == len(indices)
+    assert bool((offsets.diff() >= 0).all())
     rows = torch.arange(case.x.shape[0]).repeat_interleave(offsets.diff())
-    assert bool((indices >= 0).all()) and bool((indices < F).all())
+    assert bool((indices >= 0).all())
+    assert bool((indices < F).all())
     pre = pre_activations(case.x, case.W, case.b, case.pre_bias).float()
     if case.exact:
         kept = (pre > torch.as_tensor(threshold)) | pre.isnan()

@@ -78,7 +78,8 @@ def text(rng: random.Random) -> str:
         (place / f"data{kind}").write_bytes(content)
         fields = {"label_fields": rng.choice([[], ["language"]]), "domain_field": rng.choice([None, "domain", "n"])}
         for document in load_documents([place / f"data{kind}"], **fields):
-            assert isinstance(document, Document) and document.text
+            assert isinstance(document, Document)
+            assert document.text
     return ACCEPTED
 
 
@@ -184,6 +185,7 @@ def command_line(rng: random.Random) -> str:
     except SystemExit as stop:
         if stop.code in (0, None):
             return ACCEPTED
-        assert stop.code == 2 and "error:" in told.getvalue()
+        assert stop.code == 2
+        assert "error:" in told.getvalue()
         raise Rejected from stop
     return ACCEPTED

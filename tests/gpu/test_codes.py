@@ -26,7 +26,8 @@ def codes(counts: list[int], F: int, dtype: torch.dtype, seed: int = 0) -> tuple
 
 def close(got: Tensor, want: Tensor) -> None:
     tolerance = 2e-6 if want.dtype == torch.float32 else 2e-3
-    assert got.dtype == want.dtype and got.shape == want.shape
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
     torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 

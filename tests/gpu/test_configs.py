@@ -19,7 +19,8 @@ def test_every_kernel_has_one_on_every_architecture() -> None:
             for dtype in (torch.float32, BF16, torch.float16, torch.int8):
                 for width in (64, 768, 4096):
                     found = lookup(kernel, architecture, dtype, width)
-                    assert found.num_warps in (1, 2, 4, 8) and found.BN & (found.BN - 1) == 0
+                    assert found.num_warps in (1, 2, 4, 8)
+                    assert found.BN & (found.BN - 1) == 0
 
 
 def test_the_nearest_entry_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,5 +54,6 @@ def test_an_override_ends_with_its_block() -> None:
 def test_a_search_begins_with_the_table_and_stays_short(kernel: str, architecture: int) -> None:
     found = candidates(kernel, architecture, BF16, 768)
     assert found[0] == lookup(kernel, architecture, BF16, 768)
-    assert len(found) == len(set(found)) and 5 < len(found) <= 40
+    assert len(found) == len(set(found))
+    assert 5 < len(found) <= 40
     assert any(config.has("tma") for config in found) == (kernel == "screen" and architecture >= 90)

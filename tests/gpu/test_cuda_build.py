@@ -36,16 +36,19 @@ def test_compiles_without_spills(source: str, architecture: str, tmp_path: Path)
     kernels = re.findall(r"Compiling entry function '(\w+)'", done.stderr)
     assert kernels
     spills = [int(found) for found in re.findall(r"(\d+) bytes spill", done.stderr)]
-    assert spills and not any(spills), done.stderr
+    assert spills, done.stderr
+    assert not any(spills), done.stderr
     registers = [int(found) for found in re.findall(r"Used (\d+) registers", done.stderr)]
-    assert len(registers) == len(kernels) and max(registers) <= MOST_REGISTERS, done.stderr
+    assert len(registers) == len(kernels), done.stderr
+    assert max(registers) <= MOST_REGISTERS, done.stderr
     assert max([int(found) for found in re.findall(r"(\d+) bytes smem", done.stderr)], default=0) <= MOST_SHARED
 
 
 @pytest.mark.skipif(_build_info.read("cuda")["status"] != "built", reason="the CUDA module was not built")
 def test_the_module_says_what_it_is() -> None:
     native = importlib.import_module("saekernels._cuda")
-    assert "90a-real" in native.architectures() and native.compiler().startswith("nvcc ")
+    assert "90a-real" in native.architectures()
+    assert native.compiler().startswith("nvcc ")
     assert native.MOST_KEPT == cuda.MOST_KEPT
     # One row of a million scores is shared by as many blocks as there is work for.
     assert native.topk_scratch(1, 1_000_000, 64, 132) == 123 * 64

@@ -41,7 +41,8 @@ def test_screened_topk(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, acti
     with screening(monkeypatch, step=4, rank=6, capacity=192):
         check_topk(case, encode_topk(*case, 9, activation), 9, activation)
         rounded, wide = encode_topk(*case, 9, activation), encode_topk(*case, 9, activation, out=torch.float32)
-        assert wide[0].dtype == torch.float32 and torch.equal(wide[1], rounded[1])
+        assert wide[0].dtype == torch.float32
+        assert torch.equal(wide[1], rounded[1])
         assert torch.equal(wide[0].to(dtype), rounded[0])
         failures[1:] = []
     assert failures == [0], "nothing here needs the fallback"
@@ -93,7 +94,8 @@ def test_ties_nan_and_infinities(monkeypatch: pytest.MonkeyPatch, dtype: torch.d
     want = reference.encode_topk(*case, 10, "none")
     # 0 * inf is NaN too, so row 1 has two of those ahead of its ties.
     assert indices[1].tolist() == want[1][1].tolist() == [7, 9, *(i for i in range(10) if i not in (7, 9))]
-    assert indices[2].tolist() == list(range(10)) and values[2].isnan().all()
+    assert indices[2].tolist() == list(range(10))
+    assert values[2].isnan().all()
     check_topk(case, (values, indices), 10)
 
 
@@ -171,7 +173,8 @@ def test_no_rows() -> None:
     values, indices = encode_topk(*case, 3, "relu")
     assert values.shape == indices.shape == (0, 3)
     codes = encode_threshold(*case, torch.tensor(0.0))
-    assert codes[0].numel() == 0 and codes[2].tolist() == [0]
+    assert codes[0].numel() == 0
+    assert codes[2].tolist() == [0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -203,5 +206,6 @@ def test_screened_thresholds(monkeypatch: pytest.MonkeyPatch, capacity: int) -> 
     case = encoder(4, 200, 48)
     got = encode_threshold(*case, torch.tensor(1.0), precision="screened")
     want = reference.encode_threshold(*case, torch.tensor(1.0))
-    assert torch.equal(got[2], want[2]) and torch.equal(got[1], want[1])
+    assert torch.equal(got[2], want[2])
+    assert torch.equal(got[1], want[1])
     torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-5)

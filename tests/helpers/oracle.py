@@ -52,7 +52,8 @@ def check_top_k(
     score = pre.abs() if activation == "abs" else pre
     slack = dot_error(x, W, b, pre_bias)
     chosen = indices.long()
-    assert indices.dtype == torch.int32 and values.dtype == x.dtype
+    assert indices.dtype == torch.int32
+    assert values.dtype == x.dtype
     assert ((chosen >= 0) & (chosen < W.shape[0])).all()
     assert (chosen.sort(1).values.diff(dim=1) > 0).all(), "repeated indices"
 

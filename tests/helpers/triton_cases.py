@@ -69,8 +69,10 @@ def check_topk(case: Encoder, got: tuple[Tensor, Tensor], k: int, activation: st
     scores = torch.empty_like(dense[0]).scatter_(1, dense[1].long(), dense[0]).float()
     ranked = scores.abs() if activation == "abs" else scores
     tolerance = 2e-5 if case.x.dtype == torch.float32 else 4e-3
-    assert values.dtype == case.x.dtype and indices.dtype == torch.int32
-    assert indices.min() >= 0 and indices.max() < scores.shape[1]
+    assert values.dtype == case.x.dtype
+    assert indices.dtype == torch.int32
+    assert indices.min() >= 0
+    assert indices.max() < scores.shape[1]
     for row in range(scores.shape[0]):
         chosen = indices[row].long()
         assert chosen.unique().numel() == k

@@ -44,7 +44,8 @@ def test_a_screen_leaves_few_scores_to_compute(screen: str) -> None:
     x, W, b = data(T=200, d=256, F=8192)
     cpu.set_screening(screen)
     counts = counted(lambda: cpu.encode_topk(x, W, b, None, 32, "none"))
-    assert counts["screened_rows"] == 200 and counts["overflow_rows"] == counts["unbounded_rows"] == 0
+    assert counts["screened_rows"] == 200
+    assert counts["overflow_rows"] == counts["unbounded_rows"] == 0
     assert 32 <= counts["rescored"] / 200 < {"fp32": 33, "bf16": 60}[screen]
 
 
@@ -67,7 +68,8 @@ def test_rows_with_more_ties_than_room_overflow(screen: str) -> None:
     counts = counted(lambda: cpu.encode_topk(x, W, None, None, 8, "none"))
     assert (counts["overflow_rows"], counts["screened_rows"]) == (2, 10)
     values, indices = cpu.encode_topk(x, W, None, None, 8, "none")
-    assert torch.equal(indices[3:5], torch.arange(8, dtype=torch.int32).expand(2, 8)) and not values[3:5].any()
+    assert torch.equal(indices[3:5], torch.arange(8, dtype=torch.int32).expand(2, 8))
+    assert not values[3:5].any()
     check_top_k(values, indices, x, W, None, None, "none")
 
 
@@ -91,7 +93,8 @@ def test_latents_without_a_bound_are_always_candidates(screen: str) -> None:
     assert counts["screened_rows"] == 20
     values, indices = cpu.encode_topk(x, W, b, None, 16, "none")
     assert same_bits((values, indices), one_by_one(x, W, b, 16))
-    assert (indices[:, 0] == 17).all() and values[:, 0].isnan().all()
+    assert (indices[:, 0] == 17).all()
+    assert values[:, 0].isnan().all()
 
 
 @pytest.mark.parametrize("screen", SCREENS)

@@ -53,9 +53,11 @@ def test_decode_csr(backend: str, problem: tuple[Tensor, ...]) -> None:
     expected = torch.zeros(T, d, dtype=torch.float64).index_add(0, rows, terms) + bias.double()
     size = torch.zeros(T, d, dtype=torch.float64).index_add(0, rows, terms.abs()) + bias.double().abs()
     got = sk.decode_csr(values, indices, offsets, W, bias, backend=backend)
-    assert got.dtype == W.dtype and close(got, expected, size, 10)
+    assert got.dtype == W.dtype
+    assert close(got, expected, size, 10)
     wide = sk.decode_csr(values, indices, offsets, W, bias, wide=True, backend=backend)
-    assert wide.dtype == torch.float32 and close(wide, expected, size, 10), "the sums before the rounding"
+    assert wide.dtype == torch.float32, "the sums before the rounding"
+    assert close(wide, expected, size, 10), "the sums before the rounding"
     assert same_bits((wide.to(W.dtype),), (got,))
     assert same_bits((got,), (sk.decode_csr(values, indices.long(), offsets, W, bias, backend=backend),))
 
@@ -66,7 +68,8 @@ def test_gather_dot(backend: str, problem: tuple[Tensor, ...]) -> None:
     _, indices, offsets, W, a, _ = problem
     terms = a[rows_of(offsets)].double() * W[indices.long()].double()
     got = torch.ops.saekernels.gather_dot(a, W, indices, offsets, backend=backend)
-    assert got.dtype == a.dtype and close(got, terms.sum(1), terms.abs().sum(1), W.shape[1])
+    assert got.dtype == a.dtype
+    assert close(got, terms.sum(1), terms.abs().sum(1), W.shape[1])
 
 
 @given(problem=csr_problem())
@@ -77,7 +80,8 @@ def test_segment_sums(backend: str, problem: tuple[Tensor, ...]) -> None:
     terms = values[:, None].double() * a[rows_of(offsets)].double()
     zeros = torch.zeros(F, a.shape[1], dtype=torch.float64)
     got = torch.ops.saekernels.segment_outer(values, indices, offsets, a, F, backend=backend)
-    assert got.dtype == a.dtype and got.shape == (F, a.shape[1])
+    assert got.dtype == a.dtype
+    assert got.shape == (F, a.shape[1])
     assert close(got, zeros.index_add(0, indices, terms), zeros.index_add(0, indices, terms.abs()), values.numel())
 
     one = torch.zeros(F, dtype=torch.float64)

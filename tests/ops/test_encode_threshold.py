@@ -30,8 +30,11 @@ def test_contract(encoder: str, case: Case, scalar: bool, level: float) -> None:
     threshold = thresholds(scalar, case, level)
     got = encode(case, threshold, encoder)
     T = case.x.shape[0]
-    assert got.offsets.shape == (T + 1,) and got.offsets.dtype == torch.int64 and got.indices.dtype == torch.int32
-    assert got.offsets[0] == 0 and got.offsets[-1] == got.values.numel() == got.indices.numel()
+    assert got.offsets.shape == (T + 1,)
+    assert got.offsets.dtype == torch.int64
+    assert got.indices.dtype == torch.int32
+    assert got.offsets[0] == 0
+    assert got.offsets[-1] == got.values.numel() == got.indices.numel()
     if T == 0:
         return
     pre = pre_activations(case.x, case.W, case.b, case.pre_bias)
@@ -86,7 +89,8 @@ def test_thread_count_does_not_change_bits(encoder: str) -> None:
             results.append(sk.encode_threshold(x, W, None, threshold, backend=encoder))
     finally:
         torch.set_num_threads(before)
-    assert same_bits(results[0], results[1]) and same_bits(results[0], results[2])
+    assert same_bits(results[0], results[1])
+    assert same_bits(results[0], results[2])
 
 
 def test_agrees_with_encode_topk(encoder: str) -> None:

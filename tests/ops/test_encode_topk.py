@@ -48,7 +48,8 @@ def test_wide_values_are_those_before_the_rounding(encoder: str, case: Case, act
     options = {"k": case.k, "pre_bias": case.pre_bias, "activation": activation, "backend": encoder}
     got = sk.encode_topk(case.x, case.W, case.b, wide=True, **options)
     want = encode(case, encoder, activation)
-    assert got.values.dtype == torch.float32 and same_bits((got.indices,), (want.indices,))
+    assert got.values.dtype == torch.float32
+    assert same_bits((got.indices,), (want.indices,))
     torch.testing.assert_close(got.values.to(case.x.dtype), want.values, rtol=0, atol=0, equal_nan=True)
     score = got.values.abs() if activation == "abs" else got.values
     assert bool((score[:, :-1] >= score[:, 1:]).logical_or(score[:, :-1].isnan()).all()), "in order before the rounding"
@@ -90,7 +91,8 @@ def test_thread_count_does_not_change_bits(encoder: str) -> None:
             results.append(sk.encode_topk(x, W, k=20, backend=encoder))
     finally:
         torch.set_num_threads(before)
-    assert same_bits(results[0], results[1]) and same_bits(results[0], results[2])
+    assert same_bits(results[0], results[1])
+    assert same_bits(results[0], results[2])
 
 
 def test_permuting_latents_permutes_indices(encoder: str) -> None:
@@ -135,7 +137,8 @@ def test_a_hint_changes_no_bit_and_gets_no_gradient(encoder: str) -> None:
     want = sk.encode_topk(x, W, k=7, backend=encoder)
     for hint in (0.5, torch.tensor(9.0), torch.linspace(-2, 2, 10).reshape(2, 5)):
         got = sk.encode_topk(x, W, k=7, hint=hint, backend=encoder)
-        assert torch.equal(got.values, want.values) and torch.equal(got.indices, want.indices)
+        assert torch.equal(got.values, want.values)
+        assert torch.equal(got.indices, want.indices)
     hint = torch.zeros(2, 5, requires_grad=True)
     got = sk.encode_topk(x, W, k=7, hint=hint, backend=encoder)
     assert torch.autograd.grad(got.values.sum(), [x, hint], allow_unused=True)[1] is None

@@ -111,4 +111,5 @@ def test_rows_of_the_bundled_model(screen: str, site: int) -> None:
             centred = x - sae.b_dec
             wrong += wrong_rows(centred, sae.W_enc, sae.b_enc, sae.activation.k)
             seen += x.shape[0]
-    assert seen > 200_000 and wrong == 0
+    assert seen > 200_000
+    assert wrong == 0

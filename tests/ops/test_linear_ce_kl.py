@@ -80,7 +80,8 @@ def test_precise_at_ordinary_logits(backend: str, V: int) -> None:
     W_U, targets = torch.randn(V, 64) * 3, torch.randint(0, V, (40,))
     got = sk.linear_ce_kl(h_p, h_q, W_U, targets, backend=backend)
     ce_p, ce_q, kl = dense(h_p, h_q, W_U, targets, None, None)
-    assert (got.ce_p - ce_p).abs().max() < 3e-6 and (got.ce_q - ce_q).abs().max() < 3e-6
+    assert (got.ce_p - ce_p).abs().max() < 3e-6
+    assert (got.ce_q - ce_q).abs().max() < 3e-6
     assert (got.kl - kl).abs().max() < 1e-6
     assert sk.linear_ce_kl(h_p, h_p, W_U, targets, backend=backend).kl.abs().max() < 1e-7
 
@@ -112,14 +113,16 @@ def test_large_logits_do_not_overflow(backend: str) -> None:
     h = torch.tensor([[3.0], [-3.0]])
     got = sk.linear_ce_kl(h, h.flip(0), W_U, torch.tensor([0, 1]), backend=backend)
     assert got.ce_p.tolist() == [0.0, 0.0]
-    assert got.ce_q.tolist() == [6e4, 6e4] and got.kl.tolist() == [6e4, 6e4]
+    assert got.ce_q.tolist() == [6e4, 6e4]
+    assert got.kl.tolist() == [6e4, 6e4]
 
 
 def test_nan_shows(backend: str) -> None:
     h = torch.tensor([[torch.nan], [1.0]])
     W_U = torch.tensor([[1.0], [2.0]])
     got = sk.linear_ce_kl(h, h, W_U, torch.tensor([0, 0]), backend=backend)
-    assert got.ce_p.isnan().tolist() == [True, False] and got.kl.isnan().tolist() == [True, False]
+    assert got.ce_p.isnan().tolist() == [True, False]
+    assert got.kl.isnan().tolist() == [True, False]
 
 
 def test_impossible_tokens_cost_nothing_in_kl(backend: str) -> None:
@@ -143,4 +146,5 @@ def test_streams_with_nan_logits_agree_on_nothing(backend: str) -> None:
     h = torch.randn(3, 4)
     h[1, 2] = torch.nan
     got = sk.linear_ce_kl(h, h, torch.randn(7, 4), torch.zeros(3, dtype=torch.int64), backend=backend)
-    assert got.top1_agree[[0, 2]].tolist() == [1.0, 1.0] and got.top1_agree[1].isnan()
+    assert got.top1_agree[[0, 2]].tolist() == [1.0, 1.0]
+    assert got.top1_agree[1].isnan()

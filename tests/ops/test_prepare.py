@@ -94,14 +94,19 @@ def test_an_sae_prepares_at_the_second_use_of_its_weights(activation: object) ->
     x = torch.randn(20, 32)
     first = sae(x)
     assert sae._prepared is None
-    assert torch.equal(sae(x), first) and sae._prepared is not None
+    assert torch.equal(sae(x), first)
+    assert sae._prepared is not None
     with torch.no_grad():
         sae.W_enc.mul_(1.5)
     changed = sae(x)
-    assert sae._prepared is None and not torch.equal(changed, first)
-    assert torch.equal(sae(x), changed) and sae._prepared is not None
+    assert sae._prepared is None
+    assert not torch.equal(changed, first)
+    assert torch.equal(sae(x), changed)
+    assert sae._prepared is not None
     for twin in (copy.deepcopy(sae), pickle.loads(pickle.dumps(sae))):
-        assert twin._prepared is None and torch.equal(twin(x), changed) and torch.equal(twin(x), changed)
+        assert twin._prepared is None
+        assert torch.equal(twin(x), changed)
+        assert torch.equal(twin(x), changed)
     assert torch.equal(sae.to(torch.bfloat16)(x.bfloat16()), sae(x.bfloat16()))
 
 
@@ -132,7 +137,8 @@ def test_weights_in_another_tensor_of_the_same_memory_are_noticed() -> None:
     for change in ("assign", "replace", "functional", "parametrize"):
         sae = sk.SAE(32, 400, TopK(6))
         want = sae(x)
-        assert torch.equal(sae(x), want) and torch.equal(sae(x), want)
+        assert torch.equal(sae(x), want)
+        assert torch.equal(sae(x), want)
         if change == "assign":
             sae.load_state_dict(sae.state_dict(), assign=True)
         elif change == "replace":

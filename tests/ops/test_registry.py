@@ -31,7 +31,8 @@ def test_the_first_that_can_is_chosen() -> None:
             n for n in registry.PREFERENCE if registry.refusal(n, choice.op, "cpu", dtype) is None and n != "triton"
         ]
         if not able:
-            assert choice.op in registry.OPTIONAL and choice.backend == "none"
+            assert choice.op in registry.OPTIONAL
+            assert choice.backend == "none"
             continue
         assert choice.backend == able[0]
         assert set(choice.others) == set(registry.PREFERENCE) - {choice.backend}

@@ -186,8 +186,10 @@ def test_autocast_computes_as_linear_does(dtype: torch.dtype, backend: str) -> N
         out = sk.decode(codes.values, codes.indices, D, backend=backend)
         loss = sk.linear_ce_kl(x, x, W, torch.zeros(6, dtype=torch.int64), backend=backend)
     expected = sk.encode_topk(x.to(dtype), W.to(dtype), b, k=4, backend=backend)
-    assert codes.values.dtype == out.dtype == dtype and loss.ce_p.dtype == torch.float32
-    assert torch.equal(codes.values, expected.values) and torch.equal(codes.indices, expected.indices)
+    assert codes.values.dtype == out.dtype == dtype
+    assert loss.ce_p.dtype == torch.float32
+    assert torch.equal(codes.values, expected.values)
+    assert torch.equal(codes.indices, expected.indices)
     assert torch.equal(out, sk.decode(*expected, D.to(dtype), backend=backend))
 
 
@@ -195,7 +197,9 @@ def test_autocast_gradients_reach_float32_parameters(backend: str) -> None:
     x, W = torch.randn(6, 16), leaf(40, 16)
     with torch.autocast("cpu", torch.bfloat16):
         sk.encode_topk(x, W, k=4, backend=backend).values.float().sum().backward()
-    assert W.grad is not None and W.grad.dtype == torch.float32 and W.grad.abs().sum() > 0
+    assert W.grad is not None
+    assert W.grad.dtype == torch.float32
+    assert W.grad.abs().sum() > 0
 
 
 def test_fake_cuda_tensors_have_the_right_shapes() -> None:
@@ -203,12 +207,15 @@ def test_fake_cuda_tensors_have_the_right_shapes() -> None:
         x = torch.empty(2, 5, 8, device="cuda", dtype=torch.bfloat16)
         W = torch.empty(64, 8, device="cuda", dtype=torch.bfloat16)
         values, indices = sk.encode_topk(x, W, k=4)
-        assert values.shape == indices.shape == (2, 5, 4) and values.device.type == "cuda"
-        assert values.dtype == torch.bfloat16 and indices.dtype == torch.int32
+        assert values.shape == indices.shape == (2, 5, 4)
+        assert values.device.type == "cuda"
+        assert values.dtype == torch.bfloat16
+        assert indices.dtype == torch.int32
         assert sk.decode(values, indices, W).shape == (2, 5, 8)
         h = x.view(10, 8)
         out = sk.linear_ce_kl(h, h, W, torch.empty(10, device="cuda", dtype=torch.int64))
-        assert out.kl.shape == (10,) and out.kl.dtype == torch.float32
+        assert out.kl.shape == (10,)
+        assert out.kl.dtype == torch.float32
 
 
 def test_huge_virtual_scores_do_not_overflow() -> None:
@@ -263,8 +270,10 @@ def test_sparse_gradients_are_the_touched_rows_of_the_dense_ones(pre_bias: bool)
         grads.append([weight.grad for weight in weights])
     touched = set(codes.indices.flatten().tolist()) | set(above.indices.tolist())
     for dense, sparse in zip(*grads, strict=True):
-        assert sparse.is_sparse and not dense.is_sparse
-        assert set(sparse.coalesce().indices().flatten().tolist()) == touched and len(touched) < 50
+        assert sparse.is_sparse
+        assert not dense.is_sparse
+        assert set(sparse.coalesce().indices().flatten().tolist()) == touched
+        assert len(touched) < 50
         torch.testing.assert_close(sparse.to_dense(), dense)
 
 

@@ -46,7 +46,8 @@ def test_rows_are_shared_out_evenly_and_whole(pieces: int, ranks_: int, size: in
     rows = rows_of(pieces * size, activation, ranks_)
     assert [i for part in rows for i in part] == list(range(pieces * size))
     counts = [len(part) // size for part in rows]
-    assert all(len(part) % size == 0 for part in rows) and max(counts) - min(counts) <= 1
+    assert all(len(part) % size == 0 for part in rows)
+    assert max(counts) - min(counts) <= 1
 
 
 FLOATS = st.one_of(
@@ -75,7 +76,8 @@ def test_what_fills_up_a_smaller_shard_wins_no_tie_in_float64(monkeypatch: pytes
     monkeypatch.setattr(merge, "gathered", lambda mine, group: values if mine.is_floating_point() else names)
     for rank, held in ((0, [True, True, False]), (1, [True, True, True])):
         _, chosen, mine = merge.merge_topk(values[rank], names[rank], 5, True, None)
-        assert chosen.tolist() == [[0, 1, 2, 3, 4]] and mine.tolist() == [held]
+        assert chosen.tolist() == [[0, 1, 2, 3, 4]]
+        assert mine.tolist() == [held]
 
 
 def test_without_processes_the_error_says_so() -> None:

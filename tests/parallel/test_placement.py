@@ -46,7 +46,8 @@ def offloaded(folder: dict[str, Path], place: Path) -> Any:
 def test_parts_on_disk_give_the_same_bits(folder: dict[str, Path], tmp_path: Path) -> None:
     want = report_of(AutoModelForCausalLM.from_pretrained(folder["model"]).eval())
     model = offloaded(folder, tmp_path)
-    assert model.lm_head.weight.is_meta and model.model.layers[1].mlp.up_proj.weight.is_meta
+    assert model.lm_head.weight.is_meta
+    assert model.model.layers[1].mlp.up_proj.weight.is_meta
     assert report_of(model) == want
     assert input_device(model) == device_of(model.lm_head) == torch.device("cpu")
 
@@ -61,7 +62,8 @@ def test_models_cut_over_processes(kind: str, folder: dict[str, Path]) -> None:
             assert got[key] == json.loads(json.dumps(want[key])), "to the bit: parameters are gathered, not sums split"
     for a, b in zip([*want["sites"], want["all_sites"]], [*got["sites"], got["all_sites"]], strict=True):
         assert b["delta_ce"]["nats"] == pytest.approx(a["delta_ce"]["nats"], abs=1e-6)
-        assert b["l0"] == pytest.approx(a["l0"], abs=1e-3) and b["fvu"] == pytest.approx(a["fvu"], rel=1e-5)
+        assert b["l0"] == pytest.approx(a["l0"], abs=1e-3)
+        assert b["fvu"] == pytest.approx(a["fvu"], rel=1e-5)
 
 
 def test_values_that_nobody_has_are_refused() -> None:
@@ -96,4 +98,5 @@ def test_a_device_map_that_is_none(
     (tmp_path / "map.json").write_text(text)
     assert main([*options(folder, tmp_path), "--device-map", str(tmp_path / "map.json")]) == 2
     told = capsys.readouterr().err
-    assert "--device-map" in told and message in told
+    assert "--device-map" in told
+    assert message in told

@@ -53,7 +53,8 @@ def test_edits_are_those_of_dense_codes(wanted: list[Edit], jump: bool, shape: t
     dense = codes.to_dense().reshape(-1, 64)
     for edit in wanted:
         dense = dense_edit(dense, edit)
-    assert found.shape == codes.shape and (found.offsets is None) == (codes.offsets is None)
+    assert found.shape == codes.shape
+    assert (found.offsets is None) == (codes.offsets is None)
     torch.testing.assert_close(found.to_dense().reshape(-1, 64), dense, rtol=1e-6, atol=1e-6)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -64,7 +65,8 @@ def test_edits_are_those_of_dense_codes(wanted: list[Edit], jump: bool, shape: t
 def test_the_same_latent_twice_in_a_code_is_one_latent() -> None:
     codes = Codes(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[5, 5, 1]]).int(), None, torch.Size([1]), 8)
     dense = edit_codes(codes, [Edit(5, "clamp", (0.0, 2.5))]).to_dense()
-    assert dense[0, 5] == 2.5 and dense[0, 1] == 3.0
+    assert dense[0, 5] == 2.5
+    assert dense[0, 1] == 3.0
 
 
 def test_an_active_latent_may_be_negative() -> None:

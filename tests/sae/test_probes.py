@@ -67,7 +67,8 @@ def test_moments_add_up_in_any_portions() -> None:
     torch.testing.assert_close(whole.mean_out, y.mean(0))
     again = Moments(5, 3)
     again.load(whole.state())
-    assert torch.equal(again.xx, whole.xx) and again.count == 9000
+    assert torch.equal(again.xx, whole.xx)
+    assert again.count == 9000
 
 
 def test_one_row_gives_the_mean_and_extra_ranks_are_cut() -> None:
@@ -77,15 +78,16 @@ def test_one_row_gives_the_mean_and_extra_ranks_are_cut() -> None:
     for probe in made.values():
         torch.testing.assert_close(probe(x.float()), x.float(), rtol=1e-5, atol=1e-5)
     out, codes = made[3].forward_with_codes(x.float())
-    assert codes is None and torch.equal(out, made[3](x.float()))
+    assert codes is None
+    assert torch.equal(out, made[3](x.float()))
 
 
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="got 0 rows"):
         fit_probes(Moments(3), [1])
+    means = Moments(3, second=False)
+    means.add(torch.ones(2, 3))
     with pytest.raises(ValueError, match="second moments, got 2 rows, xx 0"):
-        means = Moments(3, second=False)
-        means.add(torch.ones(2, 3))
         fit_probes(means, [1])
     with pytest.raises(ValueError, match="ranks: need at least 0, got -1"):
         fit_probes(moments(rows(5, 3)), [2, -1])

@@ -93,13 +93,16 @@ def test_matches_dense_formula(activation: Activation, normalization: Normalizat
     x = torch.randn(2, 9, 12, dtype=torch.float64)
     out, codes = sae.forward_with_codes(x)
     torch.testing.assert_close(out, dense_forward(sae, x))
-    assert torch.equal(out, sae(x)) and out.shape == (2, 9, sae.d_out)
+    assert torch.equal(out, sae(x))
+    assert out.shape == (2, 9, sae.d_out)
 
     dense = codes.to_dense()
-    assert dense.shape == (2, 9, 60) and codes.tokens == 18
+    assert dense.shape == (2, 9, 60)
+    assert codes.tokens == 18
     assert torch.equal(codes.l0(), (dense != 0).sum(-1))
     flat = codes.to_csr()
-    assert torch.equal(flat.to_dense(), dense) and torch.equal(flat.l0(), codes.l0())
+    assert torch.equal(flat.to_dense(), dense)
+    assert torch.equal(flat.l0(), codes.l0())
 
     single = sae.to(torch.float32)
     torch.testing.assert_close(
@@ -145,8 +148,10 @@ def test_negative_thresholds_let_nothing_negative_through() -> None:
 def test_fresh_weights() -> None:
     sae = sk.SAE(16, 64, sk.TopK(4))
     torch.testing.assert_close(sae.decoder_norms(), torch.ones(64))
-    assert torch.equal(sae.W_enc, sae.W_dec) and not sae.b_dec.any()
-    assert sae.architecture == "topk" and "TopK(k=4)" in repr(sae)
+    assert torch.equal(sae.W_enc, sae.W_dec)
+    assert not sae.b_dec.any()
+    assert sae.architecture == "topk"
+    assert "TopK(k=4)" in repr(sae)
 
 
 def test_re_entrant_normalisation() -> None:
@@ -172,7 +177,8 @@ def test_state_dict_round_trip_and_deepcopy() -> None:
         other = sk.SAE(8, 32, activation, skip=True)
         other.load_state_dict(sae.state_dict())
         x = torch.randn(5, 8)
-        assert torch.equal(other(x), sae(x)) and torch.equal(copy.deepcopy(sae)(x), sae(x))
+        assert torch.equal(other(x), sae(x))
+        assert torch.equal(copy.deepcopy(sae)(x), sae(x))
 
 
 def test_training_recovers_planted_features() -> None:

@@ -80,7 +80,8 @@ def test_a_step_never_holds_tokens_by_latents() -> None:
 def test_codes_among_all_latents_are_the_codes(options: dict[str, Any]) -> None:
     sae, x = make(**options), torch.randn(9, 12)
     whole, among = sae.encode(x), encode_among(sae, x, torch.arange(300), 8)
-    assert torch.equal(whole.values, among.values) and torch.equal(whole.indices, among.indices)
+    assert torch.equal(whole.values, among.values)
+    assert torch.equal(whole.indices, among.indices)
     assert torch.equal(sae.decode(whole), sae.decode(among))
 
 
@@ -126,7 +127,8 @@ def dead_after_training(auxiliary: float) -> list[int]:
 def test_the_auxiliary_loss_revives_latents() -> None:
     without, with_it = dead_after_training(0.0), dead_after_training(1.0)
     assert max(with_it) >= 20, "there is something to revive"
-    assert without[-1] >= 20 and with_it[-1] <= 10
+    assert without[-1] >= 20
+    assert with_it[-1] <= 10
 
 
 def test_the_auxiliary_loss_divides_rescaled_codes_by_the_norms() -> None:
@@ -156,7 +158,9 @@ def test_exact_reconstructions_leave_the_auxiliary_loss_finite() -> None:
     for none in (x, x[:0]):
         loss = auxk_loss(sae, none, none.clone(), torch.arange(20), 4)
         loss.backward()
-        assert loss == 0 and torch.isfinite(sae.W_enc.grad).all() and torch.isfinite(sae.W_dec.grad).all()
+        assert loss == 0
+        assert torch.isfinite(sae.W_enc.grad).all()
+        assert torch.isfinite(sae.W_dec.grad).all()
 
 
 def test_nan_is_no_sign_of_life() -> None:

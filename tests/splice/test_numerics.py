@@ -61,7 +61,8 @@ def test_sae_computes_in_its_own_dtype(model_dtype, sae_dtype):
     with splice(model, {"0": sae}, observer=lambda *a: seen.append(a)):
         out = model(x)
     _, x_seen, x_hat, target, codes, _ = seen[0]
-    assert out.dtype == x_seen.dtype == target.dtype == model_dtype and x_hat.dtype == codes.values.dtype == sae_dtype
+    assert out.dtype == x_seen.dtype == target.dtype == model_dtype
+    assert x_hat.dtype == codes.values.dtype == sae_dtype
     assert torch.equal(x_hat, sae(x.to(sae_dtype)))
     assert torch.equal(out, x_hat.to(model_dtype))
 
@@ -88,4 +89,6 @@ def test_activations_go_to_the_device_of_the_sae():
     with splice(model, {"0": sae}):
         out = model(torch.zeros(2, WIDTH))
     assert sae.got == ("meta", torch.float64)
-    assert out.device.type == "cpu" and out.dtype == torch.float32 and bool((out == 1).all())
+    assert out.device.type == "cpu"
+    assert out.dtype == torch.float32
+    assert bool((out == 1).all())

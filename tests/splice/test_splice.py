@@ -136,7 +136,8 @@ def test_zero_mean_and_a_mode_for_each_site(llama):
     seen = []
     with splice(llama, {"model.layers.1": None}, replace="zero", observer=lambda *a: seen.append(a)):
         assert_close(llama(ids).logits, zero)
-    assert seen[0][4] is None and not seen[0][2].any()
+    assert seen[0][4] is None
+    assert not seen[0][2].any()
     with splice(llama, {"model.layers.1": sae}, replace="mean", means={"model.layers.1": mean, "elsewhere": mean}):
         assert_close(llama(ids).logits, constant)
     sites = {"model.layers.0": sae, "model.layers.1": None}
@@ -182,8 +183,10 @@ def test_used_again_but_not_entered_twice(llama):
                 again.__enter__()
             assert torch.equal(llama(ids).logits, results[0])
         assert again.calls == {"model.layers.1": 2}
-        assert count_hooks(llama) == before and torch.equal(llama(ids).logits, clean)
-    assert torch.equal(*results) and not torch.equal(results[0], clean)
+        assert count_hooks(llama) == before
+        assert torch.equal(llama(ids).logits, clean)
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], clean)
 
 
 @torch.no_grad()
@@ -208,7 +211,8 @@ def test_hooks_go_away_after_any_failure(llama, monkeypatch):
     broken = splice(llama, {"model.layers.1": sae, "model.layers.2": sae}, untouched=[0])
     with pytest.raises(OSError, match="no hooks here"):
         broken.__enter__()
-    assert count_hooks(llama) == before and torch.equal(llama(ids).logits, clean)
+    assert count_hooks(llama) == before
+    assert torch.equal(llama(ids).logits, clean)
     monkeypatch.undo()
     with broken:
         assert not torch.equal(llama(ids).logits, clean)

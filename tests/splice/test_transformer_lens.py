@@ -86,7 +86,8 @@ def test_the_lens_own_hooks_live_beside_the_splice(model):
         logits = model(ids)
     assert_close(spliced[name], dense(sae, cache[name]))
     assert_close(logits, model.run_with_hooks(ids, fwd_hooks=[(name, hook_for(sae))]))
-    assert count_hooks(model) == before and torch.equal(model(ids), clean)
+    assert count_hooks(model) == before
+    assert torch.equal(model(ids), clean)
 
 
 @torch.no_grad()
@@ -130,7 +131,8 @@ def test_bridge_under_its_own_names_and_the_old_ones(tmp_path, name):
     expected = bridge.run_with_hooks(ids, fwd_hooks=[(name, hook_for(sae, ids == 0))])
     with splice(bridge, {name: sae}, untouched=[0]) as run:
         assert_close(bridge(ids), expected)
-    assert run.calls == {name: 1} and not torch.equal(bridge(ids), expected)
+    assert run.calls == {name: 1}
+    assert not torch.equal(bridge(ids), expected)
 
 
 @pytest.mark.parametrize("error_term", [False, True])

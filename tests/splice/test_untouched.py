@@ -38,7 +38,8 @@ def test_mask(llama):
             assert run.untouched is untouched
             assert_close(llama(ids).logits, logits)
     for call, m in zip(seen, stays, strict=True):
-        assert torch.equal(call[5], ~m) and call[5].dtype == torch.bool
+        assert torch.equal(call[5], ~m)
+        assert call[5].dtype == torch.bool
 
 
 @torch.no_grad()
@@ -99,7 +100,8 @@ def test_generate_with_a_cache_equals_generate_without(llama):
     for _ in range(8):
         stays = torch.isin(rebuilt, torch.tensor(untouched))
         rebuilt = torch.cat([rebuilt, by_hand(llama, rebuilt, sae, stays)[:, -1:].argmax(-1)], dim=1)
-    assert torch.equal(cached, rebuilt) and torch.equal(plain, rebuilt)
+    assert torch.equal(cached, rebuilt)
+    assert torch.equal(plain, rebuilt)
     assert not torch.equal(cached, llama.generate(ids, use_cache=True, **options))
 
 

@@ -130,8 +130,8 @@ def _products(kernel: str, architecture: int, dtype: torch.dtype) -> list[Config
     else:
         tiles = ((64, 128, 8), (64, 64, 4), (128, 128, 8))
     depth = 128 // dtype.itemsize  # one line of 128 bytes, which is what wgmma swizzles
-    found = []
-    for (BM, BN, warps), stages, extra in itertools.product(tiles, (3, 4), switches):
-        for BK in (depth,) if architecture >= 90 else (depth // 2, depth):
-            found.append(Config(BM, BN, BK, warps, stages, 8, extra))
-    return found
+    depths = (depth,) if architecture >= 90 else (depth // 2, depth)
+    return [
+        Config(BM, BN, BK, warps, stages, 8, extra)
+        for (BM, BN, warps), stages, extra, BK in itertools.product(tiles, (3, 4), switches, depths)
+    ]

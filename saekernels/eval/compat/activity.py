@@ -14,8 +14,8 @@ class Activity:
     def __init__(self, latents: int) -> None:
         self.tokens = 0
         self.batches = 0
-        self.sums = {name: 0.0 for name in _PER_TOKEN}
-        self.batch_means = {name: 0.0 for name in _PER_BATCH}
+        self.sums = dict.fromkeys(_PER_TOKEN, 0.0)
+        self.batch_means = dict.fromkeys(_PER_BATCH, 0.0)
         self.saebench_variance: list[tuple[Tensor, float, float]] = []
         self.sum_x: Tensor | float = 0.0
         self.fires, self.positive_fires = (torch.zeros(latents, dtype=torch.float64) for _ in range(2))
