@@ -1,5 +1,6 @@
 """Kernels for sparse autoencoders, and the honest test they make cheap: what splicing an SAE into a model costs."""
 
+from saekernels._version import __version__ as __version__
 from saekernels.adapters import NotAccelerated, UnknownVersion, accelerate, is_accelerated, restore, swapped
 from saekernels.eval import Document, Report, evaluate, load_documents
 from saekernels.formats import FormatError, load, save
@@ -33,8 +34,6 @@ from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 from saekernels.splice.context import Splice, splice
-
-__version__ = "0.1.0"
 
 __all__ = [
     "SAE",

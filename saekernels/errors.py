@@ -1,4 +1,4 @@
-"""The one exception that means "what you gave cannot be evaluated"."""
+"""The one exception that means "what you gave cannot be evaluated", and how its messages are put."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def first_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def kind_of(value: object) -> str:
+    """How a message names what it got instead of what was needed: the type's name, or None."""
+    return "None" if value is None else type(value).__name__

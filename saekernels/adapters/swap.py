@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import install, state_of
+from saekernels.adapters.tools import TOOLS, adapter
 
 _ORIGINALS: dict[type, Callable[..., None] | None] = {}
 """Classes that are switched over, with what their own __dict__ had as __init__, or None."""
@@ -28,11 +28,11 @@ def switch_on(tools: tuple[str, ...]) -> list[str]:
     for name in tools:
         if importlib.util.find_spec(name) is None:
             continue
-        adapter = importlib.import_module(f"{__package__}.{name}")
-        for kind in adapter.classes():
+        own = adapter(name)
+        for kind in own.classes():
             if kind not in _ORIGINALS:
                 _ORIGINALS[kind] = kind.__dict__.get("__init__")
-                kind.__init__ = _accelerating(kind, kind.__init__, adapter)
+                kind.__init__ = _accelerating(kind, kind.__init__, own)
         on.append(name)
     return on
 
@@ -56,8 +56,6 @@ def swapped(*tools: str) -> Iterator[list[str]]:
         sae = SAE.load_from_disk(path)     # accelerated
     ```
     """
-    from saekernels.adapters import TOOLS
-
     unknown = sorted(set(tools) - set(TOOLS))
     if unknown:
         raise ValueError(f"tools: got {unknown[0]!r}, need some of {', '.join(TOOLS)}")
@@ -69,13 +67,13 @@ def swapped(*tools: str) -> Iterator[list[str]]:
         switch_off()
 
 
-def _accelerating(kind: type, original: Any, adapter: Any) -> Callable[..., None]:
+def _accelerating(kind: type, original: Any, own: Any) -> Callable[..., None]:
     @functools.wraps(original)
     def init(self: Any, *args: Any, **options: Any) -> None:
         original(self, *args, **options)
         # Subclasses finish their own __init__ first; those that are not known never come here as themselves.
         if type(self) is kind and isinstance(self, nn.Module) and state_of(self) is None:
             with contextlib.suppress(NotAccelerated):
-                install(self, adapter.plan(self))
+                install(self, own.plan(self))
 
     return init

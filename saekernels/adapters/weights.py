@@ -82,7 +82,7 @@ class Rows:
 
 
 class LiveWeights:
-    """What `saekernels.encoders` and the decoders need, read from the live object at every use.
+    """What `saekernels.sae.encoders` and the decoders need, read from the live object at every use.
 
     biases: role -> path, of b_enc, b_dec, threshold, b_gate, b_mag, r_mag; what is not there is None.
     """
@@ -109,9 +109,17 @@ class LiveWeights:
 
 
 class CurrentWeights:
-    """Weights at one call; stands where `saekernels.encoders` expects an SAE."""
+    """Weights at one call; what `saekernels.sae.encoders` reads."""
 
-    pre_bias = None
+    pre_bias: Tensor | None = None
+    # Read at the first use, by __getattr__.
+    W_dec: Tensor
+    b_enc: Tensor | None
+    b_dec: Tensor | None
+    threshold: Tensor | None
+    b_gate: Tensor
+    b_mag: Tensor
+    r_mag: Tensor
 
     def __init__(self, live: LiveWeights, module: nn.Module, rescale: bool) -> None:
         self.live, self.module, self.rescale_by_decoder_norm = live, module, rescale
@@ -139,7 +147,7 @@ class CurrentWeights:
 
     def encode(self, x: Tensor, activation: Activation) -> Codes:
         """Codes of x [..., d_in], from which the tool has taken its biases already."""
-        values, indices, offsets = ENCODERS[type(activation)](self, x, activation)  # type: ignore[arg-type]
+        values, indices, offsets = ENCODERS[type(activation)](self, x, activation)
         return Codes(values, indices, offsets, x.shape[:-1], self.n_latents)
 
     def decode(self, codes: Codes, bias: Tensor | None = None) -> Tensor:

@@ -1,1 +1,1 @@
-"""How each op is computed: one module per backend, the same function names in each, and a registry that picks."""
+"""How a primitive is computed: one module per backend, the same function names in each, a registry that picks."""

@@ -1,4 +1,4 @@
-"""The command line: `saekernels eval`, `saekernels bench` and `saekernels info`."""
+"""The command line: a command parses, calls one function below, and shows its result."""
 
 from saekernels.cli.entry import main
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-import saekernels
+from saekernels._version import __version__
 from saekernels.cli.commands import bench as bench_command
 from saekernels.cli.commands import breadth as breadth_command
 from saekernels.cli.commands import compare as compare_command
@@ -35,7 +35,7 @@ SHARED = ("eval", "info")
 
 def build_parser() -> Parser:
     parser = Parser(prog="saekernels", description="Kernels for sparse autoencoders, and what splicing them in costs.")
-    parser.add_argument("--version", action="version", version=f"saekernels {saekernels.__version__}")
+    parser.add_argument("--version", action="version", version=f"saekernels {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     for command in (
         eval_command,

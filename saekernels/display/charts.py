@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from saekernels.eval.report.plots import BLUE, GREY, INK, ORANGE, plain, svg
+from saekernels.errors import missing_extra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# A colour that no plot uses: it becomes the page's text colour, so that the plots follow light and dark.
+INK = "#010203"
+BLUE, ORANGE, GREY = "#3b82c4", "#e08a2e", "#8a8f98"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "saekernels",
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+}
 
 _COLOURS = (BLUE, ORANGE, "#4c9f70", "#b05fa8", "#c2504c", GREY)
+
+
+def require_matplotlib() -> None:
+    """Raise InputError if the plots cannot be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("matplotlib", "the HTML page") from error
 
 
 def curves(
@@ -123,3 +156,23 @@ def dial(share: float, interval: tuple[float, float] | None, text: str) -> str:
         axes.axis("off")
 
     return svg((4.6, 2.7), draw)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def svg(size: tuple[float, float], draw: Any) -> str:
+    """What draw(axes) makes, as SVG whose text has the page's colour and fonts; size in inches."""
+    require_matplotlib()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure: Figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    made = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    return made[made.index("<svg") :].replace(INK, "currentColor")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from saekernels.eval.sums.figures import Interval
+import math
+
+Interval = tuple[float, float]
+"""The lower and the upper end of a 95 % confidence interval."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -31,3 +34,12 @@ def percent(value: float | None) -> str:
 def with_interval(value: float | None, interval: Interval | None) -> str:
     """ "+0.123 [+0.110, +0.140]"."""
     return signed(value) + (f" [{signed(interval[0])}, {signed(interval[1])}]" if interval else "")
+
+
+def readable(number: float) -> str:
+    """ "1.9 M", "940 k"."""
+    for limit, unit in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if number >= 0.9995 * limit:  # 999.7 rounds to the next unit, not to "1000"
+            digits = max(0, 1 - math.floor(math.log10(max(number / limit, 1.0))))
+            return f"{number / limit:.{digits}f}{unit}"
+    return f"{number:.0f}"

@@ -2,7 +2,8 @@
 
 from saekernels.errors import InputError
 from saekernels.eval.evaluate import evaluate
-from saekernels.eval.report.data import Report, schema
+from saekernels.eval.report.data import schema
+from saekernels.eval.report.report import Report
 from saekernels.eval.text.documents import Document, load_documents
 
 __all__ = ["Document", "InputError", "Report", "evaluate", "load_documents", "schema"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from saekernels.errors import InputError
-from saekernels.eval.text.documents import Document
+from saekernels.errors import InputError, kind_of
 from saekernels.parallel import LatentParallelSAE
 from saekernels.sae.edits import EditedSAE
 from saekernels.sae.module import SAE
@@ -17,32 +16,18 @@ _LEAST = {"tokens": 1, "batch_size": 1, "bootstrap": 0, "context": 2, "seed": 0}
 def check_saes(saes: object) -> None:
     """TypeError or InputError unless `saes` maps at least one site to an SAE."""
     if not isinstance(saes, Mapping):
-        raise TypeError(f"saes: got {_kind(saes)}, need a mapping from site to SAE")
+        raise TypeError(f"saes: got {kind_of(saes)}, need a mapping from site to SAE")
     if not saes:
         raise InputError("saes: no SAE was given; need a mapping from site to SAE")
     for site, sae in saes.items():
         if not isinstance(sae, SAE | EditedSAE | LatentParallelSAE):
-            raise TypeError(f"saes: {site!r} is {_kind(sae)}, need a saekernels.SAE")
+            raise TypeError(f"saes: {site!r} is {kind_of(sae)}, need a saekernels.SAE")
 
 
 def check_tokenizer(tokenizer: object) -> None:
     """TypeError unless `tokenizer` can be called and names its special tokens, as those of transformers do."""
     if not callable(tokenizer) or not hasattr(tokenizer, "all_special_ids"):
-        raise TypeError(f"tokenizer: got {_kind(tokenizer)}, need a tokenizer of transformers")
-
-
-def check_documents(documents: object) -> None:
-    """TypeError unless `documents` can be gone through; of a sequence, unless each is a Document."""
-    if not isinstance(documents, Iterable):
-        raise TypeError(f"documents: got {_kind(documents)}, need an iterable of saekernels.Document")
-    for number, document in enumerate(documents if isinstance(documents, Sequence) else ()):
-        check_document(document, number)
-
-
-def check_document(document: object, number: int) -> None:
-    """TypeError unless the document with this number is one."""
-    if not isinstance(document, Document):
-        raise TypeError(f"documents: number {number} is {_kind(document)}, need a saekernels.Document")
+        raise TypeError(f"tokenizer: got {kind_of(tokenizer)}, need a tokenizer of transformers")
 
 
 def check_numbers(**values: Any) -> None:
@@ -61,8 +46,4 @@ def check_choices(bos: object, model_name: object) -> None:
     if bos is not None and not isinstance(bos, bool):
         raise TypeError(f"bos: got {bos!r:.40}, need True, False or None")
     if model_name is not None and not isinstance(model_name, str):
-        raise TypeError(f"model_name: got {_kind(model_name)}, need a str or None")
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else type(value).__name__
+        raise TypeError(f"model_name: got {kind_of(model_name)}, need a str or None")

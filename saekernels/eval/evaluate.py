@@ -14,20 +14,20 @@ import numpy as np
 import torch
 
 from saekernels.display.numbers import counted
-from saekernels.eval.arguments import check_choices, check_documents, check_numbers, check_saes, check_tokenizer
+from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
 from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
 from saekernels.eval.passes.two_passes import Progress, Work
-from saekernels.eval.report.data import Report
+from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
 from saekernels.eval.store.document_sums import Journal
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
 from saekernels.eval.summarise import documents_table, summarise
-from saekernels.eval.text.documents import Document, digest, source
+from saekernels.eval.text.documents import Document, check_documents, digest, source
 from saekernels.eval.text.windows import MASK, Tokens, chosen, context_of
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE

@@ -1,4 +1,4 @@
-"""The bundled example: a small trained language model, an SAE for every layer, and held-out text to evaluate on.
+"""The bundled example: a small trained language model, an SAE for every layer, and held-out text.
 
 Everything is read through the code paths that a user's model takes; this module only says where the files lie.
 Sources and licences: SOURCES.md beside this file. The scripts that made it: examples/ in the repository.

@@ -1,1 +1,1 @@
-"""."""
+"""A file appears whole or not at all, and says when it is damaged."""

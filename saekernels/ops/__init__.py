@@ -1,4 +1,4 @@
-"""What each op means: schema, shapes, gradient, autocast, checks; and its public function."""
+"""What a primitive means: schema, checks, shapes, gradient, autocast; and its public function."""
 
 from saekernels.ops.decode import decode, decode_csr
 from saekernels.ops.encode_threshold import CsrCodes, encode_threshold

@@ -1,4 +1,4 @@
-"""SAEs whose latents are spread over the processes of torch.distributed, for dictionaries that outgrow one device."""
+"""The same results over several processes, for models and dictionaries that outgrow one device."""
 
 from saekernels.parallel.latent_parallel import LatentParallelSAE
 from saekernels.parallel.load import load

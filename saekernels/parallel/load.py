@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from saekernels.formats import finish, open_checkpoint
+from saekernels.formats.load import finish, open_checkpoint
 from saekernels.parallel.latent_parallel import LatentParallelSAE
 from saekernels.parallel.rows import activation_of, rows_of
 from saekernels.parallel.shards import size_and_rank

@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from saekernels.ops import encode_threshold, encode_topk
+from saekernels.ops.prepare import PreparedWeights
 from saekernels.sae.activations import AbsTopK, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
-
-if TYPE_CHECKING:
-    from saekernels.sae.module import SAE
 
 # values, indices, offsets (None where every token has k entries)
 Entries = tuple[Tensor, Tensor, Tensor | None]
 
 
-def encoder_weights(sae: SAE) -> tuple[Tensor, Tensor | None]:
+class EncoderParameters(Protocol):
+    """What the encoders read: an `SAE`, or a live object of another tool at one call.
+
+    W_enc [F, d]; b_enc, b_gate, b_mag, r_mag [F]; threshold [F] (JumpReLU), [] (BatchTopK) or
+    None; pre_bias [d] or None.
+    """
+
+    rescale_by_decoder_norm: bool
+
+    @property
+    def n_latents(self) -> int: ...
+    @property
+    def W_enc(self) -> Tensor: ...
+    @property
+    def b_enc(self) -> Tensor | None: ...
+    @property
+    def pre_bias(self) -> Tensor | None: ...
+    @property
+    def threshold(self) -> Tensor | None: ...
+    @property
+    def b_gate(self) -> Tensor: ...
+    @property
+    def b_mag(self) -> Tensor: ...
+    @property
+    def r_mag(self) -> Tensor: ...
+    def decoder_norms(self) -> Tensor: ...
+    def prepared(self) -> PreparedWeights | None: ...
+
+
+def encoder_weights(sae: EncoderParameters) -> tuple[Tensor, Tensor | None]:
     """W_enc [F, d] and b_enc [F], with pre-activations scaled by the decoder's norms where the SAE asks for that."""
     if not sae.rescale_by_decoder_norm:
         return sae.W_enc, sae.b_enc
@@ -26,7 +53,7 @@ def encoder_weights(sae: SAE) -> tuple[Tensor, Tensor | None]:
     return sae.W_enc * norms[:, None], None if sae.b_enc is None else sae.b_enc * norms
 
 
-def _top_k(sae: SAE, x: Tensor, k: int, activation: str) -> Entries:
+def _top_k(sae: EncoderParameters, x: Tensor, k: int, activation: str) -> Entries:
     W_enc, b_enc = encoder_weights(sae)
     values, indices = encode_topk(
         x, W_enc, b_enc, k=k, pre_bias=sae.pre_bias, activation=activation, prepared=sae.prepared()
@@ -34,7 +61,7 @@ def _top_k(sae: SAE, x: Tensor, k: int, activation: str) -> Entries:
     return values, indices, None
 
 
-def _group_max(sae: SAE, x: Tensor, k: int) -> Entries:
+def _group_max(sae: EncoderParameters, x: Tensor, k: int) -> Entries:
     """A top-1 of each group's own rows: the winner's latent is its place in the group plus the group's start."""
     W_enc, b_enc = encoder_weights(sae)
     size = sae.n_latents // k
@@ -48,14 +75,14 @@ def _group_max(sae: SAE, x: Tensor, k: int) -> Entries:
     return torch.cat(values, -1), torch.cat(indices, -1), None
 
 
-def _above(sae: SAE, x: Tensor) -> Entries:
+def _above(sae: EncoderParameters, x: Tensor) -> Entries:
     W_enc, b_enc = encoder_weights(sae)
     # relu(pre) * (pre > threshold): a negative threshold lets nothing negative through.
     threshold = 0.0 if sae.threshold is None else sae.threshold.detach().clamp(min=0)
     return encode_threshold(x, W_enc, b_enc, threshold, pre_bias=sae.pre_bias, prepared=sae.prepared())
 
 
-def _gated(sae: SAE, x: Tensor) -> Entries:
+def _gated(sae: EncoderParameters, x: Tensor) -> Entries:
     """One product serves gate and magnitude: both are affine in s = x @ W_enc.T."""
     s, indices, offsets = encode_threshold(
         x, sae.W_enc, None, -sae.b_gate.detach(), pre_bias=sae.pre_bias, prepared=sae.prepared()
@@ -65,7 +92,7 @@ def _gated(sae: SAE, x: Tensor) -> Entries:
     return values.to(s.dtype), indices, offsets
 
 
-ENCODERS: dict[type, Callable[[SAE, Tensor, Any], Entries]] = {
+ENCODERS: dict[type, Callable[[EncoderParameters, Tensor, Any], Entries]] = {
     ReLU: lambda sae, x, _: _above(sae, x),
     TopK: lambda sae, x, activation: _top_k(sae, x, activation.k, "relu"),
     AbsTopK: lambda sae, x, activation: _top_k(sae, x, activation.k, "abs"),

@@ -1,4 +1,4 @@
-"""Splices."""
+"""Puts SAEs into a running model for the length of a `with` block."""
 
 from saekernels.splice.context import Splice, splice
 

@@ -10,8 +10,8 @@ import torch
 from saekernels.bench import Shape
 from saekernels.bench.gpu import cases, forecast, model
 from saekernels.bench.gpu.cards import CARDS, Card
+from saekernels.bench.gpu.cases import Settings
 from saekernels.bench.gpu.contenders import OPS, chunk_rows, of
-from saekernels.bench.gpu.settings import Settings
 from saekernels.bench.gpu.targets import TARGETS
 from saekernels.cli import main
 

@@ -18,8 +18,7 @@ from saekernels.bench import Shape
 from saekernels.bench.cpu.record import now
 from saekernels.bench.gpu import cases, checks, plots, record, runner
 from saekernels.bench.gpu.cards import CARDS
-from saekernels.bench.gpu.cases import Case
-from saekernels.bench.gpu.settings import Settings
+from saekernels.bench.gpu.cases import Case, Settings
 from saekernels.cli import main
 from saekernels.cli.commands import bench_gpu
 

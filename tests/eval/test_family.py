@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 import saekernels.example as example
 import tiny_lm
 from saekernels.cli import main
+from saekernels.display.numbers import readable
 from saekernels.eval import InputError, evaluate
-from saekernels.eval.studies.effective_compute import effective_compute, sentence
+from saekernels.eval.report.reading import worth
+from saekernels.eval.studies.effective_compute import effective_compute
 from saekernels.eval.studies.family import (
     Family,
     Member,
@@ -27,7 +29,6 @@ from saekernels.eval.studies.family import (
     monotone,
     parametric_share,
     read_family,
-    readable,
 )
 from saekernels.eval.studies.family_losses import make_member, measure_losses
 from tiny_lm import one_thread  # noqa: F401
@@ -85,8 +86,11 @@ def test_what_a_loss_is_worth() -> None:
     assert found["high"].outside == "worse than the smallest member"
     assert found["high"].parameters is None
     assert notes == []
-    assert sentence(x) == "predicts like a model of 1.0 k parameters, 10 % of the training compute [10, 10]"
-    assert sentence(dataclasses.asdict(found["low"])) == "predicts better than the largest member of the family"
+    assert (
+        worth(dataclasses.asdict(x))
+        == "predicts like a model of 1.0 k parameters, 10 % of the training compute [10, 10]"
+    )
+    assert worth(dataclasses.asdict(found["low"])) == "predicts better than the largest member of the family"
 
 
 def test_family_and_target_see_the_same_documents() -> None:
@@ -117,7 +121,7 @@ def test_without_training_tokens_there_is_no_compute() -> None:
     found, _ = equivalents(family((100, 4.0), (10_000, 2.0), trained=None), {"x": [3.0] * 4}, IDS, TOKENS, 10, 0)
     assert found["x"].share is None
     assert found["x"].parameters == pytest.approx(1000)
-    assert sentence(found["x"]) == "predicts like a model of 1.0 k parameters [1.0 k, 1.0 k]"
+    assert worth(dataclasses.asdict(found["x"])) == "predicts like a model of 1.0 k parameters [1.0 k, 1.0 k]"
 
 
 def test_parametric_laws_by_hand() -> None:

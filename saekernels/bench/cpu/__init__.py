@@ -1,1 +1,1 @@
-"""."""
+"""The CPU scorecard: runs the cases, keeps the record, shows and compares it."""

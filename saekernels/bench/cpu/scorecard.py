@@ -140,7 +140,7 @@ def _left_out(record: Record) -> list[str]:
 
 def plot(record: Record) -> str:
     """The bars as SVG. Needs matplotlib."""
-    from saekernels.eval.report.plots import svg
+    from saekernels.display.charts import svg
 
     made = [line for line in lines(record) if line.faster]
     names = list(dict.fromkeys(name for line in made for name in line.faster))

@@ -1,7 +1,8 @@
-"""The scorecard's cases, and their tensors, made on the device."""
+"""What a scorecard runs: its cases, their tensors, made on the device, and its settings."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -79,3 +80,26 @@ def make(case: Case, device: torch.device) -> Problem:
     if case.op != "encode":
         weights |= {"W_dec": normal(F, d, scale=d**-0.5), "b_dec": normal(d, scale=0.1)}
     return Problem(case.shape, case.dtype, (normal(T, d),), weights)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run.
+
+    Attributes:
+        rounds: at most, per contender; at least three.
+        budget: seconds of timed calls per case.
+        quick: a few cases, nothing compiled by torch, two dtypes in the gate, rougher ceilings.
+        ops: names of OPS, or None for all.
+    """
+
+    rounds: int = 20
+    budget: float = 4.0
+    quick: bool = False
+    ops: tuple[str, ...] | None = None
+    chosen: tuple[Case, ...] | None = None
+
+    def cases(self) -> tuple[Case, ...]:
+        """Those of the plan, or those given."""
+        found = self.chosen or (QUICK if self.quick else FULL)
+        return tuple(case for case in found if self.ops is None or case.op in self.ops)

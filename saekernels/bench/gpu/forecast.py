@@ -6,10 +6,9 @@ import torch
 
 from saekernels.bench.gpu import model
 from saekernels.bench.gpu.cards import Card
-from saekernels.bench.gpu.cases import Case
+from saekernels.bench.gpu.cases import Case, Settings
 from saekernels.bench.gpu.clock import CALLS
 from saekernels.bench.gpu.contenders import FAST, PRODUCTS, SCREENED, of
-from saekernels.bench.gpu.settings import Settings
 from saekernels.bench.gpu.targets import MEMORY_CASES, MEMORY_SHARE, MODEL, TARGETS
 from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS
 from saekernels.bench.measure.shapes import Shape

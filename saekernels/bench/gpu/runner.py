@@ -11,12 +11,11 @@ import torch
 from saekernels.bench.cpu.record import Row, now
 from saekernels.bench.gpu import cases, checks, forecast, record
 from saekernels.bench.gpu.cards import CARDS, Card
-from saekernels.bench.gpu.cases import Case
+from saekernels.bench.gpu.cases import Case, Settings
 from saekernels.bench.gpu.check_tools import DTYPES
 from saekernels.bench.gpu.clock import Clock, ceilings, interleave, peak_bytes
 from saekernels.bench.gpu.contenders import OPS, Contender, of
 from saekernels.bench.gpu.record import Record, TargetRow
-from saekernels.bench.gpu.settings import Settings
 from saekernels.bench.gpu.targets import MEMORY_CASES, MEMORY_SHARE, MODEL, TARGETS
 from saekernels.bench.measure import machine, timing
 from saekernels.bench.measure.contenders import OURS, Work

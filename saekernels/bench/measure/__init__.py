@@ -1,1 +1,1 @@
-"""."""
+"""What measuring takes: shapes, clocks, memory, ceilings, contenders, and which peers are here."""

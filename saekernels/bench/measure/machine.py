@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import saekernels
+from saekernels._version import __version__
 from saekernels.backends import registry
 from saekernels.bench.measure.peers import PACKAGES
 
@@ -39,7 +39,7 @@ def _git(*arguments: str) -> str | None:
 
 def versions(more: tuple[str, ...] = ()) -> dict[str, str | None]:
     """Of this package, of what computes, of the peers, and of `more`; None for one that is not installed."""
-    found: dict[str, str | None] = {"saekernels": saekernels.__version__, "python": platform.python_version()}
+    found: dict[str, str | None] = {"saekernels": __version__, "python": platform.python_version()}
     for package in ("torch", "numpy", *PACKAGES, *more):
         try:
             found[package] = metadata.version(package)

@@ -1,4 +1,4 @@
-"""What a spliced evaluation will take at a scale that is not at hand: time, memory and traffic, from the cost model."""
+"""What a spliced evaluation will take at a scale that is not at hand, from the cost model."""
 
 from saekernels.bench.scale.job import Job
 from saekernels.bench.scale.predict import Prediction, predict

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from saekernels.bench.gpu import cards, checks, forecast, plots, runner
+from saekernels.bench.gpu.cases import Settings
 from saekernels.bench.gpu.contenders import OPS
 from saekernels.bench.gpu.record import Record, default_path
-from saekernels.bench.gpu.settings import Settings
 from saekernels.cli.options.arguments import at_least, seconds
 from saekernels.cli.options.output import show
 from saekernels.errors import InputError
@@ -115,20 +115,25 @@ def run(arguments: argparse.Namespace) -> int:
         card = cards.CARDS[arguments.card]
         show("\n".join(forecast.lines(settings, card)) + "\n")
         return 0
-    device = device_of("cuda")
     if arguments.tune:
-        return _tune(arguments.kernels or TUNABLE, device)
+        return _tune(arguments.kernels or TUNABLE, device_of("cuda"))
     if arguments.json:
         check_writable(arguments.json)
+    return scorecard(settings, arguments.json, with_plots=not arguments.no_plots)
+
+
+def scorecard(settings: Settings, json: str | None, with_plots: bool = True) -> int:
+    """Check, time, write the record (to a name of its own for None) and print it; the exit code."""
+    device = device_of("cuda")
     try:
         made = runner.run(settings, device, say)
     except runner.GateClosed as closed:
         say(f"saekernels: {closed}")
         return WRONG
-    path = Path(arguments.json) if arguments.json else default_path(made.hardware["gpu"], made.date, made.commit)
+    path = Path(json) if json else default_path(made.hardware["gpu"], made.date, made.commit)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, made.to_json())
-    drawn = [] if arguments.no_plots else plots.draw(made, path)
+    drawn = plots.draw(made, path) if with_plots else []
     show("\n".join(lines(made)) + "\n")
     say(f"written: {', '.join(str(name) for name in (path, *drawn))}")
     return 0

@@ -13,6 +13,8 @@ import torch
 from saekernels.bench import Record
 from saekernels.bench import run as run_cases
 from saekernels.bench.cpu import compare, scorecard
+from saekernels.bench.gpu.cases import Settings as GpuSettings
+from saekernels.cli.commands import bench_gpu
 from saekernels.cli.options.arguments import not_empty
 from saekernels.cli.options.output import show
 from saekernels.display.tables import text_table
@@ -45,20 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"--out: cannot make {folder}: {error.strerror or error}") from error
     if torch.cuda.is_available():
-        return _run_gpu(arguments, folder)
+        return bench_gpu.scorecard(GpuSettings(quick=True), str(folder / "gpu.json"))
     settings = scorecard.settings(arguments.threads, arguments.quick)
     record = run_cases(settings, say=_say, todo=scorecard.cases(settings))
     written = _write(record, folder)
     show(scorecard.as_text(record) + "\n".join(f"wrote {path}" for path in written) + "\n")
     return 0
-
-
-def _run_gpu(arguments: argparse.Namespace, folder: Path) -> int:
-    from saekernels.cli.entry import build_parser
-
-    own = ["bench", "gpu", "--quick", "--json", str(folder / "gpu.json")]
-    parsed = build_parser().parse_args(own)
-    return int(parsed.run(parsed))
 
 
 def _say(line: str) -> None:

@@ -11,12 +11,12 @@ from saekernels.cli.options.arguments import at_least, not_empty
 from saekernels.cli.options.output import show
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, Source, add_how, add_source, fill_from_example, load_source
+from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
 from saekernels.eval.passes.moments import fixed_k
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.report.breadth_page import breadth_page
 from saekernels.eval.report.breadth_text import print_breadth
-from saekernels.eval.report.plots import require_matplotlib
 from saekernels.eval.studies.breadth import measure_breadth
 from saekernels.eval.text.slices import choose_slices
 from saekernels.eval.text.windows import Tokens, chosen, context_of

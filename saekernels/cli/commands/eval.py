@@ -20,11 +20,11 @@ from saekernels.cli.options.output import OutputError, arriving, show
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
 from saekernels.cli.options.progress import progress_bar, say_finished
 from saekernels.cli.options.source import BOS, Source, add_how, add_source, fill_from_example, load_source
+from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
 from saekernels.eval import Report, evaluate
 from saekernels.eval.passes.plan import BASELINES
 from saekernels.eval.report.page import page
-from saekernels.eval.report.plots import require_matplotlib
 from saekernels.eval.report.terminal import as_text
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.studies.effective_compute import effective_compute

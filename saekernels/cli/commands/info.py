@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import saekernels
+from saekernels._version import __version__
 from saekernels.backends import registry
 from saekernels.cli.commands import stats
 from saekernels.cli.options.output import show
@@ -54,7 +54,7 @@ def gather() -> dict[str, Any]:
 
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {
-        "saekernels": saekernels.__version__,
+        "saekernels": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -10,9 +10,10 @@ from saekernels.cli.options.arguments import at_least, not_empty, tokens_or_all
 from saekernels.cli.options.inputs import DTYPES, load_model, load_tokenizer, pick_device
 from saekernels.cli.options.output import show
 from saekernels.cli.options.progress import progress_bar
+from saekernels.display.numbers import readable
 from saekernels.errors import InputError, first_line
 from saekernels.eval import load_documents
-from saekernels.eval.studies.family import Member, make_family, readable
+from saekernels.eval.studies.family import Member, make_family
 from saekernels.eval.studies.family_losses import make_member, measure_losses
 from saekernels.files.checked import check_writable, read_json
 

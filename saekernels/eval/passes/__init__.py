@@ -1,1 +1,1 @@
-"""."""
+"""Forward passes over batches: planned, run, and reused where layers repeat."""

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from saekernels.display.numbers import counted, number, signed, with_interval
+from saekernels.display.numbers import Interval, counted, number, signed, with_interval
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError, first_line
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
-from saekernels.eval.sums.figures import Interval
 from saekernels.files.checked import is_column, read_json
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib import metadata, resources
@@ -12,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import saekernels
+from saekernels._version import __version__
+from saekernels.display.numbers import Interval
 from saekernels.eval.sums.accumulate import KlHistogram
-from saekernels.eval.sums.figures import Interval
-from saekernels.files.checked import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -139,8 +137,8 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Report:
-    """A finished evaluation. `tokens` counts predictions in the metrics; `nbytes` the UTF-8 bytes that they predict.
+class ReportData:
+    """A finished evaluation as numbers. `tokens` counts predictions in the metrics; `nbytes` the UTF-8 bytes of these.
 
     extras: results of further parts by name (effective compute, tasks, breadth, ...), JSON-ready.
     """
@@ -178,16 +176,6 @@ class Report:
         """The text of the JSON report."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
-    def write_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON, whole or not at all."""
-        write_whole(path, self.to_json())
-
-    def write_html(self, path: str | os.PathLike[str]) -> None:
-        """Write one self-contained HTML page with plots, whole or not at all. Needs matplotlib."""
-        from saekernels.eval.report.page import page
-
-        write_whole(path, page(self))
-
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of `Report.to_dict()`."""
@@ -197,7 +185,7 @@ def schema() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of what computed the result; packages that are not installed are left out."""
     found = {
-        "saekernels": saekernels.__version__,
+        "saekernels": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -6,8 +6,9 @@ from html import escape
 
 from saekernels.display.html import document, html_table
 from saekernels.display.numbers import counted, number, percent, signed, with_interval
-from saekernels.eval.report.data import Report
+from saekernels.eval.report.data import ReportData
 from saekernels.eval.report.plots import ablation_plot, delta_plot, domain_plot
+from saekernels.eval.report.reading import SITE_HEADINGS, reading, rows_of, site_cells
 from saekernels.eval.report.sections import (
     baseline_section,
     breadth_sections,
@@ -17,7 +18,6 @@ from saekernels.eval.report.sections import (
     strata_section,
     task_section,
 )
-from saekernels.eval.report.terminal import SITE_HEADINGS, reading, site_cells
 
 _DOMAIN_HEADINGS = (
     "domain",
@@ -32,7 +32,7 @@ _DOMAIN_HEADINGS = (
 )
 
 
-def page(report: Report) -> str:
+def page(report: ReportData) -> str:
     """The whole page as text."""
     counts = f"{counted(report.tokens, 'token')} of {counted(report.documents, 'document')}"
     facts = f"{counts}, windows of {report.context} tokens, seed {report.seed}"
@@ -54,12 +54,12 @@ def page(report: Report) -> str:
     return document(title, reading(report), [section for section in sections if section], facts, notes)
 
 
-def _site_table(report: Report) -> str:
-    rows = [*report.sites, report.all_sites] if len(report.sites) > 1 else report.sites
+def _site_table(report: ReportData) -> str:
+    rows = rows_of(report)
     return html_table(SITE_HEADINGS, [site_cells(row) for row in rows], last_is_joint=len(report.sites) > 1)
 
 
-def _domains(report: Report) -> str:
+def _domains(report: ReportData) -> str:
     cells = [
         [
             name,
@@ -77,7 +77,7 @@ def _domains(report: Report) -> str:
     return domain_plot(report) + html_table(_DOMAIN_HEADINGS, cells)
 
 
-def _method(report: Report) -> str:
+def _method(report: ReportData) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     hidden = ("command", "computed_once")
     how = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in report.run.items() if key not in hidden)

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from saekernels.display.numbers import short_site
-from saekernels.errors import missing_extra
-from saekernels.eval.report.data import Report, SiteFigures
-from saekernels.eval.sums.figures import Interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# A colour that no plot uses: it becomes the page's text colour, so that the plots follow light and dark.
-INK = "#010203"
-BLUE, ORANGE, GREY = "#3b82c4", "#e08a2e", "#8a8f98"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "saekernels",
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "legend.frameon": False,
-}
+from saekernels.display.charts import BLUE, GREY, INK, ORANGE, plain, svg
+from saekernels.display.numbers import Interval
+from saekernels.eval.report.data import ReportData
+from saekernels.eval.report.reading import label, rows_of
 
 
-def require_matplotlib() -> None:
-    """Raise InputError if the plots cannot be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise missing_extra("matplotlib", "the HTML page") from error
-
-
-def delta_plot(report: Report) -> str:
+def delta_plot(report: ReportData) -> str:
     """ΔCE of each site and of all together, with intervals."""
-    rows = _rows(report)
-    labels = [_label(row) for row in rows]
+    rows = rows_of(report)
+    labels = [label(row) for row in rows]
 
     def draw(axes: Any) -> None:
         for at, row in enumerate(rows):
@@ -56,9 +23,9 @@ def delta_plot(report: Report) -> str:
     return _svg(labels, draw)
 
 
-def ablation_plot(report: Report) -> str:
+def ablation_plot(report: ReportData) -> str:
     """The loss of each run on one scale: where the splice lies between the clean model and the ablations."""
-    rows = _rows(report)
+    rows = rows_of(report)
     kinds = (("clean", "o", GREY), ("spliced", "D", ORANGE), ("mean", "s", BLUE), ("zero", "x", INK))
 
     def draw(axes: Any) -> None:
@@ -70,10 +37,10 @@ def ablation_plot(report: Report) -> str:
         axes.grid(axis="y", linewidth=0.4, alpha=0.4)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.5 / (1 + len(rows))), ncols=4)
 
-    return _svg([_label(row) for row in rows], draw)
+    return _svg([label(row) for row in rows], draw)
 
 
-def domain_plot(report: Report) -> str:
+def domain_plot(report: ReportData) -> str:
     """ΔCE of all sites together by domain, worst first, with intervals."""
     domains = report.all_sites.domains
     names = sorted(domains, key=lambda name: -(domains[name].delta_ce.nats or 0.0))
@@ -86,14 +53,6 @@ def domain_plot(report: Report) -> str:
         axes.set_xlabel("ΔCE with all sites spliced, nats per token (dotted: all domains)")
 
     return _svg(names, draw)
-
-
-def _rows(report: Report) -> list[SiteFigures]:
-    return [*report.sites, report.all_sites] if len(report.sites) > 1 else list(report.sites)
-
-
-def _label(row: SiteFigures) -> str:
-    return "all together" if row.architecture == "joint" else short_site(row.site)
 
 
 def _bar(axes: Any, at: int, value: float | None, interval: Interval | None, colour: str) -> None:
@@ -112,23 +71,3 @@ def _svg(labels: list[str], draw: Any) -> str:
         axes.axvline(0, color=INK, linewidth=0.6) if axes.get_xlim()[0] < 0 else None
 
     return svg((7.2, 1.1 + 0.34 * len(labels)), rows)
-
-
-def plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
-
-
-def svg(size: tuple[float, float], draw: Any) -> str:
-    """What draw(axes) makes, as SVG whose text has the page's colour and fonts; size in inches."""
-    require_matplotlib()
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        figure: Figure = Figure(figsize=size, layout="constrained")
-        draw(figure.add_subplot())
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    made = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
-    return made[made.index("<svg") :].replace(INK, "currentColor")

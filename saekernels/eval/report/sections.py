@@ -10,8 +10,8 @@ from saekernels.display.html import html_table
 from saekernels.display.numbers import number, percent, short_site, signed, with_interval
 from saekernels.eval.report.breadth_page import breadth_parts
 from saekernels.eval.report.breadth_text import gap_sentence
-from saekernels.eval.report.data import Report, SiteFigures
-from saekernels.eval.studies.effective_compute import sentence
+from saekernels.eval.report.data import ReportData, SiteFigures
+from saekernels.eval.report.reading import label, rows_of, worth
 from saekernels.eval.sums.accumulate import KlHistogram
 
 Section = tuple[str, str] | None
@@ -24,22 +24,13 @@ _BASELINE_NAMES = {
 }
 
 
-def rows_of(report: Report) -> list[SiteFigures]:
-    """Every SAE, and all sites together where there are several."""
-    return [*report.sites, report.all_sites] if len(report.sites) > 1 else list(report.sites)
-
-
-def label(row: SiteFigures) -> str:
-    return "all together" if row.architecture == "joint" else short_site(row.site)
-
-
-def effective_section(report: Report) -> Section:
+def effective_section(report: ReportData) -> Section:
     """The dial, and what each target is worth."""
     found = report.extras.get("effective_compute")
     if not found:
         return None
     joint = found["targets"].get(report.all_sites.site) or found["targets"].get(report.sites[0].site)
-    lines = [f"<li>{escape(label(row))}: {escape(sentence(found['targets'][row.site]))}</li>" for row in rows_of(report)
+    lines = [f"<li>{escape(label(row))}: {escape(worth(found['targets'][row.site]))}</li>" for row in rows_of(report)
              if row.site in found["targets"]]  # fmt: skip
     text = f"<ul>{''.join(lines)}</ul>"
     text += f'<p class="soft">Interpolated in a family of {len(found["members"])} models measured on the same text.</p>'
@@ -50,7 +41,7 @@ def effective_section(report: Report) -> Section:
     return "Effective compute", text
 
 
-def cumulative_section(report: Report) -> Section:
+def cumulative_section(report: ReportData) -> Section:
     """ΔCE of the first l sites together, beside the sum of each alone."""
     if not report.cumulative:
         return None
@@ -69,7 +60,7 @@ def cumulative_section(report: Report) -> Section:
     return "Splicing layer after layer", picture
 
 
-def baseline_section(report: Report) -> Section:
+def baseline_section(report: ReportData) -> Section:
     """ΔCE of every baseline beside that of the SAE."""
     kinds = [kind for kind in _BASELINE_NAMES if kind in report.all_sites.baselines]
     if not kinds:
@@ -92,7 +83,7 @@ def baseline_section(report: Report) -> Section:
     return "Against honest baselines", html_table(headings, rows, last_is_joint=len(rows) > 1) + text
 
 
-def strata_section(report: Report) -> Section:
+def strata_section(report: ReportData) -> Section:
     """ΔCE by stratum and target as a heat map, the worst named."""
     rows = rows_of(report)[-_MOST_COLUMNS:]
     axes: dict[str, Any] = {"domain": rows[-1].domains, **rows[-1].strata}
@@ -121,7 +112,7 @@ def _delta(row: SiteFigures, axis: str, name: str) -> float | None:
     return parts[name].delta_ce.nats if name in parts else None
 
 
-def breadth_sections(report: Report) -> list[tuple[str, str]]:
+def breadth_sections(report: ReportData) -> list[tuple[str, str]]:
     """What narrow probes cost inside and outside of their slice, if that was measured."""
     found = report.extras.get("breadth")
     if not found:
@@ -130,7 +121,7 @@ def breadth_sections(report: Report) -> list[tuple[str, str]]:
     return [(heading, f"<p>{escape(gap_sentence(found))}</p>{body}"), *rest]
 
 
-def kl_section(report: Report) -> Section:
+def kl_section(report: ReportData) -> Section:
     """How KL is spread over tokens."""
     rows = [row for row in rows_of(report)[-6:] if sum(row.kl_histogram)]
     if not rows:
@@ -139,7 +130,7 @@ def kl_section(report: Report) -> Section:
     return "Where the divergence is", histogram(KlHistogram.edges(), counts, "KL(clean ‖ spliced) of a token, nats")
 
 
-def task_section(report: Report) -> Section:
+def task_section(report: ReportData) -> Section:
     """Narrow tasks beside the full distribution."""
     tasks = report.extras.get("tasks")
     if not tasks:

@@ -9,17 +9,13 @@ from saekernels.display.numbers import counted, number, percent, short_site, sig
 from saekernels.display.tables import PLAIN_WIDTH, TEXT_WIDTH
 from saekernels.errors import missing_extra
 from saekernels.eval.report.breadth_text import gap_sentence
-from saekernels.eval.report.data import Report, SiteFigures
-from saekernels.eval.studies.effective_compute import sentence
+from saekernels.eval.report.data import ReportData
+from saekernels.eval.report.reading import SITE_HEADINGS, reading, rows_of, site_cells
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-SITE_HEADINGS = (
-    "site", "ΔCE nats [95 %]", "bits/byte", "KL", "top-1", "FVU", "L0", "dead",
-    "CE", "CE mean", "CE zero", "rec. mean", "rec. zero",
-)  # fmt: skip
 _FIRST_TO_GO = ("rec. zero", "CE", "dead", "CE zero", "L0", "FVU", "bits/byte", "CE mean", "top-1", "KL")
 _CAPTION = "CE: spliced; mean, zero: ablated; rec.: share of that ablation's loss recovered"
 _BASELINES = {"zero": "zeros", "mean": "mean", "random": "random error", "pca": "PCA probe"}
@@ -27,7 +23,7 @@ _MOST_SITE_COLUMNS = 6
 _ENDLESS = 10_000
 
 
-def print_report(report: Report, console: Console | None = None) -> None:
+def print_report(report: ReportData, console: Console | None = None) -> None:
     """Print headline, tables and notes. Needs rich. Not cut to 80 columns when the output is not a terminal."""
     try:
         from rich.console import Console
@@ -54,7 +50,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
         console.print(escape(f"Note: {note}"), style="yellow", width=width)
 
 
-def as_text(report: Report) -> str:
+def as_text(report: ReportData) -> str:
     """What `print_report` prints where stdout goes, with colours if that is a terminal."""
     try:
         from rich.console import Console
@@ -66,7 +62,7 @@ def as_text(report: Report) -> str:
     return capture.get()
 
 
-def _title(report: Report) -> str:
+def _title(report: ReportData) -> str:
     counts = f"{counted(report.tokens, 'token')} of {counted(report.documents, 'document')}"
     return f"{report.model}: {counts}, clean CE {number(report.all_sites.ce.clean)} nats per token"
 
@@ -83,7 +79,7 @@ def fitting(tables: Iterator[Table], console: Console) -> Table:
     return table
 
 
-def site_table(report: Report, without: Sequence[str] = ()) -> Table:
+def site_table(report: ReportData, without: Sequence[str] = ()) -> Table:
     """One row per site, all sites together last."""
     from rich.markup import escape
     from rich.table import Table
@@ -92,7 +88,7 @@ def site_table(report: Report, without: Sequence[str] = ()) -> Table:
     kept = [heading for heading in SITE_HEADINGS if heading not in without]
     for heading in kept:
         table.add_column(heading, justify="left" if heading == "site" else "right", no_wrap=True)
-    rows = [*report.sites, report.all_sites] if len(report.sites) > 1 else report.sites
+    rows = rows_of(report)
     for row in rows:
         cells = dict(zip(SITE_HEADINGS, site_cells(row), strict=True))
         style = "bold" if row is report.all_sites else None
@@ -100,26 +96,7 @@ def site_table(report: Report, without: Sequence[str] = ()) -> Table:
     return table
 
 
-def site_cells(row: SiteFigures) -> list[str]:
-    """The cells of one row, under SITE_HEADINGS."""
-    return [
-        "all together" if row.architecture == "joint" else row.site,
-        with_interval(row.delta_ce.nats, row.delta_ce.ci95),
-        signed(row.delta_ce.bits_per_byte),
-        number(row.kl),
-        percent(row.top1_agreement),
-        number(row.fvu),
-        number(row.l0, 1),
-        percent(row.dead_fraction),
-        number(row.ce.spliced),
-        number(row.ce.mean),
-        number(row.ce.zero),
-        percent(row.loss_recovered.mean),
-        percent(row.loss_recovered.zero),
-    ]
-
-
-def baseline_table(report: Report, intervals: int = 1) -> Table:
+def baseline_table(report: ReportData, intervals: int = 1) -> Table:
     """ΔCE of each baseline beside the SAE's; and of the first l sites together, where there are several."""
     from rich.markup import escape
     from rich.table import Table
@@ -130,7 +107,7 @@ def baseline_table(report: Report, intervals: int = 1) -> Table:
     headings = ["ΔCE with", "the SAE", *(_BASELINES[kind] for kind in kinds), *(["up to here"] if curve else [])]
     for heading in headings:
         table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
-    for row in [*report.sites, report.all_sites] if len(report.sites) > 1 else report.sites:
+    for row in rows_of(report):
         found = [(row.baselines[kind].delta_ce, row.baselines[kind].delta_ce_ci95) for kind in kinds]
         if curve:
             here = curve.get(row.site)
@@ -141,7 +118,7 @@ def baseline_table(report: Report, intervals: int = 1) -> Table:
     return table
 
 
-def task_table(report: Report) -> Table:
+def task_table(report: ReportData) -> Table:
     """One row per narrow task."""
     from rich.markup import escape
     from rich.table import Table
@@ -159,7 +136,7 @@ def task_table(report: Report) -> Table:
     return table
 
 
-def domain_table(report: Report, alone: bool = True) -> Table:
+def domain_table(report: ReportData, alone: bool = True) -> Table:
     """ΔCE by domain: all sites together, and each site alone if asked for and there are few."""
     from rich.markup import escape
     from rich.table import Table
@@ -186,38 +163,3 @@ def _box() -> Any:
     from rich import box
 
     return box.SIMPLE_HEAD
-
-
-def reading(report: Report) -> str:
-    """One sentence that says what the result means."""
-    row = report.all_sites
-    many = len(report.sites) > 1
-    subject = f"Splicing all {len(report.sites)} SAEs together" if many else f"Splicing {report.sites[0].site}"
-    if row.delta_ce.nats is None:
-        return f"{subject} gives a loss that is not finite."
-    verb = "raises" if row.delta_ce.nats >= 0 else "lowers"
-    text = (
-        f"{subject} {verb} the loss from {number(row.ce.clean)} to {number(row.ce.spliced)} nats per token "
-        f"({with_interval(row.delta_ce.nats, row.delta_ce.ci95)}"
-    )
-    if row.delta_ce.bits_per_byte is not None:
-        text += f"; {signed(row.delta_ce.bits_per_byte)} bits per byte"
-    text += ")" + (f"; mean ablation gives {number(row.ce.mean)}" if row.ce.mean is not None else "")
-    alone = {one.site: one.delta_ce.nats for one in report.sites if one.delta_ce.nats is not None}
-    if many and alone:
-        low, high = min(alone, key=alone.__getitem__), max(alone, key=alone.__getitem__)
-        text += f"; alone, a site costs {signed(alone[low])} ({low}) to {signed(alone[high])} ({high})"
-    worst = worst_domain(row)
-    if worst is not None:
-        text += f"; the worst domain is {worst} with {signed(row.domains[worst].delta_ce.nats)}"
-    worth = report.extras.get("effective_compute", {}).get("targets", {})
-    name = row.site if row.site in worth else report.sites[0].site
-    if name in worth:
-        text += f". It {sentence(worth[name])}"
-    return text + "."
-
-
-def worst_domain(row: SiteFigures) -> str | None:
-    """The domain with the largest ΔCE, if there are several."""
-    known = {name: part.delta_ce.nats for name, part in row.domains.items() if part.delta_ce.nats is not None}
-    return max(known, key=known.__getitem__) if len(known) > 1 else None

@@ -1,1 +1,1 @@
-"""."""
+"""A run's folder: resumable, checksummed, shared by ranks."""

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from saekernels.errors import InputError
-from saekernels.eval.report.data import Report
-from saekernels.eval.studies.family import Equivalent, Family, equivalents, parametric_share
+from saekernels.eval.report.data import ReportData
+from saekernels.eval.studies.family import Family, equivalents, parametric_share
 
 
-def effective_compute(report: Report, family: Family, name: str) -> tuple[dict[str, Any], list[str]]:
+def effective_compute(report: ReportData, family: Family, name: str) -> tuple[dict[str, Any], list[str]]:
     """The section "effective_compute" of a report, and notes.
 
     Raises InputError if the family has other windows or was measured on other documents.
@@ -42,22 +42,3 @@ def effective_compute(report: Report, family: Family, name: str) -> tuple[dict[s
         "parametric_laws": laws,
     }
     return section, notes
-
-
-def sentence(found: Equivalent | dict[str, Any]) -> str:
-    """ "predicts like a model of 940 k parameters, 25 % of the training compute [21, 30]"."""
-    from saekernels.eval.studies.family import readable
-
-    one = found if isinstance(found, dict) else asdict(found)
-    if one["outside"]:
-        return f"predicts {one['outside']} of the family"
-    text = f"predicts like a model of {readable(one['parameters'])} parameters"
-    if one["share"] is not None:
-        text += f", {100 * one['share']:.0f} % of the training compute"
-        if one["share_ci95"]:
-            low, high = one["share_ci95"]
-            text += f" [{100 * low:.0f}, {100 * high:.0f}]"
-    elif one["parameters_ci95"]:
-        low, high = one["parameters_ci95"]
-        text += f" [{readable(low)}, {readable(high)}]"
-    return text

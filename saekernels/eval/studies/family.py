@@ -7,7 +7,6 @@ off by monotone interpolation within the family; parametric laws only by name, b
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -228,12 +227,3 @@ def parametric_share(clean: float, spliced: float) -> dict[str, dict[str, Any]]:
         "chinchilla_2022": {"share": chinchilla, "irreducible_nats": floor, "exponent": exponent},
         "warning": {"text": LAW_WARNING},
     }
-
-
-def readable(number: float) -> str:
-    """ "1.9 M", "940 k"."""
-    for limit, unit in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if number >= 0.9995 * limit:  # 999.7 rounds to the next unit, not to "1000"
-            digits = max(0, 1 - math.floor(math.log10(max(number / limit, 1.0))))
-            return f"{number / limit:.{digits}f}{unit}"
-    return f"{number:.0f}"

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from saekernels.eval.arguments import check_documents, check_numbers, check_tokenizer
+from saekernels.eval.arguments import check_numbers, check_tokenizer
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.two_passes import Progress
 from saekernels.eval.store.window_files import write_spool
 from saekernels.eval.studies.family import Member
 from saekernels.eval.text.batches import batches
-from saekernels.eval.text.documents import Document
+from saekernels.eval.text.documents import Document, check_documents
 from saekernels.eval.text.windows import Tokens, chosen, context_of
 from saekernels.parallel.devices import input_device
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.display.numbers import Interval
 from saekernels.errors import InputError
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.moments import fixed_k
 from saekernels.eval.passes.two_passes import Progress
 from saekernels.eval.studies.latent_maps import LatentMap, LatentMoments, fit_map, select_dense
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
-from saekernels.eval.sums.figures import Interval
 from saekernels.eval.text.batches import Batch, batches
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.slices import alternate

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.display.numbers import Interval
 from saekernels.errors import InputError
 from saekernels.eval.passes.head import Head, find_head
 from saekernels.eval.passes.plan import site_of
-from saekernels.eval.report.data import Report
+from saekernels.eval.report.data import ReportData
 from saekernels.eval.studies.tasks import Task
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
-from saekernels.eval.sums.figures import Interval
 from saekernels.eval.text.windows import Tokens, model_limit
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
@@ -142,7 +142,7 @@ def _figures(name: str, rows: np.ndarray, samples: int, seed: int) -> TaskFigure
     )
 
 
-def task_part(report: Report, figures: Sequence[TaskFigures]) -> dict[str, Any]:
+def task_part(report: ReportData, figures: Sequence[TaskFigures]) -> dict[str, Any]:
     """The part "tasks" of a report: the figures, and one sentence that sets them beside the full distribution."""
     able = [one for one in figures if one.recovered is not None]
     kept = [one for one in able if one.recovered is not None and one.recovered >= _KEPT]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saekernels.display.numbers import Interval
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 
 COLUMNS = ("clean", "spliced", "zero", "mean", "random", "pca", "kl", "agree")
@@ -15,7 +16,6 @@ FIGURES = (
     *COLUMNS, "delta_nats", "delta_bits_per_byte", "recovered_zero", "recovered_mean",
     "delta_zero", "delta_mean", "delta_random", "delta_pca", "over_random", "over_pca",
 )  # fmt: skip
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)

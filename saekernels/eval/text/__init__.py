@@ -1,1 +1,1 @@
-"""."""
+"""From documents to windows, batches, slices and strata; no model."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saekernels.errors import InputError, first_line, missing_extra
+from saekernels.errors import InputError, first_line, kind_of, missing_extra
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 SHUFFLE_BUFFER = 10_000
@@ -91,6 +91,20 @@ def load_documents(
     if not documents:
         raise InputError(f"data: no text in {', '.join(names)}")
     return documents
+
+
+def check_documents(documents: object) -> None:
+    """TypeError unless `documents` can be gone through; of a sequence, unless each is a Document."""
+    if not isinstance(documents, Iterable):
+        raise TypeError(f"documents: got {kind_of(documents)}, need an iterable of saekernels.Document")
+    for number, document in enumerate(documents if isinstance(documents, Sequence) else ()):
+        check_document(document, number)
+
+
+def check_document(document: object, number: int) -> None:
+    """TypeError unless the document with this number is one."""
+    if not isinstance(document, Document):
+        raise TypeError(f"documents: number {number} is {kind_of(document)}, need a saekernels.Document")
 
 
 def digest(documents: Iterable[Document]) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from saekernels.errors import InputError
-from saekernels.eval.arguments import check_document
-from saekernels.eval.text.documents import Document
+from saekernels.eval.text.documents import Document, check_document
 
 DEFAULT_CONTEXT = 2048
 _GROUP = 64

@@ -1,0 +1,104 @@
+"""`accelerate` and `restore`: the kernels behind an object of another tool, and its own code again."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeVar
+
+from torch import nn
+
+from saekernels.adapters import named_weights as plain
+from saekernels.adapters import verify
+from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.patch import State, install, state_of, uninstall
+from saekernels.adapters.tools import TOOLS, adapter_of
+from saekernels.sae.activations import Activation
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def accelerate(
+    module: _M, *, activation: Activation | None = None, names: dict[str, str] | None = None, check: bool = False
+) -> _M:
+    """Let this library's kernels compute what an object of another tool computes.
+
+    The same object is returned, of the same type: parameters, state_dict, dtype and device moves, hooks, gradients, and
+    the tool's own evaluators and trainers work as before. Where the tool asks for dense latents it gets them; where
+    it does not, [tokens, latents] is never made. Weights are not copied: a matrix whose latents are columns is laid out
+    anew once, and its parameter becomes a view. Inputs that the kernels do not serve (float64, autocast, another
+    device, `vmap`) go the tool's own way.
+
+    Args:
+        module: an SAE of sae-lens, eai-sparsify, dictionary_learning or SAEBench, or a module that contains some, which
+            are all accelerated. With `activation` and `names`, any module.
+        activation: what a module of unknown make computes, such as `TopK(32)`.
+        names: its weights by role: {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": ..., "b_dec": ...,
+            "b_pre": what is taken from the input, "threshold", "b_gate", "b_mag", "r_mag"}. Its forward has to take x
+            and return the reconstruction. It is always checked.
+        check: compare with the object's own forward on a small random batch before taking over. Objects of a version
+            that is not known are always checked, with a warning (UnknownVersion).
+
+    Raises:
+        NotAccelerated: a ValueError that says which object cannot be accelerated and why. Nothing was changed then.
+    """
+    _check_module(module)
+    if state_of(module) is not None:
+        return module
+    if activation is not None or names is not None:
+        if activation is None or names is None:
+            raise NotAccelerated("activation, names: need both, for a module of unknown make")
+        verify.install_checked(module, plain.plan(module, activation, dict(names)))
+        return module
+    tool = adapter_of(module)
+    if tool is not None:
+        _accelerate(module, tool, tool.plan(module), check)
+        return module
+    inside = [(one, found) for one in module.modules() if (found := adapter_of(one)) is not None and not state_of(one)]
+    plans = [(one, found, found.plan(one)) for one, found in inside]
+    if not plans:
+        tools = ", ".join(name for name in TOOLS if name in sys.modules) or "none of its tools is imported"
+        raise NotAccelerated(
+            f"{type(module).__name__}: neither an SAE of a known tool ({tools}) nor a module with one inside; for "
+            "another module give activation and names"
+        )
+    done: list[nn.Module] = []
+    try:
+        for one, found, state in plans:
+            _accelerate(one, found, state, check)
+            done.append(one)
+    except NotAccelerated:
+        for one in done:
+            uninstall(one)
+        raise
+    return module
+
+
+def restore(module: _M) -> _M:
+    """Undo `accelerate`, for this object and all inside it: the tool's own code and layout again."""
+    _check_module(module)
+    for one in module.modules():
+        uninstall(one)
+    return module
+
+
+def is_accelerated(module: nn.Module) -> bool:
+    """Whether this object, or one inside it, is accelerated."""
+    _check_module(module)
+    return any(state_of(one) is not None for one in module.modules())
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise NotAccelerated(f"module: need a torch.nn.Module, got {type(module).__name__}")
+
+
+def _accelerate(module: nn.Module, tool: Any, state: State, check: bool) -> None:
+    version = verify.installed(tool.PACKAGE)
+    known = verify.is_known(version, tool.VERSIONS)
+    meta = any(parameter.device.type == "meta" for parameter in module.parameters())
+    if (check or not known) and not meta:
+        verify.install_checked(module, state)
+    else:
+        install(module, state)
+    if not known:
+        verify.warn_of_version(tool.PACKAGE, version, tool.VERSIONS)
