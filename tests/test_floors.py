@@ -14,18 +14,14 @@ from places import ROOT, TESTS
 
 def test_every_file_is_in_a_room() -> None:
     homeless = [file for file in floors.files() if floors.room_of(file) is None]
-    assert not homeless, (
-        f"in no room of tests/helpers/floors.py: {homeless}; put them into one, or name a new room there"
-    )
+    assert not homeless, f"in no room of tests/helpers/floors.py: {homeless}; put them into one, or name a new one"
     gone = [room for room in floors.FLOOR if not (floors.PACKAGE / room).exists()]
     assert not gone, f"rooms of tests/helpers/floors.py that are not there: {gone}"
 
 
 def test_imports_run_downwards() -> None:
     wrong = floors.wrong_arrows(floors.graph())
-    advice = (
-        "A room may use only rooms on lower floors (CONTRIBUTING.md has the map). Move what is shared further down."
-    )
+    advice = "A room may use only rooms on lower floors (the map is in CONTRIBUTING.md). Move what is shared down."
     assert not wrong, "\n".join([*wrong, advice])
 
 
