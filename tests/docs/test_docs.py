@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def test_the_tutorial_prints_what_it_says() -> None:
     """Each ```text block is what the ```python block before it prints; "..." stands for anything."""
-    blocks = _FENCE.findall((ROOT / "docs" / "tutorial.md").read_text())
+    blocks = _FENCE.findall((ROOT / "docs" / "start" / "tutorial.md").read_text())
     state: dict[str, object] = {"__name__": "tutorial"}
     printed, threads = "", torch.get_num_threads()
     assert sum(kind == "text" for kind, _ in blocks) >= 8
