@@ -97,8 +97,11 @@ def test_lines_are_at_most_120_wide() -> None:
 
 
 def test_readme_is_a_front_page() -> None:
-    """At most 150 lines; prose breaks at the ends of sentences."""
-    lines = (ROOT / "README.md").read_text().splitlines()
+    """At most 150 lines, doors of at most eight lines of code; prose breaks at the ends of sentences."""
+    page = (ROOT / "README.md").read_text()
+    lines = page.splitlines()
+    doors = [content.split("\n") for kind, content in _FENCE.findall(page) if kind == "python"]
+    assert [sum(map(bool, door)) <= 8 for door in doors] == [True] * 3
     assert len(lines) <= 150
     assert max(map(len, lines)) <= 120
     fenced = False

@@ -10,28 +10,39 @@ NAMES = {"sae_topk": "TopK SAE, forward", "sae_train": "forward and backward", "
 
 
 def speed_table(record: dict[str, Any], link: str) -> str:
-    """Lines of README: each op at its largest shape, decode at its smallest too; the machine; the record at `link`."""
-    cases = [(op, shapes(record, op)[0]) for op in NAMES] + [("decode", shapes(record, "decode")[-1])]
+    """Lines of README: ops at their largest shape, decode at its smallest too, the first's memory; machine, record."""
+    first, *rest = [(op, shapes(record, op)[0]) for op in NAMES] + [("decode", shapes(record, "decode")[-1])]
     lines = [
         "| (tokens, width, latents, k) | ours | torch | SAELens | sparsify |",
         "|---|---|---|---|---|",
-        *(_line(record, op, shape) for op, shape in cases),
+        _times(record, *first),
+        _memory(record, *first),
+        *(_times(record, *case) for case in rest),
         "",
-        f"{machine(record)}; times over ours, paired, and memory of a call",
+        f"{machine(record)}; times over ours, paired",
         f"([record]({link})).",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _line(record: dict[str, Any], op: str, shape: dict[str, int]) -> str:
+def _times(record: dict[str, Any], op: str, shape: dict[str, int]) -> str:
     found = fastest(record, op, shape)
     cells = [f"{NAMES[op]} ({', '.join(str(size) for size in shape.values())})"]
     for name in CONTENDERS:
         if name not in found:
             cells.append("")
-            continue
-        one = found[name]
-        ratio = f"{one.ratio:.2f}x" if one.ratio >= 1 else f"**{one.ratio:.2f}x**"
-        time = f"{readable(one.ms)} ms" if name == CONTENDERS[0] else ratio
-        cells.append(f"{time}, {one.mib:,.0f} MiB")
+        elif name == CONTENDERS[0]:
+            cells.append(f"{readable(found[name].ms)} ms")
+        else:
+            ratio = found[name].ratio
+            cells.append(f"{ratio:.2f}x" if ratio >= 1 else f"**{ratio:.2f}x**")
+    return _row(cells)
+
+
+def _memory(record: dict[str, Any], op: str, shape: dict[str, int]) -> str:
+    found = fastest(record, op, shape)
+    return _row(["its memory beyond inputs, MiB", *(f"{found[name].mib:,.0f}" for name in CONTENDERS)])
+
+
+def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
