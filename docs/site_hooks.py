@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import posixpath
 import re
 from typing import Any
 
 MARK = "<!-- commands -->"
-# [text](../path) of a page in docs/: the repository's other files are no part of the site.
-_OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./[^)]*\)")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)[^)]*\)")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Called by mkdocs for each page."""
     if MARK in markdown:
         markdown = markdown.replace(MARK, commands())
-    return markdown if "/" in page.file.src_uri else _OUTSIDE.sub(r"`\1`", markdown)
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def name_alone(link: re.Match[str]) -> str:
+        """The text of a link that leaves docs/: the repository's other files are no part of the site."""
+        outside = posixpath.normpath(posixpath.join(folder, link[2])).startswith("..")
+        return f"`{link[1].strip('`')}`" if outside else link[0]
+
+    return _LINK.sub(name_alone, markdown)
 
 
 def commands() -> str:

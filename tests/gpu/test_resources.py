@@ -57,7 +57,7 @@ def check(architecture: int, reports: list[dict[str, Any]]) -> None:
 def test_resources(architecture: int) -> None:
     version = ".".join(__import__("triton").__version__.split(".")[:2])
     if (version, architecture) == ("3.6", 100):
-        pytest.skip("Triton 3.6 spills 64 bytes of one loss kernel for sm_100 (docs/measured.md); 3.9 is held to none")
+        pytest.skip("Triton 3.6 spills 64 bytes of one loss kernel for sm_100 (docs/evidence); 3.9 is held to none")
     reports = compile_for(architecture)
     check(architecture, reports)
     golden = json.loads(GOLDEN.read_text())

@@ -20,7 +20,7 @@ from saekernels.backends.triton.screen import Operands
 
 TF32_STEP = 2.0**-10
 SUM_STEP = 2.0**-22
-# Standard deviations; docs/measured.md has the miss rates (benchmarks/miss_rate.py).
+# Standard deviations; docs/evidence/measured.md has the miss rates (benchmarks/miss_rate.py).
 MARGIN = 3.0
 # Of everything computed here, and of sums that the screen's epilogue rounds.
 INFLATION = 1 + 2.0**-10

@@ -1,7 +1,7 @@
 """decode: each row's sum of values times rows of W_dec, in the order of its entries.
 
 Programs of all rows for one block of columns come before those of the next, so that a slice of W_dec, F x columns,
-is read from memory once and from L2 as often as it is used (docs/gpu_model.md).
+is read from memory once and from L2 as often as it is used (docs/explanation/gpu_model.md).
 """
 
 from __future__ import annotations

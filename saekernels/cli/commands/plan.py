@@ -35,9 +35,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
         help="predict time, memory and traffic of an evaluation at scale",
-        description="Predict what `saekernels eval` takes, from a cost model of its kernels (docs/scale.md). The "
-        "defaults are those of an 8-billion-parameter Llama. Nothing is run but, for --gpu here, a measurement of this "
-        "CPU's ceilings.",
+        description="Predict what `saekernels eval` takes, from a cost model of its kernels (docs/how-to/scale.md). "
+        "The defaults are those of an 8-billion-parameter Llama. Nothing is run but, for --gpu here, a measurement of "
+        "this CPU's ceilings.",
     )
     for name, (default, text) in _SIZES.items():
         parser.add_argument(f"--{name}", metavar="N", type=count, default=default, required=default is None, help=text)

@@ -1,6 +1,6 @@
 """SAELens', SAEBench's and dictionary_learning's formulas, from sums over tokens and batches.
 
-Right or wrong, and named where they are wrong (docs/compat.md). Versions: SAELens 6.54.12, SAEBench 0.6.0,
+Right or wrong, and named where they are wrong (docs/how-to/compat.md). Versions: SAELens 6.54.12, SAEBench 0.6.0,
 dictionary_learning 0.1.0.
 """
 
