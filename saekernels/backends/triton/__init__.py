@@ -15,14 +15,14 @@ CHECKS_ENTRIES = False
 
 _import_error = ""
 try:
-    from saekernels.backends.triton.decode import decode
-    from saekernels.backends.triton.encode_threshold import encode_threshold
-    from saekernels.backends.triton.encode_topk import encode_topk
-    from saekernels.backends.triton.gather_dot import gather_dot
+    from saekernels.backends.triton.codes.decode import decode
+    from saekernels.backends.triton.codes.gather_dot import gather_dot
+    from saekernels.backends.triton.codes.segment_outer import segment_outer
+    from saekernels.backends.triton.codes.segment_sum import segment_sum
+    from saekernels.backends.triton.encode.encode_threshold import encode_threshold
+    from saekernels.backends.triton.encode.encode_topk import encode_topk
     from saekernels.backends.triton.launch import INTERPRETING
-    from saekernels.backends.triton.linear_ce_kl import linear_ce_kl
-    from saekernels.backends.triton.segment_outer import segment_outer
-    from saekernels.backends.triton.segment_sum import segment_sum
+    from saekernels.backends.triton.loss.linear_ce_kl import linear_ce_kl
     from saekernels.backends.triton.topk import topk
 except ImportError as error:
     _import_error = str(error)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saekernels.backends import cuda
-from saekernels.backends.triton.dense import chunks
+from saekernels.backends.triton.encode.dense import chunks
 from saekernels.backends.triton.select import unpack
 
 

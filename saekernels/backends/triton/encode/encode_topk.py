@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saekernels.backends.triton.certify import certify, cut
-from saekernels.backends.triton.dense import chunks, dense
-from saekernels.backends.triton.exact_rows import exact_rows
-from saekernels.backends.triton.operands import Encoder, encoder
-from saekernels.backends.triton.rescore import rescore
-from saekernels.backends.triton.sample import sample
-from saekernels.backends.triton.sampling import Plan, plan
-from saekernels.backends.triton.screen import screen
+from saekernels.backends.triton.encode.certify import certify, cut
+from saekernels.backends.triton.encode.dense import chunks, dense
+from saekernels.backends.triton.encode.exact_rows import exact_rows
+from saekernels.backends.triton.encode.operands import Encoder, encoder
+from saekernels.backends.triton.encode.rescore import rescore
+from saekernels.backends.triton.encode.sample import sample
+from saekernels.backends.triton.encode.sampling import Plan, plan
+from saekernels.backends.triton.encode.screen import screen
 from saekernels.backends.triton.select import select
 from saekernels.backends.triton.topk import topk
 

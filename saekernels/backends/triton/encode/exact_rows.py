@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import keys
-from saekernels.backends.triton import sampling as plan
+from saekernels.backends.triton.encode import sampling as plan
 from saekernels.backends.triton.launch import launch, multiprocessors
 
 # A score tile of a program, in elements of the product.

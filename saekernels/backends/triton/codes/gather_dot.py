@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs
+from saekernels.backends.triton.codes.segments import rows_of
 from saekernels.backends.triton.launch import architecture, launch
-from saekernels.backends.triton.segments import rows_of
 
 
 @triton.jit

@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs
+from saekernels.backends.triton.codes.segments import PIECE, rows_of, segments
 from saekernels.backends.triton.launch import architecture, launch
-from saekernels.backends.triton.segments import PIECE, rows_of, segments
 
 
 @triton.jit

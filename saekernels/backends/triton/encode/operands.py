@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saekernels.backends.triton import bounds, quantise
-from saekernels.backends.triton.bias import folded
-from saekernels.backends.triton.screen import Operands
+from saekernels.backends.triton.encode import bounds, quantise
+from saekernels.backends.triton.encode.bias import folded
+from saekernels.backends.triton.encode.screen import Operands
 
 
 class Encoder(NamedTuple):

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs
-from saekernels.backends.triton.append import append_branching, append_masked
+from saekernels.backends.triton.encode.append import append_branching, append_masked
 from saekernels.backends.triton.launch import architecture, launch
 from saekernels.backends.triton.product import grid, operands, product, tile_of
 

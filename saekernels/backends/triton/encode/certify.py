@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import keys
+from saekernels.backends.triton.encode.screen import Operands
 from saekernels.backends.triton.launch import launch, power_of_2
-from saekernels.backends.triton.screen import Operands
 
 BLOCK = 256
 

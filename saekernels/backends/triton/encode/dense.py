@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs
+from saekernels.backends.triton.encode.screen import Operands, scores_of
 from saekernels.backends.triton.launch import architecture, launch
 from saekernels.backends.triton.product import grid, operands, product, tile_of
-from saekernels.backends.triton.screen import Operands, scores_of
 
 BUFFER_BYTES = 32 * 2**20
 

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from saekernels.backends.triton.codes.segments import segments
 from saekernels.backends.triton.launch import launch
-from saekernels.backends.triton.segments import segments
 
 BLOCK = 128
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saekernels.backends.triton import configs
 from saekernels.backends.triton.launch import INTERPRETING, architecture, launch
-from saekernels.backends.triton.loss_parts import parts_kernel
+from saekernels.backends.triton.loss.loss_parts import parts_kernel
 from saekernels.backends.triton.product import product_of
 
 # Vocabulary tiles per part: 28 bytes of partial results per row for each.

@@ -14,10 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs, keys
+from saekernels.backends.triton.encode.sampling import GROUP_OF
+from saekernels.backends.triton.encode.screen import Operands, reach_of, scores_of
 from saekernels.backends.triton.launch import architecture, launch, power_of_2
 from saekernels.backends.triton.product import grid, operands, product, tile_of
-from saekernels.backends.triton.sampling import GROUP_OF
-from saekernels.backends.triton.screen import Operands, reach_of, scores_of
 
 
 @triton.jit

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saekernels.backends.triton.screen import Operands
+from saekernels.backends.triton.encode.screen import Operands
 
 TF32_STEP = 2.0**-10
 SUM_STEP = 2.0**-22

@@ -13,12 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import keys
-from saekernels.backends.triton.dense import chunks, dense
+from saekernels.backends.triton.codes.segments import offsets_of
+from saekernels.backends.triton.encode.dense import chunks, dense
+from saekernels.backends.triton.encode.operands import Encoder, encoder
+from saekernels.backends.triton.encode.rescore import rescore
+from saekernels.backends.triton.encode.screen import screen
 from saekernels.backends.triton.launch import launch, power_of_2, read
-from saekernels.backends.triton.operands import Encoder, encoder
-from saekernels.backends.triton.rescore import rescore
-from saekernels.backends.triton.screen import screen
-from saekernels.backends.triton.segments import offsets_of
 
 # Candidates per row, and rows at a time so that they take at most BUFFER_BYTES.
 CAPACITY = 1024

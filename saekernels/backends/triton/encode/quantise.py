@@ -10,9 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from saekernels.backends.triton import bounds, configs
+from saekernels.backends.triton import configs
+from saekernels.backends.triton.encode import bounds
+from saekernels.backends.triton.encode.screen import Operands
 from saekernels.backends.triton.launch import INTERPRETER, architecture, launch
-from saekernels.backends.triton.screen import Operands
 
 # Candidates against those of an exact screen: 2.6 times as many at the k-th best, and some room.
 GROWTH = 3.0
