@@ -25,9 +25,9 @@ def count_failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     exact_rows = module("encode.encode_topk").exact_rows
 
-    def counted(x, W, bias, failed, n_failed, *rest, **options):  # type: ignore[no-untyped-def]
-        seen.append(int(n_failed))
-        exact_rows(x, W, bias, failed, n_failed, *rest, **options)
+    def counted(x, W, bias, failed, *rest, **options):  # type: ignore[no-untyped-def]
+        seen.append(int(failed.number))
+        exact_rows(x, W, bias, failed, *rest, **options)
 
     monkeypatch.setattr(module("encode.encode_topk"), "exact_rows", counted)
     return seen

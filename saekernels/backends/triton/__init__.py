@@ -1,7 +1,7 @@
 """The Triton backend: every primitive on NVIDIA GPUs, and on CPU tensors in Triton's interpreter, which is for tests.
 
-One kernel per file. `launch` starts kernels, `configs` says how large their tiles are, `plan` what the screen looks
-for. Per-row selection and grouping by latent go to the CUDA backend where that is built.
+One room per kind of op: `encode`, `codes`, `loss`. `launch` starts kernels, `configs` says how large their tiles are.
+Per-row selection and grouping by latent go to the CUDA backend where that is built.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ def decode_kernel(  # type: ignore[no-untyped-def]
     stride_wf,
     stride_wd,
     stride_bias,
-    BIASED: tl.constexpr,
     BD: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):
@@ -44,7 +43,7 @@ def decode_kernel(  # type: ignore[no-untyped-def]
             value = tl.load(values + start + i, mask=there, other=0.0).to(tl.float32)
             weights = W + latent * stride_wf + column * stride_wd
             acc += value * tl.load(weights, mask=column < tl.where(there, D, 0), other=0.0).to(tl.float32)
-    if BIASED:
+    if bias is not None:
         acc += tl.load(bias + column * stride_bias, mask=column < D, other=0.0).to(tl.float32)
     tl.store(out + row * D + column, acc.to(out.dtype.element_ty), mask=column < D)
 
@@ -77,7 +76,6 @@ def decode(
         stride_wf=W_dec.stride(0),
         stride_wd=W_dec.stride(1),
         stride_bias=0 if b_dec is None else b_dec.stride(0),
-        BIASED=b_dec is not None,
         BD=config.BN,
         ENTRIES=config.BK,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,91 +14,69 @@ from saekernels.backends.triton.codes.segments import PIECE, rows_of, segments
 from saekernels.backends.triton.launch import architecture, launch
 
 
+class Entries(NamedTuple):
+    """The entries of codes by latent, and a [T, D], whose rows are summed; kernels take it as one argument.
+
+    Attributes:
+        weights, rows: [nnz], each entry's value and row.
+        order, starts, pieces: as in `Segments`.
+    """
+
+    weights: Tensor
+    rows: Tensor
+    order: Tensor
+    starts: Tensor
+    pieces: Tensor
+    a: Tensor
+    D: int
+    stride_at: int
+    stride_ad: int
+
+
 @triton.jit
-def sum_entries(  # type: ignore[no-untyped-def]
-    begin,
-    end,
-    values,
-    order,
-    rows,
-    a,
-    column,
-    D,
-    stride_at,
-    stride_ad,
-    BD: tl.constexpr,
-    ENTRIES: tl.constexpr,
-):
+def sum_entries(begin, end, of, column, BD: tl.constexpr, ENTRIES: tl.constexpr):  # type: ignore[no-untyped-def]
     """[BD] float32: value * a[row] over order[begin:end], in order."""
     acc = tl.zeros((BD,), tl.float32)
     for start in range(begin, end, ENTRIES):
         for i in tl.static_range(ENTRIES):
             there = start + i < end
-            entry = tl.load(order + start + i, mask=there, other=0).to(tl.int64)
-            value = tl.load(values + entry, mask=there, other=0.0).to(tl.float32)
-            row = tl.load(rows + entry, mask=there, other=0).to(tl.int64)
-            source = a + row * stride_at + column * stride_ad
-            acc += value * tl.load(source, mask=column < tl.where(there, D, 0), other=0.0).to(tl.float32)
+            entry = tl.load(of.order + start + i, mask=there, other=0).to(tl.int64)
+            value = tl.load(of.weights + entry, mask=there, other=0.0).to(tl.float32)
+            row = tl.load(of.rows + entry, mask=there, other=0).to(tl.int64)
+            source = of.a + row * of.stride_at + column * of.stride_ad
+            acc += value * tl.load(source, mask=column < tl.where(there, of.D, 0), other=0.0).to(tl.float32)
     return acc
 
 
 @triton.jit
 def piece_kernel(  # type: ignore[no-untyped-def]
-    values,
-    order,
-    starts,
-    pieces,
-    owners,
-    rows,
-    a,
-    partial,
-    F,
-    D,
-    stride_at,
-    stride_ad,
-    PIECE: tl.constexpr,
-    BD: tl.constexpr,
-    ENTRIES: tl.constexpr,
+    of, owners, partial, F, PIECE: tl.constexpr, BD: tl.constexpr, ENTRIES: tl.constexpr
 ):
     piece = tl.program_id(0).to(tl.int64)
     latent = tl.load(owners + piece)
     if latent < F:
         column = tl.program_id(1) * BD + tl.arange(0, BD)
-        begin = tl.load(starts + latent) + (piece - tl.load(pieces + latent)) * PIECE
-        end = tl.minimum(begin + PIECE, tl.load(starts + latent + 1))
-        acc = sum_entries(begin, end, values, order, rows, a, column, D, stride_at, stride_ad, BD, ENTRIES)
-        tl.store(partial + piece * D + column, acc, mask=column < D)
+        begin = tl.load(of.starts + latent) + (piece - tl.load(of.pieces + latent)) * PIECE
+        end = tl.minimum(begin + PIECE, tl.load(of.starts + latent + 1))
+        acc = sum_entries(begin, end, of, column, BD, ENTRIES)
+        tl.store(partial + piece * of.D + column, acc, mask=column < of.D)
 
 
 @triton.jit
-def segment_outer_kernel(  # type: ignore[no-untyped-def]
-    values,
-    order,
-    starts,
-    pieces,
-    rows,
-    a,
-    partial,
-    out,
-    D,
-    stride_at,
-    stride_ad,
-    BD: tl.constexpr,
-    ENTRIES: tl.constexpr,
-):
+def segment_outer_kernel(of, partial, out, BD: tl.constexpr, ENTRIES: tl.constexpr):  # type: ignore[no-untyped-def]
     latent = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BD + tl.arange(0, BD)
-    first = tl.load(pieces + latent)
-    last = tl.load(pieces + latent + 1)
+    first = tl.load(of.pieces + latent)
+    last = tl.load(of.pieces + latent + 1)
     if first == last:
-        begin = tl.load(starts + latent)
-        end = tl.load(starts + latent + 1)
-        acc = sum_entries(begin, end, values, order, rows, a, column, D, stride_at, stride_ad, BD, ENTRIES)
+        begin = tl.load(of.starts + latent)
+        end = tl.load(of.starts + latent + 1)
+        acc = sum_entries(begin, end, of, column, BD, ENTRIES)
     else:
         acc = tl.zeros((BD,), tl.float32)
         for piece in range(first, last):
-            acc += tl.load(partial + piece * D + column, mask=column < D, other=0.0)
-    tl.store(out + latent * D + column, acc.to(out.dtype.element_ty), mask=column < D)
+            acc += tl.load(partial + piece * of.D + column, mask=column < of.D, other=0.0)
+    tl.store(out + latent * of.D + column, acc.to(out.dtype.element_ty), mask=column < of.D)
 
 
 def segment_outer(values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, n_latents: int) -> Tensor:
@@ -112,16 +90,10 @@ def segment_outer(values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, n
     partial = torch.empty(grouped.owners.shape[0], width, dtype=torch.float32, device=device)
     config = configs.lookup("segment", architecture(device), a.dtype, width)
     shared: dict[str, Any] = {
-        "values": values.contiguous(),
-        "order": grouped.order,
-        "starts": grouped.starts,
-        "pieces": grouped.pieces,
-        "rows": rows_of(offsets, indices.shape[0]),
-        "a": a,
+        "of": Entries(
+            values.contiguous(), rows_of(offsets, indices.shape[0]), *grouped[:3], a, width, a.stride(0), a.stride(1)
+        ),
         "partial": partial,
-        "D": width,
-        "stride_at": a.stride(0),
-        "stride_ad": a.stride(1),
         "BD": config.BN,
         "ENTRIES": config.BK,
         "num_warps": config.num_warps,

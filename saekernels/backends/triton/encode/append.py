@@ -54,49 +54,35 @@ BRANCHING = tl.constexpr(
 
 
 @triton.jit
-def hits_of(  # type: ignore[no-untyped-def]
-    score, threshold, rows, columns, T, F, ABS: tl.constexpr, PER_LATENT: tl.constexpr
-):
+def hits_of(score, threshold, rows, columns, sizes, ABS: tl.constexpr, PER_LATENT: tl.constexpr):  # type: ignore[no-untyped-def]
     """Which of a block of scores are candidates; rows, columns: blocks of the same number of dimensions."""
     compared = tl.abs(score) if ABS else score
     if PER_LATENT:
-        above = compared > tl.load(threshold + columns, mask=columns < F, other=0.0)
+        above = compared > tl.load(threshold + columns, mask=columns < sizes.F, other=0.0)
         hit = above | (compared != compared)
     else:
-        hit = ~(compared < tl.load(threshold + rows, mask=rows < T, other=0.0))  # NaN hits
-    return hit & (rows < T) & (columns < F)
+        hit = ~(compared < tl.load(threshold + rows, mask=rows < sizes.T, other=0.0))  # NaN hits
+    return hit & (rows < sizes.T) & (columns < sizes.F)
 
 
 @triton.jit
 def append_branching(  # type: ignore[no-untyped-def]
-    score,
-    threshold,
-    first_row,
-    first_column,
-    T,
-    F,
-    candidates,
-    counts,
-    capacity,
-    ABS: tl.constexpr,
-    PER_LATENT: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
+    score, threshold, first_row, first_column, sizes, found, ABS: tl.constexpr, PER_LATENT: tl.constexpr
 ):
-    rows = (first_row + tl.arange(0, BM))[:, None]
-    columns = (first_column + tl.arange(0, BN))[None, :]
-    hit = hits_of(score, threshold, rows, columns, T, F, ABS, PER_LATENT)
-    everywhere = tl.zeros((BM, BN), tl.int32)
+    rows = (first_row + tl.arange(0, score.shape[0]))[:, None]
+    columns = (first_column + tl.arange(0, score.shape[1]))[None, :]
+    hit = hits_of(score, threshold, rows, columns, sizes, ABS, PER_LATENT)
+    everywhere = tl.zeros(score.shape, tl.int32)
     tl.inline_asm_elementwise(
         BRANCHING,
         "=r,f,r,l,l,r,r,r",
         [
             score,
             hit.to(tl.int32),
-            (counts + rows).to(tl.int64) + everywhere,
-            (candidates + rows.to(tl.int64) * capacity).to(tl.int64) + everywhere,
+            (found.counts + rows).to(tl.int64) + everywhere,
+            (found.keys + rows.to(tl.int64) * found.capacity).to(tl.int64) + everywhere,
             columns + everywhere,
-            capacity + everywhere,
+            found.capacity + everywhere,
             everywhere + (1 if ABS else 0),
         ],
         dtype=tl.int32,
@@ -107,100 +93,31 @@ def append_branching(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def append_part(  # type: ignore[no-untyped-def]
-    score,
-    threshold,
-    first_row,
-    first_column,
-    T,
-    F,
-    candidates,
-    counts,
-    capacity,
-    ABS: tl.constexpr,
-    PER_LATENT: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    STEP: tl.constexpr,
+    score, threshold, first_row, first_column, sizes, found, ABS: tl.constexpr, PER_LATENT: tl.constexpr
 ):
-    """[BM, BN] scores of every STEP-th column from first_column on."""
-    flat = tl.reshape(score, (BM * BN,))
-    at = tl.arange(0, BM * BN)
-    row = first_row + at // BN
-    column = first_column + at % BN * STEP
-    hit = hits_of(flat, threshold, row, column, T, F, ABS, PER_LATENT)
-    place = tl.atomic_add(counts + row, 1, mask=hit, sem="relaxed")
+    """[BM, BN / 4] scores of every fourth column from first_column on."""
+    size: tl.constexpr = score.shape[0] * score.shape[1]
+    flat = tl.reshape(score, (size,))
+    at = tl.arange(0, size)
+    row = first_row + at // score.shape[1]
+    column = first_column + at % score.shape[1] * 4
+    hit = hits_of(flat, threshold, row, column, sizes, ABS, PER_LATENT)
+    place = tl.atomic_add(found.counts + row, 1, mask=hit, sem="relaxed")
     key = keys.pack(tl.abs(flat) if ABS else flat, column, (flat < 0) & ABS)
-    tl.store(candidates + row.to(tl.int64) * capacity + place, key, mask=hit & (place < capacity))
+    tl.store(found.keys + row.to(tl.int64) * found.capacity + place, key, mask=hit & (place < found.capacity))
 
 
 @triton.jit
 def append_masked(  # type: ignore[no-untyped-def]
-    score,
-    threshold,
-    first_row,
-    first_column,
-    T,
-    F,
-    candidates,
-    counts,
-    capacity,
-    ABS: tl.constexpr,
-    PER_LATENT: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
+    score, threshold, first_row, first_column, sizes, found, ABS: tl.constexpr, PER_LATENT: tl.constexpr
 ):
     # Splitting pairs of neighbours leaves every element in the thread that has it.
+    BM: tl.constexpr = score.shape[0]
+    BN: tl.constexpr = score.shape[1]
     even, odd = tl.split(tl.reshape(score, (BM, BN // 2, 2)))
     part0, part2 = tl.split(tl.reshape(even, (BM, BN // 4, 2)))
     part1, part3 = tl.split(tl.reshape(odd, (BM, BN // 4, 2)))
-    append_part(
-        part0, threshold, first_row, first_column, T, F, candidates, counts, capacity, ABS, PER_LATENT, BM, BN // 4, 4
-    )
-    append_part(
-        part1,
-        threshold,
-        first_row,
-        first_column + 1,
-        T,
-        F,
-        candidates,
-        counts,
-        capacity,
-        ABS,
-        PER_LATENT,
-        BM,
-        BN // 4,
-        4,
-    )
-    append_part(
-        part2,
-        threshold,
-        first_row,
-        first_column + 2,
-        T,
-        F,
-        candidates,
-        counts,
-        capacity,
-        ABS,
-        PER_LATENT,
-        BM,
-        BN // 4,
-        4,
-    )
-    append_part(
-        part3,
-        threshold,
-        first_row,
-        first_column + 3,
-        T,
-        F,
-        candidates,
-        counts,
-        capacity,
-        ABS,
-        PER_LATENT,
-        BM,
-        BN // 4,
-        4,
-    )
+    append_part(part0, threshold, first_row, first_column, sizes, found, ABS, PER_LATENT)
+    append_part(part1, threshold, first_row, first_column + 1, sizes, found, ABS, PER_LATENT)
+    append_part(part2, threshold, first_row, first_column + 2, sizes, found, ABS, PER_LATENT)
+    append_part(part3, threshold, first_row, first_column + 3, sizes, found, ABS, PER_LATENT)

@@ -23,7 +23,6 @@ def fold_kernel(  # type: ignore[no-untyped-def]
     stride_wd,
     stride_bias,
     stride_pre,
-    BIASED: tl.constexpr,
     ROWS: tl.constexpr,
     BD: tl.constexpr,
 ):
@@ -36,7 +35,7 @@ def fold_kernel(  # type: ignore[no-untyped-def]
         p = tl.load(pre_bias + column * stride_pre, mask=column < D, other=0.0)
         acc += w.to(tl.float32) * p.to(tl.float32)[None, :]
     folded = -tl.sum(acc, 1)
-    if BIASED:
+    if bias is not None:
         folded += tl.load(bias + latent * stride_bias, mask=latent < F, other=0.0).to(tl.float32)
     tl.store(out + latent, folded, mask=latent < F)
 
@@ -63,7 +62,6 @@ def folded(W: Tensor, bias: Tensor | None, pre_bias: Tensor | None) -> Tensor | 
         stride_wd=W.stride(1),
         stride_bias=0 if bias is None else bias.stride(0),
         stride_pre=pre_bias.stride(0),
-        BIASED=bias is not None,
         ROWS=config.BK,
         BD=config.BN,
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saekernels.backends.triton.encode.screen import Operands
+from saekernels.backends.triton.encode.operands import Operands, Vectors
 
 TF32_STEP = 2.0**-10
 SUM_STEP = 2.0**-22
@@ -31,9 +31,7 @@ def tf32(x: Tensor, W: Tensor, bias: Tensor | None) -> Operands:
     depth = x.shape[1]
     loss = (2 * TF32_STEP + TF32_STEP**2 + 2 * depth * SUM_STEP) * INFLATION
     row_norm, latent_norm = norms(x), norms(W)
-    return Operands(
-        x,
-        W,
+    vectors = Vectors(
         bias,
         row_norm=row_norm,
         row_error=row_norm * loss,
@@ -41,6 +39,7 @@ def tf32(x: Tensor, W: Tensor, bias: Tensor | None) -> Operands:
         latent_error=torch.zeros_like(latent_norm),
         latent_slack=slack(bias, latent_norm, depth),
     )
+    return Operands(x, W, vectors, float32_product="tf32")
 
 
 def norms(matrix: Tensor) -> Tensor:

@@ -7,115 +7,104 @@ below the screen's threshold, for then a latent that the screen dropped might be
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import keys
-from saekernels.backends.triton.encode.screen import Operands
+from saekernels.backends.triton.encode.operands import Vectors
+from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import launch, power_of_2
 
 BLOCK = 256
 
 
+class Failed(NamedTuple):
+    """The rows that fail, in the front of rows [T] int32, in any order; number [1] int32 says how many they are."""
+
+    rows: Tensor
+    number: Tensor
+
+
 @triton.jit
-def certify_kernel(counts, failed, n_failed, T, k, capacity, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def certify_kernel(counts, failed, T, k, capacity, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     count = tl.load(counts + rows, mask=rows < T, other=k)
     fails = (rows < T) & ((count < k) | (count > capacity))
-    # In which order failing rows are listed decides nothing.
-    place = tl.atomic_add(n_failed + rows * 0, 1, mask=fails, sem="relaxed")
-    tl.store(failed + place, rows, mask=fails)
+    place = tl.atomic_add(failed.number + rows * 0, 1, mask=fails, sem="relaxed")
+    tl.store(failed.rows + place, rows, mask=fails)
 
 
 @triton.jit
-def cut_kernel(  # type: ignore[no-untyped-def]
-    candidates,
-    counts,
-    threshold,
-    failed,
-    n_failed,
-    row_norm,
-    row_error,
-    latent_norm,
-    latent_error,
-    latent_slack,
-    k,
-    capacity,
-    BLOCK: tl.constexpr,
-):
+def cut_kernel(found, threshold, failed, vectors, k, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
-    count = tl.load(counts + row)
+    count = tl.load(found.counts + row)
     at = tl.arange(0, BLOCK)
-    here = at < tl.minimum(count, capacity)
-    entries = candidates + row.to(tl.int64) * capacity
+    here = at < tl.minimum(count, found.capacity)
+    entries = found.keys + row.to(tl.int64) * found.capacity
     key = tl.load(entries + at, mask=here, other=keys.EMPTY)
     latent = tl.where(here, keys.index_of(key), 0)
     most = keys.score_of(key)
-    norm = tl.load(latent_norm + latent)
-    error = tl.load(latent_error + latent)
-    slack = tl.load(latent_slack + latent)
-    least = most - 2 * (tl.load(row_norm + row) * error + (tl.load(row_error + row) * norm + slack))
+    norm = tl.load(vectors.latent_norm + latent)
+    error = tl.load(vectors.latent_error + latent)
+    slack = tl.load(vectors.latent_slack + latent)
+    least = most - 2 * (tl.load(vectors.row_norm + row) * error + (tl.load(vectors.row_error + row) * norm + slack))
     least = tl.where(here & (least == least), least, float("-inf"))
     sure = keys.unordered(keys.rank_of(keys.ordered(least), k))
-    fails = (count < k) | (count > capacity) | ~(sure >= tl.load(threshold + row))
+    fails = (count < k) | (count > found.capacity) | ~(sure >= tl.load(threshold + row))
     keep = here & ~(most < sure)
     place = tl.cumsum(keep.to(tl.int32), 0) - 1
     tl.debug_barrier()  # every key is read before the first is overwritten
     tl.store(entries + place, key, mask=keep)
-    tl.store(counts + row, tl.where(fails, 0, tl.sum(keep.to(tl.int32), 0)))
+    tl.store(found.counts + row, tl.where(fails, 0, tl.sum(keep.to(tl.int32), 0)))
     if fails:
-        tl.store(failed + tl.atomic_add(n_failed, 1, sem="relaxed"), row)
+        tl.store(failed.rows + tl.atomic_add(failed.number, 1, sem="relaxed"), row)
 
 
-def certify(counts: Tensor, k: int, capacity: int) -> tuple[Tensor, Tensor]:
-    """The rows that fail, in the front of [T] int32, and how many they are, [1] int32."""
-    rows, device = counts.shape[0], counts.device
-    failed = torch.empty(rows, dtype=torch.int32, device=device)
-    n_failed = torch.zeros(1, dtype=torch.int32, device=device)
+def _none(rows: int, device: torch.device) -> Failed:
+    number = torch.zeros(1, dtype=torch.int32, device=device)
+    return Failed(torch.empty(rows, dtype=torch.int32, device=device), number)
+
+
+def certify(found: Candidates, k: int) -> Failed:
+    """The rows that fail."""
+    rows, device = found.keys.shape[0], found.keys.device
+    failed = _none(rows, device)
     launch(
         certify_kernel,
         (triton.cdiv(rows, BLOCK),),
         device,
-        counts=counts,
+        counts=found.counts,
         failed=failed,
-        n_failed=n_failed,
         T=rows,
         k=k,
-        capacity=capacity,
+        capacity=found.capacity,
         BLOCK=BLOCK,
     )
-    return failed, n_failed
+    return failed
 
 
-def cut(candidates: Tensor, counts: Tensor, threshold: Tensor, of: Operands, k: int) -> tuple[Tensor, Tensor]:
-    """`certify` for candidates [T, capacity] of a rescored screen, which are cut to those that may be among the k best.
+def cut(found: Candidates, threshold: Tensor, vectors: Vectors, k: int) -> Failed:
+    """`certify` for the candidates of a rescored screen, which are cut to those that may be among the k best.
 
-    counts [T] become the numbers left; 0 for a row that fails.
+    Their counts become the numbers left; 0 for a row that fails.
     """
-    rows, capacity = candidates.shape
-    device = candidates.device
-    failed = torch.empty(rows, dtype=torch.int32, device=device)
-    n_failed = torch.zeros(1, dtype=torch.int32, device=device)
-    block = power_of_2(capacity, 32)
+    rows, device = found.keys.shape[0], found.keys.device
+    failed = _none(rows, device)
+    block = power_of_2(found.capacity, 32)
     launch(
         cut_kernel,
         (rows,),
         device,
         num_warps=max(1, min(8, block // 256)),
-        candidates=candidates,
-        counts=counts,
+        found=found,
         threshold=threshold,
         failed=failed,
-        n_failed=n_failed,
-        row_norm=of.row_norm,
-        row_error=of.row_error,
-        latent_norm=of.latent_norm,
-        latent_error=of.latent_error,
-        latent_slack=of.latent_slack,
+        vectors=vectors,
         k=k,
-        capacity=capacity,
         BLOCK=block,
     )
-    return failed, n_failed
+    return failed

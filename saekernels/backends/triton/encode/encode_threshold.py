@@ -13,12 +13,13 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import keys
-from saekernels.backends.triton.codes.segments import offsets_of
-from saekernels.backends.triton.encode.dense import chunks, dense
-from saekernels.backends.triton.encode.operands import Encoder, encoder
+from saekernels.backends.triton.encode.dense import dense
+from saekernels.backends.triton.encode.encoder_inputs import Encoder, encoder
 from saekernels.backends.triton.encode.rescore import rescore
 from saekernels.backends.triton.encode.screen import screen
+from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import launch, power_of_2, read
+from saekernels.backends.triton.topk import chunks
 
 # Candidates per row, and rows at a time so that they take at most BUFFER_BYTES.
 CAPACITY = 1024
@@ -26,31 +27,30 @@ BUFFER_BYTES = 64 * 2**20
 
 
 @triton.jit
-def keep_kernel(  # type: ignore[no-untyped-def]
-    candidates, counts, threshold, kept, capacity, BLOCK: tl.constexpr
-):
+def keep_kernel(found, threshold, kept, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Count the rescored candidates above their threshold, and blank out the others."""
     row = tl.program_id(0).to(tl.int64)
-    count = tl.load(counts + row)
+    count = tl.load(found.counts + row)
     at = tl.arange(0, BLOCK)
-    here = at < tl.where(count <= capacity, count, 0)
-    key = tl.load(candidates + row * capacity + at, mask=here, other=keys.EMPTY)
+    here = at < tl.where(count <= found.capacity, count, 0)
+    entries = found.keys + row * found.capacity + at
+    key = tl.load(entries, mask=here, other=keys.EMPTY)
     value = keys.value_of(key)
     limit = tl.load(threshold + tl.where(here, keys.index_of(key), 0))
     keep = here & ((value > limit) | (value != value))
-    tl.store(candidates + row * capacity + at, tl.where(keep, key, keys.EMPTY), mask=here)
+    tl.store(entries, tl.where(keep, key, keys.EMPTY), mask=here)
     tl.store(kept + row, tl.sum(keep.to(tl.int64), 0))
 
 
 @triton.jit
 def gather_kernel(  # type: ignore[no-untyped-def]
-    candidates, counts, offsets, values, indices, capacity, BLOCK: tl.constexpr, GROUP: tl.constexpr
+    found, offsets, values, indices, BLOCK: tl.constexpr, GROUP: tl.constexpr
 ):
     """Write a row's candidates by ascending index: the place of each is how many have a smaller one."""
     row = tl.program_id(0).to(tl.int64)
-    count = tl.load(counts + row)
-    if count <= capacity:
-        entries = candidates + row * capacity
+    count = tl.load(found.counts + row)
+    if count <= found.capacity:
+        entries = found.keys + row * found.capacity
         for start in range(0, count, GROUP):
             at = start + tl.arange(0, GROUP)
             key = tl.load(entries + at, mask=at < count, other=keys.EMPTY)
@@ -81,30 +81,29 @@ def encode_threshold(
     limits = threshold.float().expand(latents).contiguous()
     capacity = min(CAPACITY, power_of_2(latents))
     step = max(1, BUFFER_BYTES // (8 * capacity))
-    found = encoder(x, W_enc, b_enc, pre_bias, precision)
-    parts = [_part(found, slice(start, start + step), limits, capacity) for start in range(0, rows, step)]
+    of = encoder(x, W_enc, b_enc, pre_bias, precision)
+    parts = [_part(of, slice(start, start + step), limits, capacity) for start in range(0, rows, step)]
     values = [part[0] for part in parts] or [x.new_empty(0)]
     indices = [part[1] for part in parts] or [torch.empty(0, dtype=torch.int32, device=x.device)]
     counts = [part[2] for part in parts]
     all_counts = torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64, device=x.device)
-    return torch.cat(values), torch.cat(indices), offsets_of(all_counts)
+    return torch.cat(values), torch.cat(indices), torch.nn.functional.pad(all_counts.cumsum(0), (1, 0))
 
 
-def _part(found: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and counts of some rows."""
-    x = found.x[rows]
-    of = found.screen.rows(rows)
-    candidates, counts = screen(of, limits, capacity, per_latent=True)
-    kept = counts.long()
-    if of.rescored:
-        rescore(x, found.W, found.bias, candidates, counts.clamp(max=capacity))
-        kept = _keep(candidates, counts, limits)
-    full = counts > capacity
+    x = of.x[rows]
+    found = screen(of.screen.rows(rows), limits, capacity, per_latent=True)
+    kept = found.counts.long()
+    if of.screen.rescored:
+        rescore(x, of.W, of.bias, found._replace(counts=found.counts.clamp(max=capacity)))
+        kept = _keep(found, limits)
+    full = found.counts > capacity
     numbers = read(torch.stack([torch.where(full, 0, kept).sum(), full.sum()]), x.shape[0])
     dense_rows = full.nonzero()[:, 0] if numbers[1] else None
     codes = None
     if dense_rows is not None:
-        codes = _dense(found, x[dense_rows], limits)
+        codes = _dense(of, x[dense_rows], limits)
         kept[dense_rows] = codes[2]
     ends = kept.cumsum(0)
     starts = ends - kept
@@ -116,12 +115,10 @@ def _part(found: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[T
         (x.shape[0],),
         x.device,
         num_warps=4,
-        candidates=candidates,
-        counts=counts,
+        found=found,
         offsets=starts,
         values=values,
         indices=indices,
-        capacity=capacity,
         BLOCK=64,
         GROUP=64,
     )
@@ -133,30 +130,28 @@ def _part(found: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[T
     return values, indices, kept
 
 
-def _keep(candidates: Tensor, counts: Tensor, limits: Tensor) -> Tensor:
-    rows, capacity = candidates.shape
-    kept = torch.empty(rows, dtype=torch.int64, device=candidates.device)
+def _keep(found: Candidates, limits: Tensor) -> Tensor:
+    rows, device = found.keys.shape[0], found.keys.device
+    kept = torch.empty(rows, dtype=torch.int64, device=device)
     launch(
         keep_kernel,
         (rows,),
-        candidates.device,
-        candidates=candidates,
-        counts=counts,
+        device,
+        found=found,
         threshold=limits,
         kept=kept,
-        capacity=capacity,
-        BLOCK=power_of_2(capacity, 32),
+        BLOCK=power_of_2(found.capacity, 32),
     )
     return kept
 
 
-def _dense(found: Encoder, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _dense(of: Encoder, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and counts of rows that are not sparse."""
     values, indices, counts = [], [], []
-    exactly = found.exactly()
-    if found.screen.rescored and found.x.dtype == torch.float32:
+    exactly = of.exactly()
+    if of.screen.rescored and of.x.dtype == torch.float32:
         exactly = exactly._replace(float32_product="ieee")
-    for part in chunks(x.shape[0], found.W.shape[0]):
+    for part in chunks(x.shape[0], of.W.shape[0]):
         pre = dense(exactly._replace(x=x[part]))
         kept = (pre > limits) | pre.isnan()
         values.append(pre[kept].to(x.dtype))

@@ -1,50 +1,61 @@
-"""operands: what the screen multiplies for each precision, and what candidates are scored from afterwards."""
+"""operands: what the screen multiplies, and what its product says of the score asked for."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from saekernels.backends.triton.encode import bounds, quantise
-from saekernels.backends.triton.encode.bias import folded
-from saekernels.backends.triton.encode.screen import Operands
 
-
-class Encoder(NamedTuple):
-    """An encoder's inputs, ready for the kernels.
+class Vectors(NamedTuple):
+    """One number per row or latent, float32, each None where it is not needed; kernels take it as one argument.
 
     Attributes:
-        screen: what the screen multiplies; its own scores are the answer unless it is `rescored`.
-        x, W, bias: [T, d], [F, d], [F] float32 or None: what scores mean, in the types of the inputs.
-        growth: how many times more candidates than an exact screen this one lets through.
+        bias: [F], added to the product.
+        row_scale, latent_scale: [T], [F]: factors of quantised operands; None: 1.
+        row_norm, row_error [T], latent_norm, latent_error, latent_slack [F]: for the reach; None: the product is the
+            score itself.
+        stride_latent: elements from one latent's to the next one's.
     """
 
-    screen: Operands
+    bias: Tensor | None = None
+    row_scale: Tensor | None = None
+    latent_scale: Tensor | None = None
+    row_norm: Tensor | None = None
+    row_error: Tensor | None = None
+    latent_norm: Tensor | None = None
+    latent_error: Tensor | None = None
+    latent_slack: Tensor | None = None
+    stride_latent: int = 1
+
+    def _sliced(self, names: tuple[str, ...], part: slice) -> Vectors:
+        parts = {name: vector[part] for name in names if (vector := getattr(self, name)) is not None}
+        return self._replace(**parts)
+
+
+class Operands(NamedTuple):
+    """x [T, d] and W [F, d] of one dtype, what goes with them, and how float32 operands are multiplied."""
+
     x: Tensor
     W: Tensor
-    bias: Tensor | None
-    growth: float
+    vectors: Vectors = Vectors()
+    float32_product: str = "tf32"
 
-    def exactly(self) -> Operands:
-        """Operands whose product needs no rescoring."""
-        return Operands(self.x, self.W, self.bias, float32_product=self.screen.float32_product)
+    @property
+    def rescored(self) -> bool:
+        """Whether candidates are only bounded, not scored, by the product."""
+        return self.vectors.row_norm is not None
 
+    def every(self, step: int) -> Operands:
+        """The operands of each step-th latent, from the middle of the first step on: views, where latents are rows."""
+        part = slice(step // 2, None, step)
+        names = ("bias", "latent_scale", "latent_norm", "latent_error", "latent_slack")
+        vectors = self.vectors._sliced(names, part)._replace(stride_latent=step)
+        W = self.W[part]
+        # Single elements far apart would each cost a whole sector of memory traffic.
+        return self._replace(W=W if W.stride(1) == 1 else W.contiguous(), vectors=vectors)
 
-def encoder(x: Tensor, W: Tensor, bias: Tensor | None, pre_bias: Tensor | None, precision: str) -> Encoder:
-    """Prepare x [T, d], W [F, d], bias [F], pre_bias [d] for a precision.
-
-    exact: float32 is screened in tf32 and scored in float32; 16-bit types multiply exactly and are summed in float32 as
-    they are. fast: float32 in tf32. screened: 8-bit products, then candidates scored in float32.
-    """
-    if x.dtype == torch.float32 and pre_bias is not None:
-        x, pre_bias = x - pre_bias.float(), None
-    x = x if x.stride(1) == 1 else x.contiguous()
-    bias = folded(W, bias, pre_bias)
-    if precision == "screened":
-        return Encoder(quantise.screened(x, W, bias), x, W, bias, quantise.GROWTH)
-    if x.dtype == torch.float32 and precision == "exact":
-        screen = bounds.tf32(x, W, bias)._replace(float32_product="tf32")
-        return Encoder(screen, x, W, bias, bounds.tf32_growth(x.shape[1]))
-    return Encoder(Operands(x, W, bias), x, W, bias, 1.0)
+    def rows(self, part: slice) -> Operands:
+        """The operands of some rows of x: views."""
+        vectors = self.vectors._sliced(("row_scale", "row_norm", "row_error"), part)
+        return self._replace(x=self.x[part], vectors=vectors)

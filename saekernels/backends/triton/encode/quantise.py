@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saekernels.backends.triton import configs
 from saekernels.backends.triton.encode import bounds
-from saekernels.backends.triton.encode.screen import Operands
+from saekernels.backends.triton.encode.operands import Operands, Vectors
 from saekernels.backends.triton.launch import INTERPRETER, architecture, launch
 
 # Candidates against those of an exact screen: 2.6 times as many at the k-th best, and some room.
@@ -73,9 +73,7 @@ def screened(x: Tensor, W: Tensor, bias: Tensor | None) -> Operands:
     x8, row_scale, row_norm, row_error = quantise(x)
     W8, latent_scale, latent_norm, latent_error = quantise(W)
     per_root = bounds.MARGIN * bounds.INFLATION * x.shape[1] ** -0.5
-    return Operands(
-        x8,
-        W8,
+    vectors = Vectors(
         bias,
         row_scale=row_scale,
         latent_scale=latent_scale,
@@ -85,6 +83,7 @@ def screened(x: Tensor, W: Tensor, bias: Tensor | None) -> Operands:
         latent_error=latent_error * per_root,
         latent_slack=bounds.slack(bias, latent_norm, x.shape[1]),
     )
+    return Operands(x8, W8, vectors)
 
 
 def quantise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

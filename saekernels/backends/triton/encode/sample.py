@@ -2,7 +2,7 @@
 
 The product with a strided sample of latents keeps only the best of each GROUP_OF neighbours; the r-th largest of
 those is the threshold. A strided sample because latents may come sorted; r so large that fewer than k latents reach
-the threshold in one row of 10^8 whatever the scores are, were latents in random order (`plan`). Those rows
+the threshold in one row of 10^8 whatever the scores are, were latents in random order (`sampling`). Those rows
 are recomputed.
 """
 
@@ -14,69 +14,34 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs, keys
+from saekernels.backends.triton.encode.operands import Operands
 from saekernels.backends.triton.encode.sampling import GROUP_OF
-from saekernels.backends.triton.encode.screen import Operands, reach_of, scores_of
+from saekernels.backends.triton.encode.screen import reach_of, scores_of
 from saekernels.backends.triton.launch import architecture, launch, power_of_2
 from saekernels.backends.triton.product import grid, operands, product, tile_of
 
 
 @triton.jit
 def sample_kernel(  # type: ignore[no-untyped-def]
-    x,
-    W,
-    best,
-    bias,
-    row_scale,
-    latent_scale,
-    row_norm,
-    row_error,
-    latent_norm,
-    latent_error,
-    latent_slack,
-    T,
-    F,
-    D,
-    stride_xt,
-    stride_xd,
-    stride_wf,
-    stride_wd,
-    stride_latent,
-    groups,
-    BIASED: tl.constexpr,
-    SCALED: tl.constexpr,
-    REACH: tl.constexpr,
-    ABS: tl.constexpr,
-    GROUP_OF: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
-    TMA: tl.constexpr,
-    PRODUCT: tl.constexpr,
-    UPCAST: tl.constexpr,
+    x, W, sizes, vectors, best, groups, ABS: tl.constexpr, GROUP_OF: tl.constexpr, TILE
 ):
-    tile_m, tile_n = tile_of(tl.program_id(0), T, F, BM, BN, GROUP)
-    acc = product(
-        x, W, tile_m, tile_n, T, F, D, stride_xt, stride_xd, stride_wf, stride_wd,
-        BM, BN, BK, EVEN, TMA, PRODUCT, UPCAST,
-    )  # fmt: skip
-    rows = tile_m * BM + tl.arange(0, BM)
-    columns = tile_n * BN + tl.arange(0, BN)
-    score = scores_of(acc, rows, columns, T, F, bias, row_scale, latent_scale, stride_latent, BIASED, SCALED)
+    tile_m, tile_n = tile_of(tl.program_id(0), sizes, TILE)
+    acc = product(x, W, tile_m, tile_n, sizes, TILE)
+    rows = tile_m * TILE.BM + tl.arange(0, TILE.BM)
+    columns = tile_n * TILE.BN + tl.arange(0, TILE.BN)
+    score = scores_of(acc, rows, columns, sizes, vectors)
     if ABS:
         score = tl.abs(score)
-    if REACH:
-        score -= reach_of(
-            rows, columns, T, F, row_norm, row_error, latent_norm, latent_error, latent_slack, stride_latent
-        )
+    if vectors.row_norm is not None:
+        score -= reach_of(rows, columns, sizes, vectors)
     # A maximum on the GPU would lose NaN: the highest score where it is one, no promise where it is only a screen's.
-    score = tl.where(score != score, float("-inf") if REACH else float("inf"), score)
-    score = tl.where((columns < F)[None, :], score, float("-inf"))
-    top = tl.max(tl.reshape(score, (BM, BN // GROUP_OF, GROUP_OF)), 2)
-    group = tile_n * (BN // GROUP_OF) + tl.arange(0, BN // GROUP_OF)
+    score = tl.where(score != score, float("inf") if vectors.row_norm is None else float("-inf"), score)
+    score = tl.where((columns < sizes.F)[None, :], score, float("-inf"))
+    per_tile: tl.constexpr = TILE.BN // GROUP_OF
+    top = tl.max(tl.reshape(score, (TILE.BM, per_tile, GROUP_OF)), 2)
+    group = tile_n * per_tile + tl.arange(0, per_tile)
     target = best + rows.to(tl.int64)[:, None] * groups + group[None, :]
-    tl.store(target, top, mask=(rows < T)[:, None] & (group < groups)[None, :])
+    tl.store(target, top, mask=(rows < sizes.T)[:, None] & (group < groups)[None, :])
 
 
 @triton.jit
@@ -93,22 +58,18 @@ def sample(of: Operands, rank: int, *, absolute: bool = False) -> Tensor:
     config = configs.lookup("screen", architecture(device), of.x.dtype, of.x.shape[1])
     groups = triton.cdiv(of.W.shape[0], GROUP_OF)
     best = torch.empty(rows, groups, dtype=torch.float32, device=device)
-    arguments, (x, W) = operands(of.x, of.W, config, of.float32_product)
     launch(
         sample_kernel,
         grid(rows, of.W.shape[0], config),
         device,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        x=x,
-        W=W,
+        vectors=of.vectors,
         best=best,
         groups=groups,
         ABS=absolute,
         GROUP_OF=GROUP_OF,
-        GROUP=config.group,
-        **arguments,
-        **of.vectors(),
+        **operands(of.x, of.W, config, of.float32_product),
     )
     threshold = torch.empty(rows, dtype=torch.float32, device=device)
     block = power_of_2(groups, 32)

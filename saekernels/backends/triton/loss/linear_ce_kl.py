@@ -7,17 +7,15 @@ row's parts in ascending order: with Z = sum e^(z - max), CE = log Z + max - z[t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs
-from saekernels.backends.triton.launch import INTERPRETING, architecture, launch
-from saekernels.backends.triton.loss.loss_parts import parts_kernel
-from saekernels.backends.triton.product import product_of
+from saekernels.backends.triton.launch import architecture, launch
+from saekernels.backends.triton.loss.loss_parts import Parts, Streams, parts_kernel
+from saekernels.backends.triton.product import tile_for
 
 # Vocabulary tiles per part: 28 bytes of partial results per row for each.
 TILES = 16
@@ -28,18 +26,7 @@ ROWS = 64
 
 @triton.jit
 def merge_kernel(  # type: ignore[no-untyped-def]
-    sums,
-    bests,
-    target_logits,
-    targets,
-    ce_p,
-    ce_q,
-    kl,
-    agree,
-    T,
-    parts,
-    ignore_index,
-    ROWS: tl.constexpr,
+    parts, targets, ce_p, ce_q, kl, agree, T, n_parts, ignore_index, ROWS: tl.constexpr
 ):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = rows < T
@@ -51,11 +38,11 @@ def merge_kernel(  # type: ignore[no-untyped-def]
     best_p = tl.zeros((ROWS,), tl.int32)
     best_q = tl.zeros((ROWS,), tl.int32)
     plane = tl.full((), 1, tl.int64) * T
-    for part in range(0, parts):
+    for part in range(0, n_parts):
         place = part * 5 * plane + rows
-        top_p = tl.load(sums + place, mask=live, other=0.0)
-        top_q = tl.load(sums + place + 2 * T, mask=live, other=0.0)
-        first = bests + part * 2 * plane + rows
+        top_p = tl.load(parts.sums + place, mask=live, other=0.0)
+        top_q = tl.load(parts.sums + place + 2 * T, mask=live, other=0.0)
+        first = parts.bests + part * 2 * plane + rows
         best_p = tl.where(top_p > max_p, tl.load(first, mask=live, other=0), best_p)
         best_q = tl.where(top_q > max_q, tl.load(first + T, mask=live, other=0), best_q)
         new_p = tl.maximum(max_p, top_p)
@@ -64,14 +51,14 @@ def merge_kernel(  # type: ignore[no-untyped-def]
         old_q = tl.where(max_q == new_q, 1.0, tl.exp(max_q - new_q))
         add_p = tl.where(top_p == new_p, 1.0, tl.exp(top_p - new_p))
         add_q = tl.where(top_q == new_q, 1.0, tl.exp(top_q - new_q))
-        sum_p = sum_p * old_p + tl.load(sums + place + T, mask=live, other=0.0) * add_p
-        sum_q = sum_q * old_q + tl.load(sums + place + 3 * T, mask=live, other=0.0) * add_q
-        cross = cross * old_p + tl.load(sums + place + 4 * T, mask=live, other=0.0) * add_p
+        sum_p = sum_p * old_p + tl.load(parts.sums + place + T, mask=live, other=0.0) * add_p
+        sum_q = sum_q * old_q + tl.load(parts.sums + place + 3 * T, mask=live, other=0.0) * add_q
+        cross = cross * old_p + tl.load(parts.sums + place + 4 * T, mask=live, other=0.0) * add_p
         max_p = new_p
         max_q = new_q
     counted = tl.load(targets + rows, mask=live, other=ignore_index) != ignore_index
-    loss_p = tl.log(sum_p) + (max_p - tl.load(target_logits + rows, mask=live & counted, other=0.0))
-    loss_q = tl.log(sum_q) + (max_q - tl.load(target_logits + T + rows, mask=live & counted, other=0.0))
+    loss_p = tl.log(sum_p) + (max_p - tl.load(parts.target_logits + rows, mask=live & counted, other=0.0))
+    loss_q = tl.log(sum_q) + (max_q - tl.load(parts.target_logits + T + rows, mask=live & counted, other=0.0))
     divergence = cross / sum_p - ((max_p - max_q) + tl.log(sum_p / sum_q))
     defined = (sum_p == sum_p) & (sum_q == sum_q)
     same = tl.where(defined, (best_p == best_q).to(tl.float32), float("nan"))
@@ -96,48 +83,27 @@ def linear_ce_kl(
     """
     rows, vocabulary, device = h_p.shape[0], W_U.shape[0], h_p.device
     config = configs.lookup("linear_ce_kl", architecture(device), h_p.dtype, h_p.shape[1])
-    parts = triton.cdiv(vocabulary, config.BN * TILES)
-    sums = torch.empty(parts, 5, rows, dtype=torch.float32, device=device)
-    bests = torch.empty(parts, 2, rows, dtype=torch.int32, device=device)
-    target_logits = torch.empty(2, rows, dtype=torch.float32, device=device)
+    n_parts = triton.cdiv(vocabulary, config.BN * TILES)
+    parts = Parts(
+        torch.empty(n_parts, 5, rows, dtype=torch.float32, device=device),
+        torch.empty(n_parts, 2, rows, dtype=torch.int32, device=device),
+        torch.empty(2, rows, dtype=torch.float32, device=device),
+    )
     targets = targets.contiguous()
-    shared: dict[str, Any] = {
-        "sums": sums,
-        "bests": bests,
-        "target_logits": target_logits,
-        "targets": targets,
-        "T": rows,
-    }
     launch(
         parts_kernel,
-        (triton.cdiv(rows, config.BM), parts),
+        (triton.cdiv(rows, config.BM), n_parts),
         device,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        h_p=h_p,
-        h_q=h_q,
-        W=W_U,
+        of=Streams(h_p, h_q, W_U, rows, *W_U.shape, *h_p.stride(), *h_q.stride(), *W_U.stride()),
         bias=bias,
-        V=vocabulary,
-        D=h_p.shape[1],
-        stride_pt=h_p.stride(0),
-        stride_pd=h_p.stride(1),
-        stride_qt=h_q.stride(0),
-        stride_qd=h_q.stride(1),
-        stride_wv=W_U.stride(0),
-        stride_wd=W_U.stride(1),
         stride_bias=0 if bias is None else bias.stride(0),
-        softcap=float(softcap or 1.0),
-        BIASED=bias is not None,
-        CAPPED=softcap is not None,
+        targets=targets,
+        parts=parts,
+        softcap=None if softcap is None else float(softcap),
         TILES=TILES,
-        BM=config.BM,
-        BN=config.BN,
-        BK=config.BK,
-        EVEN=h_p.shape[1] % config.BK == 0,
-        PRODUCT=product_of(h_p.dtype, FLOAT32_PRODUCT),
-        UPCAST=INTERPRETING and h_p.dtype != torch.float32,
-        **shared,
+        TILE=tile_for(h_p, config, FLOAT32_PRODUCT),
     )
     ce_p, ce_q, kl, agree = (torch.empty(rows, dtype=torch.float32, device=device) for _ in range(4))
     launch(
@@ -145,13 +111,15 @@ def linear_ce_kl(
         (triton.cdiv(rows, ROWS),),
         device,
         num_warps=2,
+        parts=parts,
+        targets=targets,
         ce_p=ce_p,
         ce_q=ce_q,
         kl=kl,
         agree=agree,
-        parts=parts,
+        T=rows,
+        n_parts=n_parts,
         ignore_index=ignore_index,
         ROWS=ROWS,
-        **shared,
     )
     return ce_p, ce_q, kl, agree
