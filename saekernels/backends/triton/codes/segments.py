@@ -48,13 +48,6 @@ def segments(indices: Tensor, n_latents: int) -> Segments:
     return Segments(order, starts, pieces, torch.searchsorted(pieces[1:], places, right=True))
 
 
-def offsets_of(counts: Tensor) -> Tensor:
-    """[T + 1] int64: 0 and the running sums of counts [T]."""
-    if counts.device.type == "cuda" and cuda.available() is None:
-        return cuda.csr_offsets(counts.int())
-    return torch.cat([counts.new_zeros(1, dtype=torch.int64), counts.cumsum(0)])
-
-
 def rows_of(offsets: Tensor, count: int) -> Tensor:
     """The row of each of `count` entries: [nnz] int32."""
     rows = torch.arange(offsets.shape[0] - 1, dtype=torch.int32, device=offsets.device)
