@@ -6,8 +6,8 @@
 #include <cstring>
 #include <limits>
 
-#include "cpu/rescore.h"
-#include "cpu/screen.h"
+#include "cpu/encode/rescore.h"
+#include "cpu/encode/screen.h"
 #include "cpu/stats.h"
 
 namespace saekernels {

@@ -4,11 +4,11 @@
 // so far, so the true best k are among them. Only these are scored exactly, latent by latent, and sorted. A row with
 // more candidates than room, or whose numbers allow no bound, is scored exactly as a whole instead. A score has one
 // order of summation on every way, so which way a row went cannot be seen in its result.
-#include "cpu/direct_topk.h"
-#include "cpu/emit.h"
-#include "cpu/intervals.h"
-#include "cpu/rescore.h"
-#include "cpu/screen.h"
+#include "cpu/encode/direct_topk.h"
+#include "cpu/encode/emit.h"
+#include "cpu/encode/intervals.h"
+#include "cpu/encode/rescore.h"
+#include "cpu/encode/screen.h"
 #include "cpu/stats.h"
 
 namespace saekernels {

@@ -1,4 +1,4 @@
-#include "cpu/host_openmp.h"
+#include "cpu/threads/host_openmp.h"
 
 #include <cstdlib>
 #include <cstring>

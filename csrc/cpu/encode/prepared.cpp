@@ -1,4 +1,4 @@
-#include "cpu/prepared.h"
+#include "cpu/encode/prepared.h"
 
 #include <atomic>
 #include <cstdlib>
@@ -7,9 +7,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "cpu/level.h"
-#include "cpu/parallel.h"
-#include "cpu/screen.h"
+#include "cpu/levels/level.h"
+#include "cpu/threads/parallel.h"
+#include "cpu/encode/screen.h"
 
 namespace saekernels {
 namespace {

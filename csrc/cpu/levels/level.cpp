@@ -1,4 +1,4 @@
-#include "cpu/level.h"
+#include "cpu/levels/level.h"
 
 #include <atomic>
 #include <cstdlib>

@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "cpu/check.h"
-#include "cpu/level.h"
-#include "cpu/parallel.h"
+#include "cpu/levels/level.h"
+#include "cpu/threads/parallel.h"
 
 namespace saekernels {
 namespace {

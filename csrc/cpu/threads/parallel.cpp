@@ -1,4 +1,4 @@
-#include "cpu/parallel.h"
+#include "cpu/threads/parallel.h"
 
 #include <pthread.h>
 
@@ -11,7 +11,7 @@
 #include <system_error>
 #include <thread>
 
-#include "cpu/host_openmp.h"
+#include "cpu/threads/host_openmp.h"
 
 #if defined(__SSE__)
 #include <xmmintrin.h>

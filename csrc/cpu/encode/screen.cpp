@@ -1,4 +1,4 @@
-#include "cpu/screen.h"
+#include "cpu/encode/screen.h"
 
 #include <cstring>
 

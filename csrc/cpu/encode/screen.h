@@ -6,11 +6,11 @@
 
 #include <memory>
 
-#include "cpu/bounds.h"
+#include "cpu/encode/bounds.h"
 #include "cpu/kernels.h"
-#include "cpu/prepared.h"
+#include "cpu/encode/prepared.h"
 #include "cpu/rows.h"
-#include "cpu/score_tiles.h"
+#include "cpu/encode/score_tiles.h"
 
 namespace saekernels {
 

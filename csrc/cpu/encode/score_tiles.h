@@ -8,9 +8,9 @@
 #include <algorithm>
 
 #include "cpu/kernels.h"
-#include "cpu/level.h"
+#include "cpu/levels/level.h"
 #include "cpu/memory.h"
-#include "cpu/parallel.h"
+#include "cpu/threads/parallel.h"
 
 namespace saekernels {
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "cpu/check.h"
-#include "cpu/level.h"
-#include "cpu/parallel.h"
+#include "cpu/levels/level.h"
+#include "cpu/threads/parallel.h"
 
 namespace saekernels {
 namespace {

@@ -1,9 +1,9 @@
 // Workers take latent tiles and keep, for each row, the best k of the tiles they saw; these are then merged row by row.
 // Any worker's k-th best is a lower bound of the row's, so the outcome doesn't depend on who took what.
-#include "cpu/direct_topk.h"
+#include "cpu/encode/direct_topk.h"
 
-#include "cpu/emit.h"
-#include "cpu/score_tiles.h"
+#include "cpu/encode/emit.h"
+#include "cpu/encode/score_tiles.h"
 #include "cpu/stats.h"
 
 namespace saekernels {

@@ -1,6 +1,6 @@
-#include "cpu/rescore.h"
+#include "cpu/encode/rescore.h"
 
-#include "cpu/score_tiles.h"
+#include "cpu/encode/score_tiles.h"
 #include "cpu/stats.h"
 
 namespace saekernels {

@@ -1,9 +1,9 @@
 // The best k of a row's keys as values and indices of the output.
 #pragma once
 
-#include "cpu/candidates.h"
+#include "cpu/encode/candidates.h"
 #include "cpu/kernels.h"
-#include "cpu/level.h"
+#include "cpu/levels/level.h"
 
 namespace saekernels {
 
