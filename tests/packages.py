@@ -28,7 +28,7 @@ NEEDED = (
     "saekernels/example/model/model.safetensors",
     "saekernels_command.py",
 )
-OF_SOURCES = ("csrc/cpu/encode_topk.cpp", "csrc/cuda/topk.cu", "csrc/common/keys.h", "CMakeLists.txt", "LICENSE")
+OF_SOURCES = ("csrc/cpu/encode/encode_topk.cpp", "csrc/cuda/topk.cu", "csrc/common/keys.h", "CMakeLists.txt", "LICENSE")
 UNWANTED = re.compile(r"(__pycache__|\.pyc$|_build_info\.json$|\.so$|(^|/)build/|\.egg-info/.*\.so)")
 PROGRAM = """
 import torch, saekernels

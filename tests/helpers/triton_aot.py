@@ -21,9 +21,11 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
 
 from saekernels.backends.triton.launch import Launch, aligned, record
 
@@ -38,44 +40,62 @@ TYPES = {
 }
 # Constants that are sizes of tiles, or the same everywhere.
 DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST")
+# Operands that may be None, and what a kernel with them is called.
+OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
 GOLDEN = Path(__file__).parents[1] / "gpu" / "golden" / "triton_registers.json"
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def _descriptor(value: Any) -> str | None:
-    if not hasattr(value, "block_shape"):
-        return None
-    return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)}>"
+class Address:
+    """What the compiler asks of a tensor: its type, and whether its address is a multiple of 16 bytes."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.dtype, self._address = tensor.dtype, 0 if aligned(tensor) else 8
+
+    def data_ptr(self) -> int:
+        """An address with the tensor's alignment."""
+        return self._address
 
 
-def specialise(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], Any]]:
-    """Signature, constants and attributes, as the just-in-time compiler derives them from the arguments."""
-    signature: dict[str, str] = {}
-    constants: dict[str, Any] = {}
-    attributes: dict[tuple[int, ...], Any] = {}
-    for position, parameter in enumerate(launch.kernel.params):
-        value = launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
-            signature[parameter.name], constants[parameter.name] = "constexpr", value
-        elif isinstance(value, Tensor):
-            signature[parameter.name] = "*" + TYPES[value.dtype]
-            if aligned(value):
-                attributes[(position,)] = [["tt.divisibility", 16]]
-        elif _descriptor(value):
-            signature[parameter.name] = str(_descriptor(value))
-        elif isinstance(value, float):
-            signature[parameter.name] = "fp32"
-        else:
-            signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
-            if value % 16 == 0:
-                attributes[(position,)] = [["tt.divisibility", 16]]
+def _without_memory(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Address(value)
+    return type(value)(*map(_without_memory, value)) if hasattr(value, "_fields") else value
+
+
+def specialise(launch: Launch, architecture: int) -> tuple[dict[str, Any], dict[Any, Any], dict[Any, Any]]:
+    """Signature, constants and attributes: what the just-in-time compiler derives from the arguments."""
+    backend = make_backend(GPUTarget("cuda", architecture, 32))
+    bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
+    arguments = {name: _without_memory(value) for name, value in launch.arguments.items()}
+    _, signature, constants, attributes = launch.kernel._pack_args(backend, {}, *bind(**arguments))
     return signature, constants, attributes
+
+
+def flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Arguments by name, those in named tuples by the names of their fields."""
+    for name, value in values.items():
+        yield from value._asdict().items() if hasattr(value, "_fields") else [(name, value)]
+
+
+def switches(launch: Launch) -> dict[str, Any]:
+    """The constants that a launch is compiled for, and which optional operands it has."""
+    found = {}
+    compiled_for = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
+    for name, value in flat({parameter.name: launch.arguments[parameter.name] for parameter in launch.kernel.params}):
+        if name in OPTIONAL:
+            found[OPTIONAL[name]] = value is not None
+        elif isinstance(value, tl.constexpr):
+            found[name] = value.value
+        elif name in compiled_for:
+            found[name] = value
+    return found
 
 
 def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
     """Registers, stack bytes (spills), shared memory and instructions of one launch."""
-    signature, constants, attributes = specialise(launch)
+    signature, constants, attributes = specialise(launch, architecture)
     source = ASTSource(launch.kernel, signature, constants, attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
     if launch.maxnreg is not None:
@@ -91,8 +111,8 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
     return {
         "kernel": launch.name,
         "architecture": architecture,
-        "dtypes": sorted({kind for kind in signature.values() if kind[0] in "*t"}),
-        "constants": {name: value for name, value in constants.items() if name.isupper()},
+        "dtypes": sorted({kind for _, kind in flat(signature) if kind[0] in "*t"}),
+        "constants": switches(launch),
         "num_warps": launch.num_warps,
         "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
         "stack": int(re.findall(r"STACK:(\d+)", usage)[0]),
@@ -108,22 +128,23 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
 
 def title(launch: Launch) -> str:
     """A name for people: the kernel, its operands' types, and the constants that tell its forms apart."""
-    constants = [parameter.name for parameter in launch.kernel.params if parameter.is_constexpr]
-    told = {name: launch.arguments[name] for name in constants if name not in DIMENSIONS}
-    switches = [name.lower() if value is True else f"{name.lower()}={value}" for name, value in told.items() if value]
-    operands = [launch.arguments[name] for name in ("x", "a", "h_p", "matrix", "values") if name in launch.arguments]
+    told = {name: value for name, value in switches(launch).items() if name not in DIMENSIONS and value}
+    words = [name.lower() if value is True else f"{name.lower()}={value}" for name, value in told.items()]
+    arguments = dict(flat(launch.arguments))
+    operands = [arguments[name] for name in ("x", "a", "h_p", "matrix", "values") if name in arguments]
     types = [TYPES[getattr(operand, "base", operand).dtype] for operand in operands[:1]]
-    return " ".join([launch.name, *types, *switches])
+    return " ".join([launch.name, *types, *words])
 
 
-def identity(launch: Launch) -> str:
+def identity(launch: Launch, architecture: int) -> str:
     """What the compiler sees of a launch: the same string, the same binary."""
-    return repr((launch.name, *specialise(launch), launch.num_warps, launch.num_stages, launch.maxnreg))
+    seen = specialise(launch, architecture)
+    return repr((launch.name, *seen, launch.num_warps, launch.num_stages, launch.maxnreg))
 
 
-def distinct(launches: list[Launch]) -> list[Launch]:
+def distinct(launches: list[Launch], architecture: int) -> list[Launch]:
     """Each binary once."""
-    return list({identity(launch): launch for launch in launches}.values())
+    return list({identity(launch, architecture): launch for launch in launches}.values())
 
 
 def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
@@ -134,7 +155,7 @@ def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
     with record(architecture) as launches:
         workload()
     seen: Counter[str] = Counter()
-    for launch in distinct(launches):
+    for launch in distinct(launches, architecture):
         name = title(launch)
         seen[name] += 1
         name += f" ({seen[name]})" if seen[name] > 1 else ""

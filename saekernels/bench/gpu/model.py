@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from saekernels.backends.triton import sampling as screening
+from saekernels.backends.triton.encode import sampling as screening
 from saekernels.bench.gpu.cards import Card
 from saekernels.bench.measure.shapes import Shape
 
