@@ -21,7 +21,6 @@ from saekernels.cli.commands.plan import duration, size
 from saekernels.eval import Document, evaluate
 from saekernels.parallel.rows import rows_of
 from saekernels.sae.module import SAE
-from tiny_lm import one_thread  # noqa: F401
 
 JOB = Job(latents=10**6, tokens=10**8, sites=4, documents=10**5)
 

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-import test_formats_zoo as zoo
 import torch
-from test_formats_zoo import D, random
 
 import saekernels as sk
+import zoo
 from saekernels.cli import main
+from zoo import D, random
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

@@ -15,7 +15,6 @@ from saekernels.backends.reference.rows import linear_rows
 from saekernels.eval import Document, evaluate
 from saekernels.eval.store import window_files as spool
 from saekernels.eval.sums.row_groups import RowGroups, add_rows
-from tiny_lm import one_thread  # noqa: F401
 
 LENGTH = 23
 

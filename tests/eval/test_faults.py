@@ -18,18 +18,18 @@ from saekernels.cli import main
 from saekernels.eval import InputError, evaluate
 from saekernels.eval.store import window_files as spool
 from saekernels.eval.store.run_folder import Workspace
-from tiny_lm import one_thread  # noqa: F401
 
 LIMITED = """
 import resource, sys, torch
 torch.set_num_threads(1)
 import saekernels.eval, saekernels.cli, transformers
-from saekernels.cli.inputs import load_model
-from saekernels.eval import spool
-from saekernels.eval.workspace import Workspace
+import saekernels.cli.commands.eval as command
+from saekernels.cli.options.inputs import load_model
+from saekernels.eval.store import window_files as spool
+from saekernels.eval.store.run_folder import Workspace
 spool.CHUNK_POSITIONS, spool._CONTEXTS = 400, 0
 Workspace.__init__.__defaults__ = (0.0,)
-genuine = saekernels.cli.eval.evaluate
+genuine = command.evaluate
 def evaluate(*given, progress, **options):
     steps = 0
     def limited(done, total):
@@ -41,7 +41,7 @@ def evaluate(*given, progress, **options):
             torch.empty(64 * 2**20)  # what a larger batch would need
         progress(done, total)
     return genuine(*given, progress=limited, **options)
-saekernels.cli.eval.evaluate = evaluate
+command.evaluate = evaluate
 sys.exit(saekernels.cli.main(sys.argv[1:]))
 """
 
@@ -170,7 +170,7 @@ def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch
 
 NO_ROOM = """
 import resource, sys
-import saekernels.cli, saekernels.cli.eval as command
+import saekernels.cli, saekernels.cli.commands.eval as command
 genuine = command.write_whole
 def write_whole(path, text):  # a file system that takes 20 kB more
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
@@ -180,7 +180,7 @@ sys.exit(saekernels.cli.main(sys.argv[1:]))
 """
 KILLED = """
 import os, signal, sys
-import saekernels.cli, saekernels.cli.eval as command
+import saekernels.cli, saekernels.cli.commands.eval as command
 genuine, fsync = command.write_whole, os.fsync
 def write_whole(path, text):
     os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and has no name yet

@@ -13,7 +13,6 @@ from saekernels.eval import InputError, evaluate
 from saekernels.eval.store import window_files as spool
 from saekernels.eval.store.run_folder import Workspace
 from saekernels.files import sealed as seals
-from tiny_lm import one_thread  # noqa: F401
 
 
 @given(content=st.binary(max_size=300), data=st.data())

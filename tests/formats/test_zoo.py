@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +15,7 @@ from torch import Tensor
 
 import saekernels as sk
 from saekernels.formats import hub
-
-D, F, OUT, K = 12, 40, 7, 5
-Read = Callable[[Tensor], Tensor]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 31 * len(shape) + sum(shape))
-    return torch.randn(*shape, generator=generator)
-
-
-def topk(z: Tensor, k: int = K) -> Tensor:
-    top = z.relu().topk(k, dim=-1)
-    return torch.zeros_like(z).scatter(-1, top.indices, top.values)
-
-
-def jump(z: Tensor, threshold: Tensor | float) -> Tensor:
-    return z.relu() * (z > threshold)
-
-
-def check(path: Path | str, formula: Read, d_in: int = D, **options: Any) -> sk.SAE:
-    sae = sk.load(path, **options)
-    x = random(9, d_in, seed=5) * 1.5
-    torch.testing.assert_close(sae(x).detach(), formula(x), rtol=2e-5, atol=2e-5)
-    assert not sae.training
-    return sae
-
-
-def gemma(folder: Path, d_out: int = D, suffix: str = "npz", **extra: Tensor) -> dict[str, Tensor]:
-    folder.mkdir(parents=True, exist_ok=True)
-    w = {"W_enc": random(D, F), "W_dec": random(F, d_out), "b_enc": random(F) * 0.2, "b_dec": random(d_out)}
-    w = {**w, "threshold": random(F).abs(), **extra}
-    if suffix == "npz":
-        np.savez(folder / "params.npz", **{name: value.numpy() for name, value in w.items()})
-    else:
-        lower = {{"W_enc": "w_enc", "W_dec": "w_dec"}.get(name, name): value for name, value in w.items()}
-        save_file({name: value.contiguous() for name, value in lower.items()}, folder / "params.safetensors")
-    return w
+from zoo import LINEAR, OUT, D, F, K, check, dictionary, gemma, jump, llama, openai, out, pre, random, selected, topk
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
@@ -92,21 +54,6 @@ def test_gemma_scope_2_skips_and_cross_layer(tmp_path: Path) -> None:
     gemma(tmp_path / "b", OUT, "safetensors", W_dec=random(F, 3, OUT))
     with pytest.raises(sk.FormatError, match="cross-layer transcoder"):
         sk.load(tmp_path / "b")
-
-
-def llama(folder: Path, config: dict[str, Any], names: str = "v1", **extra: Tensor) -> dict[str, Tensor]:
-    w = {"W_enc": random(F, D) / 3, "W_dec": random(F, D), "b_enc": random(F) * 0.2, "b_dec": random(D)}
-    if names == "v1":
-        tensors = {"encoder.weight": w["W_enc"], "encoder.bias": w["b_enc"], "decoder.weight": w["W_dec"].T,
-                   "decoder.bias": w["b_dec"]}  # fmt: skip
-    else:
-        tensors = {"W_E": w["W_enc"].T, "b_E": w["b_enc"], "W_D": w["W_dec"], "b_D": w["b_dec"]}
-    where = folder / ("checkpoints/final.safetensors" if "d_sae" in config else "sae_weights.safetensors")
-    where.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in {**tensors, **extra}.items()}, where)
-    name = "hyperparams.json" if "d_sae" in config else "config.json"
-    (folder / name).write_text(json.dumps({"d_model": D, "hook_point_in": "h", "hook_point_out": "h", **config}))
-    return w
 
 
 def test_llama_scope_scales_its_threshold_with_its_inputs(tmp_path: Path) -> None:
@@ -204,17 +151,6 @@ def test_llama_scopes_that_cannot_be(change: dict[str, Any], message: str, tmp_p
     assert message in str(caught.value)
 
 
-def openai(path: Path, **changes: Any) -> dict[str, Any]:
-    found = {
-        "pre_bias": random(D), "latent_bias": random(F) * 0.2, "encoder.weight": random(F, D),
-        "decoder.weight": random(D, F), "stats_last_nonzero": torch.zeros(F, dtype=torch.long),
-        "activation": "TopK", "activation_state_dict": {"k": K, "postact_fn": "ReLU"},
-    }  # fmt: skip
-    found.update(changes)
-    torch.save(found, path)
-    return found
-
-
 def test_openai_normalises_where_it_selects(tmp_path: Path) -> None:
     w = openai(tmp_path / "7.pt")
 
@@ -237,25 +173,6 @@ def test_openai_normalises_where_it_selects(tmp_path: Path) -> None:
     openai(tmp_path / "7.pt", activation_state_dict={"k": K, "postact_fn": "Identity"})
     with pytest.raises(sk.FormatError, match="'postact_fn' is 'Identity'"):
         sk.load(tmp_path / "7.pt")
-
-
-def dictionary(folder: Path, tensors: dict[str, Tensor], trainer: dict[str, Any] | None = None) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(tensors, folder / "ae.pt")
-    if trainer is not None:
-        (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {"ctx_len": 128}}))
-    return folder
-
-
-LINEAR = {"encoder.weight": random(F, D), "encoder.bias": random(F) * 0.2, "decoder.weight": random(D, F)}
-
-
-def pre(x: Tensor, shift: Tensor | float = 0.0) -> Tensor:
-    return (x - shift) @ LINEAR["encoder.weight"].T + LINEAR["encoder.bias"]
-
-
-def out(z: Tensor, bias: Tensor) -> Tensor:
-    return z @ LINEAR["decoder.weight"].T + bias
 
 
 def test_dictionary_learning_by_tensors_not_by_what_the_config_says(tmp_path: Path) -> None:
@@ -281,12 +198,6 @@ def test_dictionary_learning_by_tensors_not_by_what_the_config_says(tmp_path: Pa
     theta = random(F, seed=6).abs()
     folder = dictionary(tmp_path / "jump", {**matrices, "threshold": theta})
     check(folder, lambda x: jump(x @ matrices["W_enc"] + matrices["b_enc"], theta) @ matrices["W_dec"] + b)
-
-
-def selected(folder: Path, kind: str | None, threshold: float, **extra: Tensor) -> tuple[Path, Tensor]:
-    b = random(D, seed=9)
-    tensors = {**LINEAR, "b_dec": b, "k": torch.tensor(K), "threshold": torch.tensor(threshold), **extra}
-    return dictionary(folder, tensors, None if kind is None else {"dict_class": kind, "k": K}), b
 
 
 def test_dictionary_learning_top_k_and_its_thresholds(tmp_path: Path) -> None:
@@ -375,22 +286,27 @@ def test_circuit_tracer_transcoders(tmp_path: Path) -> None:
 
 
 class Evil:
-    """What a pickle can run."""
+    """What a pickle can run: it makes that file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
 
     def __reduce__(self) -> Any:
-        return (Path.touch, (Path("/tmp/saekernels-was-here"),))
+        return (Path.touch, (self.marker,))
 
 
 def test_nothing_else_than_tensors_is_unpickled(tmp_path: Path) -> None:
-    marker = Path("/tmp/saekernels-was-here")
-    marker.unlink(missing_ok=True)
-    torch.save({"pre_bias": Evil(), "latent_bias": random(F)}, tmp_path / "a.pt")
+    marker = tmp_path / "was-here"
+    pickle.loads(pickle.dumps(Evil(marker)))
+    assert marker.exists(), "an unpickler that runs it is noticed"
+    marker.unlink()
+    torch.save({"pre_bias": Evil(marker), "latent_bias": random(F)}, tmp_path / "a.pt")
     with pytest.raises(sk.FormatError, match="which are never unpickled"):
         sk.load(tmp_path / "a.pt")
-    (tmp_path / "b.pt").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Evil(marker)))
     with pytest.raises(sk.FormatError, match=r"b\.pt"):
         sk.load(tmp_path / "b.pt")
-    np.savez(tmp_path / "params.npz", W_enc=np.array([Evil()], dtype=object))
+    np.savez(tmp_path / "params.npz", W_enc=np.array([Evil(marker)], dtype=object))
     with pytest.raises(sk.FormatError, match="not a numpy archive"):
         sk.load(tmp_path / "params.npz")
     assert not marker.exists()

@@ -49,7 +49,7 @@ def check(ranks: int, *command: str) -> str:
 
 
 def leave() -> None:
-    """End a script's part in its group (saekernels.cli.processes says why not at once)."""
+    """End a script's part in its group (saekernels.cli.options.processes says why not at once)."""
     import time
 
     from torch import distributed
