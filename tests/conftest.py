@@ -11,7 +11,12 @@ import hypothesis
 import pytest
 import torch
 
-from saekernels.backends import registry
+import checkout
+from places import TESTS
+
+checkout.require_same_sources()
+
+from saekernels.backends import registry  # noqa: E402
 
 # Without a GPU, Triton's kernels are interpreted. To be said before anything imports triton.
 if not torch.cuda.is_available():
@@ -29,6 +34,19 @@ hypothesis.settings.load_profile("default")
 # The GPU's backends, where there is one. What can be said of them without is in tests/gpu and csrc/tests.
 ON_GPU = ("cuda", "triton")
 BACKENDS = [name for name in registry.PREFERENCE if name not in ON_GPU or torch.cuda.is_available()]
+
+
+# The rooms of `pytest -m quick`: what most changes to ops, SAEs, splices and files would break first.
+QUICK = ("formats", "ops", "sae", "splice")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of those rooms as quick, but the long ones."""
+    for item in items:
+        room = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if room in QUICK and not any(item.get_closest_marker(name) for name in ("slow", "peers", "long")):
+            item.add_marker("quick")
 
 
 @contextlib.contextmanager

@@ -148,6 +148,7 @@ def test_the_device_without_values_is_refused(
         (["--tokenizer", "x"], str(example.MODEL_DIR)),
         (["--model", "m", "--sae", "a=b", "--data", "x.txt"], "m"),
     ],
+    ids=["nothing", "data", "saes", "tokenizer", "all"],
 )
 def test_only_the_whole_example_is_called_the_example(given: list[str], name: str) -> None:
     parsed = build_parser().parse_args(["eval", *given])

@@ -25,6 +25,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from places import TESTS
 from saekernels.backends.triton.launch import Launch, aligned, record
 
 TYPES = {
@@ -39,7 +40,7 @@ TYPES = {
 # Constants that are sizes of tiles, or the same everywhere.
 DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST")
 VERSION = ".".join(triton.__version__.split(".")[:2])
-GOLDEN = Path(__file__).parents[1] / "gpu" / "golden" / "triton_registers.json"
+GOLDEN = TESTS / "gpu" / "golden" / "triton_registers.json"
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -128,7 +129,6 @@ def distinct(launches: list[Launch]) -> list[Launch]:
 
 def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
     """What became of each distinct launch of the workload; of one that does not compile, its error."""
-    sys.path[:0] = [str(Path(__file__).parent)]
     from triton_workload import workload
 
     with record(architecture) as launches:
