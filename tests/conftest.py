@@ -42,10 +42,10 @@ QUICK = ("formats", "ops", "sae", "splice")
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of those rooms as quick, but the long ones."""
+    """Mark the tests of those rooms as quick, but those that are left out by default."""
     for item in items:
         room = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if room in QUICK and not any(item.get_closest_marker(name) for name in ("slow", "peers", "long")):
+        if room in QUICK and not any(item.get_closest_marker(name) for name in ("slow", "peers")):
             item.add_marker("quick")
 
 
