@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from cli import fails
 from saekernels.bench import OPS, schema
 from saekernels.cli import main
 
@@ -65,20 +66,9 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     argv, message = BAD[name]
-    assert message in fails(capsys, argv)
+    assert message in fails(capsys, ["bench", *argv])
 
 
 def test_without_rich(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'saekernels[bench]'" in fails(capsys, ["cpu", "--quick"])
-
-
-def fails(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """Expects exit code 2, one line on stderr and nothing on stdout; returns the line."""
-    try:
-        code = main(["bench", *argv])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    assert (code, out, len(err.splitlines())) == (2, "", 1), (code, out, err)
-    return err
+    assert "pip install 'saekernels[bench]'" in fails(capsys, ["bench", "cpu", "--quick"])

@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_cli import arguments, fails, files
 from torch import Tensor
 
 import tiny_lm
+from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval import Document, InputError
 from saekernels.eval.report.breadth_text import gap_sentence
 from saekernels.eval.studies.breadth import Breadth, measure_breadth
 from saekernels.eval.text.slices import LEVELS, Slices, alternate, choose_slices, levels_of
 from saekernels.eval.text.windows import Tokens, chosen
-from tiny_lm import SITES, one_thread  # noqa: F401
+from tiny_lm import SITES
 
-assert files
 CONTEXT = 24
 
 

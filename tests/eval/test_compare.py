@@ -16,7 +16,7 @@ from saekernels.cli import main
 from saekernels.eval import InputError, evaluate
 from saekernels.eval.report.compare import as_text, compare, read_report
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
-from tiny_lm import SITES, one_thread  # noqa: F401
+from tiny_lm import SITES
 
 
 @functools.cache

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 import tiny_lm
+from interrupted import in_small_chunks
 from saekernels.backends.reference.rows import linear_rows
 from saekernels.eval import Document, evaluate
-from saekernels.eval.store import window_files as spool
 from saekernels.eval.sums.row_groups import RowGroups, add_rows
-from tiny_lm import one_thread  # noqa: F401
 
 LENGTH = 23
 
@@ -49,8 +48,7 @@ def report(documents: list[Document], batch_size: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("one_row_at_a_time")
 def test_bits_do_not_depend_on_the_batch_where_the_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "CHUNK_POSITIONS", 200)
-    monkeypatch.setattr(spool, "_CONTEXTS", 0)
+    in_small_chunks(200, monkeypatch.setattr)
     documents = equal_windows()
     want = json.dumps(report(documents, 8))
     for batch_size in (1, 3):

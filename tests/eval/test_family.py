@@ -31,7 +31,6 @@ from saekernels.eval.studies.family import (
     read_family,
 )
 from saekernels.eval.studies.family_losses import make_member, measure_losses
-from tiny_lm import one_thread  # noqa: F401
 
 IDS, TOKENS = ["a", "b", "c", "d"], [10, 20, 30, 40]
 

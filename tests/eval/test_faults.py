@@ -13,35 +13,22 @@ import pytest
 
 import ranks
 import saekernels.cli.commands.eval as command
-import tiny_lm
+from interrupted import begin, figures, in_small_chunks, run
 from saekernels.cli import main
-from saekernels.eval import InputError, evaluate
-from saekernels.eval.store import window_files as spool
-from saekernels.eval.store.run_folder import Workspace
-from tiny_lm import one_thread  # noqa: F401
+from saekernels.eval import InputError
 
 LIMITED = """
 import resource, sys, torch
 torch.set_num_threads(1)
-import saekernels.eval, saekernels.cli, transformers
-from saekernels.cli.inputs import load_model
-from saekernels.eval import spool
-from saekernels.eval.workspace import Workspace
-spool.CHUNK_POSITIONS, spool._CONTEXTS = 400, 0
-Workspace.__init__.__defaults__ = (0.0,)
-genuine = saekernels.cli.eval.evaluate
-def evaluate(*given, progress, **options):
-    steps = 0
-    def limited(done, total):
-        nonlocal steps
-        steps += 1
-        if steps == 8:
-            size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (size + 1_000_000, resource.RLIM_INFINITY))
-            torch.empty(64 * 2**20)  # what a larger batch would need
-        progress(done, total)
-    return genuine(*given, progress=limited, **options)
-saekernels.cli.eval.evaluate = evaluate
+import interrupted, saekernels.cli, transformers
+import saekernels.cli.commands.eval as command
+interrupted.in_small_chunks(400)
+genuine = command.evaluate
+def no_more():
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 1_000_000, resource.RLIM_INFINITY))
+    torch.empty(64 * 2**20)  # what a larger batch would need
+command.evaluate = lambda *given, **options: genuine(*given, **{**options, "progress": interrupted.after(8, no_more)})
 sys.exit(saekernels.cli.main(sys.argv[1:]))
 """
 
@@ -67,8 +54,7 @@ def test_memory_that_runs_out_is_told_and_the_run_goes_on(
     assert f"what was done is in {folder}, and the same command goes on from there" in done.stderr
     assert not Path(f"{folder}.json").exists()
     assert list(folder.glob("moments*.pt")), "something was done"
-    monkeypatch.setattr(spool, "CHUNK_POSITIONS", 400)
-    monkeypatch.setattr(spool, "_CONTEXTS", 0)
+    in_small_chunks(400, monkeypatch.setattr)
     assert main(options(folder)) == 0
     assert main(options(tmp_path / "whole")) == 0
     capsys.readouterr()
@@ -98,35 +84,13 @@ def test_memory_of_a_gpu_that_runs_out(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "what was done" not in told
 
 
-def begin(folder: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
-    """An evaluation of several chunks that ends early."""
-    monkeypatch.setattr(spool, "CHUNK_POSITIONS", 60)
-    monkeypatch.setattr(spool, "_CONTEXTS", 0)
-    monkeypatch.setattr(Workspace.__init__, "__defaults__", (0.0,))
-    steps = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == stop_after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, progress)
-
-
-def run(folder: Path, progress: Any = None) -> Any:
-    model, documents = tiny_lm.trained_model(), tiny_lm.documents()
-    options = {"bootstrap": 5, "checkpoint": folder, "progress": progress}
-    return evaluate(model, tiny_lm.tokenizer(), tiny_lm.saes(), documents, **options)
-
-
 @pytest.mark.parametrize("name", ["windows-*.npz", "documents.json", "config.json", "figures-*.pt", "moments.pt"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "other bytes"])
 def test_a_damaged_file_of_a_run_is_named(
     name: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(tmp_path / "run", monkeypatch, 60)
+    in_small_chunks(60, monkeypatch.setattr)
+    begin(tmp_path / "run", 60)
     path = max((tmp_path / "run").glob(name))
     before = path.read_bytes()
     after = {"cut": before[: len(before) // 2], "empty": b"", "other bytes": bytes(255 - b for b in before)}[damage]
@@ -153,7 +117,7 @@ def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch
     def fail(*given: Any, **options: Any) -> None:
         raise full
 
-    want = {**run(tmp_path / "whole").to_dict(), "run": None}
+    want = figures(run(tmp_path / "whole"))
     with monkeypatch.context() as patch:
         if what == "windows":
             patch.setattr(np, "savez", fail)
@@ -165,12 +129,12 @@ def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch
             run(tmp_path / "run")
         left = [path for path in (tmp_path / "run").iterdir() if path.name != "lock"]
         assert not [path for path in left if path.suffix == ".tmp"]
-    assert {**run(tmp_path / "run").to_dict(), "run": None} == want
+    assert figures(run(tmp_path / "run")) == want
 
 
 NO_ROOM = """
 import resource, sys
-import saekernels.cli, saekernels.cli.eval as command
+import saekernels.cli, saekernels.cli.commands.eval as command
 genuine = command.write_whole
 def write_whole(path, text):  # a file system that takes 20 kB more
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
@@ -180,7 +144,7 @@ sys.exit(saekernels.cli.main(sys.argv[1:]))
 """
 KILLED = """
 import os, signal, sys
-import saekernels.cli, saekernels.cli.eval as command
+import saekernels.cli, saekernels.cli.commands.eval as command
 genuine, fsync = command.write_whole, os.fsync
 def write_whole(path, text):
     os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and has no name yet

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import tiny_lm
 from saekernels.eval import Document, InputError, evaluate
 from saekernels.eval.passes.head import check_head, find_head
-from tiny_lm import one_thread  # noqa: F401
 
 SMALL = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 MODELS: dict[str, dict[str, Any]] = {

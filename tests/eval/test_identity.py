@@ -16,7 +16,6 @@ from saekernels.eval.text.documents import Fields, _Stream
 from saekernels.sae.activations import AbsTopK, LayerNorm, TopK
 from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE
-from tiny_lm import one_thread  # noqa: F401
 
 SITE = tiny_lm.SITES[0]
 

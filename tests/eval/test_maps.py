@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import arguments, fails, files
 from torch import Tensor
 
 import tiny_lm
+from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval import Document, InputError
 from saekernels.eval.studies.latent_maps import LatentMoments, fit_map, select_dense
@@ -25,9 +25,7 @@ from saekernels.eval.text.windows import Tokens, chosen
 from saekernels.sae.activations import TopK
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE, LayerNorm
-from tiny_lm import SITES, one_thread  # noqa: F401
-
-assert files
+from tiny_lm import SITES
 
 
 def sparse(n: int, width: int, seed: int, share: float = 0.4) -> Tensor:

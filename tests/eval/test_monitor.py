@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_cli import arguments, fails, files
 
 import tiny_lm
+from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval import InputError
 from saekernels.eval.studies.monitor import Event, Watch, monitor
 from saekernels.eval.text.windows import Tokens, chosen
 from saekernels.splice.context import splice
-from tiny_lm import SITES, one_thread  # noqa: F401
+from tiny_lm import SITES
 
-assert files
 DOCUMENTS = tiny_lm.documents()
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,10 @@ import pytest
 
 import ranks
 import tiny_lm
+from cli import fails
+from interrupted import in_small_chunks
 from places import HELPERS
+from saekernels.cli import main
 
 SCRIPT = str(HELPERS / "eval_ranks_script.py")
 
@@ -30,16 +30,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--model", str(made["model"]), "--sae", *saes, "--data", str(data), "--tokens", "all", "--bootstrap", "20"]
 
 
-def alone(files: list[str], folder: Path, odd: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The report of one process, and its sums per document."""
-    command = [sys.executable, SCRIPT, json.dumps(odd or {}), *command_of(files, folder)]
-    subprocess.run(command, check=True, capture_output=True, env=ranks.environment())
+def alone(files: list[str], folder: Path, chunk: int = 40) -> dict[str, Any]:
+    """The report of one process, this one, and its sums per document."""
+    with pytest.MonkeyPatch.context() as patch:
+        in_small_chunks(chunk, patch.setattr)
+        assert main(command_of(files, folder)) == 0
     return outcome(folder)
 
 
-def together(count: int, files: list[str], folder: Path, odd: dict[str, Any] | None = None) -> tuple[int, str]:
+def together(
+    count: int,
+    files: list[str],
+    folder: Path,
+    odd: dict[str, Any] | None = None,
+    launcher: tuple[str, ...] = ranks.FORKED,
+) -> tuple[int, str]:
     """Exit code and stderr of a run of so many processes."""
-    code, _, err = ranks.run(count, SCRIPT, json.dumps(odd or {}), *command_of(files, folder))
+    code, _, err = ranks.run(count, SCRIPT, json.dumps(odd or {}), *command_of(files, folder), launcher=launcher)
     return code, err
 
 
@@ -60,15 +67,15 @@ def whole(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_the_report_is_that_of_one_process(count: int, files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
-    code, err = together(count, files, tmp_path / "run")
+    launcher = ranks.TORCHRUN if count == 2 else ranks.FORKED
+    code, err = together(count, files, tmp_path / "run", launcher=launcher)
     assert code == 0, err[-3000:]
     assert outcome(tmp_path / "run") == whole, "to the bit"
 
 
 def test_processes_without_a_share_only_wait(files: list[str], tmp_path: Path) -> None:
-    odd = {"chunk": 10**6}
-    want = alone(files, tmp_path / "alone", odd)
-    code, err = together(3, files, tmp_path / "three", odd)
+    want = alone(files, tmp_path / "alone", chunk=10**6)
+    code, err = together(3, files, tmp_path / "three", {"chunk": 10**6})
     assert code == 0, err[-3000:]
     assert outcome(tmp_path / "three") == want
 
@@ -76,7 +83,7 @@ def test_processes_without_a_share_only_wait(files: list[str], tmp_path: Path) -
 def test_a_lost_process_stops_all_and_any_number_go_on(files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for count, dies in ((3, [1, 12]), (2, [0, 3]), (4, [3, 1])):
-        code, err = together(count, files, folder, {"dies": dies})
+        code, err = together(count, files, folder, {"dies": dies}, ranks.TORCHRUN)
         assert code != 0
         told = [line for line in err.splitlines() if " stopped: " in line and f" of {count} " in line]
         assert told, err[-3000:]
@@ -94,28 +101,20 @@ def test_a_lost_process_stops_all_and_any_number_go_on(files: list[str], whole: 
 @pytest.mark.parametrize("step", [1, 9])
 def test_a_process_lost_within_an_sae_is_told_without_a_launcher(step: int, files: list[str], tmp_path: Path) -> None:
     """Nothing ends the survivor from outside: it notices in the middle of the codes' merge."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    odd = json.dumps({"dies": [1, step]})
-    command = [sys.executable, SCRIPT, odd, *command_of(files, tmp_path / "run"), "--latent-parallel", "2"]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**ranks.environment(), **place, "RANK": rank})
-        for rank in ("0", "1")
-    ]
-    told = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [3, -9], told
-    assert "rank 0 of 2 stopped: a process of the evaluation is lost" in told[0]
-    assert "Traceback" not in told[0]
+    code, err = together(2, [*files, "--latent-parallel", "2"], tmp_path / "run", {"dies": [1, step]})
+    assert err.splitlines()[-1] == "exit codes: 3 -9", err[-3000:]
+    assert code == 3
+    assert "rank 0 of 2 stopped: a process of the evaluation is lost" in err
+    assert "Traceback" not in err
 
 
-def test_a_place_outside_of_the_processes_is_refused(files: list[str], tmp_path: Path) -> None:
-    environment = {**ranks.environment(), "WORLD_SIZE": "2", "RANK": "5"}
-    command = [sys.executable, SCRIPT, "{}", *command_of(files, tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
-    assert done.returncode == 2
-    assert "RANK: got 5, need 0 to 1 for WORLD_SIZE = 2" in done.stderr
+def test_a_place_outside_of_the_processes_is_refused(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "5")
+    told = fails(capsys, command_of(files, tmp_path / "run"))
+    assert "RANK: got 5, need 0 to 1 for WORLD_SIZE = 2" in told
 
 
 def test_a_process_with_another_model_is_noticed_by_all(files: list[str], tmp_path: Path) -> None:
@@ -158,9 +157,9 @@ def test_latents_and_documents_are_spread_at_once(files: list[str], whole: dict[
         (["eval", "--compat", "saelens"], "--compat runs in one process, got 3"),
     ],
 )
-def test_what_processes_cannot_do_together_is_refused(arguments: list[str], message: str) -> None:
-    environment = {**ranks.environment(), "WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}
-    command = [sys.executable, "-m", "saekernels", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr, done.stderr
+def test_what_processes_cannot_do_together_is_refused(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert message in fails(capsys, arguments)

@@ -12,42 +12,28 @@ from typing import Any
 
 import pytest
 
+import ranks
 import tiny_lm
-from places import HELPERS
-from saekernels.eval import Document, InputError, evaluate
-from saekernels.eval.store import window_files as spool
-from tiny_lm import one_thread  # noqa: F401
+from interrupted import figures, in_small_chunks, run
+from saekernels.eval import Document, InputError
 
 SCRIPT = """
-import json, sys, time
-sys.path.insert(0, {tests!r})
+import sys, time, json
 import torch
 torch.set_num_threads(1)
-import tiny_lm
-from saekernels.eval import evaluate, spool, workspace
-spool.CHUNK_POSITIONS, spool._CONTEXTS = 40, 0
-genuine = workspace.open_workspace
-import saekernels.eval.evaluator as evaluator
-import contextlib
-@contextlib.contextmanager
-def eager(*given):
-    with genuine(*given) as place:
-        place.save_every = 0.0
-        yield place
-evaluator.open_workspace = eager
-pause = float(sys.argv[2])
+import interrupted
+interrupted.in_small_chunks(40)
 def progress(done, total):
     print(done, flush=True)
-    time.sleep(pause)
-report = evaluate(tiny_lm.trained_model(), tiny_lm.tokenizer(), tiny_lm.saes(), tiny_lm.documents(), bootstrap=50,
-                  checkpoint=sys.argv[1] or None, progress=progress)
-print(json.dumps({{**report.to_dict(), "run": None}}, sort_keys=True))
+    time.sleep(float(sys.argv[2]))
+report = interrupted.run(sys.argv[1] or None, bootstrap=50, progress=progress)
+print(json.dumps(interrupted.figures(report), sort_keys=True))
 """
 
 
 def start(folder: str, pause: float) -> subprocess.Popen[str]:
-    code = SCRIPT.format(tests=str(HELPERS))
-    return subprocess.Popen([sys.executable, "-c", code, folder, str(pause)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SCRIPT, folder, str(pause)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ranks.environment())
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, list[int]]:
@@ -73,12 +59,6 @@ def test_killed_at_any_moment_and_run_again_it_ends_the_same(tmp_path: Path) -> 
     again, nothing = finish(start(folder, 0.0))
     assert again == want
     assert len(nothing) <= 1
-
-
-def run(folder: Path, **changes: Any) -> Any:
-    options: dict[str, Any] = {"documents": tiny_lm.documents(), "saes": tiny_lm.saes(), "bootstrap": 20, **changes}
-    saes, documents = options.pop("saes"), options.pop("documents")
-    return evaluate(tiny_lm.trained_model(), tiny_lm.tokenizer(), saes, documents, checkpoint=folder, **options)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +105,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import sys
-sys.path.insert(0, {tests!r})
-import resource, torch
+import resource, sys, torch
 torch.set_num_threads(1)
 import tiny_lm
 from saekernels.eval import Document, evaluate
@@ -145,11 +123,9 @@ print(made.tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_memory_does_not_grow_with_the_text() -> None:
     grown = {}
     for count in (8, 40):
-        code = MEMORY.format(tests=str(HELPERS))
-        out = subprocess.run(
-            [sys.executable, "-c", code, str(count)], capture_output=True, text=True, check=True
-        ).stdout
-        tokens, kilobytes = map(int, out.split())
+        command = [sys.executable, "-c", MEMORY, str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=ranks.environment())
+        tokens, kilobytes = map(int, done.stdout.split())
         grown[tokens] = kilobytes
     few, many = sorted(grown)
     assert many > 4.5 * few
@@ -158,7 +134,5 @@ def test_memory_does_not_grow_with_the_text() -> None:
 
 
 def test_json_of_a_run_in_a_folder_is_that_of_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "CHUNK_POSITIONS", 100)
-    monkeypatch.setattr(spool, "_CONTEXTS", 0)
-    kept, temporary = run(tmp_path / "run").to_dict(), run(None).to_dict()  # type: ignore[arg-type]
-    assert json.dumps({**kept, "run": None}) == json.dumps({**temporary, "run": None})
+    in_small_chunks(100, monkeypatch.setattr)
+    assert json.dumps(figures(run(tmp_path / "run"))) == json.dumps(figures(run(None)))

@@ -16,7 +16,6 @@ from saekernels.eval.passes.plan import Run
 from saekernels.sae.activations import TopK
 from saekernels.sae.module import SAE
 from splice_helpers import tiny_model
-from tiny_lm import one_thread  # noqa: F401
 
 DOCUMENTS = [Document(tiny_lm.PARAGRAPH[i * 20 :], "prose") for i in range(3)] + [Document(tiny_lm.CODE, "code")]
 MIXED = {

@@ -20,7 +20,6 @@ from saekernels.eval.text.batches import make_batch
 from saekernels.eval.text.strata import make_strata
 from saekernels.eval.text.windows import Tokens, chosen
 from saekernels.splice.context import splice
-from tiny_lm import one_thread  # noqa: F401
 
 SPECIAL = torch.tensor([0, 1, 2])
 SITES = tiny_lm.SITES

@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_cli import arguments, fails, files
 
 import tiny_lm
+from cli import arguments, fails
 from places import EXAMPLES
 from saekernels.cli import main
 from saekernels.eval import InputError
 from saekernels.eval.studies.task_runs import TaskFigures, run_tasks, task_part
 from saekernels.eval.studies.tasks import Prompt, Task, built_in, load_tasks
 from saekernels.splice.context import splice
-from tiny_lm import one_thread  # noqa: F401
 
-assert files
 EXAMPLE = EXAMPLES / "tasks" / "brackets.yaml"
 TASK = Task(
     "keeper",

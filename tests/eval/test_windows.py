@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tiny_lm
+from interrupted import in_small_chunks
 from saekernels.eval import Document, InputError
 from saekernels.eval.store import window_files as spool
 from saekernels.eval.store.window_files import Spool, all_windows, write_spool
@@ -117,8 +118,7 @@ def test_documents_without_a_countable_token_are_left_out() -> None:
 
 @pytest.mark.parametrize("positions", [1, 100, 10**6])
 def test_the_spool_gives_back_what_was_written(positions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "CHUNK_POSITIONS", positions)
-    monkeypatch.setattr(spool, "_CONTEXTS", 0)
+    in_small_chunks(positions, monkeypatch.setattr)
     documents = [replace(one, labels={"kind": one.domain[0]}) for one in tiny_lm.documents()]
     want = [w for _, windows in chosen(documents, Tokens(tiny_lm.tokenizer(), 24), None, 0) for w in windows]
     made = spooled(tmp_path, documents)

@@ -21,7 +21,6 @@ from saekernels.cli import main
 from saekernels.eval import InputError
 from saekernels.eval.studies.tasks import load_tasks
 from saekernels.formats import FormatError, hub
-from tiny_lm import one_thread  # noqa: F401
 
 CODE = """
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command `saekernels`, or evaluate(), as one rank of test_eval_ranks.py: small chunks, state saved after each.
+"""The command `saekernels`, or evaluate(), as one rank of tests/eval/test_ranks.py: small chunks, all states saved.
 
 Arguments: a JSON object of what is odd about this run, then the command's own. "dies": [rank, after so many steps of
 its progress]; "other_model": a rank that has another model; "chunk": positions of a chunk.
@@ -15,32 +15,28 @@ from typing import Any
 import torch
 
 import saekernels.cli.commands.eval as command
+from interrupted import after, in_small_chunks
 from saekernels.cli import main
-from saekernels.eval.store import window_files as spool
-from saekernels.eval.store.run_folder import Workspace
 
 torch.set_num_threads(1)
 odd = json.loads(sys.argv[1])
 rank = int(os.environ.get("RANK", "0"))
-spool.CHUNK_POSITIONS, spool._CONTEXTS = odd.get("chunk", 40), 0
-Workspace.__init__.__defaults__ = (0.0,)
+in_small_chunks(odd.get("chunk", 40))
 genuine = command.evaluate
 
 
 def evaluate(model: Any, *given: Any, progress: Any, **options: Any) -> Any:
-    steps = 0
+    dying, step = odd.get("dies", (None, 0))
+    last = after(step, lambda: os.kill(os.getpid(), signal.SIGKILL)) if dying == rank else lambda done, total: None
 
-    def counted(done: int, total: int) -> None:
-        nonlocal steps
-        steps += 1
-        if odd.get("dies") == [rank, steps]:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def both(done: int, total: int) -> None:
+        last(done, total)
         progress(done, total)
 
     if odd.get("other_model") == rank:
         with torch.no_grad():
             next(iter(model.parameters()))[:] += 1.0
-    return genuine(model, *given, progress=counted, **options)
+    return genuine(model, *given, progress=both, **options)
 
 
 command.evaluate = evaluate

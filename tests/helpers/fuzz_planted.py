@@ -1,4 +1,4 @@
-"""Targets with one fault each, for test_fuzz.py: what the fuzzer must find, in processes of its own."""
+"""Targets with one fault each, for tests/suite/test_fuzz.py: what the fuzzer must find, in processes of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rank of test_placement.py: the tiny model cut over all ranks, evaluated; figures by rank 0 as JSON.
+"""One rank of tests/parallel/test_placement.py: the tiny model cut over all ranks, evaluated; prints figures as JSON.
 
 Arguments: "fsdp" (torch's fully_shard) or "tp" (the tensor-parallel plan of transformers), and the model's folder.
 """

@@ -27,6 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
+from places import TESTS
 from saekernels.backends.triton.launch import Launch, aligned, record
 
 TYPES = {
@@ -43,7 +44,7 @@ DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "T
 # Operands that may be None, and what a kernel with them is called.
 OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
-GOLDEN = Path(__file__).parents[1] / "gpu" / "golden" / "triton_registers.json"
+GOLDEN = TESTS / "gpu" / "golden" / "triton_registers.json"
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -149,7 +150,6 @@ def distinct(launches: list[Launch], architecture: int) -> list[Launch]:
 
 def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
     """What became of each distinct launch of the workload; of one that does not compile, its error."""
-    sys.path[:0] = [str(Path(__file__).parent)]
     from triton_workload import workload
 
     with record(architecture) as launches:

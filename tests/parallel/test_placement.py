@@ -16,7 +16,6 @@ from places import HELPERS
 from saekernels.cli import main
 from saekernels.eval import evaluate
 from saekernels.parallel.devices import device_of, input_device, whole
-from tiny_lm import one_thread  # noqa: F401
 
 SCRIPT = str(HELPERS / "placement_script.py")
 OFFLOADED = {
