@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent
 NEEDED = (
     "saekernels/__init__.py",
     "saekernels/py.typed",
-    "saekernels/eval/schema.json",
-    "saekernels/bench/schema.json",
+    "saekernels/eval/report/schema.json",
+    "saekernels/bench/cpu/schema.json",
     "saekernels/example/model/model.safetensors",
     "saekernels_command.py",
 )
