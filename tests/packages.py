@@ -77,7 +77,7 @@ def check_files(sdist: Path, wheel: Path) -> None:
     unwanted = [name for name in sources if UNWANTED.search(name)]
     assert not unwanted, f"{sdist.name} holds {unwanted[:5]}"
     assert not [name for name in installed if name.startswith(("tests/", "benchmarks/", "csrc/"))], wheel.name
-    number = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    number = re.search(r'^__version__ = "(.+)"$', (ROOT / "saekernels/_version.py").read_text(), re.MULTILINE)
     assert number
     assert sdist.name == f"saekernels-{number[1]}.tar.gz"
     assert f"-{number[1]}-" in wheel.name

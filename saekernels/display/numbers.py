@@ -24,10 +24,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None) -> str:
+    """Three digits with their sign, or a dash for a missing figure."""
     return "-" if value is None else f"{value:+.3f}"
 
 
 def percent(value: float | None) -> str:
+    """A fraction in percent with one digit, or a dash for a missing figure."""
     return "-" if value is None else f"{100 * value:.1f}%"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import saekernels as sk
 import tiny_lm
 from live_saes import MAKERS, D, F, K, Store, close, made
-from places import EXAMPLES, ROOT
+from places import BENCHMARKS, ROOT
 from saekernels.adapters.patch import state_of
 
 pytestmark = pytest.mark.peers
@@ -140,7 +140,7 @@ def arguments(**changes: Any) -> argparse.Namespace:
 @pytest.mark.parametrize("tool", ["sae_lens", "sparsify"])
 def test_trainers_give_the_same_losses_step_by_step(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(tool)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     import peers_trainers
 
     run = getattr(peers_trainers, f"run_{tool}")

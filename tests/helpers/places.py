@@ -8,4 +8,5 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 HELPERS = TESTS / "helpers"
 EXAMPLES = ROOT / "examples"
+BENCHMARKS = ROOT / "benchmarks"
 TOOLS = ROOT / "tools" / "bundled_example"

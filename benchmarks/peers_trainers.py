@@ -1,9 +1,9 @@
 """SAELens' and sparsify's own trainers, plain and on this library's kernels: the same losses, step by step, and faster.
 
     pip install '.[eval,peers]'
-    python examples/peers_trainers.py sae_lens                   # TopK SAE on the bundled model's activations
-    python examples/peers_trainers.py sparsify                   # their Trainer on the bundled model and its text
-    python examples/peers_trainers.py sae_lens --synthetic 768 --latents 24576 --batch 1024 --steps 6
+    python benchmarks/peers_trainers.py sae_lens                   # TopK SAE on the bundled model's activations
+    python benchmarks/peers_trainers.py sparsify                   # their Trainer on the bundled model and its text
+    python benchmarks/peers_trainers.py sae_lens --synthetic 768 --latents 24576 --batch 1024 --steps 6
 
 The only change is one line, `saekernels.accelerate(sae)`. Runs go first one way and then the other with the same seed;
 printed are both loss curves, their largest relative difference, and the median time of a step.
