@@ -31,9 +31,11 @@ def add_compare(devices: Any) -> None:
         help="two records: what became slower, beyond noise",
         description="Compare our times in two records of one machine. What torch and the peers drifted by is taken "
         "out. Exit code 1 if anything became slower beyond noise.",
+        examples=(("saekernels bench compare before.json after.json", ""),),
     )
-    parser.add_argument("a", metavar="A.json", type=not_empty)
-    parser.add_argument("b", metavar="B.json", type=not_empty)
+    records = parser.group("records")
+    records.add_argument("a", metavar="A.json", type=not_empty, help="the earlier one")
+    records.add_argument("b", metavar="B.json", type=not_empty, help="the later one")
     parser.set_defaults(run=run_compare)
 
 

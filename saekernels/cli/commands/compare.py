@@ -17,12 +17,17 @@ def add_parser(commands: Any) -> None:
         "compare",
         help="paired differences between two reports",
         description="Compare two reports of `saekernels eval --json` document by document: B minus A.",
+        examples=(("saekernels compare before.json after.json", ""),),
     )
-    parser.add_argument("a", metavar="A.json", type=not_empty)
-    parser.add_argument("b", metavar="B.json", type=not_empty)
-    parser.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
-    parser.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for the bootstrap")
-    parser.add_argument("--json", metavar="PATH", type=not_empty, help="write the differences as JSON")
+    reports = parser.group("reports")
+    reports.add_argument("a", metavar="A.json", type=not_empty, help="what is compared with")
+    reports.add_argument("b", metavar="B.json", type=not_empty, help="what is compared")
+    intervals = parser.group("baselines and intervals")
+    replicates = "bootstrap replicates for 95 %% intervals; 0: none"
+    intervals.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help=replicates)
+    intervals.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="of the bootstrap")
+    output = parser.group("output")
+    output.add_argument("--json", metavar="PATH", type=not_empty, help="write the differences as JSON")
     parser.set_defaults(run=run)
 
 

@@ -25,12 +25,12 @@ from saekernels.files.checked import check_writable, write_whole
 _DEFAULT_CONTEXT = 128
 
 
-def add_options(how: Any) -> None:
+def add_options(extras: Any) -> None:
     """--compat and --format."""
     peers = "instead of our report, the metrics of another tool by its own formulas, on windows packed as it does"
-    how.add_argument("--compat", choices=PEERS, help=peers)
+    extras.add_argument("--compat", choices=PEERS, help=peers)
     formats = "with --compat saebench: write SAEBench Core results into the directory given by --json"
-    how.add_argument("--format", choices=["saebench"], help=formats)
+    extras.add_argument("--format", choices=["saebench"], help=formats)
 
 
 def check_options(arguments: argparse.Namespace) -> None:

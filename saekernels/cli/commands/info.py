@@ -23,10 +23,12 @@ def add_parser(commands: Any) -> None:
         "info",
         help="versions, devices and backends",
         description="Versions, devices, and which backend serves which op for each dtype, and why another does not.",
+        examples=(("saekernels info", ""), ("saekernels info --stats --json", "")),
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    output = parser.group("output")
+    output.add_argument("--json", action="store_true", help="print JSON")
     ways = "encode rows of several kinds; count those that were screened, scored whole, or fell back"
-    parser.add_argument("--stats", action="store_true", help=ways)
+    output.add_argument("--stats", action="store_true", help=ways)
     parser.set_defaults(run=run)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from saekernels.cli.options.arguments import at_least, not_empty
 from saekernels.cli.options.output import show
 from saekernels.cli.options.progress import progress_bar
-from saekernels.cli.options.source import BOS, add_how, add_source, fill_from_example, load_source
+from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.numbers import percent, with_interval
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError
@@ -23,20 +23,27 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "maps",
         help="do the features of two layers compose: predicted downstream latents, spliced in",
+        usage="saekernels maps [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
         description="Fit sparse linear maps from the latents of one SAE to those of a later one on a domain and on "
-        "everything, splice the predicted latents in, and report the loss inside that domain and outside of it.",
+        "everything, splice the predicted latents in, and report the loss inside that domain and outside of it. "
+        "Without --model, --sae and --data: the bundled example.",
+        examples=(
+            ("saekernels maps", "the bundled example's last two layers"),
+            ("saekernels maps --upstream model.layers.0 --downstream model.layers.3 --entries 1 8 64", ""),
+        ),
     )
     add_source(parser)
-    how = add_how(parser)
-    how.add_argument(
-        "--upstream", metavar="SITE", type=not_empty, help="where latents are read (the last but one SAE's)"
-    )
-    how.add_argument("--downstream", metavar="SITE", type=not_empty, help="where they are predicted (the last SAE's)")
-    how.add_argument("--domain", metavar="NAME", type=not_empty, help="the domain that is inside (the largest)")
+    maps = parser.group("maps")
+    upstream = "where latents are read (default: the last but one SAE's site)"
+    maps.add_argument("--upstream", metavar="SITE", type=not_empty, help=upstream)
+    downstream = "where they are predicted (default: the last SAE's site)"
+    maps.add_argument("--downstream", metavar="SITE", type=not_empty, help=downstream)
+    domain = "the domain that is inside (default: the largest)"
+    maps.add_argument("--domain", metavar="NAME", type=not_empty, help=domain)
     counts = "upstream latents per downstream latent; 1 is the degenerate control"
-    how.add_argument("--entries", metavar="N", type=at_least(1), nargs="+", default=[1, 32], help=counts)
-    how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=1000, help="replicates; 0: no intervals")
-    parser.add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
+    maps.add_argument("--entries", metavar="N", type=at_least(1), nargs="+", default=[1, 32], help=counts)
+    add_bootstrap(parser)
+    parser.group("output").add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
     parser.set_defaults(run=run)
 
 
