@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, Source, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.charts import require_matplotlib
@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
     if arguments.html:
         write_whole(arguments.html, breadth_page(result))
+    show_written([(arguments.html, "open it in a browser"), (arguments.json, "the figures")])
     return 0
 
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.eval.report.compare import as_text, compare, read_report
 from saekernels.files.checked import check_writable, write_whole
 
@@ -40,4 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
     show(as_text(found))
     if arguments.json:
         write_whole(arguments.json, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
+    show_written([(arguments.json, "the figures")])
     return 0

@@ -13,6 +13,7 @@ from typing import Any
 
 from saekernels.cli.options.output import show
 from saekernels.cli.options.source import BOS, Source
+from saekernels.display.numbers import short_sites
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError
 from saekernels.eval.compat import PEERS, PeerMetrics, core_output, peer_metrics
@@ -118,13 +119,13 @@ def _write_core(
 
 
 def _text(found: Sequence[PeerMetrics], tokens: int) -> str:
-    sites = [site_of(one.entry).removeprefix("model.") for one in found]
+    _, names = short_sites([one.entry for one in found])
     rows = [
         [name, *(f"{one.metrics[group][name]:.5g}" for one in found)]
         for group, named in found[0].metrics.items()
         for name in named
     ]
-    return text_table([f"{found[0].peer}, {tokens:,} tokens", *sites], rows)
+    return text_table([f"{found[0].peer}, {tokens:,} tokens", *names.values()], rows)
 
 
 def _finite(value: Any) -> Any:

@@ -16,7 +16,7 @@ from saekernels.cli.commands.compat import add_options, check_options, run_compa
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.edits import edit, with_edits
 from saekernels.cli.options.inputs import pick_device
-from saekernels.cli.options.output import OutputError, arriving, show
+from saekernels.cli.options.output import OutputError, show, show_written
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
 from saekernels.cli.options.progress import progress_bar, say_finished
 from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
@@ -162,16 +162,29 @@ def _deliver(report: Report, failures: list[str], arguments: argparse.Namespace)
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
     unseen: Exception | None = None
     try:
-        with arriving():  # rich writes to stdout, though nothing, also when it only renders
-            show(as_text(report))
+        show(as_text(report))
     except (OutputError, BrokenPipeError) as error:
         unseen = error  # the files are then all that stays of hours of work
     _write(report, arguments)
     if unseen is not None:
         raise unseen
+    _say_where(arguments)
     if failures:
         raise InputError(f"{'; '.join(failures)}; the report is without that part")
     return 0
+
+
+def _say_where(arguments: argparse.Namespace) -> None:
+    """What was written, and how to open it."""
+    files = (
+        (arguments.html, "open it in a browser"),
+        (arguments.json, "saekernels compare A.json B.json reads two of these"),
+        (arguments.checkpoint, "the same command goes on from here, or shows the same report at once"),
+    )
+    if any(path for path, _ in files):
+        show_written(files)
+    else:
+        show("\nNothing was written; --html page.html writes a page with plots, --json report.json the figures.\n")
 
 
 def _add_parts(

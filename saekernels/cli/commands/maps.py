@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.numbers import percent, with_interval
@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     show(_text(result))
     if arguments.json:
         write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    show_written([(arguments.json, "the figures")])
     return 0
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from saekernels.cli.options.arguments import not_empty
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
 from saekernels.display.numbers import number, percent, signed
@@ -95,4 +95,5 @@ def run(arguments: argparse.Namespace) -> int:
     show(text_table(_HEADINGS, rows))
     if arguments.events:
         write_whole(arguments.events, "".join(line + "\n" for line in events))
+    show_written([(arguments.events, "one JSON object a line")])
     return 0

@@ -11,7 +11,7 @@ from saekernels.bench.scale import Job, Prediction, predict
 from saekernels.bench.scale.machine import GPUS, here
 from saekernels.cli.options.arguments import at_least, count, names_of, not_empty
 from saekernels.cli.options.inputs import DTYPES
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.errors import InputError
 from saekernels.eval.passes.plan import BASELINES
 from saekernels.files.checked import check_writable, write_whole
@@ -98,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = {**vars(job), "dtype": arguments.dtype, "sae_dtype": arguments.sae_dtype}
         record = {"machine": machine.card.name, "job": settings, "prediction": found.to_dict()}
         write_whole(arguments.json, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    show_written([(arguments.json, "the figures")])
     return 0
 
 
