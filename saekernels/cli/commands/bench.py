@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from typing import Any
 
 from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, plan, run
-from saekernels.bench.cpu.terminal import print_record
+from saekernels.bench.cpu.terminal import record_text
 from saekernels.cli.commands import bench_gpu, bench_scorecard
 from saekernels.cli.options.arguments import at_least, seconds
 from saekernels.cli.options.inputs import DTYPES
-from saekernels.errors import InputError, missing_extra
+from saekernels.cli.options.output import show, show_written
+from saekernels.errors import InputError
 from saekernels.files.checked import check_writable, write_whole
 
 # What kernels and torch both compute.
@@ -112,13 +112,13 @@ def dtypes(text: str) -> tuple[Any, ...]:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Run, write the files, print the tables."""
-    if importlib.util.find_spec("rich") is None:
-        raise missing_extra("rich", "the table", extra="bench")
     _check_outputs(arguments)
     settings = _settings(arguments)
     record = run(settings, say=lambda line: print(line, file=sys.stderr, flush=True))
     _write(record, arguments)
-    print_record(record)
+    show(record_text(record))
+    reader = "saekernels bench compare A.json B.json reads two of these"
+    show_written([(arguments.json, reader), (arguments.csv, "one row per contender and case")])
     return 0
 
 

@@ -18,7 +18,7 @@ from saekernels.cli.commands import bench_gpu
 from saekernels.cli.options.arguments import not_empty
 from saekernels.cli.options.output import show
 from saekernels.display.tables import text_table
-from saekernels.errors import InputError, missing_extra
+from saekernels.errors import InputError
 from saekernels.files.checked import write_whole
 
 SLOWER = 1
@@ -41,8 +41,6 @@ def add_compare(devices: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The scorecard of the GPU if there is one, else of the CPU; prints it, writes its files."""
-    if importlib.util.find_spec("rich") is None:
-        raise missing_extra("rich", "the table", extra="bench")
     folder = Path(arguments.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,6 @@ from saekernels.errors import InputError
 from saekernels.eval.compat import PEERS, PeerMetrics, core_output, peer_metrics
 from saekernels.eval.compat.packing import packed
 from saekernels.eval.compat.saebench import result_name
-from saekernels.eval.passes.plan import site_of
 from saekernels.eval.text.windows import context_of
 from saekernels.files.checked import check_writable, write_whole
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import textwrap
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +15,7 @@ from saekernels._version import __version__
 from saekernels.backends import registry
 from saekernels.cli.commands import stats
 from saekernels.cli.options.output import show
+from saekernels.display.tables import WIDTH
 
 PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
 
@@ -111,5 +113,6 @@ def _op_lines(rows: list[dict[str, Any]]) -> list[str]:
     for (op, device, backend, reasons), dtypes in groups.items():
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons if not reason.endswith("is preferred"))
         short = ", ".join(dtype.replace("float", "f") for dtype in dtypes)
-        text.append(f"{op:24}{device:8}{short:22}{backend}" + (f"  ({why})" if why else ""))
+        line = f"{op:24}{device:8}{short:22}{backend}" + (f"  ({why})" if why else "")
+        text += textwrap.wrap(line, WIDTH, subsequent_indent=" " * 32, break_on_hyphens=False)
     return text

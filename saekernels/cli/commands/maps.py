@@ -14,9 +14,12 @@ from saekernels.display.numbers import percent, with_interval
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError
 from saekernels.eval.passes.plan import site_of
+from saekernels.eval.report.reading import headed
 from saekernels.eval.studies.maps import measure_maps
 from saekernels.eval.text.windows import Tokens, context_of
 from saekernels.files.checked import check_writable, write_whole
+
+_LEGEND = "ΔCE: cross-entropy of the spliced model minus that of the clean one, nats per token; [95 %]: its interval."
 
 
 def add_parser(commands: Any) -> None:
@@ -97,4 +100,4 @@ def _text(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     head = f"Latents at {result['downstream']}, predicted from those at {result['upstream']} and spliced in"
-    return text_table(headings, rows, before=head, left=2)
+    return text_table(headed(headings, rows), rows, before=head, left=2, after=_LEGEND)

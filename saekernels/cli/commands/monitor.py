@@ -19,6 +19,7 @@ from saekernels.eval.text.windows import Tokens, context_of
 from saekernels.files.checked import check_writable, write_whole
 
 _HEADINGS = ("watched", "events", "of tokens", "mean value", "ΔCE at events", "ΔCE elsewhere")
+_LEGEND = "ΔCE: cross-entropy of the spliced model minus that of the clean one, nats per token."
 _WATCH = re.compile(r"(?P<entry>.+):(?P<latent>\d+)(>(?P<threshold>[-+.\deE]+))?")
 
 
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         for one in found
     ]
-    show(text_table(_HEADINGS, rows))
+    show(text_table(_HEADINGS, rows, after=_LEGEND))
     if arguments.events:
         write_whole(arguments.events, "".join(line + "\n" for line in events))
     show_written([(arguments.events, "one JSON object a line")])
