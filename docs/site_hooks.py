@@ -28,10 +28,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def commands() -> str:
     """Every command's help, as its own parser gives it, in Markdown."""
     from saekernels.cli.entry import build_parser
+    from saekernels.cli.options.arguments import HelpFormatter
 
     parts = []
     for parser in _leaves(build_parser()):
-        parser.formatter_class = lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, width=110)
+        parser.formatter_class = lambda prog: HelpFormatter(prog, width=100)
         parts.append(f"## {parser.prog}\n\n```text\n{parser.format_help().strip()}\n```\n")
     return "\n".join(parts)
 

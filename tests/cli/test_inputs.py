@@ -52,7 +52,7 @@ def test_a_switch_has_no_default_to_show(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--no-reuse compute layers before a run's first site every time --checkpoint" in text
+    assert "--no-reuse compute layers before a run's first site every time output: --json" in text
     assert "False" not in text
 
 
