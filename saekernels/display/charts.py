@@ -78,7 +78,7 @@ def curves(
         if len(lines) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
 
-    return svg((5.6, 2.8 + 0.1 * len(lines)), draw)
+    return svg((4.8, 2.6 + 0.1 * len(lines)), draw)
 
 
 def plain(text: str) -> str:

@@ -67,7 +67,7 @@ def bar(scale: Scale, value: float | None, colour: str) -> str:
     if value is None:
         return ""
     left, right = sorted((scale.place(0.0), scale.place(value)))
-    return f'<rect x="{left:.2f}%" width="{right - left:.2f}%" y="25%" height="50%" fill="{colour}"/>'
+    return f'<rect x="{left:.2f}%" width="{right - left:.2f}%" y="30%" height="40%" fill="{colour}"/>'
 
 
 def column(scale: Scale, low: float, high: float, share: float, colour: str) -> str:

@@ -1,11 +1,10 @@
-"""The report: JSON by its schema, the HTML page, the table and its sentence."""
+"""The report: JSON by its schema, the table and its sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +12,10 @@ import jsonschema
 import pytest
 from rich.console import Console
 
+from reports import report, site
 from saekernels.eval import Report, schema
-from saekernels.eval.report.data import CrossEntropy, DeltaCE, DomainFigures, LossRecovered, SiteFigures
 from saekernels.eval.report.page import page
 from saekernels.eval.report.terminal import print_report, reading
-
-
-def site(name: str, delta: float | None = 0.25, architecture: str = "topk") -> SiteFigures:
-    known = delta is not None
-    ce = CrossEntropy(3.0, 3.0 + delta if known else None, 9.0, 7.0)
-    change = DeltaCE(delta, (0.2, 0.3) if known else None, 0.1, (0.08, 0.12))
-    recovered = LossRecovered(0.96, None, (0.95, 0.97), None)
-    domains = {
-        label: DomainFigures(500, 4, ce, dataclasses.replace(change, nats=share), 0.1, 0.8, recovered)
-        for label, share in (("code", 0.1), ("<law> & [red]", 0.4))
-    }
-    return SiteFigures(
-        name, architecture, 64, 8.0, 0.1, 0.0, ce, change, 0.2, (0.1, 0.3), 0.8, None, recovered, domains
-    )
-
-
-def report(**changes: Any) -> Report:
-    rows = [site("model.layers.0", 0.05), site("model.layers.1")]
-    plain: dict[str, Any] = {
-        "model": "a <b> model",
-        "tokens": 1000,
-        "documents": 8,
-        "nbytes": 4000,
-        "sites": rows,
-        "all_sites": site("all", 0.5, "joint"),
-        "context": 24,
-        "prefix": [0],
-        "mask": "the mask",
-        "seed": 0,
-        "bootstrap": 100,
-        "notes": ["a note with [brackets]"],
-        "run": {"device": "cpu"},
-        **changes,
-    }
-    return Report(**plain)
 
 
 def shown(value: Report, width: int = 140, terminal: bool = False) -> str:
@@ -95,30 +59,6 @@ def test_a_number_that_is_not_finite_never_reaches_the_file(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="JSON"):
         broken.write_json(tmp_path / "report.json")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_page_stands_alone_and_escapes(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    report().write_html(path)
-    text = path.read_text()
-    assert text.count("<svg") == 4
-    assert text.count("</svg>") == 4
-    assert not re.search(r"<(script|link|img|iframe)\b|@import", text)
-    addresses = set(re.findall(r"https?://[^\"'\s<>]+", text))
-    assert all(a.startswith(("http://www.w3.org/", "https://www.w3.org/")) for a in addresses), addresses
-    assert "a &lt;b&gt; model" in text
-    assert "<b>" not in text
-    assert "&lt;law&gt; &amp; [red]" in text
-    assert "currentColor" in text
-    assert "#010203" not in text
-    assert '>+0.500 <span class="ci">[+0.200, +0.300]<' in text
-    assert page(report()) == text, "the same report gives the same page"
-
-
-def test_the_page_survives_missing_figures() -> None:
-    text = page(report(sites=[site("model.layers.0", None)], all_sites=site("all", None, "joint")))
-    assert "not finite" in text
-    assert "<svg" in text
 
 
 def test_the_table_shows_the_loss_first_and_every_row() -> None:

@@ -24,7 +24,7 @@ ABBREVIATIONS = {
 
 def marked(text: str) -> str:
     """Plain text as HTML with its abbreviations explained."""
-    return abbreviated(text, ABBREVIATIONS)
+    return abbreviated(text.replace(" %", "\u00a0%"), ABBREVIATIONS)
 
 
 def note(text: str) -> str:
@@ -34,5 +34,4 @@ def note(text: str) -> str:
 
 def table(headings: Sequence[str | Cell], rows: Sequence[Sequence[str | Cell]], last_is_joint: bool = False) -> str:
     """As `html_table`, with the abbreviations of plain headings explained."""
-    explained = [one if isinstance(one, Cell) else Cell(marked(one.replace("95 %", "95\u00a0%"))) for one in headings]
-    return html_table(explained, rows, last_is_joint)
+    return html_table([one if isinstance(one, Cell) else Cell(marked(one)) for one in headings], rows, last_is_joint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 from saekernels.display.charts import BLUE, GREY, ORANGE, curves
@@ -27,6 +28,11 @@ _ABLATIONS = {"clean": ("currentColor", "circle")} | {kind: _BASELINES[kind][2:]
 def colour_of(row: SiteFigures) -> str:
     """Orange is all sites together, in every chart; a site alone is blue."""
     return ORANGE if row.architecture == "joint" else BLUE
+
+
+def name_cell(row: SiteFigures) -> Cell:
+    """The name of a row, short; hover shows the whole of it."""
+    return Cell(escape(label(row)), "" if row.architecture == "joint" else row.site)
 
 
 def spread(value: float | None, interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:
@@ -54,7 +60,7 @@ def cost_section(report: ReportData) -> Section:
     for row in rows:
         cells = dict(zip(SITE_HEADINGS, site_cells(row), strict=True))
         chart = delta_chart(scale, row.delta_ce, colour_of(row))
-        lines.append([cells["site"], chart, *(cells[heading] for heading in _COST_HEADINGS)])
+        lines.append([name_cell(row), chart, *(cells[heading] for heading in _COST_HEADINGS)])
     headings: list[str | Cell] = ["site", axis(scale, marked("ΔCE, nats per token")), *_COST_HEADINGS]
     return "Cost of each splice", table(headings, lines, last_is_joint=len(rows) > 1)
 
@@ -67,7 +73,7 @@ def effective_section(report: ReportData) -> Section:
     rows = [row for row in rows_of(report) if row.site in found["targets"]]
     scale = Scale(0, 100, (0, 25, 50, 75, 100))
     lines: list[list[str | Cell]] = [
-        [label(row), *_worth_cells(scale, found["targets"][row.site], colour_of(row))] for row in rows
+        [name_cell(row), *_worth_cells(scale, found["targets"][row.site], colour_of(row))] for row in rows
     ]
     headings: list[str | Cell] = ["site", axis(scale, "% of the training compute"), "share [95 %]", "parameters [95 %]"]
     text = f"Interpolated in a family of {len(found['members'])} models measured on the same text."
@@ -77,7 +83,7 @@ def effective_section(report: ReportData) -> Section:
 
 def _worth_cells(scale: Scale, one: Any, colour: str) -> list[str | Cell]:
     if one["outside"]:
-        return [row_chart(scale, [], one["outside"]), Cell(one["outside"], kind="words"), "-"]
+        return [row_chart(scale, [], one["outside"]), Cell(escape(one["outside"]), kind="words"), "-"]
     share = spread(one["share"], one["share_ci95"])
     parameters = readable(one["parameters"])
     if one["parameters_ci95"]:
@@ -133,7 +139,7 @@ def baseline_section(report: ReportData) -> Section:
     with_ratio = ["SAE ÷ random error"] if "random" in kinds else []
     lines: list[list[str | Cell]] = []
     for row in rows:
-        cells: list[str | Cell] = [label(row), _baseline_chart(scale, row, kinds)]
+        cells: list[str | Cell] = [name_cell(row), _baseline_chart(scale, row, kinds)]
         cells += [with_interval(row.delta_ce.nats, row.delta_ce.ci95)]
         cells += [_distance(row.baselines[kind]) for kind in kinds]
         lines.append([*cells, *(number(random_ratio(row), 2) for _ in with_ratio)])
@@ -178,7 +184,7 @@ def ablation_section(report: ReportData) -> Section:
         losses = [number(getattr(row.ce, kind)) for kind in ("clean", "spliced", "mean", "zero")]
         recovered = row.loss_recovered
         shares = [spread(recovered.mean, recovered.mean_ci95), spread(recovered.zero, recovered.zero_ci95)]
-        lines.append([label(row), row_chart(scale, marks, tip), *losses, *shares])
+        lines.append([name_cell(row), row_chart(scale, marks, tip), *losses, *shares])
     headings: list[str | Cell] = [
         "site",
         axis(scale, "cross-entropy, nats per token"),

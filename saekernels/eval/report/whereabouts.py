@@ -10,8 +10,8 @@ from saekernels.display.numbers import number, percent, signed, with_interval
 from saekernels.display.rows import Scale, axis, column, interval_line, linear_scale, log_scale, point, row_chart
 from saekernels.eval.report.abbreviations import marked, note, table
 from saekernels.eval.report.data import DomainFigures, ReportData, SiteFigures
-from saekernels.eval.report.reading import label, rows_of
-from saekernels.eval.report.sections import Section, colour_of, delta_chart, delta_scale, spread
+from saekernels.eval.report.reading import rows_of
+from saekernels.eval.report.sections import Section, colour_of, delta_chart, delta_scale, name_cell, spread
 from saekernels.eval.sums.accumulate import KlHistogram
 
 
@@ -67,7 +67,7 @@ def strata_section(report: ReportData) -> Section:
         "ΔCE, nats per token; hover shows intervals and tokens. Position: tokens of context before the predicted one. "
         "Frequency: the predicted token's share of this text."
     )
-    body = table(["stratum", "tokens", *map(label, rows)], lines)
+    body = table(["stratum", "tokens", *map(name_cell, rows)], lines)
     return "By stratum", (f"<p>{marked(text)}</p>" if text else "") + body + note(explained)
 
 
@@ -117,11 +117,17 @@ def kl_section(report: ReportData) -> Section:
         ]
         tip = f"highest column: {percent(max(shares))} of tokens"
         cells = [spread(row.kl, row.kl_ci95, number), *map(percent, above)]
-        lines.append([label(row), row_chart(scale, marks, tip, "tall"), *cells])
-    title = f"KL of a token, nats; a full row is {percent(most)} of tokens"
-    headings: list[str | Cell] = ["site", axis(scale, marked(title)), "KL [95 %]", "tokens above 0.1", "tokens above 1"]
+        lines.append([name_cell(row), row_chart(scale, marks, tip, "tall"), *cells])
+    headings: list[str | Cell] = [
+        "site",
+        axis(scale, marked("KL of a token, nats")),
+        "KL [95 %]",
+        "tokens above 0.1",
+        "tokens above 1",
+    ]
     joint = rows[-1].architecture == "joint"
-    return "Where the divergence is", table(headings, lines, last_is_joint=joint)
+    text = f"Share of tokens by KL; all rows have one height, {percent(most)} of the tokens in a bin."
+    return "Where the divergence is", table(headings, lines, last_is_joint=joint) + note(text)
 
 
 def task_section(report: ReportData) -> Section:
