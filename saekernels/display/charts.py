@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from saekernels.errors import missing_extra
@@ -60,9 +61,12 @@ def curves(
 
     def draw(axes: Any) -> None:
         taken = dict(colours or {})
+        free = cycle(colour for colour in _COLOURS if colour not in taken.values())
         for name, values in lines.items():
             stem = name.rsplit(" ", 1)[0] if any(map(dashed, lines)) else name
-            colour = taken.setdefault(stem, _COLOURS[(len(taken) - len(colours or {})) % len(_COLOURS)])
+            if stem not in taken:
+                taken[stem] = next(free)
+            colour = taken[stem]
             known = [(x, y) for x, y in enumerate(values) if y is not None]
             if known:
                 style = "--" if dashed(name) else "-"

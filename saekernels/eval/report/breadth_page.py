@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from saekernels.display.charts import curves
+from saekernels.display.charts import BLUE, curves
 from saekernels.display.html import document
 from saekernels.eval.report.abbreviations import marked, note, table
 from saekernels.eval.report.breadth_text import SIDES, breadth_rows, gap_sentence, transfer_rows
@@ -19,7 +19,11 @@ def breadth_plot(result: Mapping[str, Any]) -> str:
         for side in SIDES:
             values = [level["methods"][method][side] for level in result["levels"]]
             lines[f"{method} {side}"] = [None if one is None else one["delta_ce"] for one in values]
-    return curves(labels, lines, "ΔCE, nats per token", "fitted on", dashed=lambda name: name.endswith("outside"))
+    return curves(labels, lines, "ΔCE, nats per token", "fitted on", _is_outside, colours={"sae": BLUE})
+
+
+def _is_outside(line: str) -> bool:
+    return line.endswith("outside")
 
 
 def breadth_parts(result: Mapping[str, Any]) -> list[tuple[str, str]]:

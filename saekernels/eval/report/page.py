@@ -55,8 +55,8 @@ def tiles(report: ReportData) -> list[Tile]:
     delta, recovered, worst = row.delta_ce, row.loss_recovered, row.worst
     targets = report.extras.get("effective_compute", {}).get("targets", {})
     worth = targets.get(row.site) or targets.get(report.sites[0].site) or {}
-    share, outside = worth.get("share"), worth.get("outside")
-    interval = worth.get("share_ci95")
+    share, ends = worth.get("share"), worth.get("share_ci95")
+    beside = worth.get("outside") or _interval(ends and (100 * ends[0], 100 * ends[1]), "{:.0f}")
     return [
         Tile("ΔCE, nats per token", signed(delta.nats), _interval(delta.ci95, "{:+.3f}")),
         Tile("CE recovered", percent(recovered.mean), _percents(recovered.mean_ci95) or "of mean ablation's loss"),
@@ -64,7 +64,7 @@ def tiles(report: ReportData) -> list[Tile]:
         Tile(
             "effective compute",
             "-" if share is None else f"{100 * share:.0f}%",
-            outside or (_interval((100 * interval[0], 100 * interval[1]), "{:.0f}") if interval else ""),
+            beside if worth else "not measured",
         ),
         Tile(
             "worst stratum, ΔCE",
