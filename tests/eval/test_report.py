@@ -1,4 +1,4 @@
-"""The report: JSON by its schema, the HTML page, the table and its sentence."""
+"""The report: JSON by its schema, the table and its sentence."""
 
 from __future__ import annotations
 
@@ -125,30 +125,6 @@ def test_a_number_that_is_not_finite_never_reaches_the_file(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="JSON"):
         broken.write_json(tmp_path / "report.json")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_page_stands_alone_and_escapes(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    report().write_html(path)
-    text = path.read_text()
-    assert text.count("<svg") == 4
-    assert text.count("</svg>") == 4
-    assert not re.search(r"<(script|link|img|iframe)\b|@import", text)
-    addresses = set(re.findall(r"https?://[^\"'\s<>]+", text))
-    assert all(a.startswith(("http://www.w3.org/", "https://www.w3.org/")) for a in addresses), addresses
-    assert "a &lt;b&gt; model" in text
-    assert "<b>" not in text
-    assert "&lt;law&gt; &amp; [red]" in text
-    assert "currentColor" in text
-    assert "#010203" not in text
-    assert '>+0.500 <span class="ci">[+0.200, +0.300]<' in text
-    assert page(report()) == text, "the same report gives the same page"
-
-
-def test_the_page_survives_missing_figures() -> None:
-    text = page(report(sites=[site("model.layers.0", None)], all_sites=site("all", None, "joint")))
-    assert "not finite" in text
-    assert "<svg" in text
 
 
 def test_the_table_shows_the_loss_first_and_every_row() -> None:

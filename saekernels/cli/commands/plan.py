@@ -41,8 +41,8 @@ def add_parser(commands: Any) -> None:
         help="predict time, memory and traffic of an evaluation at scale",
         usage="saekernels plan --latents N --tokens N [option ...]",
         description="Predict what `saekernels eval` takes, from a cost model of its kernels (docs/how-to/scale.md). "
-        "The defaults are those of an 8-billion-parameter Llama. Nothing is run but, for --gpu here, a measurement of this "
-        "CPU's ceilings.",
+        "The defaults are those of an 8-billion-parameter Llama. Nothing is run but, for --gpu here, a measurement of "
+        "this CPU's ceilings.",
         examples=(
             ("saekernels plan --latents 16e6 --tokens 1e10 --gpu H200 --processes 64", ""),
             ("saekernels plan --latents 24576 --tokens 1e6 --width 768 --layers 12 --gpu here", ""),
