@@ -78,6 +78,7 @@ def column(scale: Scale, low: float, high: float, share: float, colour: str) -> 
 
 
 def interval_line(scale: Scale, interval: Interval | None, colour: str = "currentColor") -> str:
+    """A line from one end of an interval to the other, as SVG; nothing for None."""
     if interval is None:
         return ""
     low, high = map(scale.place, interval)

@@ -20,7 +20,6 @@ from saekernels.eval.report.data import CrossEntropy, DeltaCE, DomainFigures, Lo
 from saekernels.eval.report.page import page
 from saekernels.eval.report.reading import ABBREVIATIONS, reading, rows_of
 from saekernels.eval.report.terminal import as_text
-from tiny_lm import one_thread  # noqa: F401
 
 
 def site(name: str, delta: float | None = 0.25, architecture: str = "topk") -> SiteFigures:
