@@ -10,7 +10,7 @@ import pytest
 
 import tiny_lm
 from saekernels.eval import evaluate
-from saekernels.eval.report.data import Report
+from saekernels.eval.report.report import Report
 from saekernels.eval.store import window_files
 from saekernels.eval.store.run_folder import Workspace
 
