@@ -44,5 +44,6 @@ document.addEventListener("pointerover", (event) => {
   tip.style.top = `${Math.min(event.clientY + 16, innerHeight - tip.offsetHeight - 8)}px`;
 });
 const link = document.getElementById("download");
-link.href = URL.createObjectURL(new Blob([document.getElementById("report").textContent], { type: "application/json" }));
+const json = document.getElementById("report").textContent;
+link.href = URL.createObjectURL(new Blob([json], { type: "application/json" }));
 link.hidden = false;
