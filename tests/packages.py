@@ -25,6 +25,8 @@ NEEDED = (
     "saekernels/py.typed",
     "saekernels/eval/report/schema.json",
     "saekernels/bench/cpu/schema.json",
+    "saekernels/display/page.css",
+    "saekernels/display/page.js",
     "saekernels/example/model/model.safetensors",
     "saekernels_command.py",
 )

@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from saekernels.display.html import Cell, abbreviated, html_table
+from saekernels.eval.report import reading
 
-ABBREVIATIONS = {
-    "ΔCE": "cross-entropy of the spliced model minus that of the clean one, nats per token",
-    "CE": "cross-entropy of the next token, nats",
-    "KL": "Kullback-Leibler divergence of the spliced model's next-token distribution from the clean one's, nats",
-    "FVU": "fraction of variance unexplained: squared error of the reconstruction over the variance of its target",
-    "L0": "latents active per token, on average",
-    "PCA": "principal component analysis",
-    "SAE": "sparse autoencoder",
-    "SAEs": "sparse autoencoders",
-    "top-1": "share of tokens at which the spliced and the clean model put the same token first",
-    "rec.": "loss recovered: (CE ablated - CE spliced) / (CE ablated - CE clean)",
-    "dead": "share of latents that were active at no token of this text",
-    "bits/byte": "ΔCE in bits per byte of UTF-8 text: comparable between tokenizers",
-}
+# A terminal has no room for what everyone knows.
+ABBREVIATIONS = {**reading.ABBREVIATIONS, "SAE": "sparse autoencoder", "SAEs": "sparse autoencoders"}
 
 
 def marked(text: str) -> str:
