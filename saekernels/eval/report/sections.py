@@ -187,7 +187,7 @@ def ablation_section(report: ReportData) -> Section:
         lines.append([name_cell(row), row_chart(scale, marks, tip), *losses, *shares])
     headings: list[str | Cell] = [
         "site",
-        axis(scale, "cross-entropy, nats per token"),
+        axis(scale, marked("cross-entropy, nats per token")),
         "CE clean",
         "CE spliced",
         "CE mean",
