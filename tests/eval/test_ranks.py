@@ -82,8 +82,8 @@ def test_processes_without_a_share_only_wait(files: list[str], tmp_path: Path) -
 
 def test_a_lost_process_stops_all_and_any_number_go_on(files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for count, dies in ((3, [1, 12]), (2, [0, 3]), (4, [3, 1])):
-        code, err = together(count, files, folder, {"dies": dies}, ranks.TORCHRUN)
+    for launcher, count, dies in ((ranks.TORCHRUN, 3, [1, 12]), (ranks.FORKED, 2, [0, 3]), (ranks.FORKED, 4, [3, 1])):
+        code, err = together(count, files, folder, {"dies": dies}, launcher)
         assert code != 0
         told = [line for line in err.splitlines() if " stopped: " in line and f" of {count} " in line]
         assert told, err[-3000:]
