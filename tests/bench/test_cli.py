@@ -12,7 +12,10 @@ import pytest
 
 from cli import fails
 from saekernels.bench import OPS, schema
+from saekernels.bench.cpu.record import Record, Row
+from saekernels.bench.measure.ceilings import Roofs
 from saekernels.cli import main
+from saekernels.cli.commands import bench
 
 
 def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +73,19 @@ def test_bad_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_rich(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"T": 16, "d": 8, "F": 64, "k": 4}
+    rows = [Row("decode", "float32", sizes, "saekernels", "ok", "", 2.0, 0.1, 9, None, None, 1.0, share_of_bound=0.5)]
+    rows.append(
+        Row("decode", "float32", sizes, "torch embedding_bag", "ok", "", 3.0, 0.1, 9, 1.5, 1.5, 1.0, share_of_bound=0.5)
+    )
+    machine = {"model": "a CPU", "flags": [], "threads": 2, "backend": "cpu", "simd_level": "avx2", "screening": "fp32"}
+    versions = {"saekernels": "0", "torch": "2"}
+    record = Record("2026-11-24", None, None, versions, machine, {}, "rss", Roofs(100.0, 100.0, 10.0, 10.0), rows)
     monkeypatch.setitem(sys.modules, "rich", None)
-    assert main(["bench", "cpu", "--quick", "--rounds", "1", "--ops", "decode", "--dtypes", "float32"]) == 0
-    assert "Ours against the fastest baseline" in capsys.readouterr().out
+    monkeypatch.setattr(bench, "run", lambda settings, say: record)
+    assert main(["bench", "cpu"]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("torch embedding_bag"))
+    assert row.split()[2:6] == ["3.00", "0.10", "9", "1.50x"]
+    assert "1.50x faster than torch embedding_bag" in out
+    assert max(map(len, out.splitlines())) < 100

@@ -128,7 +128,9 @@ def test_every_section_has_a_link() -> None:
 
 def test_every_abbreviation_of_a_heading_tells_its_meaning() -> None:
     made = Page(page(full()))
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(one)}(?!\w)" for one in sorted(ABBREVIATIONS, key=len)[::-1]))
+    pattern = re.compile(
+        "|".join(rf"(?<!\w){re.escape(one)}(?![^\W\d])" for one in sorted(ABBREVIATIONS, key=len)[::-1])
+    )
     heads = [cell for rows in made.tables.values() for cell in rows[0]]
     explained = 0
     for head in heads:
