@@ -11,10 +11,9 @@ import hypothesis
 import pytest
 import torch
 
-import checkout
-from places import TESTS
+import places
 
-checkout.require_same_sources()
+places.require_same_sources()
 
 from saekernels.backends import registry  # noqa: E402
 
@@ -44,7 +43,7 @@ QUICK = ("formats", "ops", "sae", "splice")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of those rooms as quick, but those that are left out by default."""
     for item in items:
-        room = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        room = item.path.relative_to(places.TESTS).parts[0] if item.path.is_relative_to(places.TESTS) else ""
         if room in QUICK and not any(item.get_closest_marker(name) for name in ("slow", "peers")):
             item.add_marker("quick")
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from places import HELPERS, ROOT
+from places import HELPERS, ROOT, SCRIPTS
 
 
 def environment() -> dict[str, str]:
@@ -17,7 +17,7 @@ def environment() -> dict[str, str]:
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
-FORKED = (sys.executable, str(HELPERS / "forked.py"))
+FORKED = (sys.executable, str(SCRIPTS / "forked.py"))
 
 
 def run(ranks: int, *command: str, launcher: tuple[str, ...] = FORKED, timeout: float = 240) -> tuple[int, str, str]:

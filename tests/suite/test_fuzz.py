@@ -42,7 +42,7 @@ def test_a_planted_fault_is_found_and_the_other_cases_go_on(
     name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FUZZ_PLANTED", str(tmp_path))
-    assert engine.run([name], 0, 12, 120.0, 1, "fuzz_planted", patience=2.0) == 1
+    assert engine.run([name], 0, 12, 120.0, 1, "fuzz.planted", patience=2.0) == 1
     out = capsys.readouterr().out
     assert out.count("FAILED") == 1
     assert told in out
@@ -52,7 +52,7 @@ def test_a_planted_fault_is_found_and_the_other_cases_go_on(
 
 def test_what_finds_nothing_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUZZ_PLANTED", str(tmp_path))
-    assert engine.run(["wrong"], 0, 5, 120.0, 1, "fuzz_planted") == 0
+    assert engine.run(["wrong"], 0, 5, 120.0, 1, "fuzz.planted") == 0
 
 
 @pytest.mark.parametrize("name", TARGETS)

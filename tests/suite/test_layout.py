@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import checkout
+import places
 from places import ROOT, TESTS
 
 PAGES = ("pyproject.toml", "noxfile.py", ".ci/run", "README.md")
@@ -60,8 +60,8 @@ def installed(tmp_path: Path) -> Path:
 
 
 def test_an_installed_copy_of_the_same_sources_will_do(installed: Path) -> None:
-    assert checkout.difference(ROOT / "saekernels") is None
-    assert checkout.difference(installed) is None
+    assert places.difference(ROOT / "saekernels") is None
+    assert places.difference(installed) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_an_installed_copy_of_the_same_sources_will_do(installed: Path) -> None:
 )
 def test_a_copy_of_other_sources_is_told_by_its_file(name: str, change: object, told: str, installed: Path) -> None:
     change(installed / name)  # type: ignore[operator]
-    assert checkout.difference(installed) == told
+    assert places.difference(installed) == told
 
 
 def test_no_test_runs_on_another_copy(installed: Path) -> None:

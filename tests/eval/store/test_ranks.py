@@ -12,10 +12,10 @@ import ranks
 import tiny_lm
 from cli import fails
 from interrupted import in_small_chunks
-from places import HELPERS
+from places import SCRIPTS
 from saekernels.cli import main
 
-SCRIPT = str(HELPERS / "eval_ranks_script.py")
+SCRIPT = str(SCRIPTS / "eval_ranks_script.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The command `saekernels`, or evaluate(), as one rank of tests/eval/test_ranks.py: small chunks, all states saved.
+"""The command `saekernels`, or evaluate(), as one rank of eval/store/test_ranks.py: small chunks, all saved.
 
 Arguments: a JSON object of what is odd about this run, then the command's own. "dies": [rank, after so many steps of
 its progress]; "other_model": a rank that has another model; "chunk": positions of a chunk.

@@ -2,8 +2,8 @@
 
 Run as a program in a process of its own, because TRITON_INTERPRET decides what `triton.jit` means for a whole process:
 
-    python tests/helpers/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
-    python tests/helpers/triton_aot.py --write 80 90 100  # their registers as the golden table of this Triton
+    python tests/helpers/scripts/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
+    python tests/helpers/scripts/triton_aot.py --write 80 90 100  # their registers as the golden table of this Triton
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from places import TESTS
-from saekernels.backends.triton.launch import Launch, aligned, record
+sys.path[:0] = [str(Path(__file__).parents[1])]  # as pytest has it
+
+from places import TESTS  # noqa: E402
+from saekernels.backends.triton.launch import Launch, aligned, record  # noqa: E402
 
 TYPES = {
     torch.float32: "fp32",
