@@ -196,7 +196,7 @@ def test_code_from_a_checkpoint_is_never_run(
 
 
 def test_version_by_module_entry() -> None:
-    argv = [sys.executable, "-m", "saekernels.cli", "--version"]
+    argv = [sys.executable, "-m", "saekernels", "--version"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stdout == f"saekernels {saekernels.__version__}\n"
 

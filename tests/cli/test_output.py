@@ -18,7 +18,7 @@ from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval.passes.runner import Runner
 
-COMMAND = [sys.executable, "-m", "saekernels.cli"]
+COMMAND = [sys.executable, "-m", "saekernels"]
 
 
 @pytest.mark.parametrize("option", ["json", "html"])
