@@ -33,6 +33,7 @@ class Minimum:
 
     @property
     def fitted(self) -> int:
+        """Positions that a probe of this rank must be fitted on at least."""
         return self.rank + 2
 
 
