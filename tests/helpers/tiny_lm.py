@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saekernels.eval import Document
+from saekernels.eval.text.slice_choice import choose_slices
+from saekernels.eval.text.slice_counts import Minimum, Sample
+from saekernels.eval.text.slices import LEVELS, Slices, alternate, levels_of
+from saekernels.eval.text.windows import Tokens, Window, chosen
 from saekernels.sae.activations import JumpReLU, TopK
 from saekernels.sae.module import SAE
 
@@ -123,3 +128,43 @@ def save(directory: Path) -> dict[str, Path]:
             '"rescale_acts_by_decoder_norm": false, "metadata": {}}'
         )
     return paths
+
+
+@functools.cache
+def texts() -> tuple[Document, ...]:
+    """Six texts of prose and four of code, like one another within a domain: for slices."""
+    words = PARAGRAPH.split(" ")
+    prose = [Document(" ".join(words[i : i + 30]), "prose", str(i)) for i in range(6)]
+    code = [Document(CODE.replace("light", f"light{'s' * i}") * 2, "code", str(i)) for i in range(4)]
+    return (*prose, *code)
+
+
+def tokens() -> Tokens:
+    return Tokens(tokenizer(), 24)
+
+
+@functools.cache
+def slices() -> Slices:
+    return choose_slices(sample(texts()), tokens(), Minimum(0, 1), "code", r"while .*", None)[0]
+
+
+def sample(documents: Sequence[Document]) -> list[tuple[Document, list[Window]]]:
+    return list(chosen(iter(documents), tokens(), None, 0))
+
+
+def counted(text: Sample, where: Slices, cut: Tokens | None = None) -> tuple[int, int, int, int]:
+    """Positions to fit on, predictions measured inside and outside, documents measured in: one after another."""
+    inner = LEVELS.index(where.levels[0])
+    half = alternate([document.domain for document, _ in text])
+    fitted = inside = outside = 0
+    owners = set()
+    for number, (document, windows) in enumerate(text):
+        for window, level in zip(windows, levels_of(document, windows, where, cut or tokens()), strict=True):
+            for i in range(len(window.ids)):
+                within, predicts = level[i] <= inner, i + 1 < len(window.ids) and bool(window.counted[i])
+                fitted += int(half[number] and within and not window.special[i])
+                inside += int(not half[number] and within and predicts)
+                outside += int(not half[number] and not within and predicts)
+                if not half[number] and within and predicts:
+                    owners.add(number)
+    return fitted, inside, outside, len(owners)
