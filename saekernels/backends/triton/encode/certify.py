@@ -103,7 +103,7 @@ def cut(found: Candidates, threshold: Tensor, vectors: Vectors, k: int) -> Faile
         found=found,
         threshold=threshold,
         failed=failed,
-        vectors=vectors,
+        vectors=vectors.of_reach(),
         k=k,
         BLOCK=block,
     )

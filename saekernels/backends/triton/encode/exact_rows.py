@@ -24,7 +24,7 @@ TILE = 2048
 
 @triton.jit
 def exact_rows_kernel(  # type: ignore[no-untyped-def]
-    x, W, bias, sizes, failed, found, parts, ABS: tl.constexpr, KEPT: tl.constexpr, BD: tl.constexpr
+    x, W, bias, failed, found, sizes, parts, ABS: tl.constexpr, KEPT: tl.constexpr, BD: tl.constexpr
 ):
     items = tl.load(failed.number) * parts
     each = tl.cdiv(tl.cdiv(sizes.F, KEPT), parts) * KEPT
@@ -37,11 +37,11 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
             acc = tl.zeros((KEPT, BD), tl.float32)
             for start in range(0, sizes.D, BD):
                 column = start + tl.arange(0, BD)
-                source = x + row * sizes.stride_xt + column * sizes.stride_xd
-                a = tl.load(source, mask=column < sizes.D, other=0.0).to(tl.float32)
+                here = column < sizes.D
+                a = tl.load(x + row * sizes.stride_xt + column * sizes.stride_xd, mask=here, other=0.0).to(tl.float32)
                 place = latent.to(tl.int64)[:, None] * sizes.stride_wf + column[None, :] * sizes.stride_wd
-                wanted = (latent < sizes.F)[:, None] & (column < sizes.D)[None, :]
-                acc += a[None, :] * tl.load(W + place, mask=wanted, other=0.0).to(tl.float32)
+                b = tl.load(W + place, mask=(latent < sizes.F)[:, None] & here[None, :], other=0.0)
+                acc += a[None, :] * b.to(tl.float32)
             score = tl.sum(acc, 1)
             if bias is not None:
                 score += tl.load(bias + latent, mask=latent < sizes.F, other=0.0)
@@ -75,9 +75,9 @@ def exact_rows(
         x=x,
         W=W,
         bias=bias,
-        sizes=sizes_of(x, W),
         failed=failed,
         found=found,
+        sizes=sizes_of(x, W),
         parts=parts,
         ABS=absolute,
         KEPT=most,

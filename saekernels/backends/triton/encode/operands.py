@@ -28,6 +28,10 @@ class Vectors(NamedTuple):
     latent_slack: Tensor | None = None
     stride_latent: int = 1
 
+    def of_reach(self) -> Vectors:
+        """Those of the reach alone: one binary whatever else there is, for a kernel that reads no others."""
+        return self._replace(bias=None, row_scale=None, latent_scale=None)
+
     def _sliced(self, names: tuple[str, ...], part: slice) -> Vectors:
         parts = {name: vector[part] for name in names if (vector := getattr(self, name)) is not None}
         return self._replace(**parts)
