@@ -22,6 +22,7 @@ LENGTH = 23
 @pytest.fixture
 def one_row_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrix products whose rows do not depend on each other, which BLAS does not promise."""
+    tiny_lm.trained_model()  # which is not trained like that: other tests of this process share it
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return linear_rows(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
@@ -32,10 +33,10 @@ def one_row_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def equal_windows() -> list[Document]:
     """Documents of as many tokens each, so that no window is padded."""
     tokenizer = tiny_lm.tokenizer()
-    ids = tokenizer(tiny_lm.PARAGRAPH + tiny_lm.CODE, add_special_tokens=False)["input_ids"]
-    texts = [tokenizer.decode(ids[i : i + LENGTH]) for i in range(0, len(ids) - LENGTH, 7)]
+    ids = tokenizer((tiny_lm.PARAGRAPH + tiny_lm.CODE) * 3, add_special_tokens=False)["input_ids"]
+    texts = [tokenizer.decode(ids[i : i + LENGTH]) for i in range(0, len(ids) - LENGTH, 11)]
     fitting = [text for text in texts if len(tokenizer(text, add_special_tokens=False)["input_ids"]) == LENGTH]
-    assert len(fitting) > 24
+    assert len(fitting) > 12
     return [Document(text, "ab"[i % 2]) for i, text in enumerate(fitting)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from saekernels.cli import main
 from saekernels.eval import InputError
 
 LIMITED = """
-import resource, sys, torch
-torch.set_num_threads(1)
-import interrupted, saekernels.cli, transformers
+import resource, sys
+import interrupted, torch
 import saekernels.cli.commands.eval as command
+from saekernels.cli import main
+torch.set_num_threads(1)
 interrupted.in_small_chunks(400)
 genuine = command.evaluate
 def no_more():
@@ -29,12 +29,18 @@ def no_more():
     resource.setrlimit(resource.RLIMIT_AS, (size + 1_000_000, resource.RLIM_INFINITY))
     torch.empty(64 * 2**20)  # what a larger batch would need
 command.evaluate = lambda *given, **options: genuine(*given, **{**options, "progress": interrupted.after(8, no_more)})
-sys.exit(saekernels.cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
+def started(folder: Path, code: str, command: list[str]) -> tuple[list[int], str, str]:
+    """Exit codes, stdout and stderr of that code with a command's arguments, in a process of its own."""
+    (folder / "script.py").write_text(code)
+    return ranks.forked(1, str(folder / "script.py"), *command)
+
+
 def options(folder: Path) -> list[str]:
-    return ["eval", "--tokens", "3000", "--bootstrap", "10", "--json", f"{folder}.json", "--checkpoint", str(folder)]
+    return ["eval", "--tokens", "1500", "--bootstrap", "10", "--json", f"{folder}.json", "--checkpoint", str(folder)]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -46,12 +52,11 @@ def test_memory_that_runs_out_is_told_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    started = [sys.executable, "-c", LIMITED, *options(folder)]
-    done = subprocess.run(started, capture_output=True, text=True, env=ranks.environment(), check=False)
-    assert done.returncode == 4, done.stderr[-2000:]
-    assert len(done.stderr.splitlines()) == 1
-    assert "out of memory; a smaller --batch-size" in done.stderr
-    assert f"what was done is in {folder}, and the same command goes on from there" in done.stderr
+    (code,), _, err = started(tmp_path, LIMITED, options(folder))
+    assert code == 4, err[-2000:]
+    assert len(err.splitlines()) == 1
+    assert "out of memory; a smaller --batch-size" in err
+    assert f"what was done is in {folder}, and the same command goes on from there" in err
     assert not Path(f"{folder}.json").exists()
     assert list(folder.glob("moments*.pt")), "something was done"
     in_small_chunks(400, monkeypatch.setattr)
@@ -134,23 +139,25 @@ def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch
 
 NO_ROOM = """
 import resource, sys
-import saekernels.cli, saekernels.cli.commands.eval as command
+import saekernels.cli.commands.eval as command
+from saekernels.cli import main
 genuine = command.write_whole
 def write_whole(path, text):  # a file system that takes 20 kB more
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     genuine(path, text)
 command.write_whole = write_whole
-sys.exit(saekernels.cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 KILLED = """
 import os, signal, sys
-import saekernels.cli, saekernels.cli.commands.eval as command
+import saekernels.cli.commands.eval as command
+from saekernels.cli import main
 genuine, fsync = command.write_whole, os.fsync
 def write_whole(path, text):
     os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and has no name yet
     genuine(path, text)
 command.write_whole = write_whole
-sys.exit(saekernels.cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -164,14 +171,13 @@ def test_a_report_that_cannot_be_written_leaves_no_part_of_it(
     path, folder = tmp_path / "report.json", tmp_path / "run"
     if before is not None:
         path.write_text(before)
-    command = ["eval", "--tokens", "1500", "--bootstrap", "5", "--checkpoint", str(folder), "--json", str(path)]
-    started = [sys.executable, "-c", code, *command]
-    done = subprocess.run(started, capture_output=True, text=True, env=ranks.environment(), check=False)
-    assert done.returncode == outcome, done.stderr[-2000:]
+    command = ["eval", "--tokens", "600", "--bootstrap", "5", "--checkpoint", str(folder), "--json", str(path)]
+    codes, out, err = started(tmp_path, code, command)
+    assert codes == [outcome], err[-2000:]
     assert (path.read_text() if path.exists() else None) == before
-    assert "all together" in done.stdout, "what was measured was printed"
+    assert "all together" in out, "what was measured was printed"
     if outcome == 2:
-        told = done.stderr.splitlines()[-1]
+        told = err.splitlines()[-1]
         assert f"cannot write {path}: File too large; nothing was written; all figures are in {folder}, and" in told
         assert not list(tmp_path.glob("*.tmp"))
         assert not list(tmp_path.glob(".*.tmp"))

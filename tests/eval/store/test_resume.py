@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,49 +13,30 @@ import pytest
 
 import ranks
 import tiny_lm
-from interrupted import figures, in_small_chunks, run
+from interrupted import after, figures, in_small_chunks, run
+from places import HELPERS
 from saekernels.eval import Document, InputError
 
-SCRIPT = """
-import sys, time, json
-import torch
-torch.set_num_threads(1)
-import interrupted
-interrupted.in_small_chunks(40)
-def progress(done, total):
-    print(done, flush=True)
-    time.sleep(float(sys.argv[2]))
-report = interrupted.run(sys.argv[1] or None, bootstrap=50, progress=progress)
-print(json.dumps(interrupted.figures(report), sort_keys=True))
-"""
+SCRIPT = str(HELPERS / "killed_script.py")
 
 
-def start(folder: str, pause: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, folder, str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ranks.environment())
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[str, list[int]]:
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    lines = out.splitlines()
+def finished(folder: str) -> tuple[str, list[int]]:
+    """The figures of an evaluation that goes on in that folder, and the steps that it took."""
+    lines = ranks.check(1, SCRIPT, folder, "0").splitlines()
     return lines[-1], [int(line) for line in lines[:-1]]
 
 
 def test_killed_at_any_moment_and_run_again_it_ends_the_same(tmp_path: Path) -> None:
-    want, steps = finish(start("", 0.0))
+    want, steps = finished("")
     folder = str(tmp_path / "run")
     for kill_after in (2, 15, 60):
-        process = start(folder, 0.002)
-        assert process.stdout is not None
-        for _ in range(kill_after):
-            process.stdout.readline()
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    got, resumed = finish(start(folder, 0.0))
+        codes, out, err = ranks.forked(1, SCRIPT, folder, str(kill_after))
+        assert codes == [-signal.SIGALRM], err[-3000:]
+        assert kill_after <= len(out.splitlines()) < len(steps)
+    got, resumed = finished(folder)
     assert got == want, "the same numbers to the last digit"
     assert len(resumed) < len(steps) / 2, "what was done is not done again"
-    again, nothing = finish(start(folder, 0.0))
+    again, nothing = finished(folder)
     assert again == want
     assert len(nothing) <= 1
 
@@ -93,15 +73,16 @@ def test_folders_that_cannot_serve_are_named(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
-    process = start(str(tmp_path / "run"), 0.05)
-    assert process.stdout is not None
-    process.stdout.readline()
-    try:
-        with pytest.raises(InputError, match="in use by another evaluation"):
+    """A second one while the first is at its first step; locks are of open files, not of processes."""
+    told: list[str] = []
+
+    def again() -> None:
+        with pytest.raises(InputError, match="in use by another evaluation") as caught:
             run(tmp_path / "run")
-    finally:
-        process.kill()
-        process.communicate()
+        told.append(str(caught.value))
+
+    run(tmp_path / "run", progress=after(1, again))
+    assert len(told) == 1
 
 
 MEMORY = """
