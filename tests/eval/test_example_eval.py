@@ -97,14 +97,16 @@ class _Balance(HTMLParser):
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         if tag not in self.EMPTY:
             self.open.append(tag)
+        if tag == "h2":
+            self.headings.append("")
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in self.EMPTY:
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "h2":
-            self.headings.append(data)
+        if "h2" in self.open:
+            self.headings[-1] += data
 
 
 def test_the_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +133,7 @@ def test_the_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "From domain to domain",
         "How it was measured",
     ]
-    assert text.count("<svg") == 8
+    assert text.count("<svg") > 50, "a piece of a chart in every row"
     assert "http://" not in re.sub(r'xmlns[:a-z]*="[^"]*"', "", text).replace("w3.org", "")
     data = json.loads(report.read_text())
     jsonschema.validate(data, schema())

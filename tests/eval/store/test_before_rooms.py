@@ -23,7 +23,6 @@ from saekernels.eval import InputError, schema
 from saekernels.eval.report.compare import compare, read_report
 from saekernels.eval.store.fingerprints import of_model, of_sae, of_tokenizer
 from saekernels.eval.text.windows import Tokens, chosen
-from tiny_lm import one_thread  # noqa: F401
 
 BEFORE = TESTS / "eval" / "store" / "data" / "before_rooms"
 SITES = ("model.layers.1", "model.layers.2")

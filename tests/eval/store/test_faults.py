@@ -175,7 +175,7 @@ def test_a_report_that_cannot_be_written_leaves_no_part_of_it(
     codes, out, err = started(tmp_path, code, command)
     assert codes == [outcome], err[-2000:]
     assert (path.read_text() if path.exists() else None) == before
-    assert "all together" in out, "what was measured was printed"
+    assert "SAEs together raises the loss" in out, "what was measured was printed"
     if outcome == 2:
         told = err.splitlines()[-1]
         assert f"cannot write {path}: File too large; nothing was written; all figures are in {folder}, and" in told

@@ -19,7 +19,7 @@ from saekernels.eval.text.slice_counts import Minimum
 from saekernels.eval.text.slices import LEVELS, Slices, alternate, levels_of
 from saekernels.eval.text.windows import Tokens, chosen
 from saekernels.sae.probes import Moments, fit_probes
-from tiny_lm import counted, one_thread, sample, slices, texts, tokens  # noqa: F401
+from tiny_lm import counted, sample, slices, texts, tokens
 
 
 def test_levels_are_nested_and_found_by_characters() -> None:

@@ -1,6 +1,6 @@
 """What splicing an SAE costs, in plain torch and transformers: no op, no splice and no evaluator of this library.
 
-    python tests/helpers/independent_spliced_ce.py REPORT.json MODEL_DIR EVAL.jsonl.gz SITE=SAE_DIR ...
+    python tests/helpers/scripts/independent_spliced_ce.py REPORT.json MODEL_DIR EVAL.jsonl.gz SITE=SAE_DIR ...
 
 Reads a report of `saekernels eval --json` and reproduces the ΔCE of every site alone from the same documents (the same
 seed, number of tokens and context): full logits, `F.cross_entropy`, hooks on the layers, top-k SAEs in SAELens' format
