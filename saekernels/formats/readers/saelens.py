@@ -9,7 +9,13 @@ from torch import Tensor
 from saekernels.files.atomic import write_all
 from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, Tensors, boolean, integer, json_to_bytes, refuse_k, tensors_to_bytes
-from saekernels.formats.saelens_config import ARCHITECTURES, LAYER_NORM, dtype_of, normalization_of, read_since_6_0
+from saekernels.formats.readers.saelens_config import (
+    ARCHITECTURES,
+    LAYER_NORM,
+    dtype_of,
+    normalization_of,
+    read_since_6_0,
+)
 from saekernels.sae.activations import (
     AbsTopK,
     Activation,
