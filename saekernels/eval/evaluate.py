@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from saekernels.display.numbers import counted
-from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer
+from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer, origin_notes
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
@@ -154,7 +154,7 @@ def evaluate(
                 mask=MASK,
                 seed=seed,
                 bootstrap=bootstrap,
-                notes=[*_data_notes(spool, tokens), *notes],
+                notes=[*_data_notes(spool, tokens), *origin_notes(model, saes, cutter), *notes],
                 run=_run(runner, work, device),
             )
 

@@ -154,7 +154,7 @@ def load_saes(
 def device_of_site(model: Any, site: str, otherwise: torch.device) -> torch.device:
     """Where the module of a site computes; `otherwise` for a site that the model does not have, which is told later."""
     try:
-        return device_of(resolve_site(model, site).module)
+        return device_of(resolve_site(model, site).write.module)
     except ValueError:
         return otherwise
 

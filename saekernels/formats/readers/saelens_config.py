@@ -44,6 +44,10 @@ _KEPT = (
     "exclude_special_tokens", "neuronpedia_id", "sae_lens_version", "sae_lens_training_version", "training_tokens",
     "reshape_activations", "sequence_separator_token", "disable_concat_sequences",
 )  # fmt: skip
+_NAMED = (
+    "model_name", "hook_name", "hook_name_out", "hook_head_index", "prepend_bos", "context_size", "dataset_path",
+    "model_from_pretrained_kwargs",
+)  # fmt: skip
 # Where it is computed, and how configs from before 6.0 say that it was trained.
 _WITHOUT_EFFECT = """
     device dataset_trust_remote_code streaming is_dataset_tokenized expansion_factor decoder_bias_init_method
@@ -172,7 +176,7 @@ def metadata_of(config: Config, path: Path, name: str) -> Metadata:
     other = {**config.kept("reshape_activations"), **found.kept(*_KEPT)}
     ignored = config.unknown(_WITHOUT_EFFECT)
     if found is not config:
-        other = {**found, **other}
+        other = {**{key: found[key] for key in found if key not in _NAMED}, **other}
     return Metadata(
         name,
         model=known("model_name"),
