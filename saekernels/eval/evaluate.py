@@ -27,7 +27,8 @@ from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
 from saekernels.eval.summarise import documents_table, summarise
-from saekernels.eval.text.documents import Document, check_documents, digest, source
+from saekernels.eval.text.documents import Document, check_documents, digest
+from saekernels.eval.text.sources import skipped_in, source
 from saekernels.eval.text.windows import MASK, Tokens, chosen, context_of
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
@@ -182,7 +183,12 @@ def _tried(runner: Runner, probe: torch.Tensor) -> dict[str, int]:
 def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:
     """The text in windows; of a run that goes on, as it was written then."""
     return read_spool(folder) or write_spool(
-        folder, chosen(documents, cutter, wanted.tokens, wanted.seed), wanted.context, cutter.has_bytes, rows
+        folder,
+        chosen(documents, cutter, wanted.tokens, wanted.seed),
+        wanted.context,
+        cutter.has_bytes,
+        rows,
+        lambda: skipped_in(documents),
     )
 
 
@@ -258,6 +264,9 @@ def _data_notes(spool: Spool, wanted: int | None) -> list[str]:
     if wanted is not None and spool.tokens < wanted:
         found = counted(spool.tokens, "countable token")
         notes.append(f"The data hold only {found} of the {wanted:,} asked for.")
+    if spool.left_out:
+        notes.append(f"Left out: {counted(spool.left_out, 'record')} without text (empty or null).")
     if not spool.has_bytes:
-        notes.append("The tokenizer gives no character offsets, so bits per byte are unknown.")
+        why = "Tokens were given in place of texts" if spool.tokenized else "The tokenizer gives no character offsets"
+        notes.append(f"{why}, so bits per byte are unknown.")
     return notes
