@@ -84,8 +84,8 @@ def _metadata(path: Path, trainer: Config, state: Mapping[str, Tensor]) -> Metad
         model=told(trainer, "lm_name", str),
         reads=module,
         writes=module,
-        ignored=trainer.unknown(_WITHOUT_EFFECT),
         other=trainer.kept("layer"),
+        ignored=trainer.unknown(_WITHOUT_EFFECT),
     )
 
 

@@ -174,19 +174,14 @@ def metadata_of(config: Config, path: Path, name: str) -> Metadata:
     if not isinstance(options, dict):
         raise FormatError(f"{path}: 'model_from_pretrained_kwargs' is {options!r:.40}, need an object")
     other = {**config.kept("reshape_activations"), **found.kept(*_KEPT)}
-    ignored = config.unknown(_WITHOUT_EFFECT)
     if found is not config:
         other = {**{key: found[key] for key in found if key not in _NAMED}, **other}
-    return Metadata(
-        name,
-        model=known("model_name"),
-        reads=reads,
-        writes=known("hook_name_out", "hook_point_out") or reads,
-        head=head,
-        prepend_bos=known("prepend_bos", kind=bool),
-        context=known("context_size", kind=int),
-        dataset=known("dataset_path"),
-        model_options=options,
-        ignored=ignored,
-        other=other,
-    )
+    named = {
+        "model": known("model_name"),
+        "writes": known("hook_name_out", "hook_point_out") or reads,
+        "prepend_bos": known("prepend_bos", kind=bool),
+        "context": known("context_size", kind=int),
+        "dataset": known("dataset_path"),
+    }
+    ignored = config.unknown(_WITHOUT_EFFECT)  # last: by now all that is known was looked at
+    return Metadata(name, reads=reads, head=head, model_options=options, ignored=ignored, other=other, **named)
