@@ -5,7 +5,7 @@
 #
 # Needs torch, triton, pybind11, cmake, ninja and nvcc; no network.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 out=${1:?"need a directory for logs and records"}
 shift
 mkdir -p "$out"

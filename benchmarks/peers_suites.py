@@ -5,7 +5,7 @@
     python benchmarks/peers_suites.py --source DIR # an unpacked source distribution or checkout of any tool with tests
 
 sae-lens, dictionary_learning and SAEBench ship no tests in their source distributions; for a checkout of theirs give
---source. Their evaluators, models and trainers run with and without the swap in tests/test_accelerate_tools.py.
+--source. Their evaluators, models and trainers run with and without the swap in tests/adapters/test_tools.py.
 
 Where there is no GPU, tests are run from a copy in which "cuda" is "cpu". Exits 1 if a test that passed fails with the
 swap.

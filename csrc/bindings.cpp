@@ -7,8 +7,8 @@
 
 #include "common/keys.h"
 #include "cpu/kernels.h"
-#include "cpu/level.h"
-#include "cpu/parallel.h"
+#include "cpu/levels/level.h"
+#include "cpu/threads/parallel.h"
 #include "cpu/stats.h"
 
 namespace py = pybind11;

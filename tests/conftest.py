@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
-from saekernels.backends import registry
+import places
+
+places.require_same_sources()
+
+from saekernels.backends import registry  # noqa: E402
 
 # Without a GPU, Triton's kernels are interpreted. To be said before anything imports triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Tiny models and two cores: threads would wait for each other. Tests of threading set their own number.
+# Tiny models only lose by threads, which would wait for each other. Tests of threading set their own number.
 torch.set_num_threads(1)
 
 hypothesis.settings.register_profile(
@@ -25,9 +30,22 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("default")
 
 
-# The GPU's backends, where there is one. What can be said of them without is in test_triton_*.py and csrc/tests.
+# The GPU's backends, where there is one. What can be said of them without is in tests/gpu and csrc/tests.
 ON_GPU = ("cuda", "triton")
 BACKENDS = [name for name in registry.PREFERENCE if name not in ON_GPU or torch.cuda.is_available()]
+
+
+# The rooms of `pytest -m quick`: what most changes to ops, SAEs, splices and files would break first.
+QUICK = ("formats", "ops", "sae", "splice")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of those rooms as quick, but those that are left out by default."""
+    for item in items:
+        room = item.path.relative_to(places.TESTS).parts[0] if item.path.is_relative_to(places.TESTS) else ""
+        if room in QUICK and not any(item.get_closest_marker(name) for name in ("slow", "peers")):
+            item.add_marker("quick")
 
 
 @contextlib.contextmanager
@@ -79,6 +97,15 @@ def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
-    """The same random numbers in every test, whatever ran before."""
+def the_same_start() -> None:
+    """The same random numbers in every test, and one thread, whatever ran before."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny model, its SAEs by site and its texts under "data", as files. Do not change them."""
+    import cli
+
+    return cli.files(tmp_path_factory.mktemp("inputs"))

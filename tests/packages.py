@@ -23,12 +23,14 @@ ROOT = Path(__file__).parent.parent
 NEEDED = (
     "saekernels/__init__.py",
     "saekernels/py.typed",
-    "saekernels/eval/schema.json",
-    "saekernels/bench/schema.json",
+    "saekernels/eval/report/schema.json",
+    "saekernels/bench/cpu/schema.json",
+    "saekernels/display/page.css",
+    "saekernels/display/page.js",
     "saekernels/example/model/model.safetensors",
     "saekernels_command.py",
 )
-OF_SOURCES = ("csrc/cpu/encode_topk.cpp", "csrc/cuda/topk.cu", "csrc/common/keys.h", "CMakeLists.txt", "LICENSE")
+OF_SOURCES = ("csrc/cpu/encode/encode_topk.cpp", "csrc/cuda/topk.cu", "csrc/common/keys.h", "CMakeLists.txt", "LICENSE")
 UNWANTED = re.compile(r"(__pycache__|\.pyc$|_build_info\.json$|\.so$|(^|/)build/|\.egg-info/.*\.so)")
 PROGRAM = """
 import torch, saekernels
@@ -77,7 +79,7 @@ def check_files(sdist: Path, wheel: Path) -> None:
     unwanted = [name for name in sources if UNWANTED.search(name)]
     assert not unwanted, f"{sdist.name} holds {unwanted[:5]}"
     assert not [name for name in installed if name.startswith(("tests/", "benchmarks/", "csrc/"))], wheel.name
-    number = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    number = re.search(r'^__version__ = "(.+)"$', (ROOT / "saekernels/_version.py").read_text(), re.MULTILINE)
     assert number
     assert sdist.name == f"saekernels-{number[1]}.tar.gz"
     assert f"-{number[1]}-" in wheel.name

@@ -49,9 +49,9 @@ def test_the_root_holds_only_what_belongs_to_everyone() -> None:
 
 
 def test_tests_mirror_the_rooms() -> None:
-    """A folder of tests has the name of a room; native, gpu and docs are what is built, compiled and read."""
+    """A folder of tests has the name of a room; others are of what is built, compiled, read."""
     rooms = {path.name for path in TESTS.iterdir() if any(path.glob("test_*.py"))}
-    known = {room.split("/")[0] for room in floors.FLOOR} | {"native", "gpu", "docs"}
+    known = {room.split("/")[0] for room in floors.FLOOR} | {"native", "gpu", "docs", "suite"}
     assert rooms <= known, f"folders of tests that are no rooms: {sorted(rooms - known)}"
 
 

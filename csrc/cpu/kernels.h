@@ -13,7 +13,7 @@
 
 #include "common/types.h"
 #include "cpu/memory.h"
-#include "cpu/prepared.h"
+#include "cpu/encode/prepared.h"
 
 namespace saekernels {
 

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "cpu/check.h"
-#include "cpu/score_tiles.h"
+#include "cpu/encode/score_tiles.h"
 
 namespace saekernels {
 namespace {

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "cpu/level.h"
+#include "cpu/levels/level.h"
 #include "cpu/memory.h"
-#include "cpu/parallel.h"
+#include "cpu/threads/parallel.h"
 
 namespace saekernels {
 

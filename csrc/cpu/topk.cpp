@@ -2,10 +2,10 @@
 #include <cstring>
 #include <limits>
 
-#include "cpu/candidates.h"
+#include "cpu/encode/candidates.h"
 #include "cpu/kernels.h"
-#include "cpu/level.h"
-#include "cpu/parallel.h"
+#include "cpu/levels/level.h"
+#include "cpu/threads/parallel.h"
 
 namespace saekernels {
 namespace {

@@ -61,14 +61,6 @@ PYBIND11_MODULE(_cuda, m) {
                  "topk");
       },
       unlocked);
-  m.def(
-      "csr_offsets",
-      [](uintptr_t counts, int64_t rows, uintptr_t offsets, uintptr_t stream) {
-        raise_on(gpu::csr_offsets(address<const int32_t>(counts), rows, address<int64_t>(offsets),
-                                  address<CUstream_st>(stream)),
-                 "csr_offsets");
-      },
-      unlocked);
   m.def("group_scratch", &gpu::group_scratch);
   m.def(
       "group_by_latent",

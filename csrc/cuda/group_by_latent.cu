@@ -6,7 +6,7 @@
 // digits, between warps and rounds by counts kept in shared memory. Only as many bits as the number of latents has are
 // looked at.
 #include "cuda/best.h"
-#include "cuda/scan.h"
+#include "cuda/kernels.h"
 
 namespace saekernels {
 namespace gpu {
@@ -15,6 +15,7 @@ namespace {
 constexpr int kRadixBits = 8;
 constexpr int kRadix = 1 << kRadixBits;
 constexpr int kRounds = 8;
+constexpr int kScanItems = 8;  // per thread and step
 constexpr int64_t kTile = static_cast<int64_t>(kThreads) * kRounds;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
@@ -37,9 +38,35 @@ __global__ void __launch_bounds__(kThreads)
   tile_counts[static_cast<int64_t>(threadIdx.x) * gridDim.x + blockIdx.x] = histogram[threadIdx.x];
 }
 
-__global__ void __launch_bounds__(kScanThreads) places_kernel(int32_t* tile_counts, int64_t n) {
-  __shared__ int32_t shared[kScanThreads];
-  exclusive_scan(tile_counts, n, tile_counts, shared);
+// In place, by one block: how many entries come before each tile's and digit's first.
+__global__ void __launch_bounds__(kThreads) places_kernel(int32_t* tile_counts, int64_t n) {
+  __shared__ int32_t shared[kThreads];
+  const int t = threadIdx.x;
+  int32_t before = 0;
+  for (int64_t start = 0; start < n; start += kThreads * kScanItems) {
+    const int64_t first = start + static_cast<int64_t>(t) * kScanItems;
+    int32_t items[kScanItems];
+    int32_t mine = 0;
+    for (int i = 0; i < kScanItems; ++i) {
+      items[i] = first + i < n ? tile_counts[first + i] : 0;
+      mine += items[i];
+    }
+    shared[t] = mine;
+    __syncthreads();
+    for (int step = 1; step < kThreads; step *= 2) {
+      const int32_t more = t >= step ? shared[t - step] : 0;
+      __syncthreads();
+      shared[t] += more;
+      __syncthreads();
+    }
+    int32_t at = before + shared[t] - mine;
+    for (int i = 0; i < kScanItems; ++i) {
+      if (first + i < n) tile_counts[first + i] = at;
+      at += items[i];
+    }
+    before += shared[kThreads - 1];
+    __syncthreads();
+  }
 }
 
 // entries: nullptr for 0, 1, 2, ...
@@ -122,7 +149,7 @@ cudaError_t group_by_latent(const int32_t* indices, int64_t count, int64_t laten
     int32_t* to = latent_buffers[pass % 2];
     int32_t* entries_to = (passes - 1 - pass) % 2 == 0 ? order : spare;  // the last pass writes the result
     SK_RETURN_IF_ERROR(launch(count_kernel, grid, kThreads, stream, from, count, shift, places));
-    SK_RETURN_IF_ERROR(launch(places_kernel, dim3(1), kScanThreads, stream, places, kRadix * tiles));
+    SK_RETURN_IF_ERROR(launch(places_kernel, dim3(1), kThreads, stream, places, kRadix * tiles));
     SK_RETURN_IF_ERROR(launch(move_kernel, grid, kThreads, stream, from, entries, count, shift,
                               static_cast<const int32_t*>(places), to, entries_to));
     from = to;

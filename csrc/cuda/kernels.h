@@ -23,9 +23,6 @@ cudaError_t topk(const Matrix& scores, int k, int multiprocessors, int64_t* scra
                  cudaStream_t stream);
 int64_t topk_scratch(int64_t rows, int64_t columns, int k, int multiprocessors);
 
-// offsets[0] = 0, offsets[i + 1] = offsets[i] + counts[i].
-cudaError_t csr_offsets(const int32_t* counts, int64_t rows, int64_t* offsets, cudaStream_t stream);
-
 // Entries e by indices[e], ascending e within one: order [count]; starts [latents + 1]: where each latent's begin.
 // scratch: group_scratch bytes, of which the alignment is 16.
 cudaError_t group_by_latent(const int32_t* indices, int64_t count, int64_t latents, void* scratch, int32_t* order,

@@ -26,8 +26,8 @@ set(CMAKE_CUDA_ARCHITECTURES ${ARCHITECTURES})
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 
-pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/cuda/bindings.cpp csrc/cuda/csr_offsets.cu csrc/cuda/group_by_latent.cu
-                    csrc/cuda/select.cu csrc/cuda/topk.cu)
+pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/cuda/bindings.cpp csrc/cuda/group_by_latent.cu csrc/cuda/select.cu
+                    csrc/cuda/topk.cu)
 target_include_directories(_cuda PRIVATE csrc)
 set_target_properties(_cuda PROPERTIES CUDA_STANDARD 17 CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static
                                        CUDA_ARCHITECTURES "${ARCHITECTURES}")

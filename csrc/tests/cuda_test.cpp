@@ -2,7 +2,6 @@
 //
 // Outputs and scratch start as rubbish and have guards behind them; every case runs with several orders of threads.
 
-#include "cuda/csr_offsets.cu"
 #include "cuda/group_by_latent.cu"
 #include "cuda/select.cu"
 #include "cuda/topk.cu"
@@ -147,19 +146,6 @@ void test_topk(DType dtype, int64_t rows, int columns, int k, int kind, int row_
   }
 }
 
-void test_csr_offsets(int64_t rows) {
-  std::vector<int32_t> counts(rows);
-  for (int32_t& count : counts) count = uniform(0, 5) == 0 ? 2000000000 : uniform(0, 9);
-  Buffer<int64_t> offsets(rows + 1);
-  gpu::csr_offsets(counts.data(), rows, offsets.get(), nullptr);
-  int64_t sum = 0;
-  for (int64_t row = 0; row <= rows; ++row) {
-    check(offsets.data[row] == sum, "csr_offsets " + std::to_string(rows));
-    if (row < rows) sum += counts[row];
-  }
-  check(offsets.guarded(), "csr_offsets: guard");
-}
-
 void test_group(int64_t count, int latents, bool hot) {
   std::vector<int32_t> indices(count);
   for (int32_t& index : indices) index = hot && uniform(0, 1) ? latents / 2 : uniform(0, latents - 1);
@@ -211,7 +197,6 @@ int main() {
     test_topk<float>(DType::kFloat32, 2, 2048, 2048, 1, 0, 1, 1);
     test_topk<float>(DType::kFloat32, 2, 37, 37, 0, 0, 1, 64);
     test_topk<float>(DType::kFloat32, 1, 1, 1, 0, 0, 1, 64);
-    for (int64_t rows : {0, 1, 255, 2048, 5000}) test_csr_offsets(rows);
     for (int latents : {1, 2, 256, 257, 70000}) {
       test_group(5000, latents, false);
       test_group(2048 + 1, latents, true);

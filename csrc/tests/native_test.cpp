@@ -19,8 +19,8 @@
 
 #include "common/half.h"
 #include "cpu/kernels.h"
-#include "cpu/level.h"
-#include "cpu/parallel.h"
+#include "cpu/levels/level.h"
+#include "cpu/threads/parallel.h"
 
 using namespace saekernels;
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/screen.h"
+#include "cpu/encode/screen.h"
 #include "cpu/simd/vec_portable.h"
 // The vector type comes first: table.h builds on it.
 #include "cpu/simd/table.h"

@@ -25,6 +25,7 @@ class LazyTensor(Tensor):
     _value: Tensor | None
 
     def __new__(cls, make: Callable[[], Tensor], like: Tensor, shape: tuple[int, ...]) -> LazyTensor:
+        """A tensor of `shape`, with `like`'s dtype and device, whose values `make` returns at their first use."""
         made = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
         made._make, made._value = make, None
         return made

@@ -91,10 +91,12 @@ class LiveWeights:
         self._enc, self._dec, self._biases = W_enc, W_dec, biases
 
     def lay(self, module: nn.Module) -> None:
+        """Lay out both matrices with latents as rows; parameters become views where they were not."""
         for rows in (self._enc, self._dec):
             rows.lay(module)
 
     def restore(self, module: nn.Module) -> None:
+        """Undo `lay`: both matrices are contiguous again, as the tool had them."""
         for rows in (self._enc, self._dec):
             rows.restore(module)
 
@@ -139,10 +141,12 @@ class CurrentWeights:
         return value if path else None
 
     def decoder_norms(self) -> Tensor:
+        """[F], the Euclidean norms of the decoder's rows."""
         norms: Tensor = self.W_dec.norm(dim=1)
         return norms
 
     def prepared(self) -> PreparedWeights | None:
+        """W_enc prepared for the encoders, from its second use without a change on, or None; as `SAE.prepared`."""
         return None if self.rescale_by_decoder_norm else self.live._enc.prepared(self.W_enc)
 
     def encode(self, x: Tensor, activation: Activation) -> Codes:

@@ -1,4 +1,4 @@
-"""The native CUDA backend: per-row selection, offsets and grouping by latent, where Triton is weak.
+"""The native CUDA backend: per-row selection and grouping by latent, where Triton is weak.
 
 It serves the primitive `topk`; the Triton backend takes its other kernels from here where this is built, and does
 without where it is not. Tensors are allocated here, by torch, so calls may be captured into a CUDA graph.
@@ -137,15 +137,6 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
             _stream(device),
         )
     return values, indices
-
-
-def csr_offsets(counts: Tensor) -> Tensor:
-    """[T + 1] int64: 0 and the running sums of counts [T] int32."""
-    counts = counts.contiguous()
-    offsets = torch.empty(counts.shape[0] + 1, dtype=torch.int64, device=counts.device)
-    with torch.cuda.device(counts.device):
-        _module().csr_offsets(counts.data_ptr(), counts.shape[0], offsets.data_ptr(), _stream(counts.device))
-    return offsets
 
 
 def group_by_latent(indices: Tensor, n_latents: int) -> tuple[Tensor, Tensor]:

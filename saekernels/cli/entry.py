@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
@@ -29,27 +30,30 @@ UNSHOWN = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 OUT_OF_MEMORY = 4
+FAMILIES = {
+    "evaluate": (eval_command, breadth_command, maps_command, monitor_command, compare_command, scaling_command),
+    "files": (convert_command,),
+    "this machine": (bench_command, info_command, plan_command),
+}
 # Commands that several processes can do together.
 SHARED = ("eval", "info")
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="saekernels", description="Kernels for sparse autoencoders, and what splicing them in costs.")
-    parser.add_argument("--version", action="version", version=f"saekernels {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for command in (
-        eval_command,
-        compare_command,
-        convert_command,
-        breadth_command,
-        maps_command,
-        monitor_command,
-        plan_command,
-        scaling_command,
-        bench_command,
-        info_command,
-    ):
-        command.add_parser(commands)
+    parser = Parser(
+        prog="saekernels",
+        usage="saekernels [-h] [--version] COMMAND ...",
+        description="Kernels for sparse autoencoders, and what splicing them in costs. "
+        "`saekernels COMMAND --help` tells more of each.",
+        examples=(
+            ("saekernels eval", "what SAEs at every layer of the bundled example cost"),
+            ("saekernels info", "which backend serves which op here"),
+        ),
+    )
+    parser.add_argument("--version", action="version", version=f"saekernels {__version__}", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="saekernels", help=argparse.SUPPRESS)
+    for title, family in FAMILIES.items():
+        parser.add_family(title, commands, [command.add_parser for command in family])
     return parser
 
 

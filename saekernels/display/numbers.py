@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 Interval = tuple[float, float]
 """The lower and the upper end of a 95 % confidence interval."""
@@ -14,8 +15,22 @@ def counted(number: int, noun: str) -> str:
 
 
 def short_site(site: str) -> str:
-    """The part of a site that tells it from its neighbours: "model.layers.3" -> "layers.3"."""
-    return ".".join(site.split(".")[-2:])
+    """A site from the list of layers on: "model.layers.3.mlp@module" -> "layers.3.mlp@module".
+
+    Where no part of it is a number, the last two parts.
+    """
+    base, mark, name = site.partition("#")
+    parts = base.split(".")
+    numbered = (index for index, part in enumerate(parts) if part.partition("@")[0].isdigit())
+    first = next(numbered, len(parts) - 1)
+    return ".".join(parts[max(0, first - 1) :]) + mark + name
+
+
+def short_sites(sites: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """What all sites begin with, and the rest of each by site; "" and the sites whole where they begin differently."""
+    short = {site: short_site(site) for site in sites}
+    beginnings = {site.removesuffix(rest) for site, rest in short.items()}
+    return (beginnings.pop(), short) if len(beginnings) == 1 else ("", {site: site for site in sites})
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -24,11 +39,23 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None) -> str:
+    """Three digits with their sign, or a dash for a missing figure."""
     return "-" if value is None else f"{value:+.3f}"
 
 
 def percent(value: float | None) -> str:
+    """A fraction in percent with one digit, or a dash for a missing figure."""
     return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def number_interval(value: float | None, interval: Interval | None) -> str:
+    """ "0.123 [0.110, 0.140]"."""
+    return number(value) + (f" [{number(interval[0])}, {number(interval[1])}]" if interval else "")
+
+
+def percent_interval(value: float | None, interval: Interval | None) -> str:
+    """ "95.6% [95.1, 96.0]"."""
+    return percent(value) + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
 
 
 def with_interval(value: float | None, interval: Interval | None) -> str:

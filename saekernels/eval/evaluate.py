@@ -64,8 +64,9 @@ def evaluate(
 ) -> Report:
     """Compare the model with itself when SAEs replace its activations: each alone, the first l sites, and all together.
 
-    docs/evaluation.md defines every figure. Results depend on the documents, `tokens`, `context`, `bos` and `seed`, but
-    not on `batch_size`. Memory does not grow with the text: windows and sums per document are kept in files.
+    docs/explanation/evaluation.md defines every figure. Results depend on the documents, `tokens`, `context`,
+    `bos` and `seed`, but not on `batch_size`. Memory does not grow with the text: windows and sums per document are
+    kept in files.
 
     Args:
         model: a `transformers` causal LM or a TransformerLens HookedTransformer, on its device and in its dtype.
@@ -86,9 +87,9 @@ def evaluate(
             bit; keeps up to two [B, S, d] activations per site. `Report.run` says whether it was done.
         checkpoint: a folder for the state of the run; the same call with the same folder goes on where a killed run
             stopped, with the same result.
-        mesh: the processes of torch.distributed that share the work, all of which call this (docs/scale.md): those
-            along its dimension "data" share out the documents, those along any other run the same ones in step, for
-            SAEs or models that are spread over them. The report is the same in every process, and its sums per
+        mesh: the processes of torch.distributed that share the work, all of which call this (docs/how-to/scale.md):
+            those along its dimension "data" share out the documents, those along any other run the same ones in step,
+            for SAEs or models that are spread over them. The report is the same in every process, and its sums per
             document have the bits of one process alone. Only the first process reads `documents`; all must see the
             folder `checkpoint`, or its temporary one.
         progress: called as progress(done, total), in tokens times forward passes.

@@ -1,7 +1,7 @@
 """The bundled example: a small trained language model, an SAE for every layer, and held-out text.
 
 Everything is read through the code paths that a user's model takes; this module only says where the files lie.
-Sources and licences: SOURCES.md beside this file. The scripts that made it: examples/ in the repository.
+Sources and licences: SOURCES.md beside this file. The scripts that made it: tools/bundled_example/ in the repository.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ class Checkpoint:
 
     @property
     def n_latents(self) -> int:
+        """F, the rows of W_enc."""
         return self.state["W_enc"].shape[0]
 
     def part(self, rows: range, activation: Activation) -> Checkpoint:

@@ -48,7 +48,7 @@ def load(
 
     Reads SAELens (before and since 6.0), sparsify, dictionary_learning (ae.pt), Gemma Scope (1, 2 and transcoders),
     Llama Scope and Llamascopium, OpenAI's sparse_autoencoder, Goodfire, Qwen Scope, and circuit-tracer transcoders
-    (docs/formats.md).
+    (docs/reference/formats.md).
 
     Args:
         path: a folder or a file of a checkpoint; or a Hugging Face hub id "owner/name/folder/in/it", of which only what

@@ -13,6 +13,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PRECISIONS = ("exact", "fast", "screened")
 ACTIVATIONS = ("relu", "none", "abs")
 INDEX_DTYPES = (torch.int32, torch.int64)
+_ALLOWED = {int: (int, torch.SymInt), float: (int, float, torch.SymInt, torch.SymFloat)}
 
 
 def _names(dtypes: Sequence[torch.dtype]) -> str:
@@ -44,11 +45,10 @@ def tensors(**values: object) -> None:
 
 def scalars(backend: object, **values: tuple[object, type]) -> None:
     """TypeError unless each value, given as (value, type), is of its type. A bool is no number; backend may be None."""
-    for name, (value, kind) in {"backend": (backend, str), **values}.items():
-        if name == "backend" and value is None:
-            continue
-        allowed = {int: (int, torch.SymInt), float: (int, float, torch.SymInt, torch.SymFloat)}.get(kind, (kind,))
-        if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
+    if backend is not None and not isinstance(backend, str):
+        raise TypeError(f"backend: got {backend!r}, need str")
+    for name, (value, kind) in values.items():
+        if not isinstance(value, _ALLOWED.get(kind, kind)) or isinstance(value, bool) != (kind is bool):
             raise TypeError(f"{name}: got {value!r}, need {'a number' if kind is float else kind.__name__}")
         if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValueError(f"{name}: got {value}, need a number of 64 bits")
@@ -100,7 +100,7 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {value!r}, need one of {', '.join(map(repr, allowed))}")
 
 
-def k_of(k: int, latents: int | torch.SymInt, of: str) -> None:
+def k_of(k: int | torch.SymInt, latents: int | torch.SymInt, of: str) -> None:
     """ValueError unless 1 <= k <= latents."""
     if not 1 <= k <= latents:
         raise ValueError(f"k: got {k}, need 1 <= k <= {latents}, the number of latents in {of}")
@@ -122,7 +122,7 @@ def encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | N
     same_device("x", x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
 
 
-def indices_in_range(indices: Tensor, latents: int, name: str = "indices") -> None:
+def indices_in_range(indices: Tensor, latents: int | torch.SymInt, name: str = "indices") -> None:
     """ValueError unless every index is in [0, latents). Reads the data, so for CPU tensors only."""
     if indices.device.type != "cpu" or indices.numel() == 0:
         return
@@ -156,7 +156,7 @@ def offsets_data(offsets: Tensor, entries: int) -> None:
         )
 
 
-def entries(kernels: Any, indices: Tensor, offsets: Tensor | None, latents: int) -> Tensor:
+def entries(kernels: Any, indices: Tensor, offsets: Tensor | None, latents: int | torch.SymInt) -> Tensor:
     """The indices as int32, after the checks of their data that `kernels` do not make themselves."""
     # Narrowing could turn a wrong index into a right one, so what is wider is checked before.
     if not kernels.CHECKS_ENTRIES or indices.dtype != torch.int32:

@@ -1,13 +1,13 @@
-"""How an op reaches torch: its schema, its kernel, its shape function, its autocast rule.
+"""How an op reaches torch: one record per op, which its schema, kernel, shape function and gradient come from.
 
 `Library.define` and `impl` rather than `torch.library.custom_op`: the same contract with less wrapping per call.
 """
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,38 +17,84 @@ LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 
-def define(
-    name: str,
-    schema: str,
-    kernel: Callable[..., Any],
-    fake: Callable[..., Any],
-    *,
-    matrices: tuple[str, ...] = (),
-    dynamic_shape: bool = False,
-) -> None:
-    """Register saekernels::`name`.
+class Op:
+    """One call of an op. Its fields are the schema's arguments, those after KW_ONLY by keyword, in the schema's order.
 
-    Args:
-        schema: everything behind the name, e.g. "(Tensor x, *, int k) -> (Tensor, Tensor)".
-        kernel: computes the op from real tensors, on every device.
-        fake: the same signature on fake tensors: checks and empty outputs.
-        matrices: the arguments that an autocast region casts to its dtype.
-        dynamic_shape: whether an output's shape depends on data.
+    A subclass is a dataclass whose annotations, and that of what `compute` returns, are the schema's types. One without
+    `empty` is made of other ops, whose gradients, shapes and autocast are its own.
+
+    Attributes:
+        MATRICES: the arguments that an autocast region casts to its dtype.
+        DYNAMIC_SHAPE: whether an output's shape depends on data.
     """
-    tags = [torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout]
-    if dynamic_shape:
+
+    __slots__ = ()
+    MATRICES: ClassVar[tuple[str, ...]] = ()
+    DYNAMIC_SHAPE: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError for arguments of the wrong dtype, shape, device or range."""
+
+    def compute(self) -> Any:
+        """The outputs, on every device."""
+        raise NotImplementedError
+
+    def empty(self) -> Any:
+        """Outputs of the right shapes and dtypes, for fake tensors."""
+        raise NotImplementedError
+
+    def save(self, ctx: Any, output: Any) -> None:
+        """Keep in `ctx` what `backward` needs."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        """The gradient of each positional argument; trailing ones may be more than were given."""
+        raise NotImplementedError
+
+
+def register(name: str, op: type[Op]) -> None:
+    """Register saekernels::`name`."""
+    composite = op.empty is Op.empty
+    tags = [torch.Tag.pt2_compliant_tag] + [torch.Tag.flexible_layout] * (not composite)
+    if op.DYNAMIC_SHAPE:
         tags.append(torch.Tag.dynamic_output_shape)
-    LIBRARY.define(name + schema, tags=tuple(tags))
-    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
-    if matrices:
-        for device, key in AUTOCAST_DEVICES.items():
-            LIBRARY.impl(name, _autocast_rule(name, kernel, matrices, device, key), key)
+    LIBRARY.define(name + schema(op), tags=tuple(tags))
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        call = op(*args, **kwargs)
+        call.check()
+        return call.compute()
+
+    def fake(*args: Any, **kwargs: Any) -> Any:
+        call = op(*args, **kwargs)
+        call.check()
+        return call.empty()
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
+        op(*inputs, **keyword_only_inputs).save(ctx, output)
+
+    LIBRARY.impl(name, kernel, "CompositeImplicitAutograd" if composite else "CompositeExplicitAutograd")
+    qualified = f"{NAMESPACE}::{name}"
+    if not composite:
+        torch.library.register_fake(qualified, fake, lib=LIBRARY)
+    if op.backward is not Op.backward:
+        torch.library.register_autograd(qualified, op.backward, setup_context=setup_context, lib=LIBRARY)
+    for device, key in AUTOCAST_DEVICES.items() if op.MATRICES else ():
+        LIBRARY.impl(name, _autocast_rule(name, op, device, key), key)
 
 
-def differentiable(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-    """Register the gradient formula of saekernels::`name`."""
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+def schema(op: type[Op]) -> str:
+    """Everything behind the name, e.g. "(Tensor x, *, SymInt k) -> (Tensor, Tensor)"."""
+    arguments = []
+    for field in dataclasses.fields(op):  # type: ignore[arg-type] # every subclass is one
+        if field.kw_only and "*" not in arguments:
+            arguments.append("*")
+        kind = "SymInt" if field.type == "int | SymInt" else str(field.type).replace(" | None", "?")
+        default = "" if field.default is dataclasses.MISSING else f"={field.default!r}"
+        arguments.append(f"{kind} {field.name}{default}")
+    returned = op.compute.__annotations__["return"]
+    returned = f"({returned[6:-1]})" if returned.startswith("tuple[") else returned
+    return f"({', '.join(arguments)}) -> {returned}"
 
 
 def padded(values: Sequence[Any], size: int, fill: Any = None) -> tuple[Any, ...]:
@@ -66,17 +112,15 @@ def values_dtype(dtype: torch.dtype, wide: bool) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32) if wide else dtype
 
 
-def _autocast_rule(
-    name: str, kernel: Callable[..., Any], matrices: tuple[str, ...], device: str, key: str
-) -> Callable[..., Any]:
+def _autocast_rule(name: str, op: type[Op], device: str, key: str) -> Callable[..., Any]:
     """As torch.nn.functional.linear: matrices take the region's dtype, vectors may stay float32, float64 stays."""
-    names = list(inspect.signature(kernel).parameters)
+    names = [field.name for field in dataclasses.fields(op)]  # type: ignore[arg-type]
     excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def cast(argument: str, value: Any, dtype: torch.dtype) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == torch.float64:
             return value
-        if argument in matrices:
+        if argument in op.MATRICES:
             return value.to(dtype)
         return value if value.dtype in (dtype, torch.float32) else value.float()
 

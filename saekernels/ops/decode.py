@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import LIBRARY, define, differentiable, padded, values_dtype
+from saekernels.ops._library import Op, padded, register, values_dtype
 from saekernels.ops.encoder_gradient import weight_gradient
-from saekernels.ops.sparse_maps import save_tensors, uniform_offsets
+from saekernels.ops.sparse_maps import uniform_offsets
 
 _ops = torch.ops.saekernels
 
@@ -48,7 +49,9 @@ def decode(
     _check.tensors(values=values, indices=indices, W_dec=W_dec, b_dec=b_dec)
     _check.scalars(backend, sparse_grad=(sparse_grad, bool), wide=(wide, bool))
     # What the op of this name does, without the dispatcher's share of the time of a single token.
-    return _decode(values, indices, W_dec, b_dec, sparse_grad=sparse_grad, wide=wide, backend=backend)
+    call = Decode(values, indices, W_dec, b_dec, sparse_grad=sparse_grad, wide=wide, backend=backend)
+    call.check()
+    return call.compute()
 
 
 def decode_csr(
@@ -85,6 +88,88 @@ def decode_csr(
     return _ops.decode_csr(values, indices, offsets, W_dec, b_dec, sparse_grad=sparse_grad, wide=wide, backend=backend)
 
 
+@dataclass(slots=True)
+class DecodeCsr(Op):
+    """saekernels::decode_csr."""
+
+    MATRICES = ("values", "W_dec")
+
+    values: Tensor
+    indices: Tensor
+    offsets: Tensor
+    W_dec: Tensor
+    b_dec: Tensor | None = None
+    _: KW_ONLY
+    sparse_grad: bool = False
+    wide: bool = False
+    backend: str | None = None
+
+    def check(self) -> None:
+        values, indices, W_dec = self.values, self.indices, self.W_dec
+        _check_entries(values, indices)
+        _check.tensor("W_dec", W_dec)
+        _check.matrix("W_dec", W_dec, "F", "d_out")
+        _check.dtype_in("W_dec", W_dec, (values.dtype,))
+        _check.vector_beside("b_dec", self.b_dec, ("d_out", W_dec.shape[1]), W_dec)
+        _check.tensor("offsets", self.offsets)
+        _check.offsets_of(self.offsets)
+        _check.same_device("values", values, indices=indices, W_dec=W_dec, b_dec=self.b_dec, offsets=self.offsets)
+        if values.dim() != 1:
+            raise ValueError(f"values: got shape {list(values.shape)}, need [nnz]")
+
+    def compute(self) -> Tensor:
+        values, W_dec = self.values, self.W_dec
+        kernels = registry.select("decode", values.device.type, values.dtype, self.backend)
+        entries = _check.entries(kernels, self.indices, self.offsets, W_dec.shape[0])
+        return kernels.decode(values, entries, self.offsets, W_dec, self.b_dec, values_dtype(W_dec.dtype, self.wide))
+
+    def empty(self) -> Tensor:
+        W_dec = self.W_dec
+        shape = (self.offsets.shape[0] - 1, W_dec.shape[1])
+        return W_dec.new_empty(shape, dtype=values_dtype(W_dec.dtype, self.wide))
+
+    def save(self, ctx: Any, output: Tensor) -> None:
+        ctx.sparse_grad, ctx.backend = self.sparse_grad, self.backend
+        ctx.save_for_backward(self.values, self.indices, self.offsets, self.W_dec, self.b_dec)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        values, indices, offsets, W_dec, b_dec = ctx.saved_tensors
+        needs = padded(ctx.needs_input_grad, 5, False)
+        grad = grads[0].to(W_dec.dtype)
+        d_values = _ops.gather_dot(grad, W_dec, indices, offsets, backend=ctx.backend) if needs[0] else None
+        d_W = d_b = None
+        if needs[3]:
+            d_W = weight_gradient(values, indices, offsets, grad, W_dec.shape[0], ctx.sparse_grad, ctx.backend)
+        if needs[4]:
+            d_b = grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)).to(b_dec.dtype)
+        return d_values, None, None, d_W, d_b
+
+
+@dataclass(slots=True)
+class Decode(Op):
+    """saekernels::decode, which is decode_csr of codes with equally many entries in each row."""
+
+    values: Tensor
+    indices: Tensor
+    W_dec: Tensor
+    b_dec: Tensor | None = None
+    _: KW_ONLY
+    sparse_grad: bool = False
+    wide: bool = False
+    backend: str | None = None
+
+    def check(self) -> None:
+        _check_entries(self.values, self.indices)
+
+    def compute(self) -> Tensor:
+        values, options = self.values, {"sparse_grad": self.sparse_grad, "wide": self.wide, "backend": self.backend}
+        rows = values.shape[:-1]
+        offsets = uniform_offsets(math.prod(rows), values.shape[-1], values.device)
+        flat = (values.reshape(-1), self.indices.reshape(-1), offsets)
+        return _ops.decode_csr(*flat, self.W_dec, self.b_dec, **options).view(*rows, self.W_dec.shape[1])
+
+
 def _check_entries(values: Tensor, indices: Tensor) -> None:
     _check.tensor("values", values)
     _check.tensor("indices", indices)
@@ -96,107 +181,5 @@ def _check_entries(values: Tensor, indices: Tensor) -> None:
         raise ValueError(f"indices: got shape {list(indices.shape)}, need {list(values.shape)}, the shape of values")
 
 
-def _check_decoder(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor | None) -> None:
-    _check_entries(values, indices)
-    _check.tensor("W_dec", W_dec)
-    _check.matrix("W_dec", W_dec, "F", "d_out")
-    _check.dtype_in("W_dec", W_dec, (values.dtype,))
-    _check.vector_beside("b_dec", b_dec, ("d_out", W_dec.shape[1]), W_dec)
-    _check.same_device("values", values, indices=indices, W_dec=W_dec, b_dec=b_dec)
-
-
-def _check_csr(values: Tensor, indices: Tensor, offsets: Tensor, W_dec: Tensor, b_dec: Tensor | None) -> None:
-    _check_decoder(values, indices, W_dec, b_dec)
-    _check.tensor("offsets", offsets)
-    _check.offsets_of(offsets)
-    _check.same_device("values", values, offsets=offsets)
-    if values.dim() != 1:
-        raise ValueError(f"values: got shape {list(values.shape)}, need [nnz]")
-
-
-def _decode_csr(
-    values: Tensor,
-    indices: Tensor,
-    offsets: Tensor,
-    W_dec: Tensor,
-    b_dec: Tensor | None = None,
-    *,
-    sparse_grad: bool = False,
-    wide: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    _check_csr(values, indices, offsets, W_dec, b_dec)
-    kernels = registry.select("decode", values.device.type, values.dtype, backend)
-    entries = _check.entries(kernels, indices, offsets, W_dec.shape[0])
-    return kernels.decode(values, entries, offsets, W_dec, b_dec, values_dtype(W_dec.dtype, wide))
-
-
-def _decode_csr_fake(
-    values: Tensor,
-    indices: Tensor,
-    offsets: Tensor,
-    W_dec: Tensor,
-    b_dec: Tensor | None = None,
-    *,
-    sparse_grad: bool = False,
-    wide: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    _check_csr(values, indices, offsets, W_dec, b_dec)
-    return W_dec.new_empty(offsets.shape[0] - 1, W_dec.shape[1], dtype=values_dtype(W_dec.dtype, wide))
-
-
-def _decode(
-    values: Tensor,
-    indices: Tensor,
-    W_dec: Tensor,
-    b_dec: Tensor | None = None,
-    *,
-    sparse_grad: bool = False,
-    wide: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    _check_entries(values, indices)
-    k = values.shape[-1]
-    rows = math.prod(values.shape[:-1])
-    offsets = uniform_offsets(rows, k, values.device)
-    flat = (values.reshape(-1), indices.reshape(-1), offsets)
-    out = _ops.decode_csr(*flat, W_dec, b_dec, sparse_grad=sparse_grad, wide=wide, backend=backend)
-    return out.view(*values.shape[:-1], W_dec.shape[1])
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
-    save_tensors(ctx, inputs, keyword_only_inputs, output)
-    ctx.sparse_grad = keyword_only_inputs["sparse_grad"]
-
-
-def _decode_csr_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    values, indices, offsets, W_dec, *bias = ctx.saved_tensors
-    needs = padded(ctx.needs_input_grad, 5, False)
-    grad = grad.to(W_dec.dtype)
-    d_values = _ops.gather_dot(grad, W_dec, indices, offsets, backend=ctx.backend) if needs[0] else None
-    d_W = None
-    if needs[3]:
-        d_W = weight_gradient(values, indices, offsets, grad, W_dec.shape[0], ctx.sparse_grad, ctx.backend)
-    d_b = None
-    if needs[4]:
-        d_b = grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)).to(bias[0].dtype)
-    return d_values, None, None, d_W, d_b
-
-
-define(
-    "decode_csr",
-    "(Tensor values, Tensor indices, Tensor offsets, Tensor W_dec, Tensor? b_dec=None, *, "
-    "bool sparse_grad=False, bool wide=False, str? backend=None) -> Tensor",
-    _decode_csr,
-    _decode_csr_fake,
-    matrices=("values", "W_dec"),
-)
-differentiable("decode_csr", _decode_csr_backward, _setup_context)
-# Implicit: gradients, shapes and autocast are those of decode_csr.
-LIBRARY.define(
-    "decode(Tensor values, Tensor indices, Tensor W_dec, Tensor? b_dec=None, *, bool sparse_grad=False, "
-    "bool wide=False, str? backend=None) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-LIBRARY.impl("decode", _decode, "CompositeImplicitAutograd")
+register("decode_csr", DecodeCsr)
+register("decode", Decode)

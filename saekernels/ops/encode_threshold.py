@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import define, differentiable, padded
+from saekernels.ops._library import Op, padded, register
 from saekernels.ops.encoder_gradient import encoder_gradient
 from saekernels.ops.prepare import PreparedWeights, block_of
 
@@ -82,91 +83,61 @@ def encode_threshold(
     )
 
 
-def _check_arguments(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor, pre_bias: Tensor | None, precision: str
-) -> None:
-    _check.encoder(x, W_enc, b_enc, pre_bias, precision)
-    if threshold.dim():
-        _check.vector_beside("threshold", threshold, ("F", W_enc.shape[0]), x)
-    else:
-        _check.dtype_in("threshold", threshold, tuple(dict.fromkeys((x.dtype, torch.float32))))
-    _check.same_device("x", x, threshold=threshold)
+@dataclass(slots=True)
+class EncodeThreshold(Op):
+    """saekernels::encode_threshold. `prepared` is a block of `PreparedWeights`."""
+
+    MATRICES = ("x", "W_enc")
+    DYNAMIC_SHAPE = True
+
+    x: Tensor
+    W_enc: Tensor
+    b_enc: Tensor | None
+    threshold: Tensor
+    pre_bias: Tensor | None = None
+    prepared: Tensor | None = None
+    _: KW_ONLY
+    precision: str = "exact"
+    sparse_grad: bool = False
+    backend: str | None = None
+
+    def check(self) -> None:
+        x, threshold = self.x, self.threshold
+        _check.encoder(x, self.W_enc, self.b_enc, self.pre_bias, self.precision)
+        if threshold.dim():
+            _check.vector_beside("threshold", threshold, ("F", self.W_enc.shape[0]), x)
+        else:
+            _check.dtype_in("threshold", threshold, tuple(dict.fromkeys((x.dtype, torch.float32))))
+        _check.same_device("x", x, threshold=threshold)
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        kernels = registry.select("encode_threshold", self.x.device.type, self.x.dtype, self.backend)
+        rows = self.x.reshape(-1, self.x.shape[-1])
+        encoder = (rows, self.W_enc, self.b_enc, self.pre_bias)
+        return kernels.encode_threshold(*encoder, self.threshold, self.prepared, precision=self.precision)
+
+    def empty(self) -> tuple[Tensor, Tensor, Tensor]:
+        entries = torch.library.get_ctx().new_dynamic_size()
+        rows = self.x.reshape(-1, self.x.shape[-1]).shape[0]
+        return (
+            self.x.new_empty(entries),
+            self.x.new_empty(entries, dtype=torch.int32),
+            self.x.new_empty(rows + 1, dtype=torch.int64),
+        )
+
+    def save(self, ctx: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, indices, offsets = output
+        ctx.mark_non_differentiable(indices, offsets)
+        ctx.sparse_grad, ctx.backend = self.sparse_grad, self.backend
+        ctx.save_for_backward(self.x, self.W_enc, self.b_enc, self.pre_bias, indices, offsets)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        indices, offsets = ctx.saved_tensors[4:]
+        x, W_enc, b_enc, _, pre_bias = padded(ctx.needs_input_grad, 5, False)[:5]
+        needs = (x, W_enc, b_enc, pre_bias)
+        d_x, d_W, d_b, d_pre = encoder_gradient(ctx, grads[0], indices, offsets, needs)
+        return d_x, d_W, d_b, None, d_pre, None
 
 
-def _kernel(
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor | None,
-    threshold: Tensor,
-    pre_bias: Tensor | None = None,
-    prepared: Tensor | None = None,
-    *,
-    precision: str = "exact",
-    sparse_grad: bool = False,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check_arguments(x, W_enc, b_enc, threshold, pre_bias, precision)
-    kernels = registry.select("encode_threshold", x.device.type, x.dtype, backend)
-    rows = x.reshape(-1, x.shape[-1])
-    return kernels.encode_threshold(rows, W_enc, b_enc, pre_bias, threshold, prepared, precision=precision)
-
-
-def _fake(
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor | None,
-    threshold: Tensor,
-    pre_bias: Tensor | None = None,
-    prepared: Tensor | None = None,
-    *,
-    precision: str = "exact",
-    sparse_grad: bool = False,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check_arguments(x, W_enc, b_enc, threshold, pre_bias, precision)
-    entries = torch.library.get_ctx().new_dynamic_size()
-    rows = x.reshape(-1, x.shape[-1]).shape[0]
-    return (
-        x.new_empty(entries),
-        x.new_empty(entries, dtype=torch.int32),
-        x.new_empty(rows + 1, dtype=torch.int64),
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
-    x, W_enc, b_enc, _, pre_bias = padded(inputs, 5)[:5]
-    _, indices, offsets = output
-    ctx.mark_non_differentiable(indices, offsets)
-    ctx.backend = keyword_only_inputs["backend"]
-    ctx.sparse_grad = keyword_only_inputs["sparse_grad"]
-    ctx.save_for_backward(x, W_enc, b_enc, pre_bias, indices, offsets)
-
-
-def _backward(ctx: Any, grad_values: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, W_enc, b_enc, pre_bias, indices, offsets = ctx.saved_tensors
-    needs_x, needs_W, needs_b, _, needs_pre = padded(ctx.needs_input_grad, 5, False)[:5]
-    d_x, d_W, d_b, d_pre = encoder_gradient(
-        grad_values,
-        indices,
-        offsets,
-        x.reshape(-1, x.shape[-1]),
-        W_enc,
-        b_enc,
-        pre_bias,
-        (needs_x, needs_W, needs_b, needs_pre),
-        ctx.sparse_grad,
-        ctx.backend,
-    )
-    return None if d_x is None else d_x.view(x.shape), d_W, d_b, None, d_pre, None
-
-
-define(
-    "encode_threshold",
-    "(Tensor x, Tensor W_enc, Tensor? b_enc, Tensor threshold, Tensor? pre_bias=None, Tensor? prepared=None, *, "
-    "str precision='exact', bool sparse_grad=False, str? backend=None) -> (Tensor, Tensor, Tensor)",
-    _kernel,
-    _fake,
-    matrices=("x", "W_enc"),
-    dynamic_shape=True,
-)
-differentiable("encode_threshold", _backward, _setup_context)
+register("encode_threshold", EncodeThreshold)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import define, differentiable, padded, reshaped, values_dtype
+from saekernels.ops._library import Op, padded, register, reshaped, values_dtype
 from saekernels.ops.encoder_gradient import encoder_gradient
 from saekernels.ops.prepare import PreparedWeights, block_of
 from saekernels.ops.sparse_maps import uniform_offsets
@@ -70,8 +72,14 @@ def encode_topk(
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
     _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
-    _check.scalars(backend, k=(k, int), activation=(activation, str), precision=(precision, str))
-    _check.scalars(backend, sparse_grad=(sparse_grad, bool), wide=(wide, bool))
+    _check.scalars(
+        backend,
+        k=(k, int),
+        activation=(activation, str),
+        precision=(precision, str),
+        sparse_grad=(sparse_grad, bool),
+        wide=(wide, bool),
+    )
     return TopKCodes(
         *torch.ops.saekernels.encode_topk(
             x,
@@ -99,121 +107,76 @@ def _hint_tensor(hint: float | Tensor | None, x: Tensor, backend: str | None) ->
     return torch.full((), float(hint), dtype=torch.float32, device=x.device)
 
 
-def _check_arguments(
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor | None,
-    pre_bias: Tensor | None,
-    hint: Tensor | None,
-    k: int,
-    activation: str,
-    precision: str,
-) -> None:
-    _check.encoder(x, W_enc, b_enc, pre_bias, precision)
-    _check.k_of(k, W_enc.shape[0], "W_enc")
-    _check.choice("activation", activation, _check.ACTIVATIONS)
-    if hint is not None:
-        _check.dtype_in("hint", hint, tuple(dict.fromkeys((x.dtype, torch.float32))))
-        if hint.dim() and hint.shape != x.shape[:-1]:
-            raise ValueError(f"hint: got shape {list(hint.shape)}, need {list(x.shape[:-1])}, one per row of x, or []")
-        _check.same_device("x", x, hint=hint)
+@dataclass(slots=True)
+class EncodeTopK(Op):
+    """saekernels::encode_topk. `prepared` is a block of `PreparedWeights`, `hint` one per row of x, or []."""
+
+    MATRICES = ("x", "W_enc")
+
+    x: Tensor
+    W_enc: Tensor
+    b_enc: Tensor | None = None
+    pre_bias: Tensor | None = None
+    prepared: Tensor | None = None
+    hint: Tensor | None = None
+    _: KW_ONLY
+    k: int | SymInt
+    activation: str = "relu"
+    precision: str = "exact"
+    sparse_grad: bool = False
+    wide: bool = False
+    backend: str | None = None
+
+    def check(self) -> None:
+        x, hint = self.x, self.hint
+        _check.encoder(x, self.W_enc, self.b_enc, self.pre_bias, self.precision)
+        _check.k_of(self.k, self.W_enc.shape[0], "W_enc")
+        _check.choice("activation", self.activation, _check.ACTIVATIONS)
+        if hint is not None:
+            _check.dtype_in("hint", hint, tuple(dict.fromkeys((x.dtype, torch.float32))))
+            if hint.dim() and hint.shape != x.shape[:-1]:
+                need = f"{list(x.shape[:-1])}, one per row of x, or []"
+                raise ValueError(f"hint: got shape {list(hint.shape)}, need {need}")
+            _check.same_device("x", x, hint=hint)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        x, hint = self.x, self.hint
+        kernels = registry.select("encode_topk", x.device.type, x.dtype, self.backend)
+        values, indices = kernels.encode_topk(
+            x.reshape(-1, x.shape[-1]),
+            self.W_enc,
+            self.b_enc,
+            self.pre_bias,
+            self.k,
+            self.activation,
+            self.prepared,
+            hint=hint if hint is None or not hint.dim() else hint.reshape(-1),
+            precision=self.precision,
+            out=values_dtype(x.dtype, self.wide),
+        )
+        shape = (*x.shape[:-1], self.k)
+        return reshaped(values, shape), reshaped(indices, shape)
+
+    def empty(self) -> tuple[Tensor, Tensor]:
+        x, shape = self.x, (*self.x.shape[:-1], self.k)
+        return x.new_empty(shape, dtype=values_dtype(x.dtype, self.wide)), x.new_empty(shape, dtype=torch.int32)
+
+    def save(self, ctx: Any, output: tuple[Tensor, Tensor]) -> None:
+        values, indices = output
+        ctx.mark_non_differentiable(indices)
+        ctx.k, ctx.sparse_grad, ctx.backend = self.k, self.sparse_grad, self.backend
+        # A mask rather than the values, which the caller may change in place.
+        closed = values <= 0 if self.activation == "relu" else None
+        ctx.save_for_backward(self.x, self.W_enc, self.b_enc, self.pre_bias, indices, closed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        x, *_, indices, closed = ctx.saved_tensors
+        grad = grads[0].to(x.dtype)
+        grad = grad if closed is None else grad.masked_fill(closed, 0.0)
+        offsets = uniform_offsets(math.prod(x.shape[:-1]), ctx.k, x.device)
+        needs = padded(ctx.needs_input_grad, 4, False)[:4]
+        return *encoder_gradient(ctx, grad.reshape(-1), indices.reshape(-1), offsets, needs), None, None
 
 
-def _kernel(
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor | None = None,
-    pre_bias: Tensor | None = None,
-    prepared: Tensor | None = None,
-    hint: Tensor | None = None,
-    *,
-    k: int,
-    activation: str = "relu",
-    precision: str = "exact",
-    sparse_grad: bool = False,
-    wide: bool = False,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    _check_arguments(x, W_enc, b_enc, pre_bias, hint, k, activation, precision)
-    kernels = registry.select("encode_topk", x.device.type, x.dtype, backend)
-    values, indices = kernels.encode_topk(
-        x.reshape(-1, x.shape[-1]),
-        W_enc,
-        b_enc,
-        pre_bias,
-        k,
-        activation,
-        prepared,
-        hint=hint if hint is None or not hint.dim() else hint.reshape(-1),
-        precision=precision,
-        out=values_dtype(x.dtype, wide),
-    )
-    shape = (*x.shape[:-1], k)
-    return reshaped(values, shape), reshaped(indices, shape)
-
-
-def _fake(
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor | None = None,
-    pre_bias: Tensor | None = None,
-    prepared: Tensor | None = None,
-    hint: Tensor | None = None,
-    *,
-    k: int,
-    activation: str = "relu",
-    precision: str = "exact",
-    sparse_grad: bool = False,
-    wide: bool = False,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    _check_arguments(x, W_enc, b_enc, pre_bias, hint, k, activation, precision)
-    shape = (*x.shape[:-1], k)
-    return x.new_empty(shape, dtype=values_dtype(x.dtype, wide)), x.new_empty(shape, dtype=torch.int32)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
-    values, indices = output
-    ctx.mark_non_differentiable(indices)
-    ctx.relu = keyword_only_inputs["activation"] == "relu"
-    ctx.backend = keyword_only_inputs["backend"]
-    ctx.sparse_grad = keyword_only_inputs["sparse_grad"]
-    ctx.k = keyword_only_inputs["k"]
-    # A mask rather than the values, which the caller may change in place.
-    closed = values <= 0 if ctx.relu else None
-    ctx.save_for_backward(*padded(inputs, 4)[:4], closed, indices)
-
-
-def _backward(ctx: Any, grad_values: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, W_enc, b_enc, pre_bias, closed, indices = ctx.saved_tensors
-    grad = grad_values.to(x.dtype)
-    grad = grad if closed is None else grad.masked_fill(closed, 0.0)
-    rows = x.reshape(-1, x.shape[-1])
-    offsets = uniform_offsets(rows.shape[0], ctx.k, x.device)
-    needs = padded(ctx.needs_input_grad, 4, False)[:4]
-    d_x, d_W, d_b, d_pre = encoder_gradient(
-        grad.reshape(-1),
-        indices.reshape(-1),
-        offsets,
-        rows,
-        W_enc,
-        b_enc,
-        pre_bias,
-        needs,
-        ctx.sparse_grad,
-        ctx.backend,
-    )
-    return None if d_x is None else d_x.view(x.shape), d_W, d_b, d_pre, None, None
-
-
-define(
-    "encode_topk",
-    "(Tensor x, Tensor W_enc, Tensor? b_enc=None, Tensor? pre_bias=None, Tensor? prepared=None, "
-    "Tensor? hint=None, *, SymInt k, "
-    "str activation='relu', str precision='exact', bool sparse_grad=False, bool wide=False, str? backend=None) "
-    "-> (Tensor, Tensor)",
-    _kernel,
-    _fake,
-    matrices=("x", "W_enc"),
-)
-differentiable("encode_topk", _backward, _setup_context)
+register("encode_topk", EncodeTopK)

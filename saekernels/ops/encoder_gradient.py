@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,29 +12,22 @@ _ops = torch.ops.saekernels
 
 
 def encoder_gradient(
-    grad: Tensor,
-    indices: Tensor,
-    offsets: Tensor,
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor | None,
-    pre_bias: Tensor | None,
-    needed: Sequence[bool],
-    sparse_grad: bool,
-    backend: str | None,
+    ctx: Any, grad: Tensor, indices: Tensor, offsets: Tensor, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of (x, W_enc, b_enc, pre_bias) for pre[e] = <x[row] - pre_bias, W_enc[latent]> + b_enc[latent].
 
     Args:
+        ctx: whose saved tensors begin with those four, x [..., d]; with `backend` and `sparse_grad`, whether W_enc's is
+            a sparse tensor of the rows of the selected latents.
         grad: [nnz], the gradient of each entry's pre-activation; indices [nnz] and offsets [T+1] say which entries.
-        x: [T, d].
         needed: whether each of the four is asked for.
-        sparse_grad: whether W_enc's is a sparse tensor of the rows of the selected latents.
     """
+    x, W_enc, b_enc, pre_bias = ctx.saved_tensors[:4]
+    rows, backend = x.reshape(-1, x.shape[-1]), ctx.backend
     d_x = d_W = d_b = d_pre = None
     if needed[0] or needed[3]:
         d_rows = _ops.decode_csr(grad, indices, offsets, W_enc, backend=backend)
-        d_x = d_rows if needed[0] else None
+        d_x = d_rows.view(x.shape) if needed[0] else None
         if needed[3] and pre_bias is not None:
             wide = torch.promote_types(d_rows.dtype, torch.float32)
             d_pre = -d_rows.sum(0, dtype=wide).to(pre_bias.dtype)
@@ -41,8 +35,8 @@ def encoder_gradient(
         if pre_bias is not None:
             # In float32 also for half inputs: the forward subtracts before it rounds.
             wide = torch.promote_types(x.dtype, torch.float32)
-            x, grad = x.to(wide) - pre_bias.to(wide), grad.to(wide)
-        d_W = weight_gradient(grad, indices, offsets, x, W_enc.shape[0], sparse_grad, backend).to(W_enc.dtype)
+            rows, grad = rows.to(wide) - pre_bias.to(wide), grad.to(wide)
+        d_W = weight_gradient(grad, indices, offsets, rows, W_enc.shape[0], ctx.sparse_grad, backend).to(W_enc.dtype)
     if needed[2] and b_enc is not None:
         d_b = _ops.segment_sum(grad.to(b_enc.dtype), indices, W_enc.shape[0], backend=backend)
     return d_x, d_W, d_b, d_pre

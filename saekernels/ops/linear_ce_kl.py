@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import define, differentiable, padded
+from saekernels.ops._library import Op, register
 
 
 class LinearCeKl(NamedTuple):
@@ -66,26 +67,89 @@ def linear_ce_kl(
     )
 
 
-def _check_arguments(
-    h_p: Tensor, h_q: Tensor, W_U: Tensor, targets: Tensor, bias: Tensor | None, softcap: float | None
-) -> None:
-    for name, value in (("h_p", h_p), ("h_q", h_q), ("W_U", W_U), ("targets", targets)):
-        _check.tensor(name, value)
-    _check.dtype_in("h_p", h_p, _check.FLOATS)
-    _check.dtype_in("h_q", h_q, (h_p.dtype,))
-    _check.dtype_in("W_U", W_U, (h_p.dtype,))
-    _check.dtype_in("targets", targets, (torch.int64,))
-    _check.matrix("W_U", W_U, "V", "d")
-    if h_p.dim() != 2:
-        raise ValueError(f"h_p: got shape {list(h_p.shape)}, need [T, d]")
-    shape = [("T", h_p.shape[0]), ("d", W_U.shape[1])]
-    _check.shape("h_p", h_p, shape)
-    _check.shape("h_q", h_q, shape)
-    _check.shape("targets", targets, shape[:1])
-    _check.vector_beside("bias", bias, ("V", W_U.shape[0]), W_U)
-    _check.same_device("h_p", h_p, h_q=h_q, W_U=W_U, targets=targets, bias=bias)
-    if softcap is not None and not 0 < softcap < float("inf"):
-        raise ValueError(f"softcap: got {softcap}, need a positive finite number or None")
+@dataclass(slots=True)
+class LinearCeKlForward(Op):
+    """saekernels::linear_ce_kl."""
+
+    MATRICES = ("h_p", "h_q", "W_U")
+
+    h_p: Tensor
+    h_q: Tensor
+    W_U: Tensor
+    targets: Tensor
+    bias: Tensor | None = None
+    _: KW_ONLY
+    softcap: float | None = None
+    ignore_index: int = -100
+    backend: str | None = None
+
+    def check(self) -> None:
+        h_p, h_q, W_U, targets, softcap = self.h_p, self.h_q, self.W_U, self.targets, self.softcap
+        for name, value in (("h_p", h_p), ("h_q", h_q), ("W_U", W_U), ("targets", targets)):
+            _check.tensor(name, value)
+        _check.dtype_in("h_p", h_p, _check.FLOATS)
+        _check.dtype_in("h_q", h_q, (h_p.dtype,))
+        _check.dtype_in("W_U", W_U, (h_p.dtype,))
+        _check.dtype_in("targets", targets, (torch.int64,))
+        _check.matrix("W_U", W_U, "V", "d")
+        if h_p.dim() != 2:
+            raise ValueError(f"h_p: got shape {list(h_p.shape)}, need [T, d]")
+        shape = [("T", h_p.shape[0]), ("d", W_U.shape[1])]
+        _check.shape("h_p", h_p, shape)
+        _check.shape("h_q", h_q, shape)
+        _check.shape("targets", targets, shape[:1])
+        _check.vector_beside("bias", self.bias, ("V", W_U.shape[0]), W_U)
+        _check.same_device("h_p", h_p, h_q=h_q, W_U=W_U, targets=targets, bias=self.bias)
+        if softcap is not None and not 0 < softcap < float("inf"):
+            raise ValueError(f"softcap: got {softcap}, need a positive finite number or None")
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        _check_targets(self.targets, self.W_U.shape[0], self.ignore_index)
+        kernels = registry.select("linear_ce_kl", self.h_p.device.type, self.h_p.dtype, self.backend)
+        head = (self.W_U, self.targets, self.bias, self.softcap, self.ignore_index)
+        return kernels.linear_ce_kl(self.h_p, self.h_q, *head)
+
+    def empty(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = torch.promote_types(self.h_p.dtype, torch.float32)
+        ce_p, ce_q, kl, agree = (self.h_p.new_empty(self.h_p.shape[0], dtype=wide) for _ in range(4))
+        return ce_p, ce_q, kl, agree
+
+    def save(self, ctx: Any, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[3])
+        ctx.softcap, ctx.ignore_index = self.softcap, self.ignore_index
+        ctx.save_for_backward(self.h_p, self.h_q, self.W_U, self.targets, self.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        d_hp, d_hq, d_W, d_bias = torch.ops.saekernels.linear_ce_kl_backward(
+            *grads[:3], *saved, ctx.softcap, ctx.ignore_index
+        )
+        return d_hp, d_hq, d_W, None, None if saved[4] is None else d_bias
+
+
+@dataclass(slots=True)
+class LinearCeKlBackward(Op):
+    """saekernels::linear_ce_kl_backward: the gradients of h_p, h_q, W_U and, zeros without one, bias."""
+
+    grad_ce_p: Tensor
+    grad_ce_q: Tensor
+    grad_kl: Tensor
+    h_p: Tensor
+    h_q: Tensor
+    W_U: Tensor
+    targets: Tensor
+    bias: Tensor | None
+    softcap: float | None
+    ignore_index: int
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        kernels = registry.select("linear_ce_kl_backward", self.h_p.device.type, self.h_p.dtype)
+        return kernels.linear_ce_kl_backward(*(getattr(self, field.name) for field in fields(self)))
+
+    def empty(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        d_bias = self.grad_kl.new_empty(self.W_U.shape[0]) if self.bias is None else torch.empty_like(self.bias)
+        return torch.empty_like(self.h_p), torch.empty_like(self.h_q), torch.empty_like(self.W_U), d_bias
 
 
 def _check_targets(targets: Tensor, vocabulary: int, ignore_index: int) -> None:
@@ -98,104 +162,5 @@ def _check_targets(targets: Tensor, vocabulary: int, ignore_index: int) -> None:
         )
 
 
-def _kernel(
-    h_p: Tensor,
-    h_q: Tensor,
-    W_U: Tensor,
-    targets: Tensor,
-    bias: Tensor | None = None,
-    *,
-    softcap: float | None = None,
-    ignore_index: int = -100,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_arguments(h_p, h_q, W_U, targets, bias, softcap)
-    _check_targets(targets, W_U.shape[0], ignore_index)
-    kernels = registry.select("linear_ce_kl", h_p.device.type, h_p.dtype, backend)
-    return kernels.linear_ce_kl(h_p, h_q, W_U, targets, bias, softcap, ignore_index)
-
-
-def _fake(
-    h_p: Tensor,
-    h_q: Tensor,
-    W_U: Tensor,
-    targets: Tensor,
-    bias: Tensor | None = None,
-    *,
-    softcap: float | None = None,
-    ignore_index: int = -100,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_arguments(h_p, h_q, W_U, targets, bias, softcap)
-    wide = torch.float64 if h_p.dtype == torch.float64 else torch.float32
-    ce_p, ce_q, kl, agree = (h_p.new_empty(h_p.shape[0], dtype=wide) for _ in range(4))
-    return ce_p, ce_q, kl, agree
-
-
-def _backward_kernel(
-    grad_ce_p: Tensor,
-    grad_ce_q: Tensor,
-    grad_kl: Tensor,
-    h_p: Tensor,
-    h_q: Tensor,
-    W_U: Tensor,
-    targets: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    ignore_index: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    kernels = registry.select("linear_ce_kl_backward", h_p.device.type, h_p.dtype)
-    return kernels.linear_ce_kl_backward(
-        grad_ce_p, grad_ce_q, grad_kl, h_p, h_q, W_U, targets, bias, softcap, ignore_index
-    )
-
-
-def _backward_fake(
-    grad_ce_p: Tensor,
-    grad_ce_q: Tensor,
-    grad_kl: Tensor,
-    h_p: Tensor,
-    h_q: Tensor,
-    W_U: Tensor,
-    targets: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    ignore_index: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_bias = grad_kl.new_empty(W_U.shape[0]) if bias is None else torch.empty_like(bias)
-    return torch.empty_like(h_p), torch.empty_like(h_q), torch.empty_like(W_U), d_bias
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
-    ctx.mark_non_differentiable(output[3])
-    ctx.softcap = keyword_only_inputs["softcap"]
-    ctx.ignore_index = keyword_only_inputs["ignore_index"]
-    ctx.save_for_backward(*padded(inputs, 5))
-
-
-def _backward(
-    ctx: Any, grad_ce_p: Tensor, grad_ce_q: Tensor, grad_kl: Tensor, _: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    h_p, h_q, W_U, targets, bias = ctx.saved_tensors
-    d_hp, d_hq, d_W, d_bias = torch.ops.saekernels.linear_ce_kl_backward(
-        grad_ce_p, grad_ce_q, grad_kl, h_p, h_q, W_U, targets, bias, ctx.softcap, ctx.ignore_index
-    )
-    return d_hp, d_hq, d_W, None, None if bias is None else d_bias
-
-
-define(
-    "linear_ce_kl",
-    "(Tensor h_p, Tensor h_q, Tensor W_U, Tensor targets, Tensor? bias=None, *, float? softcap=None, "
-    "int ignore_index=-100, str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)",
-    _kernel,
-    _fake,
-    matrices=("h_p", "h_q", "W_U"),
-)
-define(
-    "linear_ce_kl_backward",
-    "(Tensor grad_ce_p, Tensor grad_ce_q, Tensor grad_kl, Tensor h_p, Tensor h_q, Tensor W_U, Tensor targets, "
-    "Tensor? bias, float? softcap, int ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
-    _backward_kernel,
-    _backward_fake,
-)
-differentiable("linear_ce_kl", _backward, _setup_context)
+register("linear_ce_kl", LinearCeKlForward)
+register("linear_ce_kl_backward", LinearCeKlBackward)

@@ -11,14 +11,15 @@ The three are closed under differentiation, so gradients of any order stay spars
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import define, differentiable
+from saekernels.ops._library import Op, register
 
 _ops = torch.ops.saekernels
 
@@ -30,10 +31,107 @@ def uniform_offsets(rows: int, k: int, device: torch.device) -> Tensor:
     return offsets if k else offsets.zero_()
 
 
-def save_tensors(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
-    """The setup_context of the maps: every tensor input and the backend."""
-    ctx.backend = keyword_only_inputs["backend"]
-    ctx.save_for_backward(*[value for value in inputs if isinstance(value, Tensor)])
+@dataclass(slots=True)
+class GatherDot(Op):
+    """saekernels::gather_dot."""
+
+    a: Tensor
+    W: Tensor
+    indices: Tensor
+    offsets: Tensor
+    _: KW_ONLY
+    backend: str | None = None
+
+    def check(self) -> None:
+        _check_entries(self.indices, self.offsets, self.a, W=self.W)
+        _check.shape("W", self.W, [("F", self.W.shape[0]), ("d", self.a.shape[1])])
+
+    def compute(self) -> Tensor:
+        kernels = registry.select("gather_dot", self.a.device.type, self.a.dtype, self.backend)
+        indices = _check.entries(kernels, self.indices, self.offsets, self.W.shape[0])
+        return kernels.gather_dot(self.a, self.W, indices, self.offsets)
+
+    def empty(self) -> Tensor:
+        return self.a.new_empty(self.indices.shape)
+
+    def save(self, ctx: Any, output: Tensor) -> None:
+        ctx.backend = self.backend
+        ctx.save_for_backward(self.a, self.W, self.indices, self.offsets)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        a, W, *csr = ctx.saved_tensors
+        (grad,), needs, backend = grads, ctx.needs_input_grad, ctx.backend
+        d_a = _ops.decode_csr(grad, *csr, W, backend=backend) if needs[0] else None
+        d_W = _ops.segment_outer(grad, *csr, a, W.shape[0], backend=backend) if needs[1] else None
+        return d_a, d_W, None, None
+
+
+@dataclass(slots=True)
+class SegmentOuter(Op):
+    """saekernels::segment_outer."""
+
+    values: Tensor
+    indices: Tensor
+    offsets: Tensor
+    a: Tensor
+    n_latents: int | SymInt
+    _: KW_ONLY
+    backend: str | None = None
+
+    def check(self) -> None:
+        _check_entries(self.indices, self.offsets, self.a, values=self.values)
+        _check.shape("values", self.values, [("nnz", self.indices.shape[0])])
+
+    def compute(self) -> Tensor:
+        kernels = registry.select("segment_outer", self.a.device.type, self.a.dtype, self.backend)
+        indices = _check.entries(kernels, self.indices, self.offsets, self.n_latents)
+        return kernels.segment_outer(self.values, indices, self.offsets, self.a, self.n_latents)
+
+    def empty(self) -> Tensor:
+        return self.a.new_empty(self.n_latents, self.a.shape[1])
+
+    def save(self, ctx: Any, output: Tensor) -> None:
+        ctx.backend = self.backend
+        ctx.save_for_backward(self.values, self.indices, self.offsets, self.a)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        values, *csr, a = ctx.saved_tensors
+        (grad,), needs, backend = grads, ctx.needs_input_grad, ctx.backend
+        d_values = _ops.gather_dot(a, grad, *csr, backend=backend) if needs[0] else None
+        d_a = _ops.decode_csr(values, *csr, grad, backend=backend) if needs[3] else None
+        return d_values, None, None, d_a, None
+
+
+@dataclass(slots=True)
+class SegmentSum(Op):
+    """saekernels::segment_sum."""
+
+    values: Tensor
+    indices: Tensor
+    n_latents: int | SymInt
+    _: KW_ONLY
+    backend: str | None = None
+
+    def check(self) -> None:
+        _check.shape("values", self.values, [("nnz", self.indices.shape[0])])
+
+    def compute(self) -> Tensor:
+        kernels = registry.select("segment_sum", self.values.device.type, self.values.dtype, self.backend)
+        indices = _check.entries(kernels, self.indices, None, self.n_latents)
+        return kernels.segment_sum(self.values, indices, self.n_latents)
+
+    def empty(self) -> Tensor:
+        return self.values.new_empty(self.n_latents)
+
+    def save(self, ctx: Any, output: Tensor) -> None:
+        ctx.save_for_backward(self.indices)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        (indices,) = ctx.saved_tensors
+        return grads[0][indices.long()], None, None
 
 
 def _check_entries(indices: Tensor, offsets: Tensor, a: Tensor, **partners: Tensor) -> None:
@@ -47,91 +145,6 @@ def _check_entries(indices: Tensor, offsets: Tensor, a: Tensor, **partners: Tens
     _check.same_device("a", a, indices=indices, offsets=offsets, **partners)
 
 
-def _check_gather(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> None:
-    _check_entries(indices, offsets, a, W=W)
-    _check.shape("W", W, [("F", W.shape[0]), ("d", a.shape[1])])
-
-
-def _check_segment(values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor) -> None:
-    _check_entries(indices, offsets, a, values=values)
-    _check.shape("values", values, [("nnz", indices.shape[0])])
-
-
-def _gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, *, backend: str | None = None) -> Tensor:
-    _check_gather(a, W, indices, offsets)
-    kernels = registry.select("gather_dot", a.device.type, a.dtype, backend)
-    return kernels.gather_dot(a, W, _check.entries(kernels, indices, offsets, W.shape[0]), offsets)
-
-
-def _gather_dot_fake(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, *, backend: str | None = None) -> Tensor:
-    _check_gather(a, W, indices, offsets)
-    return a.new_empty(indices.shape)
-
-
-def _segment_outer(
-    values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, n_latents: int, *, backend: str | None = None
-) -> Tensor:
-    _check_segment(values, indices, offsets, a)
-    kernels = registry.select("segment_outer", a.device.type, a.dtype, backend)
-    return kernels.segment_outer(values, _check.entries(kernels, indices, offsets, n_latents), offsets, a, n_latents)
-
-
-def _segment_outer_fake(
-    values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, n_latents: int, *, backend: str | None = None
-) -> Tensor:
-    _check_segment(values, indices, offsets, a)
-    return a.new_empty(n_latents, a.shape[1])
-
-
-def _segment_sum(values: Tensor, indices: Tensor, n_latents: int, *, backend: str | None = None) -> Tensor:
-    _check.shape("values", values, [("nnz", indices.shape[0])])
-    kernels = registry.select("segment_sum", values.device.type, values.dtype, backend)
-    return kernels.segment_sum(values, _check.entries(kernels, indices, None, n_latents), n_latents)
-
-
-def _segment_sum_fake(values: Tensor, indices: Tensor, n_latents: int, *, backend: str | None = None) -> Tensor:
-    return values.new_empty(n_latents)
-
-
-def _gather_dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    a, W, indices, offsets = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    d_a = _ops.decode_csr(grad, indices, offsets, W, backend=ctx.backend) if needs[0] else None
-    d_W = _ops.segment_outer(grad, indices, offsets, a, W.shape[0], backend=ctx.backend) if needs[1] else None
-    return d_a, d_W, None, None
-
-
-def _segment_outer_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    values, indices, offsets, a = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    d_values = _ops.gather_dot(a, grad, indices, offsets, backend=ctx.backend) if needs[0] else None
-    d_a = _ops.decode_csr(values, indices, offsets, grad, backend=ctx.backend) if needs[3] else None
-    return d_values, None, None, d_a, None
-
-
-def _segment_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    _, indices = ctx.saved_tensors
-    return grad[indices.long()], None, None
-
-
-define(
-    "gather_dot",
-    "(Tensor a, Tensor W, Tensor indices, Tensor offsets, *, str? backend=None) -> Tensor",
-    _gather_dot,
-    _gather_dot_fake,
-)
-define(
-    "segment_outer",
-    "(Tensor values, Tensor indices, Tensor offsets, Tensor a, SymInt n_latents, *, str? backend=None) -> Tensor",
-    _segment_outer,
-    _segment_outer_fake,
-)
-define(
-    "segment_sum",
-    "(Tensor values, Tensor indices, SymInt n_latents, *, str? backend=None) -> Tensor",
-    _segment_sum,
-    _segment_sum_fake,
-)
-differentiable("gather_dot", _gather_dot_backward, save_tensors)
-differentiable("segment_outer", _segment_outer_backward, save_tensors)
-differentiable("segment_sum", _segment_sum_backward, save_tensors)
+register("gather_dot", GatherDot)
+register("segment_outer", SegmentOuter)
+register("segment_sum", SegmentSum)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import define, differentiable, reshaped
+from saekernels.ops._library import Op, register, reshaped
 from saekernels.ops.encode_topk import TopKCodes
 
 
@@ -32,39 +33,44 @@ def topk(scores: Tensor, k: int, *, backend: str | None = None) -> TopKCodes:
     return TopKCodes(*torch.ops.saekernels.topk(scores, k, backend=backend))
 
 
-def _check_arguments(scores: Tensor, k: int) -> None:
-    _check.tensor("scores", scores)
-    _check.dtype_in("scores", scores, _check.FLOATS)
-    if scores.dim() < 1 or scores.shape[-1] < 1 or scores.shape[-1] >= 2**31:
-        raise ValueError(f"scores: got shape {list(scores.shape)}, need [..., F] with 1 <= F < 2^31")
-    _check.k_of(k, scores.shape[-1], "scores")
+@dataclass(slots=True)
+class TopK(Op):
+    """saekernels::topk."""
+
+    scores: Tensor
+    k: int | SymInt
+    _: KW_ONLY
+    backend: str | None = None
+
+    def check(self) -> None:
+        scores = self.scores
+        _check.tensor("scores", scores)
+        _check.dtype_in("scores", scores, _check.FLOATS)
+        if scores.dim() < 1 or scores.shape[-1] < 1 or scores.shape[-1] >= 2**31:
+            raise ValueError(f"scores: got shape {list(scores.shape)}, need [..., F] with 1 <= F < 2^31")
+        _check.k_of(self.k, scores.shape[-1], "scores")
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        scores = self.scores
+        kernels = registry.select("topk", scores.device.type, scores.dtype, self.backend)
+        values, indices = kernels.topk(scores.reshape(-1, scores.shape[-1]), self.k)
+        shape = (*scores.shape[:-1], self.k)
+        return reshaped(values, shape), reshaped(indices, shape)
+
+    def empty(self) -> tuple[Tensor, Tensor]:
+        shape = (*self.scores.shape[:-1], self.k)
+        return self.scores.new_empty(shape), self.scores.new_empty(shape, dtype=torch.int32)
+
+    def save(self, ctx: Any, output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+        ctx.latents = self.scores.shape[-1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        (indices,) = ctx.saved_tensors
+        zeros = grads[0].new_zeros(*indices.shape[:-1], ctx.latents)
+        return zeros.scatter(-1, indices.long(), grads[0]), None
 
 
-def _kernel(scores: Tensor, k: int, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
-    _check_arguments(scores, k)
-    kernels = registry.select("topk", scores.device.type, scores.dtype, backend)
-    values, indices = kernels.topk(scores.reshape(-1, scores.shape[-1]), k)
-    shape = (*scores.shape[:-1], k)
-    return reshaped(values, shape), reshaped(indices, shape)
-
-
-def _fake(scores: Tensor, k: int, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
-    _check_arguments(scores, k)
-    shape = (*scores.shape[:-1], k)
-    return scores.new_empty(shape), scores.new_empty(shape, dtype=torch.int32)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1])
-    ctx.latents = inputs[0].shape[-1]
-
-
-def _backward(ctx: Any, grad_values: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    (indices,) = ctx.saved_tensors
-    zeros = grad_values.new_zeros(*grad_values.shape[:-1], ctx.latents)
-    return zeros.scatter(-1, indices.long(), grad_values), None
-
-
-define("topk", "(Tensor scores, SymInt k, *, str? backend=None) -> (Tensor, Tensor)", _kernel, _fake)
-differentiable("topk", _backward, _setup_context)
+register("topk", TopK)

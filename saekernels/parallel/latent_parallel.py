@@ -160,6 +160,7 @@ class LatentParallelSAE(nn.Module):
         return out if codes.shift is None else out + codes.shift
 
     def extra_repr(self) -> str:
+        """What repr() shows between the brackets: the sizes, and which latents are here."""
         last = self.first + self.own.n_latents - 1
         return f"d_in={self.d_in}, n_latents={self.n_latents}, {self.activation}, here {self.first}..{last}"
 

@@ -140,7 +140,9 @@ class EditedSAE(nn.Module):
         return ((x if self.keep_error else out) + changed).to(x.dtype), edited
 
     def forward(self, x: Tensor) -> Tensor:
+        """What is put in for x [..., d_in]: [..., d_out] in the dtype of x."""
         return self.forward_with_codes(x)[0]
 
     def extra_repr(self) -> str:
+        """What repr() shows between the brackets: the edits, and whether the error is kept."""
         return f"{len(self.edits)} edits, keep_error={self.keep_error}"

@@ -232,6 +232,7 @@ class SAE(nn.Module):
         return self.forward_with_codes(x)[0]
 
     def extra_repr(self) -> str:
+        """What repr() shows between the brackets: sizes, activation, and the options that are not the default."""
         extras = {
             "d_out": self.d_out if self.d_out != self.d_in else None,
             "pre_bias": self.pre_bias_kind,

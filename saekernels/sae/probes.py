@@ -40,6 +40,7 @@ class AffineProbe(nn.Module):
     mean_out: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of x [..., d_in]: [..., d_out]."""
         return (x - self.mean_in) @ self.W_enc.T @ self.W_dec + self.mean_out
 
     def forward_with_codes(self, x: Tensor) -> tuple[Tensor, None]:
@@ -47,6 +48,7 @@ class AffineProbe(nn.Module):
         return self(x), None
 
     def extra_repr(self) -> str:
+        """What repr() shows between the brackets: both widths and the rank."""
         return f"d_in={self.d_in}, d_out={self.d_out}, rank={self.rank}"
 
 
@@ -81,10 +83,12 @@ class Moments:
 
     @property
     def mean_in(self) -> Tensor:
+        """[d_in] fp64, the mean of x; zeros for no rows."""
         return self.sum_x / max(1, self.count)
 
     @property
     def mean_out(self) -> Tensor:
+        """[d_out] fp64, the mean of y, or of x where there is no y; zeros for no rows."""
         return self.sum_y / max(1, self.count) if self.paired else self.mean_in
 
     def __add__(self, other: Moments) -> Moments:
@@ -100,6 +104,7 @@ class Moments:
         return dict(vars(self))
 
     def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; the rows seen before are forgotten."""
         vars(self).update(state)
 
     def merge(self, state: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import saekernels as sk
 import tiny_lm
+from live_saes import Store
 from saekernels.eval.compat import core_output, peer_metrics
 from saekernels.eval.compat.packing import packed
-from tiny_lm import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.peers
 transformer_lens = pytest.importorskip("transformer_lens", reason="the peers extra is not installed")
@@ -76,20 +76,6 @@ def pair(name: str, hook: str, folder: Path) -> tuple[Any, sk.SAE]:
     theirs = lens_sae(name.split("-")[0], hook, **KINDS[name])
     theirs.save_model(str(folder))
     return theirs, sk.load(folder)
-
-
-class Store:
-    """What the peers ask of an activations store, with given batches."""
-
-    def __init__(self, batches: list[Tensor]) -> None:
-        self.batches, self.context_size, self.store_batch_size_prompts = batches, CONTEXT, len(batches[0])
-        self.reset_input_dataset()
-
-    def reset_input_dataset(self) -> None:
-        self.left = iter(self.batches)
-
-    def get_batch_tokens(self, _: int | None = None) -> Tensor:
-        return next(self.left)
 
 
 def flat(groups: dict[str, Any]) -> dict[str, float]:

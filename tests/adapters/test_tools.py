@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_accelerate import MAKERS, D, F, K, close, made
 from torch import Tensor
 
 import saekernels as sk
 import tiny_lm
-from places import EXAMPLES, ROOT
+from live_saes import MAKERS, D, F, K, Store, close, made
+from places import BENCHMARKS, ROOT
 from saekernels.adapters.patch import state_of
-from tiny_lm import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.peers
 
@@ -141,7 +140,7 @@ def arguments(**changes: Any) -> argparse.Namespace:
 @pytest.mark.parametrize("tool", ["sae_lens", "sparsify"])
 def test_trainers_give_the_same_losses_step_by_step(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(tool)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     import peers_trainers
 
     run = getattr(peers_trainers, f"run_{tool}")
@@ -260,8 +259,6 @@ def test_no_test_of_theirs_breaks_with_the_swap(tmp_path: Path) -> None:
 def test_saebench_own_evaluator(name: str) -> None:
     main = pytest.importorskip("sae_bench.evals.core.main", reason="sae-bench is not installed")
     transformer_lens = pytest.importorskip("transformer_lens")
-    from test_peers_metrics import Store
-
     torch.manual_seed(0)
     config = transformer_lens.HookedTransformerConfig(
         n_layers=2, d_model=D, n_ctx=16, d_head=8, n_heads=2, d_vocab=320, d_mlp=32, act_fn="gelu", device="cpu",

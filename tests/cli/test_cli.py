@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -19,47 +18,9 @@ from safetensors.torch import load_file, save_file
 import independent_spliced_ce
 import saekernels
 import tiny_lm
+from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval import evaluate, load_documents, schema
-from tiny_lm import one_thread  # noqa: F401
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model directory, SAE directories by site, and data."""
-    folder = tmp_path_factory.mktemp("inputs")
-    paths = tiny_lm.save(folder)
-    paths["data"] = folder / "eval.jsonl.gz"
-    records = [{"text": d.text, "domain": d.domain, "source": d.source} for d in tiny_lm.documents()]
-    paths["data"].write_bytes(gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode()))
-    return paths
-
-
-def arguments(files: dict[str, Path], **changes: Any) -> list[str]:
-    options: dict[str, Any] = {
-        "--model": [files["model"]],
-        "--sae": [f"{site}={files[site]}" for site in tiny_lm.SITES],
-        "--data": [files["data"]],
-        "--bootstrap": ["50"],
-        **{f"--{name.replace('_', '-')}": value for name, value in changes.items()},
-    }
-    flat = (item for name, values in options.items() if values is not None for item in (name, *values))
-    return ["eval", *map(str, flat)]
-
-
-def fails(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """Runs, expects exit code 2 and one line on stderr, and nothing on stdout; returns the line."""
-    try:
-        code = main(argv)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    assert code == 2, (code, out, err)
-    assert out == ""
-    assert len(err.splitlines()) == 1, err
-    assert "error: " in err, err
-    assert "Traceback" not in err, err
-    return err
 
 
 def test_a_whole_run_gives_the_same_as_evaluate(
@@ -235,7 +196,7 @@ def test_code_from_a_checkpoint_is_never_run(
 
 
 def test_version_by_module_entry() -> None:
-    argv = [sys.executable, "-m", "saekernels.cli", "--version"]
+    argv = [sys.executable, "-m", "saekernels", "--version"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stdout == f"saekernels {saekernels.__version__}\n"
 

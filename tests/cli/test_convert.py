@@ -6,24 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-import test_formats_zoo as zoo
 import torch
-from test_formats_zoo import D, random
 
 import saekernels as sk
+import zoo
+from cli import fails
 from saekernels.cli import main
+from zoo import D, random
 
 
-def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    try:
-        code = main(["convert", *argv])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    assert code == 2, (code, out, err)
-    assert out == "", (code, out, err)
-    assert len(err.splitlines()) == 1, (code, out, err)
-    return err
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    return fails(capsys, ["convert", *argv])
 
 
 def test_convert_writes_what_saelens_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,7 +34,7 @@ def test_options_reach_the_reader(tmp_path: Path, capsys: pytest.CaptureFixture[
     w = {"W_enc": random(40, D), "W_dec": random(D, 40), "b_enc": random(40), "b_dec": random(D)}
     torch.save(w, tmp_path / "layer3.sae.pt")
     source, out = str(tmp_path / "layer3.sae.pt"), str(tmp_path / "out")
-    assert "k is in no file; give k" in fails(capsys, source, out)
+    assert "k is in no file; give k" in refused(capsys, source, out)
     assert not Path(out).exists()
     assert main(["convert", source, out, "--k", "4", "--dtype", "bfloat16"]) == 0
     sae = sk.load(out)
@@ -65,13 +58,13 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     source = str(tmp_path / "gemma")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
-    assert "exists; give a new folder" in fails(capsys, source, str(tmp_path / "full"))
-    assert "exists; give a new folder" in fails(capsys, source, str(tmp_path / "full" / "x"))
-    assert "does not exist" in fails(capsys, "./missing", str(tmp_path / "out"))
-    assert "need at least 1, got 0" in fails(capsys, source, str(tmp_path / "out"), "--k", "0")
-    assert "need a positive number, got 'x'" in fails(capsys, source, str(tmp_path / "out"), "--input-scale", "x")
-    assert "says itself how many" in fails(capsys, source, str(tmp_path / "out"), "--k", "3")
+    assert "exists; give a new folder" in refused(capsys, source, str(tmp_path / "full"))
+    assert "exists; give a new folder" in refused(capsys, source, str(tmp_path / "full" / "x"))
+    assert "does not exist" in refused(capsys, "./missing", str(tmp_path / "out"))
+    assert "need at least 1, got 0" in refused(capsys, source, str(tmp_path / "out"), "--k", "0")
+    assert "need a positive number, got 'x'" in refused(capsys, source, str(tmp_path / "out"), "--input-scale", "x")
+    assert "says itself how many" in refused(capsys, source, str(tmp_path / "out"), "--k", "3")
     (tmp_path / "gemma" / "params.npz").write_bytes(b"PK")
-    assert "damaged or not a numpy archive" in fails(capsys, source, str(tmp_path / "out"))
+    assert "damaged or not a numpy archive" in refused(capsys, source, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "full" / "x").read_text() == "mine"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_cli import arguments, fails, files  # noqa: F401
 
 import tiny_lm
+from cli import arguments, fails
 from saekernels import example
 from saekernels.backends import registry
 from saekernels.cli import main
@@ -20,7 +20,6 @@ from saekernels.cli.entry import build_parser
 from saekernels.cli.options import source
 from saekernels.cli.options.inputs import load_model
 from saekernels.eval import InputError
-from tiny_lm import one_thread  # noqa: F401
 
 EVAL_HELP = "saekernels eval --help"
 EMPTY_NAMES = ("--model", "--tokenizer", "--data", "--json", "--html")
@@ -53,12 +52,12 @@ def test_a_switch_has_no_default_to_show(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--no-reuse compute layers before a run's first site every time --checkpoint" in text
+    assert "--no-reuse compute layers before a run's first site every time output: --json" in text
     assert "False" not in text
 
 
 def test_weights_that_the_config_has_no_place_for(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -93,7 +92,7 @@ def test_old_copies_of_buffers_are_no_weights(tmp_path: Path) -> None:
 def test_broken_values_in_a_model_config(
     config: dict[str, Any],
     message: str,
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -113,7 +112,7 @@ def test_broken_values_in_a_model_config(
 def test_broken_values_in_the_config_beside_a_tokenizer(
     config: dict[str, Any],
     message: str,
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -126,7 +125,7 @@ def test_broken_values_in_the_config_beside_a_tokenizer(
 @pytest.mark.parametrize("option", ["model", "tokenizer", "data", "json", "html"])
 def test_a_name_that_is_too_long(
     option: str,
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fails(capsys, arguments(files, **{option: ["./" + "n" * 5000]}))
@@ -134,7 +133,7 @@ def test_a_name_that_is_too_long(
 
 
 def test_the_device_without_values_is_refused(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert "--device: cannot use 'meta': its tensors hold no values" in fails(capsys, arguments(files, device=["meta"]))
@@ -149,6 +148,7 @@ def test_the_device_without_values_is_refused(
         (["--tokenizer", "x"], str(example.MODEL_DIR)),
         (["--model", "m", "--sae", "a=b", "--data", "x.txt"], "m"),
     ],
+    ids=["nothing", "data", "saes", "tokenizer", "all"],
 )
 def test_only_the_whole_example_is_called_the_example(given: list[str], name: str) -> None:
     parsed = build_parser().parse_args(["eval", *given])

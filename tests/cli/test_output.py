@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import arguments, fails, files  # noqa: F401
 
 import saekernels
+from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval.passes.runner import Runner
-from tiny_lm import one_thread  # noqa: F401
 
-COMMAND = [sys.executable, "-m", "saekernels.cli"]
+COMMAND = [sys.executable, "-m", "saekernels"]
 
 
 @pytest.mark.parametrize("option", ["json", "html"])
@@ -27,7 +26,7 @@ COMMAND = [sys.executable, "-m", "saekernels.cli"]
 def test_data_are_never_overwritten(
     option: str,
     how: str,
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -43,7 +42,7 @@ def test_data_are_never_overwritten(
 
 
 def test_the_table_comes_before_the_files_and_stays_when_one_fails(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -70,7 +69,7 @@ def test_the_table_comes_before_the_files_and_stays_when_one_fails(
 
 
 def test_nothing_is_written_unless_all_can_be_rendered(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -83,7 +82,7 @@ def test_nothing_is_written_unless_all_can_be_rendered(
 
 
 def test_ctrl_c_between_the_files_says_what_was_written(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -104,7 +103,7 @@ def test_ctrl_c_between_the_files_says_what_was_written(
 
 
 def test_json_into_a_pipe(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
 ) -> None:
     pipe, got = tmp_path / "pipe", []
@@ -122,7 +121,7 @@ def test_json_into_a_pipe(
 def test_stdout_that_cannot_be_written(
     command: list[str],
     reader: str,
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
 ) -> None:
     report = tmp_path / "o.json"
@@ -152,7 +151,7 @@ def test_a_closed_stdout_is_an_error(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def test_a_message_is_one_line_whatever_the_names_in_it(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -160,7 +159,7 @@ def test_a_message_is_one_line_whatever_the_names_in_it(
 
 
 def test_an_unwritable_stderr_does_not_cost_the_files(
-    files: dict[str, Path],  # noqa: F811
+    files: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import arguments, fails, files
 
 import tiny_lm
+from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval import evaluate, load_documents
 from saekernels.sae.edits import Edit, EditedSAE
-from tiny_lm import SITES, one_thread  # noqa: F401
+from tiny_lm import SITES
 
-assert files
 Files = dict[str, Path]
 
 

@@ -1,4 +1,4 @@
-"""The tutorial runs and prints what it says; the reference names everything public; the site builds where mkdocs is."""
+"""The tutorial prints what it says, the reference names everything public, links lead somewhere, the site builds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def test_the_tutorial_prints_what_it_says() -> None:
     """Each ```text block is what the ```python block before it prints; "..." stands for anything."""
-    blocks = _FENCE.findall((ROOT / "docs" / "tutorial.md").read_text())
+    blocks = _FENCE.findall((ROOT / "docs" / "start" / "tutorial.md").read_text())
     state: dict[str, object] = {"__name__": "tutorial"}
     printed, threads = "", torch.get_num_threads()
     assert sum(kind == "text" for kind, _ in blocks) >= 8
@@ -59,17 +59,63 @@ def test_the_reference_names_everything_public() -> None:
         assert len(one.__doc__) > 30, f"{one} says nothing"
 
 
+DOCS = [*sorted((ROOT / "docs").rglob("*.md")), *(ROOT / n for n in ("README.md", "SECURITY.md", "CHANGELOG.md"))]
+PAGES = [*DOCS, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+
+
 def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> None:
     docs = ROOT / "docs"
     navigation = (ROOT / "mkdocs.yml").read_text()
     for page in docs.rglob("*.md"):
         assert str(page.relative_to(docs)) in navigation, page
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
-            assert target.startswith("http") or (page.parent / target).exists(), f"{page}: {target}"
-    for page in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md"):
-        path = ROOT / page
-        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
-            assert target.startswith("http") or (path.parent / target).exists(), f"{page}: {target}"
+    for page in PAGES:
+        text = page.read_text()
+        targets = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+        for target in targets:
+            # GitHub resolves ../../actions from a README to the repository's own page of runs.
+            elsewhere = target.startswith(("http", "../../actions/"))
+            assert elsewhere or (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_anchor_is_a_heading() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                headings = re.findall(
+                    r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.MULTILINE
+                )
+                slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in slugs, f"{page}: {target}#{anchor}"
+
+
+def test_lines_are_at_most_120_wide() -> None:
+    """Tables aside, whose rows cannot be broken; README's can."""
+    for page in DOCS:
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            free = line.startswith("|") and page.name != "README.md"
+            assert free or len(line) <= 120, f"{page}:{number}: {len(line)} columns"
+
+
+def test_readme_is_a_front_page() -> None:
+    """At most 150 lines, doors of at most eight lines of code; prose breaks at the ends of sentences."""
+    page = (ROOT / "README.md").read_text()
+    lines = page.splitlines()
+    doors = [content.split("\n") for kind, content in _FENCE.findall(page) if kind == "python"]
+    assert [sum(map(bool, door)) <= 8 for door in doors] == [True] * 3
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 120
+    fenced = False
+    for line in lines:
+        fenced ^= line.startswith("```")
+        if not fenced and not line.startswith(("|", "[", "<", " ")):
+            assert not re.search(r"[a-z)][.!?] [A-Z]", re.sub(r"\*\*.*?\*\*|`[^`]*`", "", line)), line
+
+
+def test_paths_that_pages_name_exist() -> None:
+    """In backticks or commands: tests/..., saekernels/..., csrc/..., tools/..."""
+    for page in DOCS:
+        for path in re.findall(r"\b((?:tests|saekernels|csrc|tools)/[\w/]+\.\w+)", page.read_text()):
+            assert (ROOT / path).exists(), f"{page}: {path}"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs the docs extra")

@@ -12,7 +12,6 @@ from saekernels.eval import Document, InputError, evaluate
 from saekernels.eval.passes.moments import Collector
 from saekernels.sae.activations import TopK
 from saekernels.sae.module import SAE
-from tiny_lm import one_thread  # noqa: F401
 
 DOCUMENTS = [Document(tiny_lm.PARAGRAPH[i * 20 :], "prose") for i in range(4)] + [Document(tiny_lm.CODE, "code")]
 

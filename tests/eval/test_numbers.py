@@ -17,7 +17,6 @@ from saekernels.eval import Document, Report, evaluate
 from saekernels.sae.activations import TopK
 from saekernels.sae.module import SAE
 from saekernels.splice.context import splice
-from tiny_lm import one_thread  # noqa: F401
 
 CONTEXT = 24
 SPECIAL = torch.tensor([0, 1, 2])

@@ -11,7 +11,6 @@ from torch import Tensor
 
 import tiny_lm
 from saekernels.eval import Document, evaluate
-from tiny_lm import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.peers
 lens = pytest.importorskip("transformer_lens")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_sae import randomised
 from torch import Tensor
 
 import saekernels as sk
 from saekernels.sae.activations import Activation
+from zoo import change_config, randomised, saelens_folder, sparsify_folder
 
 SAELENS: list[tuple[Activation, dict[str, Any]]] = [
     (sk.ReLU(), {}),
@@ -48,34 +48,6 @@ def test_saelens_round_trip(case: tuple[Activation, dict[str, Any]], tmp_path: P
     assert (
         json.loads((tmp_path / "sae" / "cfg.json").read_text())["metadata"]["hook_name"] == "blocks.0.hook_resid_post"
     )
-
-
-def saelens_folder(folder: Path, **config: Any) -> Path:
-    sk.save(randomised(sk.SAE(8, 24, sk.TopK(4))), folder)
-    change_config(folder, **config)
-    return folder
-
-
-def sparsify_folder(folder: Path, d: int = 8, F: int = 24, **config: Any) -> Path:
-    folder.mkdir()
-    full = {"activation": "topk", "expansion_factor": 3, "num_latents": 0, "k": 4, "d_in": d, "normalize_decoder": True}
-    (folder / "cfg.json").write_text(json.dumps(full | config))
-    tensors = {
-        "encoder.weight": torch.randn(F, d),
-        "encoder.bias": torch.randn(F),
-        "W_dec": torch.randn(F, d),
-        "b_dec": torch.randn(d),
-    }
-    if config.get("skip_connection"):
-        tensors["W_skip"] = torch.randn(d, d)
-    save_file(tensors, folder / "sae.safetensors")
-    return folder
-
-
-def change_config(folder: Path, **changes: Any) -> None:
-    config = json.loads((folder / "cfg.json").read_text())
-    config.update(changes)
-    (folder / "cfg.json").write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
 
 
 def change_tensors(folder: Path, file: str, **changes: Tensor | None) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_formats_zoo as zoo
 import torch
 from safetensors.torch import save_file
-from test_formats_zoo import D, F, K, random
 
 import saekernels as sk
+import zoo
+from zoo import D, F, K, random
 
 pytestmark = pytest.mark.peers
 

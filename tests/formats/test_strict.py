@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_formats import saelens_folder, sparsify_folder
-from test_sae import randomised
 
 import saekernels as sk
 from saekernels.files import atomic
+from zoo import randomised, saelens_folder, sparsify_folder
 
 OLD = {"architecture": ..., "k": ..., "metadata": ..., "rescale_acts_by_decoder_norm": ...}
 SAELENS: list[tuple[dict[str, Any], str]] = [

@@ -19,6 +19,7 @@ import torch
 import tiny_lm
 from fuzz import mutate
 from fuzz.engine import ACCEPTED, Rejected
+from places import ROOT
 from saekernels import example
 from saekernels.backends import registry
 from saekernels.cli.entry import build_parser
@@ -28,7 +29,6 @@ from saekernels.eval.report.compare import compare, read_report
 from saekernels.eval.studies.family import read_family
 from saekernels.eval.studies.tasks import load_tasks
 
-ROOT = Path(__file__).parent.parent.parent
 RECORDS = [{"text": "a b c", "domain": "x", "language": "de"}, {"text": "ü" * 40, "n": 3}]
 
 

@@ -10,7 +10,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from places import ROOT
+
 OPS = (
     "encode_topk",
     "encode_threshold",

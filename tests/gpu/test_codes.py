@@ -56,7 +56,7 @@ def test_decode_and_its_gradients(dtype: torch.dtype, counts: list[int], d: int)
 @pytest.mark.parametrize("piece", [2, 5])
 def test_latents_that_fire_often(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     for name in ("segments", "segment_outer"):
-        monkeypatch.setattr(module(name), "PIECE", piece)
+        monkeypatch.setattr(module(f"codes.{name}"), "PIECE", piece)
     values, indices, offsets = codes([6] * 7, 9, torch.float32)
     indices[::2] = 4
     a = torch.randn(7, 11)
@@ -67,10 +67,10 @@ def test_latents_that_fire_often(monkeypatch: pytest.MonkeyPatch, piece: int) ->
 @settings(max_examples=10)
 def test_segments(counts: list[int], F: int, seed: int) -> None:
     _, indices, offsets = codes(counts, F, torch.float32, seed)
-    grouped = module("segments").segments(indices, F)
+    grouped = module("codes.segments").segments(indices, F)
     assert grouped.order.tolist() == sorted(range(len(indices)), key=lambda e: (int(indices[e]), e))
     assert grouped.starts.tolist() == [int((indices < latent).sum()) for latent in range(F + 1)]
-    rows = module("segments").rows_of(offsets, len(indices))
+    rows = module("codes.segments").rows_of(offsets, len(indices))
     assert rows.tolist() == [row for row, count in enumerate(counts) for _ in range(count)]
 
 

@@ -23,13 +23,13 @@ def truncated(matrix: Tensor) -> Tensor:
 def count_failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each call that follows recomputed."""
     seen: list[int] = []
-    exact_rows = module("encode_topk").exact_rows
+    exact_rows = module("encode.encode_topk").exact_rows
 
-    def counted(x, W, bias, failed, n_failed, *rest, **options):  # type: ignore[no-untyped-def]
-        seen.append(int(n_failed))
-        exact_rows(x, W, bias, failed, n_failed, *rest, **options)
+    def counted(x, W, bias, failed, *rest, **options):  # type: ignore[no-untyped-def]
+        seen.append(int(failed.number))
+        exact_rows(x, W, bias, failed, *rest, **options)
 
-    monkeypatch.setattr(module("encode_topk"), "exact_rows", counted)
+    monkeypatch.setattr(module("encode.encode_topk"), "exact_rows", counted)
     return seen
 
 
@@ -131,14 +131,16 @@ def test_a_screen_at_its_worst_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     case = encoder(9, 600, 64)
     case.W[100:140] = case.W[50] * (1 + 2e-4 * torch.randn(40, 1))
     case.x[:] += 2 * case.W[50]
-    screen, sample = module("encode_topk").screen, module("encode_topk").sample
+    screen, sample = module("encode.encode_topk").screen, module("encode.encode_topk").sample
 
     def degraded(of, *rest, **options):  # type: ignore[no-untyped-def]
         return screen(of._replace(x=truncated(of.x), W=truncated(of.W)), *rest, **options)
 
-    monkeypatch.setattr(module("encode_topk"), "screen", degraded)
+    monkeypatch.setattr(module("encode.encode_topk"), "screen", degraded)
     monkeypatch.setattr(
-        module("encode_topk"), "sample", lambda of, *rest, **o: sample(of._replace(W=truncated(of.W)), *rest, **o)
+        module("encode.encode_topk"),
+        "sample",
+        lambda of, *rest, **o: sample(of._replace(W=truncated(of.W)), *rest, **o),
     )
     failures = count_failures(monkeypatch)
     with screening(monkeypatch, step=4, rank=12, capacity=256):
@@ -180,7 +182,7 @@ def test_no_rows() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("capacity", [1024, 16], ids=["sparse", "full"])
 def test_threshold(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity: int) -> None:
-    monkeypatch.setattr(module("encode_threshold"), "CAPACITY", capacity)
+    monkeypatch.setattr(module("encode.encode_threshold"), "CAPACITY", capacity)
     case = encoder(7, 300, 37, dtype)
     case.x[2], case.x[3] = torch.nan, 0
     for limits in (torch.tensor(0.5), torch.rand(300) + 0.5, torch.tensor(-9.0), torch.tensor(torch.nan)):
@@ -195,14 +197,14 @@ def test_threshold(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity
 def test_thresholds_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     case = encoder(7, 120, 20)
     want = encode_threshold(*case, torch.tensor(0.3))
-    monkeypatch.setattr(module("encode_threshold"), "BUFFER_BYTES", 3 * 8 * 128)
+    monkeypatch.setattr(module("encode.encode_threshold"), "BUFFER_BYTES", 3 * 8 * 128)
     got = encode_threshold(*case, torch.tensor(0.3))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("capacity", [1024, 8])
 def test_screened_thresholds(monkeypatch: pytest.MonkeyPatch, capacity: int) -> None:
-    monkeypatch.setattr(module("encode_threshold"), "CAPACITY", capacity)
+    monkeypatch.setattr(module("encode.encode_threshold"), "CAPACITY", capacity)
     case = encoder(4, 200, 48)
     got = encode_threshold(*case, torch.tensor(1.0), precision="screened")
     want = reference.encode_threshold(*case, torch.tensor(1.0))

@@ -97,7 +97,7 @@ class Machine:
 
 def append(score: float, hits: bool, index: int, capacity: int, absolute: bool, memory: Counter[int]) -> None:
     machine = Machine([bits(score), int(hits), COUNTER, FIRST, index, capacity, int(absolute)], memory)
-    machine.run(module("append").BRANCHING.value)
+    machine.run(module("encode.append").BRANCHING.value)
 
 
 def expected_key(score: float, index: int, absolute: bool) -> int:

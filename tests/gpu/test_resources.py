@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from places import HELPERS, ROOT, TESTS
+from places import ROOT, SCRIPTS, TESTS
 
 pytest.importorskip("triton")
 
@@ -30,7 +30,7 @@ def compile_for(architecture: int, python_path: str = "") -> list[dict[str, Any]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [path for path in (python_path, str(ROOT), os.environ.get("PYTHONPATH", "")) if path]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [sys.executable, "-W", "ignore", str(HELPERS / "triton_aot.py"), str(architecture)]
+    command = [sys.executable, "-W", "ignore", str(SCRIPTS / "triton_aot.py"), str(architecture)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -57,7 +57,7 @@ def check(architecture: int, reports: list[dict[str, Any]]) -> None:
 def test_resources(architecture: int) -> None:
     version = ".".join(__import__("triton").__version__.split(".")[:2])
     if (version, architecture) == ("3.6", 100):
-        pytest.skip("Triton 3.6 spills 64 bytes of one loss kernel for sm_100 (docs/measured.md); 3.9 is held to none")
+        pytest.skip("Triton 3.6 spills 64 bytes of one loss kernel for sm_100 (docs/evidence); 3.9 is held to none")
     reports = compile_for(architecture)
     check(architecture, reports)
     golden = json.loads(GOLDEN.read_text())
@@ -65,7 +65,7 @@ def test_resources(architecture: int) -> None:
         pytest.skip(f"the golden table has nothing for Triton {version}; spills and instructions were checked")
     expected = golden[version][str(architecture)]
     found = {report["name"]: report["registers"] for report in reports}
-    advice = "see `python tests/helpers/triton_aot.py --write 80 90 100`"
+    advice = "see `python tests/helpers/scripts/triton_aot.py --write 80 90 100`"
     assert found.keys() == expected.keys(), f"other kernels than in tests/gpu/golden/triton_registers.json; {advice}"
     more = {name: (expected[name], count) for name, count in found.items() if count > expected[name] + SLACK}
     assert not more, f"more registers than in tests/gpu/golden/triton_registers.json; {advice}: {more}"

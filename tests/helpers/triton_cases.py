@@ -57,8 +57,8 @@ def encoder(
 @contextmanager
 def screening(monkeypatch: pytest.MonkeyPatch, step: int, rank: int, capacity: int) -> Iterator[None]:
     """Screen, however few latents there are, with this plan."""
-    planned = module("plan").Plan(step, rank, capacity)
-    monkeypatch.setattr(module("encode_topk"), "plan", lambda *_: planned)
+    planned = module("encode.sampling").Plan(step, rank, capacity)
+    monkeypatch.setattr(module("encode.encode_topk"), "plan", lambda *_: planned)
     yield
 
 

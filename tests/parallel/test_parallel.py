@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ranks
-from places import HELPERS
+from places import SCRIPTS
 from saekernels.backends.reference import topk
 from saekernels.parallel import merge, shard
 from saekernels.parallel.rows import rows_of
 from saekernels.sae.activations import GroupMax, ReLU
 from saekernels.sae.module import SAE
 
-SCRIPT = HELPERS / "parallel_script.py"
+SCRIPT = SCRIPTS / "parallel_script.py"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -12,13 +12,12 @@ from transformers import AutoModelForCausalLM
 
 import ranks
 import tiny_lm
-from places import HELPERS
+from places import SCRIPTS
 from saekernels.cli import main
 from saekernels.eval import evaluate
 from saekernels.parallel.devices import device_of, input_device, whole
-from tiny_lm import one_thread  # noqa: F401
 
-SCRIPT = str(HELPERS / "placement_script.py")
+SCRIPT = str(SCRIPTS / "placement_script.py")
 OFFLOADED = {
     "model.embed_tokens": "cpu",
     "model.rotary_emb": "cpu",

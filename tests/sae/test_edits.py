@@ -15,7 +15,7 @@ import tiny_lm
 from saekernels.sae.codes import Codes
 from saekernels.sae.edits import Edit, EditedSAE, edit_codes
 from saekernels.splice.context import splice
-from tiny_lm import SITES, one_thread  # noqa: F401
+from tiny_lm import SITES
 
 OPERATIONS = {"zero": 0, "scale": 1, "clamp": 2, "set": 1, "add": 1}
 value = st.floats(-4, 4, width=32)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import saekernels as sk
 from saekernels.sae.activations import Activation, Normalization
+from zoo import randomised
 
 ACTIVATIONS: list[Activation] = [
     sk.ReLU(),
@@ -24,15 +25,8 @@ ACTIVATIONS: list[Activation] = [
 NORMALIZATIONS: list[Normalization | None] = [None, sk.LayerNorm(), sk.ConstantNorm(), sk.Scale(0.37)]
 
 
-def randomised(sae: sk.SAE) -> sk.SAE:
-    with torch.no_grad():
-        for name, value in [*sae.named_parameters(), *sae.named_buffers()]:
-            value.copy_(torch.randn_like(value) * (0.3 if name.startswith("b") or name == "r_mag" else 1.0))
-    return sae
-
-
 def dense_codes(sae: sk.SAE, x: Tensor) -> Tensor:
-    """The definitions of saekernels.activations on [tokens, F]."""
+    """The definitions of saekernels.sae.activations on [tokens, F]."""
     centred = x if sae.pre_bias is None else x - sae.pre_bias
     pre = centred @ sae.W_enc.T
     activation = sae.activation

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "cpu/level.h"
+#include "cpu/levels/level.h"
 
 // clang-format off: each header uses the ones before it
 #include "cpu/simd/math.h"

@@ -1,7 +1,7 @@
 """The Triton backend: every primitive on NVIDIA GPUs, and on CPU tensors in Triton's interpreter, which is for tests.
 
-One kernel per file. `launch` starts kernels, `configs` says how large their tiles are, `plan` what the screen looks
-for. Per-row selection and grouping by latent go to the CUDA backend where that is built.
+One room per kind of op: `encode`, `codes`, `loss`. `launch` starts kernels, `configs` says how large their tiles are.
+Per-row selection and grouping by latent go to the CUDA backend where that is built.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ CHECKS_ENTRIES = False
 
 _import_error = ""
 try:
-    from saekernels.backends.triton.decode import decode
-    from saekernels.backends.triton.encode_threshold import encode_threshold
-    from saekernels.backends.triton.encode_topk import encode_topk
-    from saekernels.backends.triton.gather_dot import gather_dot
+    from saekernels.backends.triton.codes.decode import decode
+    from saekernels.backends.triton.codes.gather_dot import gather_dot
+    from saekernels.backends.triton.codes.segment_outer import segment_outer
+    from saekernels.backends.triton.codes.segment_sum import segment_sum
+    from saekernels.backends.triton.encode.encode_threshold import encode_threshold
+    from saekernels.backends.triton.encode.encode_topk import encode_topk
     from saekernels.backends.triton.launch import INTERPRETING
-    from saekernels.backends.triton.linear_ce_kl import linear_ce_kl
-    from saekernels.backends.triton.segment_outer import segment_outer
-    from saekernels.backends.triton.segment_sum import segment_sum
+    from saekernels.backends.triton.loss.linear_ce_kl import linear_ce_kl
     from saekernels.backends.triton.topk import topk
 except ImportError as error:
     _import_error = str(error)

@@ -7,10 +7,26 @@ bit  0       whether the value is the score's negative, which "abs" scores need
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 EMPTY = tl.constexpr(-(2**63))  # below every key
+
+
+class Candidates(NamedTuple):
+    """What rows found, in buffers of one size; kernels take it as one argument.
+
+    Attributes:
+        keys: [T, capacity] int64, contiguous, the first min(counts[t], capacity) of row t in any order.
+        counts: [T] int32, which run on past the capacity.
+    """
+
+    keys: Tensor
+    counts: Tensor
+    capacity: int
 
 
 @triton.jit

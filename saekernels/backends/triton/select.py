@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saekernels.backends import cuda
 from saekernels.backends.triton import keys
+from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import launch, power_of_2
 
 # Keys that one program sorts; torch.topk, as exact but slower, beyond.
@@ -17,20 +18,12 @@ MOST_SORTED = 2048
 
 @triton.jit
 def select_kernel(  # type: ignore[no-untyped-def]
-    candidates,
-    counts,
-    values,
-    indices,
-    k,
-    capacity,
-    RELU: tl.constexpr,
-    KEPT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    found, values, indices, k, RELU: tl.constexpr, KEPT: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
-    here = at < tl.minimum(tl.load(counts + row), capacity)
-    best = tl.topk(tl.load(candidates + row * capacity + at, mask=here, other=keys.EMPTY), KEPT)
+    here = at < tl.minimum(tl.load(found.counts + row), found.capacity)
+    best = tl.topk(tl.load(found.keys + row * found.capacity + at, mask=here, other=keys.EMPTY), KEPT)
     place = tl.arange(0, KEPT)
     value = keys.value_of(best)
     if RELU:
@@ -39,33 +32,30 @@ def select_kernel(  # type: ignore[no-untyped-def]
     tl.store(indices + row * k + place, keys.index_of(best), mask=place < k)
 
 
-def select(candidates: Tensor, counts: Tensor, k: int, dtype: torch.dtype, *, relu: bool) -> tuple[Tensor, Tensor]:
+def select(found: Candidates, k: int, dtype: torch.dtype, *, relu: bool) -> tuple[Tensor, Tensor]:
     """Values [T, k] in `dtype`, rounded after ordering, and indices [T, k] int32.
 
     Args:
-        candidates: [T, capacity] int64 keys of which the first min(counts[t], capacity), at least k, are looked at.
+        found: at least k of each row.
         relu: negative values become 0.
     """
-    rows, capacity = candidates.shape
-    device = candidates.device
-    if device.type == "cuda" and cuda.available() is None and cuda.can_select(k, capacity):
-        return cuda.select_candidates(candidates, counts, k, dtype, relu)
-    if capacity > MOST_SORTED:
-        return _by_torch(candidates, counts, k, dtype, relu)
+    rows, device = found.keys.shape[0], found.keys.device
+    if device.type == "cuda" and cuda.available() is None and cuda.can_select(k, found.capacity):
+        return cuda.select_candidates(found.keys, found.counts, k, dtype, relu)
+    if found.capacity > MOST_SORTED:
+        return _by_torch(found, k, dtype, relu)
     values = torch.empty(rows, k, dtype=dtype, device=device)
     indices = torch.empty(rows, k, dtype=torch.int32, device=device)
-    block = power_of_2(capacity, 32)
+    block = power_of_2(found.capacity, 32)
     launch(
         select_kernel,
         (rows,),
         device,
         num_warps=max(1, min(8, block // 256)),
-        candidates=candidates,
-        counts=counts,
+        found=found,
         values=values,
         indices=indices,
         k=k,
-        capacity=capacity,
         RELU=relu,
         KEPT=power_of_2(k, 2),
         BLOCK=block,
@@ -73,9 +63,9 @@ def select(candidates: Tensor, counts: Tensor, k: int, dtype: torch.dtype, *, re
     return values, indices
 
 
-def _by_torch(candidates: Tensor, counts: Tensor, k: int, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
-    places = torch.arange(candidates.shape[1], device=candidates.device)
-    valid = torch.where(places < counts[:, None], candidates, keys.EMPTY.value)
+def _by_torch(found: Candidates, k: int, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
+    places = torch.arange(found.capacity, device=found.keys.device)
+    valid = torch.where(places < found.counts[:, None], found.keys, keys.EMPTY.value)
     return unpack(valid.topk(k, dim=1).values, dtype, relu)  # keys are unique, so ties cannot be
 
 

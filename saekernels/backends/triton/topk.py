@@ -4,12 +4,15 @@ time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from saekernels.backends import cuda
-from saekernels.backends.triton.dense import chunks
 from saekernels.backends.triton.select import unpack
+
+BUFFER_BYTES = 32 * 2**20
 
 
 def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -28,3 +31,10 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         _, indices[part] = unpack(best, scores.dtype, relu=False)
         values[part] = scores[part].gather(1, indices[part].long())
     return values, indices
+
+
+def chunks(rows: int, latents: int) -> Iterator[slice]:
+    """Slices of rows whose scores fit into the buffer; one row at least."""
+    step = max(1, BUFFER_BYTES // (4 * latents))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

@@ -82,9 +82,9 @@ def _words(shape: dict[str, int]) -> str:
 
 
 def as_text(record: Record) -> str:
-    """The table, the bars, and what was left out. Needs rich."""
+    """The table, the bars, and what was left out."""
     from saekernels.bench.cpu.terminal import heading
-    from saekernels.display.tables import text_table
+    from saekernels.display.tables import text_table, wrapped
 
     made = lines(record)
     peers = [name for name in dict.fromkeys(name for line in made for name in line.faster) if not _is_torch(name)]
@@ -106,8 +106,9 @@ def as_text(record: Record) -> str:
         "memory beyond inputs, against the largest of them. of ceiling: the least time that this machine's float32 "
         "arithmetic and memory allow, over ours; above 100 % where bf16 screens."
     )
-    parts = [*heading(record), text_table(headings, rows, left=2, after=note), *bars(made), *_left_out(record)]
-    return "\n".join(parts) + "\n"
+    table = text_table(headings, rows, left=2, after=note)
+    left_out = wrapped("\n".join(_left_out(record)))
+    return "\n".join([wrapped("\n".join(heading(record))), "", table, *bars(made), left_out]) + "\n"
 
 
 def _is_torch(name: str) -> bool:

@@ -1,45 +1,28 @@
-"""The record in a terminal: one table per op, ours first, and a summary against the baselines. Needs rich."""
+"""The record in a terminal: one table per op, ours first, and a summary against the baselines."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from saekernels.bench.cpu.record import Record, Row, Verdict
 from saekernels.bench.ops.table import OPS
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from saekernels.display.tables import strong, text_table, wrapped
 
 HEADINGS = (
     "contender", "median ms", "IQR ms", "rounds", "ours faster by", "paired",
     "peak MiB", "GB/s", "GFLOP/s", "of bound",
 )  # fmt: skip
-_WIDTH = 150
-_TEXT_WIDTH = 120
 _LEGEND = (
     "ours faster by: its median over that of saekernels (below 1, ours is slower); paired: median of the ratios within "
     "each round; peak MiB: memory beyond the inputs; GB/s, GFLOP/s: the least work of the op over the median; of "
-    "bound: the share of what this machine's ceilings allow"
+    "bound: the share of what this machine's ceilings allow; IQR: interquartile range"
 )
 
 
-def print_record(record: Record, console: Console | None = None) -> None:
-    """Print the machine, the tables and the summary."""
-    from rich.console import Console
-
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)
-    for line in heading(record):
-        console.print(line, markup=False)
-    for op in OPS:
-        if any(row.op == op for row in record.rows):
-            console.print(op_table(record, op))
-    console.print(_LEGEND, width=_TEXT_WIDTH)
-    console.print("Ours against the fastest baseline (paired ratio):", style="bold")
-    for verdict in record.verdicts():
-        console.print("  " + verdict_line(verdict), markup=False)
+def record_text(record: Record) -> str:
+    """The machine, the tables and the summary."""
+    tables = [case_table(case, rows) for op in OPS for case, rows in record.by_case().items() if case[0] == op]
+    verdicts = "\n".join(verdict_line(verdict) for verdict in record.verdicts())
+    summary = f"{strong('Ours against the fastest baseline (paired ratio):')}\n{wrapped(verdicts)}\n"
+    return "\n".join([wrapped("\n".join(heading(record))) + "\n", *tables, wrapped(_LEGEND) + "\n", summary])
 
 
 def heading(record: Record) -> list[str]:
@@ -55,31 +38,19 @@ def heading(record: Record) -> list[str]:
     ]
 
 
-def op_table(record: Record, op: str) -> Table:
-    """All cases of an op, each under a line with its shape."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"[bold]{op}[/bold]", title_style="", box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for name in HEADINGS:
-        table.add_column(name, justify="left" if name == "contender" else "right", no_wrap=name != "contender")
-    for case, rows in record.by_case().items():
-        if case[0] != op:
-            continue
-        table.add_row(f"[bold]{case[2]} {case[1]}[/bold]")
-        for number, row in enumerate(rows):
-            table.add_row(*map(escape, cells(row)), end_section=number == len(rows) - 1)
-    return table
+def case_table(case: tuple[str, str, str], rows: list[Row]) -> str:
+    """One case: a row per contender, and below it why others have none."""
+    op, dtype, shape = case
+    timed = [cells(row) for row in rows if row.median_ms is not None]
+    others = "\n".join(f"{_contender(row)}: {row.status}" for row in rows if row.median_ms is None)
+    title = f"{op} {shape} {dtype}"
+    return text_table(HEADINGS, timed, before=title, after=others) if timed else f"{strong(title)}\n{wrapped(others)}\n"
 
 
 def cells(row: Row) -> list[str]:
-    """Under HEADINGS; a row without figures says why instead."""
-    name = f"  {row.contender}" + (f" ({row.detail})" if row.detail else "")
-    if row.median_ms is None:
-        return [f"{name}: {row.status}"]
+    """Under HEADINGS, of a row with figures."""
     return [
-        name,
+        _contender(row),
         _figure(row.median_ms),
         _figure(row.iqr_ms),
         str(row.rounds),
@@ -90,6 +61,10 @@ def cells(row: Row) -> list[str]:
         _figure(row.gflop_per_s),
         "-" if row.share_of_bound is None else f"{100 * row.share_of_bound:.0f}%",
     ]
+
+
+def _contender(row: Row) -> str:
+    return row.contender + (f" ({row.detail})" if row.detail else "")
 
 
 def verdict_line(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""The cost model: each kernel's time from the operations it does and the bytes it moves (docs/gpu_model.md).
+"""The cost model: each kernel's time from the operations it does and bytes it moves (docs/explanation/gpu_model.md).
 
 A kernel takes the longest of its products, its memory traffic and its cache traffic, plus what its epilogue does
 while the tensor cores wait, plus a launch. Nothing is fitted: where a measurement misses a prediction, one of the
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from saekernels.backends.triton import sampling as screening
+from saekernels.backends.triton.encode import sampling as screening
 from saekernels.bench.gpu.cards import Card
 from saekernels.bench.measure.shapes import Shape
 

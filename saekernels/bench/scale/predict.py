@@ -1,4 +1,4 @@
-"""A plan's time, memory and traffic, each part from the operations it does and the bytes it moves (docs/scale.md)."""
+"""A plan's time, memory and traffic, each part from its operations and the bytes it moves (docs/how-to/scale.md)."""
 
 from __future__ import annotations
 

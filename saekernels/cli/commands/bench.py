@@ -3,51 +3,74 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from typing import Any
 
 from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, plan, run
-from saekernels.bench.cpu.terminal import print_record
+from saekernels.bench.cpu.terminal import record_text
 from saekernels.cli.commands import bench_gpu, bench_scorecard
 from saekernels.cli.options.arguments import at_least, seconds
 from saekernels.cli.options.inputs import DTYPES
-from saekernels.errors import InputError, missing_extra
+from saekernels.cli.options.output import show, show_written
+from saekernels.errors import InputError
 from saekernels.files.checked import check_writable, write_whole
 
 # What kernels and torch both compute.
 BENCH_DTYPES = tuple(name for name in DTYPES if name != "float64")
+THREADS = "of every contender (default: torch's number)"
+
+
+_CONTENDERS = (
+    "Times ops in turns with torch, SAELens, sparsify and dictionary_learning where they are installed. A contender "
+    "with a wrong answer is not timed."
+)
 
 
 def add_parser(commands: Any) -> None:
     bench = commands.add_parser(
         "bench",
         help="time the ops against torch, SAELens and sparsify",
-        description="Without DEVICE: a scorecard of what is here (the GPU, else the CPU), in some two minutes. Times "
-        "ops in turns with torch, SAELens, sparsify and dictionary_learning where they are installed. A contender with "
-        "a wrong answer is not timed.",
+        description=f"Without DEVICE: a scorecard of what is here (the GPU, else the CPU), in some two minutes. "
+        f"{_CONTENDERS}",
+        examples=(("saekernels bench", "the scorecard of this machine"), ("saekernels bench --threads 2 --quick", "")),
     )
-    bench.add_argument("--out", metavar="DIR", default="saekernels-bench", help="where the scorecard's files go")
-    bench.add_argument("--threads", metavar="N", type=at_least(1), help="of every contender (torch's number)")
-    bench.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
+    devices = bench.add_subparsers(title="devices and records", dest="device", metavar="DEVICE")
+    how = bench.group("scale")
+    how.add_argument("--threads", metavar="N", type=at_least(1), help=THREADS)
+    how.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
+    output = bench.group("output")
+    output.add_argument("--out", metavar="DIR", default="saekernels-bench", help="where the scorecard's files go")
     bench.set_defaults(run=bench_scorecard.run)
-    devices = bench.add_subparsers(dest="device", metavar="DEVICE")
-    bench_scorecard.add_compare(devices)
-    parser = devices.add_parser("cpu", help="the CPU kernels", description=bench.description)
+    _add_cpu(devices)
     bench_gpu.add_parsers(devices)
-    what = parser.add_argument_group("what is timed")
-    what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {', '.join((*OPS, *GROUPS))} (all)")
-    shape_help = "T,d,F,k tokens, width, latents, active ones; for the loss T,d,V (a list of common SAEs)"
-    what.add_argument("--shapes", metavar="T,d,F,k", type=shape, nargs="+", action="extend", help=shape_help)
-    what.add_argument("--dtypes", metavar="NAME,...", type=dtypes, help=f"of {', '.join(BENCH_DTYPES)} (each op's own)")
+    bench_scorecard.add_compare(devices)
+
+
+def _add_cpu(devices: Any) -> None:
+    parser = devices.add_parser(
+        "cpu",
+        help="the CPU kernels",
+        description=_CONTENDERS,
+        examples=(
+            ("saekernels bench cpu --quick", "does it run"),
+            ("saekernels bench cpu --ops sae_topk --shapes 1024,768,24576,32 --json record.json", ""),
+        ),
+    )
+    what = parser.group("what is timed")
+    known = ", ".join((*OPS, *GROUPS))
+    what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {known} (default: all)")
+    shapes = "T,d,F,k tokens, width, latents, active ones; for the loss T,d,V (default: those of common SAEs)"
+    what.add_argument("--shapes", metavar="T,d,F,k", type=shape, nargs="+", action="extend", help=shapes)
+    names = f"of {', '.join(BENCH_DTYPES)} (default: each op's own)"
+    what.add_argument("--dtypes", metavar="NAME,...", type=dtypes, help=names)
     what.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
-    how = parser.add_argument_group("how")
-    how.add_argument("--threads", metavar="N", type=at_least(1), help="threads of every contender (torch's number)")
+    how = parser.group("scale")
+    how.add_argument("--threads", metavar="N", type=at_least(1), help=THREADS)
     how.add_argument("--rounds", metavar="N", type=at_least(1), default=20, help="at most; a slow contender gets 3")
-    budget_help = "of timed calls per case; a contender that needs more for one call is skipped"
-    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=10.0, help=budget_help)
-    output = parser.add_argument_group("output")
+    budget = "of timed calls per case; a contender that needs more for one call is skipped"
+    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=10.0, help=budget)
+    output = parser.group("output")
     output.add_argument("--json", metavar="PATH", help="write the record as JSON")
     output.add_argument("--csv", metavar="PATH", help="write its rows as CSV")
     parser.set_defaults(run=run_bench)
@@ -89,13 +112,13 @@ def dtypes(text: str) -> tuple[Any, ...]:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Run, write the files, print the tables."""
-    if importlib.util.find_spec("rich") is None:
-        raise missing_extra("rich", "the table", extra="bench")
     _check_outputs(arguments)
     settings = _settings(arguments)
     record = run(settings, say=lambda line: print(line, file=sys.stderr, flush=True))
     _write(record, arguments)
-    print_record(record)
+    show(record_text(record))
+    reader = "saekernels bench compare A.json B.json reads two of these"
+    show_written([(arguments.json, reader), (arguments.csv, "one row per contender and case")])
     return 0
 
 

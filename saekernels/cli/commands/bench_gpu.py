@@ -29,34 +29,44 @@ def add_parsers(devices: Any) -> None:
         help="the GPU kernels: scorecard, predictions, tuning",
         description="Check every op on the GPU, then time it against torch, its peers, the card's ceilings, the cost "
         "model and the project's targets. Nothing is timed while a check fails.",
+        examples=(
+            ("saekernels bench gpu --quick --json gpu.json", ""),
+            ("saekernels bench gpu --dry-run --card H100", "needs no GPU"),
+        ),
     )
-    what = parser.add_argument_group("what is timed")
-    what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {', '.join(OPS)} (all)")
+    what = parser.group("what is timed")
+    what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {', '.join(OPS)} (default: all)")
     what.add_argument("--quick", action="store_true", help="six cases in two minutes, of eight for all")
     what.add_argument("--dry-run", action="store_true", help="print the plan and the predictions; needs no GPU")
-    what.add_argument("--card", choices=tuple(cards.CARDS), default="H200", help="whose predictions (H200)")
-    what.add_argument("--tune", action="store_true", help="search kernel configurations; print a patch for the table")
-    what.add_argument(
-        "--kernels", metavar="NAME,...", type=kernel_names, help=f"to tune, of {', '.join(TUNABLE)} (all)"
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument("--rounds", metavar="N", type=at_least(3), default=20, help="at most, per contender (20)")
-    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=4.0, help="of timed calls per case (4)")
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="PATH", help="the record (benchmarks/results/GPU/DATE-COMMIT.json)")
+    what.add_argument("--card", choices=tuple(cards.CARDS), default="H200", help="whose predictions")
+    tuning = parser.group("tuning")
+    tuning.add_argument("--tune", action="store_true", help="search kernel configurations; print a patch for the table")
+    kernels = f"to tune, of {', '.join(TUNABLE)} (default: all)"
+    tuning.add_argument("--kernels", metavar="NAME,...", type=kernel_names, help=kernels)
+    how = parser.group("scale")
+    how.add_argument("--rounds", metavar="N", type=at_least(3), default=20, help="at most, per contender")
+    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=4.0, help="of timed calls per case")
+    output = parser.group("output")
+    where = "the record, as JSON (default: benchmarks/results/GPU/DATE-COMMIT.json)"
+    output.add_argument("--json", metavar="PATH", help=where)
     output.add_argument("--no-plots", action="store_true", help="write the record alone")
     parser.set_defaults(run=run)
+    _add_check(devices)
 
+
+def _add_check(devices: Any) -> None:
     check = devices.add_parser(
         "check",
         help="whether every op is right here, forward and backward",
         description="Run the checks that a scorecard begins with: every op and dtype against float64, ties, NaN, "
         "infinities, batch invariance, gradients, graphs and streams. Exit code 1 if any fails.",
+        examples=(("saekernels bench check", ""), ("saekernels bench check --device cpu --checks encode,topk", "")),
     )
+    what = check.group("what is checked")
     there = "cuda" if torch.cuda.is_available() else "cpu"
-    check.add_argument("--device", choices=("cpu", "cuda"), default=there, help=f"where ({there})")
+    what.add_argument("--device", choices=("cpu", "cuda"), default=there, help="where")
     known = ", ".join(checks.CHECKS)
-    check.add_argument("--checks", metavar="NAME,...", type=check_names, help=f"of {known} (all)")
+    what.add_argument("--checks", metavar="NAME,...", type=check_names, help=f"of {known} (default: all)")
     check.set_defaults(run=run_check)
 
 

@@ -18,7 +18,7 @@ from saekernels.cli.commands import bench_gpu
 from saekernels.cli.options.arguments import not_empty
 from saekernels.cli.options.output import show
 from saekernels.display.tables import text_table
-from saekernels.errors import InputError, missing_extra
+from saekernels.errors import InputError
 from saekernels.files.checked import write_whole
 
 SLOWER = 1
@@ -31,16 +31,16 @@ def add_compare(devices: Any) -> None:
         help="two records: what became slower, beyond noise",
         description="Compare our times in two records of one machine. What torch and the peers drifted by is taken "
         "out. Exit code 1 if anything became slower beyond noise.",
+        examples=(("saekernels bench compare before.json after.json", ""),),
     )
-    parser.add_argument("a", metavar="A.json", type=not_empty)
-    parser.add_argument("b", metavar="B.json", type=not_empty)
+    records = parser.group("records")
+    records.add_argument("a", metavar="A.json", type=not_empty, help="the earlier one")
+    records.add_argument("b", metavar="B.json", type=not_empty, help="the later one")
     parser.set_defaults(run=run_compare)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The scorecard of the GPU if there is one, else of the CPU; prints it, writes its files."""
-    if importlib.util.find_spec("rich") is None:
-        raise missing_extra("rich", "the table", extra="bench")
     folder = Path(arguments.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)

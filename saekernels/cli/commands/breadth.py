@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
-from saekernels.cli.options.source import BOS, Source, add_how, add_source, fill_from_example, load_source
+from saekernels.cli.options.source import BOS, Source, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
 from saekernels.eval.passes.moments import fixed_k
@@ -29,20 +29,29 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "breadth",
         help="narrow probes beside SAEs: what each costs inside and outside of its slice",
+        usage="saekernels breadth [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
         description="Fit affine probes on ever broader slices of the text (one token, one template, one domain, "
         "everything) and splice them and the SAE inside and outside of each. Without --model, --sae and --data: the "
         "bundled example.",
+        examples=(
+            ("saekernels breadth", "the bundled example"),
+            ("saekernels breadth --site model.layers.1 --ranks 1 64 --html breadth.html", ""),
+        ),
     )
     add_source(parser)
-    how = add_how(parser)
-    how.add_argument("--site", metavar="SITE", type=not_empty, help="which of the SAEs' sites (the middle one)")
-    how.add_argument("--ranks", metavar="R", type=at_least(1), nargs="+", help="of the probes (1, 8 and the SAE's L0)")
-    how.add_argument("--domain", metavar="NAME", type=not_empty, help="the domain slice (that of the template)")
-    pattern = "the template slice, a regular expression within the domain (lines with the commonest first word)"
-    how.add_argument("--template", metavar="REGEX", type=not_empty, help=pattern)
-    how.add_argument("--token", metavar="TEXT", type=not_empty, help="the token slice (the commonest in the template)")
-    how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=1000, help="replicates; 0: no intervals")
-    output = parser.add_argument_group("output")
+    slices = parser.group("probes and slices")
+    slices.add_argument("--site", metavar="SITE", type=not_empty, help="of the SAEs' sites (default: the middle one)")
+    ranks = "ranks of the probes (default: 1, 8 and the SAE's L0)"
+    slices.add_argument("--ranks", metavar="R", type=at_least(1), nargs="+", help=ranks)
+    domain = "the domain slice (default: that of the template)"
+    slices.add_argument("--domain", metavar="NAME", type=not_empty, help=domain)
+    pattern = "the template slice, a regular expression within the domain "
+    pattern += "(default: lines with the commonest first word)"
+    slices.add_argument("--template", metavar="REGEX", type=not_empty, help=pattern)
+    token = "the token slice (default: the commonest in the template)"
+    slices.add_argument("--token", metavar="TEXT", type=not_empty, help=token)
+    add_bootstrap(parser)
+    output = parser.group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
     output.add_argument("--html", metavar="PATH", type=not_empty, help="write one HTML page with the plot")
     parser.set_defaults(run=run)
@@ -62,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
     if arguments.html:
         write_whole(arguments.html, breadth_page(result))
+    show_written([(arguments.html, "open it in a browser"), (arguments.json, "the figures")])
     return 0
 
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.eval.report.compare import as_text, compare, read_report
 from saekernels.files.checked import check_writable, write_whole
 
@@ -17,12 +17,17 @@ def add_parser(commands: Any) -> None:
         "compare",
         help="paired differences between two reports",
         description="Compare two reports of `saekernels eval --json` document by document: B minus A.",
+        examples=(("saekernels compare before.json after.json", ""),),
     )
-    parser.add_argument("a", metavar="A.json", type=not_empty)
-    parser.add_argument("b", metavar="B.json", type=not_empty)
-    parser.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
-    parser.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for the bootstrap")
-    parser.add_argument("--json", metavar="PATH", type=not_empty, help="write the differences as JSON")
+    reports = parser.group("reports")
+    reports.add_argument("a", metavar="A.json", type=not_empty, help="what is compared with")
+    reports.add_argument("b", metavar="B.json", type=not_empty, help="what is compared")
+    intervals = parser.group("baselines and intervals")
+    replicates = "bootstrap replicates for 95 %% intervals; 0: none"
+    intervals.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help=replicates)
+    intervals.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="of the bootstrap")
+    output = parser.group("output")
+    output.add_argument("--json", metavar="PATH", type=not_empty, help="write the differences as JSON")
     parser.set_defaults(run=run)
 
 
@@ -35,4 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
     show(as_text(found))
     if arguments.json:
         write_whole(arguments.json, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
+    show_written([(arguments.json, "the figures")])
     return 0

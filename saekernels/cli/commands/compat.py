@@ -13,24 +13,24 @@ from typing import Any
 
 from saekernels.cli.options.output import show
 from saekernels.cli.options.source import BOS, Source
+from saekernels.display.numbers import short_sites
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError
 from saekernels.eval.compat import PEERS, PeerMetrics, core_output, peer_metrics
 from saekernels.eval.compat.packing import packed
 from saekernels.eval.compat.saebench import result_name
-from saekernels.eval.passes.plan import site_of
 from saekernels.eval.text.windows import context_of
 from saekernels.files.checked import check_writable, write_whole
 
 _DEFAULT_CONTEXT = 128
 
 
-def add_options(how: Any) -> None:
+def add_options(extras: Any) -> None:
     """--compat and --format."""
     peers = "instead of our report, the metrics of another tool by its own formulas, on windows packed as it does"
-    how.add_argument("--compat", choices=PEERS, help=peers)
+    extras.add_argument("--compat", choices=PEERS, help=peers)
     formats = "with --compat saebench: write SAEBench Core results into the directory given by --json"
-    how.add_argument("--format", choices=["saebench"], help=formats)
+    extras.add_argument("--format", choices=["saebench"], help=formats)
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -118,13 +118,13 @@ def _write_core(
 
 
 def _text(found: Sequence[PeerMetrics], tokens: int) -> str:
-    sites = [site_of(one.entry).removeprefix("model.") for one in found]
+    _, names = short_sites([one.entry for one in found])
     rows = [
         [name, *(f"{one.metrics[group][name]:.5g}" for one in found)]
         for group, named in found[0].metrics.items()
         for name in named
     ]
-    return text_table([f"{found[0].peer}, {tokens:,} tokens", *sites], rows)
+    return text_table([f"{found[0].peer}, {tokens:,} tokens", *names.values()], rows)
 
 
 def _finite(value: Any) -> Any:

@@ -20,14 +20,21 @@ def add_parser(commands: Any) -> None:
         help="rewrite an SAE checkpoint in SAELens' format",
         description="Read an SAE or transcoder (SAELens, sparsify, dictionary_learning, Gemma Scope, Llama Scope, "
         "Llamascopium, OpenAI, Goodfire, Qwen Scope, circuit-tracer) and write it as SAELens does.",
+        examples=(
+            ("saekernels convert trained/sae converted", ""),
+            ("saekernels convert google/gemma-scope-2b-pt-res/layer_6/width_16k/average_l0_70 gemma_6", ""),
+        ),
     )
-    parser.add_argument("source", metavar="PATH|HUB_ID", type=not_empty, help="a folder, a file, or owner/name/folder")
-    parser.add_argument("out", metavar="DIR", type=not_empty, help="the folder to write")
-    parser.add_argument("--k", metavar="N", type=at_least(1), help="active latents, where no file says")
-    scale = "factor on inputs that the SAE was trained with, where no file says"
-    parser.add_argument("--input-scale", metavar="S", type=positive, help=scale)
-    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights (the checkpoint's)")
-    parser.add_argument("--revision", metavar="NAME", type=not_empty, help="of a repository on the hub")
+    files = parser.group("files")
+    files.add_argument("source", metavar="PATH|HUB_ID", type=not_empty, help="a folder, a file, or owner/name/folder")
+    files.add_argument("out", metavar="DIR", type=not_empty, help="the folder to write")
+    files.add_argument("--revision", metavar="NAME", type=not_empty, help="of a repository on the hub (default: main)")
+    told = parser.group("what the files do not say")
+    told.add_argument("--k", metavar="N", type=at_least(1), help="active latents (default: as the files say)")
+    scale = "factor on inputs that the SAE was trained with (default: as the files say)"
+    told.add_argument("--input-scale", metavar="S", type=positive, help=scale)
+    weights = "of the weights (default: the checkpoint's)"
+    parser.group("precision").add_argument("--dtype", choices=list(DTYPES), help=weights)
     parser.set_defaults(run=run)
 
 

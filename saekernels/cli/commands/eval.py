@@ -12,13 +12,13 @@ import torch
 
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
-from saekernels.cli.options.arguments import at_least, names_of, not_empty
+from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.edits import edit, with_edits
 from saekernels.cli.options.inputs import pick_device
-from saekernels.cli.options.output import OutputError, arriving, show
+from saekernels.cli.options.output import OutputError, show, show_written
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
 from saekernels.cli.options.progress import progress_bar, say_finished
-from saekernels.cli.options.source import BOS, Source, add_how, add_source, fill_from_example, load_source
+from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
 from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
 from saekernels.eval import Report, evaluate
@@ -41,34 +41,55 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "eval",
         help="splice SAEs into a language model and report what it costs",
+        usage="saekernels eval [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
         description="Splice SAEs into a language model, each site alone and all together, and report the loss against "
         "the clean model, zero and mean ablation. Without --model, --sae and --data: the bundled example.",
+        examples=(
+            ("saekernels eval", "the bundled example"),
+            ("saekernels eval --tokens 200_000 --json report.json --html page.html", "more of it, and files"),
+            ("saekernels eval --model gpt2 --sae transformer.h.6=saes/h6 --data texts/*.jsonl", ""),
+            ("saekernels eval --tasks ioi --breadth --checkpoint run", "a run that can be resumed"),
+        ),
     )
     add_source(parser)
-    how = add_how(parser)
-    how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help="replicates; 0: no intervals")
-    kinds = f"what to compare with, of {', '.join(BASELINES)}, comma-separated (all); none: nothing"
-    how.add_argument("--baselines", metavar="KINDS", type=names_of(BASELINES), default=BASELINES, help=kinds)
-    how.add_argument("--no-cumulative", action="store_true", help="leave out the splices of the first l sites")
-    how.add_argument("--no-reuse", action="store_true", help="compute layers before a run's first site every time")
+    _add_comparisons(parser)
+    _add_extras(parser)
+    scale = parser.group("scale and resume")
     resume = "keep the run's state here; the same command goes on where a killed one stopped"
-    how.add_argument("--checkpoint", metavar="DIR", type=not_empty, help=resume)
+    scale.add_argument("--checkpoint", metavar="DIR", type=not_empty, help=resume)
     spread = "under torchrun: processes over which the latents of each SAE are spread; the others share the documents"
-    how.add_argument("--latent-parallel", metavar="N", type=at_least(1), default=1, help=spread)
-    family = "a table of `saekernels scaling fit`: say what model of the family the spliced one is worth"
-    how.add_argument("--family", metavar="TABLE", type=not_empty, help=family)
-    edits = "edit a latent while spliced, as a further SAE of its site: zero, scale:V, clamp:LOW:HIGH, set:V or add:V"
-    how.add_argument("--edit", metavar="SITE:LATENT:OP", type=edit, nargs="+", action="extend", default=[], help=edits)
-    how.add_argument("--keep-error", action="store_true", help="edits: put the SAE's own error back in")
-    tasks = "narrow tasks to set beside the whole: ioi, wh_question, or .yaml files of your own"
-    how.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
-    breadth = "also what narrow probes cost inside and outside of their slice, at this site (the middle one)"
-    how.add_argument("--breadth", metavar="SITE", type=not_empty, nargs="?", const=True, help=breadth)
-    add_options(how)
-    output = parser.add_argument_group("output")
+    scale.add_argument("--latent-parallel", metavar="N", type=at_least(1), default=1, help=spread)
+    scale.add_argument("--no-reuse", action="store_true", help="compute layers before a run's first site every time")
+    output = parser.group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the report as JSON")
     output.add_argument("--html", metavar="PATH", type=not_empty, help="write the report as one HTML page")
     parser.set_defaults(run=run)
+
+
+def _add_comparisons(parser: Parser) -> None:
+    group = parser.group("baselines and intervals")
+    kinds = "what to compare with, comma-separated; none: nothing"
+    group.add_argument("--baselines", metavar="KINDS", type=names_of(BASELINES), default=BASELINES, help=kinds)
+    group.add_argument("--no-cumulative", action="store_true", help="leave out the splices of the first l sites")
+    replicates = "bootstrap replicates for 95 %% intervals; 0: none"
+    group.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help=replicates)
+
+
+def _add_extras(parser: Parser) -> None:
+    extras = parser.group("extras")
+    family = "a table of `saekernels scaling fit`: say what model of the family the spliced one is worth "
+    family += "(default: the bundled example's, with nothing else given)"
+    extras.add_argument("--family", metavar="TABLE", type=not_empty, help=family)
+    tasks = "narrow tasks to set beside the whole: ioi, wh_question, or .yaml files of your own"
+    extras.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
+    breadth = "also what narrow probes cost inside and outside of their slice, at this site or the middle one"
+    extras.add_argument("--breadth", metavar="SITE", type=not_empty, nargs="?", const=True, help=breadth)
+    edits = "edit a latent while spliced, as a further SAE of its site: zero, scale:V, clamp:LOW:HIGH, set:V or add:V"
+    extras.add_argument(
+        "--edit", metavar="SITE:LATENT:OP", type=edit, nargs="+", action="extend", default=[], help=edits
+    )
+    extras.add_argument("--keep-error", action="store_true", help="edits: put the SAE's own error back in")
+    add_options(extras)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -140,16 +161,29 @@ def _deliver(report: Report, failures: list[str], arguments: argparse.Namespace)
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
     unseen: Exception | None = None
     try:
-        with arriving():  # rich writes to stdout, though nothing, also when it only renders
-            show(as_text(report))
+        show(as_text(report))
     except (OutputError, BrokenPipeError) as error:
         unseen = error  # the files are then all that stays of hours of work
     _write(report, arguments)
     if unseen is not None:
         raise unseen
+    _say_where(arguments)
     if failures:
         raise InputError(f"{'; '.join(failures)}; the report is without that part")
     return 0
+
+
+def _say_where(arguments: argparse.Namespace) -> None:
+    """What was written, and how to open it."""
+    files = (
+        (arguments.html, "open it in a browser"),
+        (arguments.json, "saekernels compare A.json B.json reads two of these"),
+        (arguments.checkpoint, "the same command goes on from here, or shows the same report at once"),
+    )
+    if any(path for path, _ in files):
+        show_written(files)
+    else:
+        show("\nNothing was written; --html page.html writes a page with plots, --json report.json the figures.\n")
 
 
 def _add_parts(

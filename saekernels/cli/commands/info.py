@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import textwrap
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +15,7 @@ from saekernels._version import __version__
 from saekernels.backends import registry
 from saekernels.cli.commands import stats
 from saekernels.cli.options.output import show
+from saekernels.display.tables import WIDTH
 
 PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
 
@@ -23,10 +25,12 @@ def add_parser(commands: Any) -> None:
         "info",
         help="versions, devices and backends",
         description="Versions, devices, and which backend serves which op for each dtype, and why another does not.",
+        examples=(("saekernels info", ""), ("saekernels info --stats --json", "")),
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    output = parser.group("output")
+    output.add_argument("--json", action="store_true", help="print JSON")
     ways = "encode rows of several kinds; count those that were screened, scored whole, or fell back"
-    parser.add_argument("--stats", action="store_true", help=ways)
+    output.add_argument("--stats", action="store_true", help=ways)
     parser.set_defaults(run=run)
 
 
@@ -109,5 +113,6 @@ def _op_lines(rows: list[dict[str, Any]]) -> list[str]:
     for (op, device, backend, reasons), dtypes in groups.items():
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons if not reason.endswith("is preferred"))
         short = ", ".join(dtype.replace("float", "f") for dtype in dtypes)
-        text.append(f"{op:24}{device:8}{short:22}{backend}" + (f"  ({why})" if why else ""))
+        line = f"{op:24}{device:8}{short:22}{backend}" + (f"  ({why})" if why else "")
+        text += textwrap.wrap(line, WIDTH, subsequent_indent=" " * 32, break_on_hyphens=False)
     return text

@@ -7,36 +7,46 @@ import json
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
-from saekernels.cli.options.source import BOS, add_how, add_source, fill_from_example, load_source
+from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.numbers import percent, with_interval
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError
 from saekernels.eval.passes.plan import site_of
+from saekernels.eval.report.reading import headed
 from saekernels.eval.studies.maps import measure_maps
 from saekernels.eval.text.windows import Tokens, context_of
 from saekernels.files.checked import check_writable, write_whole
+
+_LEGEND = "ΔCE: cross-entropy of the spliced model minus that of the clean one, nats per token; [95 %]: its interval."
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "maps",
         help="do the features of two layers compose: predicted downstream latents, spliced in",
+        usage="saekernels maps [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
         description="Fit sparse linear maps from the latents of one SAE to those of a later one on a domain and on "
-        "everything, splice the predicted latents in, and report the loss inside that domain and outside of it.",
+        "everything, splice the predicted latents in, and report the loss inside that domain and outside of it. "
+        "Without --model, --sae and --data: the bundled example.",
+        examples=(
+            ("saekernels maps", "the bundled example's last two layers"),
+            ("saekernels maps --upstream model.layers.0 --downstream model.layers.3 --entries 1 8 64", ""),
+        ),
     )
     add_source(parser)
-    how = add_how(parser)
-    how.add_argument(
-        "--upstream", metavar="SITE", type=not_empty, help="where latents are read (the last but one SAE's)"
-    )
-    how.add_argument("--downstream", metavar="SITE", type=not_empty, help="where they are predicted (the last SAE's)")
-    how.add_argument("--domain", metavar="NAME", type=not_empty, help="the domain that is inside (the largest)")
+    maps = parser.group("maps")
+    upstream = "where latents are read (default: the last but one SAE's site)"
+    maps.add_argument("--upstream", metavar="SITE", type=not_empty, help=upstream)
+    downstream = "where they are predicted (default: the last SAE's site)"
+    maps.add_argument("--downstream", metavar="SITE", type=not_empty, help=downstream)
+    domain = "the domain that is inside (default: the largest)"
+    maps.add_argument("--domain", metavar="NAME", type=not_empty, help=domain)
     counts = "upstream latents per downstream latent; 1 is the degenerate control"
-    how.add_argument("--entries", metavar="N", type=at_least(1), nargs="+", default=[1, 32], help=counts)
-    how.add_argument("--bootstrap", metavar="N", type=at_least(0), default=1000, help="replicates; 0: no intervals")
-    parser.add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
+    maps.add_argument("--entries", metavar="N", type=at_least(1), nargs="+", default=[1, 32], help=counts)
+    add_bootstrap(parser)
+    parser.group("output").add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
     parser.set_defaults(run=run)
 
 
@@ -73,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     show(_text(result))
     if arguments.json:
         write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    show_written([(arguments.json, "the figures")])
     return 0
 
 
@@ -89,4 +100,4 @@ def _text(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     head = f"Latents at {result['downstream']}, predicted from those at {result['upstream']} and spliced in"
-    return text_table(headings, rows, before=head, left=2)
+    return text_table(headed(headings, rows), rows, before=head, left=2, after=_LEGEND)

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from saekernels.cli.options.arguments import not_empty
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
-from saekernels.cli.options.source import BOS, add_how, add_source, fill_from_example, load_source
+from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
 from saekernels.display.numbers import number, percent, signed
 from saekernels.display.tables import text_table
 from saekernels.eval.studies.monitor import Event, Watch, monitor
@@ -19,6 +19,7 @@ from saekernels.eval.text.windows import Tokens, context_of
 from saekernels.files.checked import check_writable, write_whole
 
 _HEADINGS = ("watched", "events", "of tokens", "mean value", "ΔCE at events", "ΔCE elsewhere")
+_LEGEND = "ΔCE: cross-entropy of the spliced model minus that of the clean one, nats per token."
 _WATCH = re.compile(r"(?P<entry>.+):(?P<latent>\d+)(>(?P<threshold>[-+.\deE]+))?")
 
 
@@ -26,13 +27,20 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "monitor",
         help="watch chosen latents over a text: events per token, and what the splice costs there",
-        description="Splice the SAEs in, and report every token at which a watched latent exceeds its threshold.",
+        usage="saekernels monitor --watch SITE:LATENT ... [option ...]",
+        description="Splice the SAEs in, and report every token at which a watched latent exceeds its threshold. "
+        "Without --model, --sae and --data: the bundled example.",
+        examples=(
+            ("saekernels monitor --watch 'model.layers.2:17>0.5' model.layers.3:4", "the bundled example"),
+            ("saekernels monitor --watch model.layers.2:17 --events events.jsonl", "and every event"),
+        ),
     )
     add_source(parser)
-    how = add_how(parser)
-    form = "SITE:LATENT or 'SITE:LATENT>THRESHOLD' (0)"
-    how.add_argument("--watch", metavar="SITE:LATENT", type=watch, nargs="+", required=True, help=form)
-    parser.add_argument("--events", metavar="PATH", type=not_empty, help="write one JSON object per event")
+    form = "a latent and the threshold that makes an event, SITE:LATENT or 'SITE:LATENT>THRESHOLD'; 0 without one"
+    watched = parser.group("watches")
+    watched.add_argument("--watch", metavar="SITE:LATENT", type=watch, nargs="+", required=True, help=form)
+    output = parser.group("output")
+    output.add_argument("--events", metavar="PATH", type=not_empty, help="write one JSON object per event")
     parser.set_defaults(run=run)
 
 
@@ -85,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         for one in found
     ]
-    show(text_table(_HEADINGS, rows))
+    show(text_table(_HEADINGS, rows, after=_LEGEND))
     if arguments.events:
         write_whole(arguments.events, "".join(line + "\n" for line in events))
+    show_written([(arguments.events, "one JSON object a line")])
     return 0

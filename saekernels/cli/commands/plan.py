@@ -11,45 +11,62 @@ from saekernels.bench.scale import Job, Prediction, predict
 from saekernels.bench.scale.machine import GPUS, here
 from saekernels.cli.options.arguments import at_least, count, names_of, not_empty
 from saekernels.cli.options.inputs import DTYPES
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import show, show_written
 from saekernels.errors import InputError
 from saekernels.eval.passes.plan import BASELINES
 from saekernels.files.checked import check_writable, write_whole
 
 _SIZES = {
-    "latents": (None, "of each SAE, such as 16e6"),
-    "tokens": (None, "of the text"),
-    "sites": (1, "SAEs, evenly over the layers of the residual stream"),
-    "k": (64, "active latents"),
-    "width": (4096, "of the residual stream"),
-    "layers": (32, "of the model"),
-    "parameters": (8_030_000_000, "of the model, embedding and head included"),
-    "vocabulary": (128_256, "of the model"),
-    "context": (2048, "tokens per window"),
-    "batch-size": (8, "windows per batch"),
-    "documents": (0, "that the text comes in"),
+    "model": {
+        "width": ("4096", "of the residual stream"),
+        "layers": ("32", "of the model"),
+        "parameters": ("8.03e9", "of the model, embedding and head included"),
+        "vocabulary": ("128256", "of the model"),
+        "latents": (None, "of each SAE, such as 16e6"),
+        "k": ("64", "active latents of each SAE"),
+        "sites": ("1", "SAEs, evenly over the layers of the residual stream"),
+    },
+    "text": {
+        "tokens": (None, "of the text, such as 1e10"),
+        "documents": ("0", "that the text comes in, which take disk; 0: left out"),
+        "context": ("2048", "tokens per window"),
+    },
 }
+_SIZE_NAMES = ("batch_size", *(name for sizes in _SIZES.values() for name in sizes))
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
         help="predict time, memory and traffic of an evaluation at scale",
-        description="Predict what `saekernels eval` takes, from a cost model of its kernels (docs/scale.md). The "
-        "defaults are those of an 8-billion-parameter Llama. Nothing is run but, for --gpu here, a measurement of this "
-        "CPU's ceilings.",
+        usage="saekernels plan --latents N --tokens N [option ...]",
+        description="Predict what `saekernels eval` takes, from a cost model of its kernels (docs/how-to/scale.md). "
+        "The defaults are those of an 8-billion-parameter Llama. Nothing is run but, for --gpu here, a measurement of "
+        "this CPU's ceilings.",
+        examples=(
+            ("saekernels plan --latents 16e6 --tokens 1e10 --gpu H200 --processes 64", ""),
+            ("saekernels plan --latents 24576 --tokens 1e6 --width 768 --layers 12 --gpu here", ""),
+        ),
     )
-    for name, (default, text) in _SIZES.items():
-        parser.add_argument(f"--{name}", metavar="N", type=count, default=default, required=default is None, help=text)
-    parser.add_argument("--gpu", choices=[*GPUS, "here"], default="H200", help="what each process computes on")
-    parser.add_argument("--processes", metavar="N", type=at_least(1), default=1, help="of torchrun, all together")
+    for title, sizes in _SIZES.items():
+        group = parser.group(title)
+        for name, (default, text) in sizes.items():
+            required = default is None
+            group.add_argument(f"--{name}", metavar="N", type=count, default=default, required=required, help=text)
+    how = parser.group("precision and device")
+    how.add_argument("--dtype", choices=list(DTYPES), default="bfloat16", help="of the model")
+    how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="of the SAEs")
+    how.add_argument("--gpu", choices=[*GPUS, "here"], default="H200", help="what each process computes on")
+    how.add_argument("--batch-size", metavar="N", type=count, default="8", help="windows per batch")
+    kinds = parser.group("baselines and intervals")
+    kinds.add_argument("--baselines", metavar="KINDS", type=names_of(BASELINES), default=BASELINES, help="as of eval")
+    kinds.add_argument("--no-cumulative", action="store_true", help="as of eval")
+    scale = parser.group("scale")
+    scale.add_argument("--processes", metavar="N", type=at_least(1), default=1, help="of torchrun, all together")
     spread = "processes over which each SAE's latents are spread; auto: as few as memory allows"
-    parser.add_argument("--latent-parallel", metavar="N|auto", type=_spread, default="auto", help=spread)
-    parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16", help="of the model")
-    parser.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="of the SAEs")
-    parser.add_argument("--baselines", metavar="KINDS", type=names_of(BASELINES), default=BASELINES, help="as of eval")
-    parser.add_argument("--no-cumulative", action="store_true", help="as of eval")
-    parser.add_argument("--json", metavar="PATH", type=not_empty, help="write the prediction as JSON")
+    scale.add_argument("--latent-parallel", metavar="N|auto", type=_spread, default="auto", help=spread)
+    output = parser.group("output")
+    output.add_argument("--json", metavar="PATH", type=not_empty, help="write the prediction as JSON")
     parser.set_defaults(run=run)
 
 
@@ -57,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict, print, write."""
     if arguments.json:
         check_writable(arguments.json)
-    sizes = {name.replace("-", "_"): getattr(arguments, name.replace("-", "_")) for name in _SIZES}
+    sizes = {name: getattr(arguments, name) for name in _SIZE_NAMES}
     machine = here() if arguments.gpu == "here" else GPUS[arguments.gpu]
     try:
         job = Job(
@@ -81,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = {**vars(job), "dtype": arguments.dtype, "sae_dtype": arguments.sae_dtype}
         record = {"machine": machine.card.name, "job": settings, "prediction": found.to_dict()}
         write_whole(arguments.json, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    show_written([(arguments.json, "the figures")])
     return 0
 
 

@@ -19,28 +19,43 @@ from saekernels.files.checked import check_writable, read_json
 
 
 def add_parser(commands: Any) -> None:
-    about = "measure a family of models, for effective compute"
-    scaling = commands.add_parser("scaling", help=about, description=about)
-    parts = scaling.add_subparsers(dest="part", metavar="PART", required=True)
+    examples = (("saekernels scaling fit --model small medium large --data texts/ --out family.json", ""),)
+    scaling = commands.add_parser(
+        "scaling",
+        help="measure a family of models, for effective compute",
+        description="Measure a family of models, for effective compute.",
+        examples=examples,
+    )
+    parts = scaling.add_subparsers(title="parts", dest="part", metavar="PART", required=True)
     parser = parts.add_parser(
         "fit",
         help="measure models on the same tokens and store a table",
+        usage="saekernels scaling fit --model DIR ... --data FILE ... --out PATH [option ...]",
         description="Measure every model's loss on the same documents. The table says what loss each size has; "
         "`saekernels eval --family TABLE` reads off it what a spliced model is worth. All models need one tokenizer.",
+        examples=examples,
     )
-    parser.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, nargs="+", required=True, help="the family")
-    parser.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help="if elsewhere than the last model")
-    parser.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", required=True)
-    parser.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
-    parser.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default=None, help="tokens that count (all)")
-    parser.add_argument("--context", metavar="N", type=at_least(2), help="window length (the last model's)")
-    help_tokens = "JSON: model as given -> tokens it was trained on; without it there is no compute axis"
-    parser.add_argument("--train-tokens", metavar="FILE", type=not_empty, help=help_tokens)
-    parser.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
-    parser.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for the choice of documents")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ...")
-    parser.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the models'")
-    parser.add_argument("--out", metavar="PATH", type=not_empty, required=True, help="the table to write")
+    model = parser.group("model")
+    models = "the family, the smallest first"
+    model.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, nargs="+", required=True, help=models)
+    shared = "of all of them (default: the last model's)"
+    model.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help=shared)
+    trained = "JSON: model as given -> tokens it was trained on; without it there is no compute axis"
+    model.add_argument("--train-tokens", metavar="FILE", type=not_empty, help=trained)
+    text = parser.group("text")
+    kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]"
+    text.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", required=True, help=kinds)
+    text.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
+    text.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default="all", help="tokens that count")
+    window = "window length in tokens (default: the last model's)"
+    text.add_argument("--context", metavar="N", type=at_least(2), help=window)
+    text.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="of the choice of documents")
+    how = parser.group("precision and device")
+    how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the models'; auto: as stored")
+    how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    how.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
+    output = parser.group("output")
+    output.add_argument("--out", metavar="PATH", type=not_empty, required=True, help="the table to write")
     parser.set_defaults(run=run)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import saekernels
 from saekernels.backends import cpu
+from saekernels.display.tables import text_table
 
 LATENTS, WIDTH, ROWS, K = 8192, 128, 64, 32
 
@@ -46,5 +47,5 @@ def lines(found: dict[str, dict[str, int]]) -> list[str]:
     if not found:
         return ["", "encoder statistics: the native backend is not usable here"]
     names = list(next(iter(found.values())))
-    text = ["", f"{f'{ROWS} rows, {LATENTS} latents, top {K}':28}" + "".join(f"{name:>16}" for name in names)]
-    return text + [f"{kind:28}" + "".join(f"{row[name]:16,}" for name in names) for kind, row in found.items()]
+    rows = [[kind, *(f"{row[name]:,}" for name in names)] for kind, row in found.items()]
+    return ["", *text_table([f"{ROWS} rows, {LATENTS} latents, top {K}", *names], rows).splitlines()]

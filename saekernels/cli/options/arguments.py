@@ -4,25 +4,81 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from saekernels.cli.options.output import show
 
+WIDTH = 100
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except those that are nothing, and that a switch is off."""
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Tells every default once, as one would type it; leaves what is nothing or a switch, and lines that are set."""
+
+    def __init__(self, prog: str, width: int | None = None, **options: Any) -> None:
+        columns = shutil.get_terminal_size().columns - 2 if width is None else width
+        super().__init__(prog, width=min(columns, WIDTH), **options)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        default = typed(action.default)
+        if action.help is None or default is None or not action.option_strings or "(default: " in action.help:
+            return action.help
+        return f"{action.help} (default: {default.replace('%', '%%')})"
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        """ "FILE ..." where argparse says "FILE [FILE ...]"."""
+        if action.nargs != argparse.ONE_OR_MORE:
+            return super()._format_args(action, default_metavar)
+        return f"{self._metavar_formatter(action, default_metavar)(1)[0]} ..."
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def typed(default: Any) -> str | None:
+    """A default as it would be typed; None for no default and for a switch."""
+    if default is None or isinstance(default, bool) or default in ((), [], argparse.SUPPRESS):
+        return None
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    if isinstance(default, list):
+        return " ".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 class Parser(argparse.ArgumentParser):
-    """Prints the error and where to find help, without the whole usage; exit code 2."""
+    """Prints the error and where to find help, without the whole usage; exit code 2.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **options})
+    examples: command lines at the end of the page, each with what it does or "". What is listed of options stands in
+    groups; none is without.
+    """
+
+    def __init__(self, *, examples: Sequence[tuple[str, str]] = (), **options: Any) -> None:
+        width = max((len(line) for line, what in examples if what), default=0)
+        lines = [f"  {line:{width}}  # {what}" if what else f"  {line}" for line, what in examples]
+        if lines:
+            options["epilog"] = "\n".join(["example:" if len(lines) == 1 else "examples:", *lines])
+        super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False, **options})
+        self.examples = [line for line, _ in examples]
+        self._titled: dict[str, argparse._ArgumentGroup] = {}
+        self._optionals.title = "help"
+
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """The group of options with this title; its place on the page is that of its first use."""
+        if title not in self._titled:
+            self._titled[title] = self.add_argument_group(title)
+        return self._titled[title]
+
+    def add_family(
+        self, title: str, commands: argparse._SubParsersAction[Parser], adders: Sequence[Callable[[Any], None]]
+    ) -> None:
+        """List the commands that `adders` add to `commands` under a title of their own."""
+        before = len(commands._choices_actions)
+        for add in adders:
+            add(commands)
+        self.group(title)._group_actions.extend(commands._choices_actions[before:])
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Nothing may stay unknown: a subcommand's parser says so itself, and points to its own help."""

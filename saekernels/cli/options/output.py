@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class OutputError(Exception):
@@ -19,6 +19,13 @@ def show(text: str) -> None:
             raise OutputError("it is closed")
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def show_written(files: Iterable[tuple[str | None, str]]) -> None:
+    """Say of each (path, what for) that it was written; None was not asked for."""
+    lines = [f"wrote {path} ({what})" for path, what in files if path]
+    if lines:
+        show("\n" + "\n".join(lines) + "\n")
 
 
 @contextlib.contextmanager

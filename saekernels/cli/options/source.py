@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from saekernels.backends import registry
-from saekernels.cli.options.arguments import at_least, not_empty, site_and_path, tokens_or_all
+from saekernels.cli.options.arguments import Parser, at_least, not_empty, site_and_path, tokens_or_all
 from saekernels.cli.options.inputs import (
     DEVICE_MAPS,
     DTYPES,
@@ -27,6 +27,7 @@ from saekernels.eval import Document, load_documents
 
 BOS = {"auto": None, "always": True, "never": False}
 EXAMPLE_NAME = "saekernels example"
+EXAMPLE = " (default: the bundled example's)"
 
 
 @dataclass(frozen=True)
@@ -40,37 +41,44 @@ class Source:
     device: torch.device
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """The options that name model, tokenizer, SAEs and text."""
-    source = parser.add_argument_group("what is evaluated")
-    source.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, help="a transformers causal LM")
-    source.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help="its tokenizer, if elsewhere")
+def add_source(parser: Parser) -> None:
+    """The options that every measurement has: model and SAEs, text, precision and device."""
+    model = parser.group("model")
+    model.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, help="a transformers causal LM" + EXAMPLE)
+    habit = "its tokenizer, if elsewhere (default: as --model)"
+    model.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help=habit)
     where = "an SAE checkpoint and its site: module, module@input or module@module (transcoder); or SITE#NAME=PATH"
-    source.add_argument("--sae", metavar="SITE=PATH", type=site_and_path, nargs="+", action="extend", help=where)
-    kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]"
-    source.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)
-    source.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
-    source.add_argument("--domain-field", metavar="NAME", help='the field with its domain ("domain", else file name)')
+    where += EXAMPLE
+    model.add_argument("--sae", metavar="SITE=PATH", type=site_and_path, nargs="+", action="extend", help=where)
+    trust = "run the Python code that the model's or tokenizer's checkpoint brings; without it such a one is refused"
+    model.add_argument("--trust-remote-code", action="store_true", help=trust)
+    text = parser.group("text")
+    kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]" + EXAMPLE
+    text.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)
+    text.add_argument("--text-field", metavar="NAME", default="text", help="the field of a record with its text")
+    domain = "the field with its domain (default: domain, else the file's name)"
+    text.add_argument("--domain-field", metavar="NAME", help=domain)
     labels = "further fields of a record to report by"
-    source.add_argument("--label-field", metavar="NAME", nargs="+", action="extend", default=[], help=labels)
-
-
-def add_how(parser: argparse.ArgumentParser, tokens: int = 50_000) -> Any:
-    """The options that every measurement has; the group, for more."""
-    how = parser.add_argument_group("how")
-    how.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default=tokens, help="tokens that count")
-    how.add_argument("--context", metavar="N", type=at_least(2), help="window length (the model's, at most 2048)")
-    how.add_argument("--bos", choices=BOS, default="auto", help="BOS before each window; auto: the tokenizer's habit")
-    how.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
+    text.add_argument("--label-field", metavar="NAME", nargs="+", action="extend", default=[], help=labels)
+    text.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default=50_000, help="tokens that count")
+    window = "window length in tokens (default: the model's, at most 2048)"
+    text.add_argument("--context", metavar="N", type=at_least(2), help=window)
+    text.add_argument("--bos", choices=BOS, default="auto", help="BOS before each window; auto: the tokenizer's habit")
+    text.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="of documents and bootstrap")
+    how = parser.group("precision and device")
+    how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the model's; auto: as stored")
+    how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
     how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     places = f"spread the model over devices, each SAE where its site is: {', '.join(DEVICE_MAPS)}, or a JSON file"
     how.add_argument("--device-map", metavar="MAP", type=not_empty, help=places)
-    how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the model's; auto: as stored")
-    how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
-    how.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="for documents and bootstrap")
-    trust = "run the Python code that the model's or tokenizer's checkpoint brings; without it such a one is refused"
-    how.add_argument("--trust-remote-code", action="store_true", help=trust)
-    return how
+    how.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
+
+
+def add_bootstrap(parser: Parser) -> None:
+    """--bootstrap of the studies."""
+    replicates = "bootstrap replicates for 95 %% intervals; 0: none"
+    group = parser.group("baselines and intervals")
+    group.add_argument("--bootstrap", metavar="N", type=at_least(0), default=1000, help=replicates)
 
 
 def load_source(

@@ -1,6 +1,6 @@
 """SAELens', SAEBench's and dictionary_learning's metrics on given batches of tokens.
 
-Their rules are kept, right or wrong: what is masked, what is ablated, what is averaged over what (docs/compat.md).
+Their rules are kept, right or wrong: what is masked, ablated, and averaged over what (docs/how-to/compat.md).
 """
 
 from __future__ import annotations

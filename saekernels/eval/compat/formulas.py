@@ -1,6 +1,6 @@
 """SAELens', SAEBench's and dictionary_learning's formulas, from sums over tokens and batches.
 
-Right or wrong, and named where they are wrong (docs/compat.md). Versions: SAELens 6.54.12, SAEBench 0.6.0,
+Right or wrong, and named where they are wrong (docs/how-to/compat.md). Versions: SAELens 6.54.12, SAEBench 0.6.0,
 dictionary_learning 0.1.0.
 """
 
@@ -39,12 +39,14 @@ class Losses:
         self.batch: dict[str, list[float]] = {}
 
     def add(self, name: str, values: Tensor, kept: Tensor) -> None:
+        """Count one batch of the loss of this name: its values where `kept`, bool of the same shape."""
         chosen = values[kept].double()
         self.sums[name] = self.sums.get(name, 0.0) + float(chosen.sum())
         self.counts[name] = self.counts.get(name, 0) + len(chosen)
         self.batch.setdefault(name, []).append(float(chosen.mean()))
 
     def mean(self, name: str) -> float:
+        """The mean over all values of this name; 0 for none."""
         return self.sums[name] / max(1, self.counts[name])
 
 

@@ -75,6 +75,7 @@ class Collector:
         return {"moments": moments, "active": dict(self.active), "rows": self.rows}
 
     def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` of the same sites; what was seen before is forgotten."""
         for site, moments in self.moments.items():
             moments.load(state["moments"][site])
         self.active, self.rows = dict(state["active"]), state["rows"]

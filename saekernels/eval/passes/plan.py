@@ -29,6 +29,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The run's key in sums and files: its kind, its ranks, and its SAEs or sites."""
         places = " ".join(self.entries if self.kind in ("sae", "random") else map(site_of, self.entries))
         return " ".join([self.kind, *map(str, self.ranks), places])
 
@@ -39,6 +40,7 @@ class Run:
 
     @property
     def sites(self) -> tuple[str, ...]:
+        """The site of each entry."""
         return tuple(site_of(entry) for entry in self.entries)
 
 

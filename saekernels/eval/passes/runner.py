@@ -49,6 +49,7 @@ class Sums:
         return {"stats": stats, "histograms": counts, "not_finite": self.not_finite}
 
     def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` of the same runs; what was added up before is forgotten."""
         for name, group in self.stats.items():
             for entry, one in group.items():
                 one.load(state["stats"][name][entry])

@@ -6,9 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from saekernels.display.numbers import signed, with_interval
-from saekernels.display.tables import text_table
+from saekernels.display.tables import text_table, wrapped
+from saekernels.eval.report.reading import headed
 
 SIDES = ("inside", "outside")
+# Columns before those of the methods.
+_SHARED = 2
+_LEGEND = (
+    "Figures are ΔCE, the cross-entropy of the spliced model minus that of the clean one, in nats per token; [95 %]: "
+    "the bootstrap interval over documents."
+)
 
 
 def breadth_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -54,18 +61,13 @@ def gap_sentence(result: Mapping[str, Any]) -> str:
 
 
 def print_breadth(result: Mapping[str, Any]) -> str:
-    """The tables and the sentence, for a terminal."""
-    return text_table(*_narrow(result)) + text_table(*transfer_rows(result), after=gap_sentence(result))
-
-
-def _narrow(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """As `breadth_rows`, with one column per method: inside / outside."""
-    methods = list(result["levels"][0]["methods"])
-    rows = []
-    for level in result["levels"]:
-        cells = [level["name"], f"{level['fitted_on']:,}"]
-        for method in methods:
-            pair = [level["methods"][method][side] for side in SIDES]
-            cells.append(" / ".join(signed(None if one is None else one["delta_ce"]) for one in pair))
-        rows.append(cells)
-    return ["ΔCE inside / outside; fitted on", "positions", *methods], rows
+    """The sentence, a table per method and the one of domains, for a terminal."""
+    headings, rows = breadth_rows(result)
+    parts = [wrapped(gap_sentence(result)) + "\n"]
+    for start in range(_SHARED, len(headings), len(SIDES)):
+        kept = [*range(_SHARED), *range(start, start + len(SIDES))]
+        cells = [[row[column] for column in kept] for row in rows]
+        parts.append(text_table(headed([headings[column] for column in kept], cells), cells))
+    headings, rows = transfer_rows(result)
+    parts.append(text_table(headings, rows, after=_LEGEND))
+    return "\n".join(parts)

@@ -12,8 +12,11 @@ import numpy as np
 from saekernels.display.numbers import Interval, counted, number, signed, with_interval
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError, first_line
+from saekernels.eval.report.reading import ABBREVIATIONS, headed
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.files.checked import is_column, read_json
+
+_LEGEND = "\n".join(f"{name}: {ABBREVIATIONS[name]}." for name in ("CE", "ΔCE", "nats", "[95 %]", "KL"))
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def _difference(
 
 def as_text(found: Comparison) -> str:
     """The comparison for a terminal."""
-    headings = ("target", "ΔCE of A", "ΔCE of B", "B - A [95 %]", "KL, B - A [95 %]")
+    headings = ("target", "ΔCE of A", "ΔCE of B", "B - A", "KL, B - A")
     rows = [
         [
             row.target,
@@ -155,8 +158,8 @@ def as_text(found: Comparison) -> str:
     ]
     size = f"{counted(found.tokens, 'token')} of {counted(found.documents, 'document')} in both"
     before = f"A: {found.names[0]}\nB: {found.names[1]}\n{size}"
-    after = "\n".join([*map(_verdict, found.rows), *(f"Note: {note}" for note in found.notes)])
-    return text_table(headings, rows, before=before, after=after)
+    after = "\n".join([*map(_verdict, found.rows), *(f"Note: {note}" for note in found.notes), "", _LEGEND])
+    return text_table(headed(headings, rows), rows, before=before, after=after)
 
 
 def _verdict(row: Difference) -> str:

@@ -1,80 +1,94 @@
-"""The report as one self-contained HTML page: no scripts, no files beside it, no network."""
+"""The report as one self-contained HTML page: no network, no files beside it, and readable without its script."""
 
 from __future__ import annotations
 
 from html import escape
 
-from saekernels.display.html import document, html_table
-from saekernels.display.numbers import counted, number, percent, signed, with_interval
+from saekernels.display.html import Tile, document
+from saekernels.display.numbers import Interval, counted, number, percent, signed
+from saekernels.eval.report.abbreviations import marked, note
+from saekernels.eval.report.breadth_page import breadth_parts
+from saekernels.eval.report.breadth_text import gap_sentence
 from saekernels.eval.report.data import ReportData
-from saekernels.eval.report.plots import ablation_plot, delta_plot, domain_plot
-from saekernels.eval.report.reading import SITE_HEADINGS, reading, rows_of, site_cells
+from saekernels.eval.report.reading import reading
 from saekernels.eval.report.sections import (
+    ablation_section,
     baseline_section,
-    breadth_sections,
+    cost_section,
     cumulative_section,
     effective_section,
-    kl_section,
-    strata_section,
-    task_section,
 )
-
-_DOMAIN_HEADINGS = (
-    "domain",
-    "documents",
-    "tokens",
-    "CE clean",
-    "CE spliced",
-    "ΔCE nats [95 %]",
-    "bits/byte",
-    "KL",
-    "top-1",
-)
+from saekernels.eval.report.whereabouts import domain_section, kl_section, strata_section, task_section
 
 
 def page(report: ReportData) -> str:
     """The whole page as text."""
     counts = f"{counted(report.tokens, 'token')} of {counted(report.documents, 'document')}"
-    facts = f"{counts}, windows of {report.context} tokens, seed {report.seed}"
-    notes = "\n".join(f"<p><strong>Note:</strong> {escape(note)}</p>" for note in report.notes)
     sections = [
-        ("Cost of each splice", delta_plot(report) + _site_table(report)),
+        cost_section(report),
         effective_section(report),
         cumulative_section(report),
         baseline_section(report),
-        ("Between the clean model and ablation", ablation_plot(report)),
-        ("By domain, all sites spliced", _domains(report)) if len(report.all_sites.domains) > 1 else None,
+        ablation_section(report),
+        domain_section(report),
         strata_section(report),
         kl_section(report),
         task_section(report),
-        *breadth_sections(report),
+        *_breadth_sections(report),
         ("How it was measured", _method(report)),
     ]
-    title = f"Spliced loss of {report.model}"
-    return document(title, reading(report), [section for section in sections if section], facts, notes)
+    return document(
+        f"Spliced loss of {report.model}",
+        reading(report),
+        [section for section in sections if section],
+        report.to_dict(),
+        facts=f"{counts}, windows of {report.context} tokens, seed {report.seed}",
+        notes=report.notes,
+        tiles=tiles(report),
+        mark=marked,
+    )
 
 
-def _site_table(report: ReportData) -> str:
-    rows = rows_of(report)
-    return html_table(SITE_HEADINGS, [site_cells(row) for row in rows], last_is_joint=len(report.sites) > 1)
-
-
-def _domains(report: ReportData) -> str:
-    cells = [
-        [
-            name,
-            f"{part.documents:,}",
-            f"{part.tokens:,}",
-            number(part.ce.clean),
-            number(part.ce.spliced),
-            with_interval(part.delta_ce.nats, part.delta_ce.ci95),
-            signed(part.delta_ce.bits_per_byte),
-            number(part.kl),
-            percent(part.top1_agreement),
-        ]
-        for name, part in report.all_sites.domains.items()
+def tiles(report: ReportData) -> list[Tile]:
+    """The five figures on top, of all sites together or of the only one; "-" for what was not measured."""
+    row = report.all_sites
+    delta, recovered, worst = row.delta_ce, row.loss_recovered, row.worst
+    targets = report.extras.get("effective_compute", {}).get("targets", {})
+    worth = targets.get(row.site) or targets.get(report.sites[0].site) or {}
+    share, ends = worth.get("share"), worth.get("share_ci95")
+    beside = worth.get("outside") or _interval(ends and (100 * ends[0], 100 * ends[1]), "{:.0f}")
+    return [
+        Tile("ΔCE, nats per token", signed(delta.nats), _interval(delta.ci95, "{:+.3f}")),
+        Tile("CE recovered", percent(recovered.mean), _percents(recovered.mean_ci95) or "of mean ablation's loss"),
+        Tile("KL, nats per token", number(row.kl), _interval(row.kl_ci95, "{:.3f}")),
+        Tile(
+            "effective compute",
+            "-" if share is None else f"{100 * share:.0f}%",
+            beside if worth else "not measured",
+        ),
+        Tile(
+            "worst stratum, ΔCE",
+            signed(worst.delta_ce if worst else None),
+            f"{worst.axis} {worst.stratum}" if worst else "",
+        ),
     ]
-    return domain_plot(report) + html_table(_DOMAIN_HEADINGS, cells)
+
+
+def _interval(interval: Interval | None, form: str) -> str:
+    return "[{}, {}]".format(*map(form.format, interval)) if interval else ""
+
+
+def _percents(interval: Interval | None) -> str:
+    return "[{}, {}]".format(*map(percent, interval)) if interval else ""
+
+
+def _breadth_sections(report: ReportData) -> list[tuple[str, str]]:
+    """What narrow probes cost inside and outside of their slice, if that was measured."""
+    found = report.extras.get("breadth")
+    if not found:
+        return []
+    (heading, body), *rest = breadth_parts(found)
+    return [(heading, f"<p>{marked(gap_sentence(found))}</p>{body}"), *rest]
 
 
 def _method(report: ReportData) -> str:
@@ -89,6 +103,6 @@ def _method(report: ReportData) -> str:
         f"Run: {how}.",
         f"Versions: {versions}.",
     ]
-    made = "\n".join(f'<p class="soft">{escape(line)}</p>' for line in lines)
+    made = "\n".join(map(note, lines))
     command = report.run.get("command")
     return made + (f"\n<p>To reproduce:</p>\n<pre>{escape(command)}</pre>" if command else "")

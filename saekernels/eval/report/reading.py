@@ -1,17 +1,43 @@
-"""What a terminal and a page say alike: rows, cells, and the sentence that reads a report."""
+"""What a terminal and a page say alike: rows, cells, abbreviations, and the sentence that reads a report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saekernels.display.numbers import number, percent, readable, short_site, signed, with_interval
-from saekernels.eval.report.data import ReportData, SiteFigures
+from saekernels.display.numbers import (
+    number,
+    number_interval,
+    percent,
+    percent_interval,
+    readable,
+    short_site,
+    short_sites,
+    signed,
+    with_interval,
+)
+from saekernels.eval.report.data import DomainFigures, ReportData, SiteFigures
 
 SITE_HEADINGS = (
-    "site", "ΔCE nats [95 %]", "bits/byte", "KL", "top-1", "FVU", "L0", "dead",
-    "CE", "CE mean", "CE zero", "rec. mean", "rec. zero",
+    "site", "ΔCE nats [95 %]", "bits/byte", "KL", "FVU", "L0", "dead",
+    "top-1", "CE", "CE mean", "rec. mean", "CE zero", "rec. zero",
 )  # fmt: skip
+LEVEL = " [95 %]"
+ABBREVIATIONS: dict[str, str] = {
+    "CE": "cross-entropy, the mean negative log-probability of the next token, with the SAE spliced in; CE mean and CE "
+    "zero: with the mean activation or zeros in its place; clean CE: of the model as it is",
+    "ΔCE": "CE minus clean CE",
+    "nats": "the unit of CE and KL, per token: 1 nat is 1.443 bits",
+    "bits/byte": "ΔCE in bits per byte of text",
+    "[95 %]": "the bootstrap interval over documents",
+    "KL": "the divergence KL(clean ‖ spliced) of the predictions",
+    "FVU": "the fraction of the activations' variance that the SAE leaves unexplained",
+    "L0": "active latents per token",
+    "dead": "the share of latents that were never active",
+    "top-1": "how often clean and spliced model agree on the likeliest token",
+    "rec.": "the loss recovered, (CE ablated - CE) / (CE ablated - clean CE)",
+    "PCA": "principal component analysis; the probe keeps as many components as the SAE has active latents",
+}
 
 
 def rows_of(report: ReportData) -> list[SiteFigures]:
@@ -29,17 +55,26 @@ def site_cells(row: SiteFigures) -> list[str]:
     return [
         "all together" if row.architecture == "joint" else row.site,
         with_interval(row.delta_ce.nats, row.delta_ce.ci95),
-        signed(row.delta_ce.bits_per_byte),
-        number(row.kl),
-        percent(row.top1_agreement),
+        with_interval(row.delta_ce.bits_per_byte, row.delta_ce.bits_per_byte_ci95),
+        number_interval(row.kl, row.kl_ci95),
         number(row.fvu),
         number(row.l0, 1),
         percent(row.dead_fraction),
+        percent_interval(row.top1_agreement, row.top1_agreement_ci95),
         number(row.ce.spliced),
         number(row.ce.mean),
+        percent_interval(row.loss_recovered.mean, row.loss_recovered.mean_ci95),
         number(row.ce.zero),
-        percent(row.loss_recovered.mean),
-        percent(row.loss_recovered.zero),
+        percent_interval(row.loss_recovered.zero, row.loss_recovered.zero_ci95),
+    ]
+
+
+def headed(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The headings, with "[95 %]" over the columns that hold intervals, and over no other."""
+    columns = zip(*rows, strict=True)
+    return [
+        heading.removesuffix(LEVEL) + (LEVEL if any(cell.endswith("]") and " [" in cell for cell in cells) else "")
+        for heading, cells in zip(headings, columns, strict=True)
     ]
 
 
@@ -61,8 +96,9 @@ def reading(report: ReportData) -> str:
     alone = {one.site: one.delta_ce.nats for one in report.sites if one.delta_ce.nats is not None}
     if many and alone:
         low, high = min(alone, key=alone.__getitem__), max(alone, key=alone.__getitem__)
-        text += f"; alone, a site costs {signed(alone[low])} ({low}) to {signed(alone[high])} ({high})"
-    worst = worst_domain(row)
+        _, names = short_sites([one.site for one in report.sites])
+        text += f"; alone, a site costs {signed(alone[low])} ({names[low]}) to {signed(alone[high])} ({names[high]})"
+    worst = worst_of(row.domains)
     if worst is not None:
         text += f"; the worst domain is {worst} with {signed(row.domains[worst].delta_ce.nats)}"
     targets = report.extras.get("effective_compute", {}).get("targets", {})
@@ -72,9 +108,13 @@ def reading(report: ReportData) -> str:
     return text + "."
 
 
-def worst_domain(row: SiteFigures) -> str | None:
-    """The domain with the largest ΔCE, if there are several."""
-    known = {name: part.delta_ce.nats for name, part in row.domains.items() if part.delta_ce.nats is not None}
+def worst_of(parts: Mapping[str, DomainFigures], least: float = 0) -> str | None:
+    """The domain or stratum of at least so many tokens with the largest ΔCE, if there are several."""
+    known = {
+        name: part.delta_ce.nats
+        for name, part in parts.items()
+        if part.delta_ce.nats is not None and part.tokens >= least
+    }
     return max(known, key=known.__getitem__) if len(known) > 1 else None
 
 

@@ -1,165 +1,145 @@
-"""The report in a terminal: a table with the loss first, the domains, and one sentence that reads it."""
+"""The report as plain text: the sentence, tables with the loss first, and what the abbreviations mean."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Mapping, Sequence
 
-from saekernels.display.numbers import counted, number, percent, short_site, signed, with_interval
-from saekernels.display.tables import PLAIN_WIDTH, TEXT_WIDTH
-from saekernels.errors import missing_extra
+from saekernels.display.numbers import counted, number, percent, percent_interval, short_sites, signed, with_interval
+from saekernels.display.tables import strong, text_table, wrapped
 from saekernels.eval.report.breadth_text import gap_sentence
-from saekernels.eval.report.data import ReportData
-from saekernels.eval.report.reading import SITE_HEADINGS, reading, rows_of, site_cells
+from saekernels.eval.report.data import DeltaCE, DomainFigures, ReportData, SiteFigures, Worst
+from saekernels.eval.report.reading import (
+    ABBREVIATIONS,
+    SITE_HEADINGS,
+    headed,
+    reading,
+    rows_of,
+    site_cells,
+    worst_of,
+)
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-_FIRST_TO_GO = ("rec. zero", "CE", "dead", "CE zero", "L0", "FVU", "bits/byte", "CE mean", "top-1", "KL")
-_CAPTION = "CE: spliced; mean, zero: ablated; rec.: share of that ablation's loss recovered"
-_BASELINES = {"zero": "zeros", "mean": "mean", "random": "random error", "pca": "PCA probe"}
+WORST = "◀"
+_TOGETHER = "together"
+_BASELINES = {"random": "random error", "pca": "PCA probe", "cumulative": "up to here", "zero": "zeros", "mean": "mean"}
 _MOST_SITE_COLUMNS = 6
-_ENDLESS = 10_000
+# The least share of the tokens with which a stratum is called the worst.
+_LEAST_SHARE = 0.01
+
+Table = tuple[list[str], list[list[str]]]
+"""Headings and rows."""
 
 
-def print_report(report: ReportData, console: Console | None = None) -> None:
-    """Print headline, tables and notes. Needs rich. Not cut to 80 columns when the output is not a terminal."""
-    try:
-        from rich.console import Console
-        from rich.markup import escape
-    except ImportError as error:
-        raise missing_extra("rich", "the table") from error
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, PLAIN_WIDTH)
-    console.print(escape(_title(report)), style="bold")
-    console.print(fitting((site_table(report, _FIRST_TO_GO[:n]) for n in range(len(_FIRST_TO_GO) + 1)), console))
+def as_text(report: ReportData, width: int | None = None, styled: bool | None = None) -> str:
+    """The whole report. `width`, `styled`: as of `display.tables.text_table`."""
+    names = _names(report)
+    joint = len(report.sites) > 1
+
+    def shown(table: Table, last_is_joint: bool = False) -> str:
+        headings, rows = table
+        return text_table(headed(headings, rows), rows, width=width, styled=styled, last_is_joint=last_is_joint)
+
+    parts = [strong(wrapped(reading(report), width), styled), wrapped(_facts(report), width)]
+    parts.append(shown(site_table(report, names), joint))
     if report.all_sites.baselines:
-        console.print(fitting((baseline_table(report, n) for n in (1, 0)), console))
+        parts.append(shown(baseline_table(report, names), joint))
     if "tasks" in report.extras:
-        console.print(task_table(report))
-        console.print(escape(report.extras["tasks"]["reading"]), width=min(console.width, TEXT_WIDTH))
+        parts += [shown(task_table(report)), wrapped(report.extras["tasks"]["reading"], width)]
     if "breadth" in report.extras:
-        console.print(escape(gap_sentence(report.extras["breadth"])), width=min(console.width, TEXT_WIDTH))
-    if len(report.all_sites.domains) > 1:
-        console.print(fitting((domain_table(report, alone) for alone in (True, False)), console))
-    width = min(console.width, TEXT_WIDTH)
-    console.print(escape(reading(report)), width=width)
-    for note in report.notes:
-        console.print(escape(f"Note: {note}"), style="yellow", width=width)
+        parts.append(wrapped(gap_sentence(report.extras["breadth"]), width))
+    axes = {"domain": report.all_sites.domains, **report.all_sites.strata}
+    parts += [shown(stratum_table(report, axis, names)) for axis, strata in axes.items() if len(strata) > 1]
+    parts.append(wrapped("\n".join(f"Note: {note}" for note in report.notes), width))
+    parts.append(wrapped(_legend("\n".join(parts), report.all_sites.worst), width))
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def as_text(report: ReportData) -> str:
-    """What `print_report` prints where stdout goes, with colours if that is a terminal."""
-    try:
-        from rich.console import Console
-    except ImportError as error:
-        raise missing_extra("rich", "the table") from error
-    console = Console(highlight=False)
-    with console.capture() as capture:
-        print_report(report, console)
-    return capture.get()
+def _legend(text: str, worst: Worst | None) -> str:
+    """What the marks and abbreviations in the text mean, those that it has."""
+    lines = [f"{name}: {meaning}." for name, meaning in ABBREVIATIONS.items() if _occurs(name, text)]
+    if WORST in text:
+        of_all = f"; of all, {worst.axis} {worst.stratum} with {signed(worst.delta_ce)}" if worst else ""
+        lines.insert(0, f"{WORST} the worst of its table, of at least 1 % of the tokens{of_all}.")
+    return "\n".join(lines)
 
 
-def _title(report: ReportData) -> str:
+def _occurs(name: str, text: str) -> bool:
+    return re.search(rf"(?<![\wΔ/]){re.escape(name)}(?![\w/])", text) is not None
+
+
+def _facts(report: ReportData) -> str:
     counts = f"{counted(report.tokens, 'token')} of {counted(report.documents, 'document')}"
-    return f"{report.model}: {counts}, clean CE {number(report.all_sites.ce.clean)} nats per token"
+    text = f"{report.model}: {counts}, clean CE {number(report.all_sites.ce.clean)} nats per token"
+    site, name = next(iter(_names(report).items()))
+    return text + (f"; {name} stands for {site}" if name != site and len(report.sites) > 1 else "")
 
 
-def fitting(tables: Iterator[Table], console: Console) -> Table:
-    """The first of the tables that is not wider than the console, or the last."""
-    endless = console.options.update(max_width=_ENDLESS)
-    table = next(tables)
-    while console.measure(table, options=endless).maximum > console.width:
-        narrower = next(tables, None)
-        if narrower is None:
-            break
-        table = narrower
-    return table
+def _names(report: ReportData) -> dict[str, str]:
+    """Rows' names by site, without what all begin with."""
+    _, names = short_sites([one.site for one in report.sites])
+    return names
 
 
-def site_table(report: ReportData, without: Sequence[str] = ()) -> Table:
+def _name(row: SiteFigures, names: Mapping[str, str]) -> str:
+    return _TOGETHER if row.architecture == "joint" else names[row.site]
+
+
+def site_table(report: ReportData, names: Mapping[str, str]) -> Table:
     """One row per site, all sites together last."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=_box(), header_style="bold", pad_edge=False, caption_justify="left", caption=_CAPTION)
-    kept = [heading for heading in SITE_HEADINGS if heading not in without]
-    for heading in kept:
-        table.add_column(heading, justify="left" if heading == "site" else "right", no_wrap=True)
-    rows = rows_of(report)
-    for row in rows:
-        cells = dict(zip(SITE_HEADINGS, site_cells(row), strict=True))
-        style = "bold" if row is report.all_sites else None
-        table.add_row(*(escape(cells[heading]) for heading in kept), style=style)
-    return table
+    return list(SITE_HEADINGS), [[_name(row, names), *site_cells(row)[1:]] for row in rows_of(report)]
 
 
-def baseline_table(report: ReportData, intervals: int = 1) -> Table:
+def baseline_table(report: ReportData, names: Mapping[str, str]) -> Table:
     """ΔCE of each baseline beside the SAE's; and of the first l sites together, where there are several."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    kinds = list(report.all_sites.baselines)
     curve = {one.site: one.delta_ce for one in report.cumulative}
-    table = Table(box=_box(), header_style="bold", pad_edge=False)
-    headings = ["ΔCE with", "the SAE", *(_BASELINES[kind] for kind in kinds), *(["up to here"] if curve else [])]
-    for heading in headings:
-        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
+    kinds = [kind for kind in _BASELINES if kind in report.all_sites.baselines or (kind == "cumulative" and curve)]
+    rows = []
     for row in rows_of(report):
-        found = [(row.baselines[kind].delta_ce, row.baselines[kind].delta_ce_ci95) for kind in kinds]
-        if curve:
-            here = curve.get(row.site)
-            found.append((here.nats, here.ci95) if here else (None, None))
-        name = "all together" if row.architecture == "joint" else row.site
-        cells = [with_interval(value, interval if intervals else None) for value, interval in found]
-        table.add_row(escape(name), signed(row.delta_ce.nats), *map(escape, cells))
-    return table
+        cells = [_name(row, names), signed(row.delta_ce.nats)]
+        for kind in kinds:
+            if kind == "cumulative":
+                here = curve.get(row.site, DeltaCE(None, None, None, None))
+                cells.append(with_interval(here.nats, here.ci95))
+            else:
+                cells.append(with_interval(row.baselines[kind].delta_ce, row.baselines[kind].delta_ce_ci95))
+        rows.append(cells)
+    return ["ΔCE with", "the SAE", *(_BASELINES[kind] for kind in kinds)], rows
 
 
 def task_table(report: ReportData) -> Table:
     """One row per narrow task."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=_box(), header_style="bold", pad_edge=False)
-    for heading in ("task", "prompts", "clean logit diff.", "right", "spliced", "right", "recovered [95 %]"):
-        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
-    for one in report.extras["tasks"]["tasks"]:
-        interval = one["recovered_ci95"]
-        share = percent(one["recovered"])
-        share += f" [{percent(interval[0])}, {percent(interval[1])}]" if interval else ""
-        clean, spliced = percent(one["clean_accuracy"]), percent(one["spliced_accuracy"])
-        cells = [one["name"], str(one["prompts"]), number(one["clean"]), clean, number(one["spliced"]), spliced, share]
-        table.add_row(*map(escape, cells))
-    return table
-
-
-def domain_table(report: ReportData, alone: bool = True) -> Table:
-    """ΔCE by domain: all sites together, and each site alone if asked for and there are few."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    sites = report.sites if alone and 1 < len(report.sites) <= _MOST_SITE_COLUMNS else []
-    table = Table(box=_box(), header_style="bold", pad_edge=False)
-    for heading in ("ΔCE by domain", "tokens", "clean CE", "all [95 %]"):
-        table.add_column(heading, justify="left" if heading == "ΔCE by domain" else "right", no_wrap=True)
-    for site in sites:
-        table.add_column(short_site(site.site), justify="right")
-    for name, whole in report.all_sites.domains.items():
-        cells = [
-            name,
-            f"{whole.tokens:,}",
-            number(whole.ce.clean),
-            with_interval(whole.delta_ce.nats, whole.delta_ce.ci95),
+    headings = ["task", "prompts", "clean logit diff.", "right", "spliced", "right", "recovered"]
+    rows = [
+        [
+            one["name"],
+            str(one["prompts"]),
+            number(one["clean"]),
+            percent(one["clean_accuracy"]),
+            number(one["spliced"]),
+            percent(one["spliced_accuracy"]),
+            percent_interval(one["recovered"], one["recovered_ci95"]),
         ]
-        cells += [signed(site.domains[name].delta_ce.nats) for site in sites]
-        table.add_row(*map(escape, cells))
-    return table
+        for one in report.extras["tasks"]["tasks"]
+    ]
+    return headings, rows
 
 
-def _box() -> Any:
-    from rich import box
+def stratum_table(report: ReportData, axis: str, names: Mapping[str, str]) -> Table:
+    """ΔCE by domain or by another axis: all sites together, and each site alone if there are few; the worst marked."""
+    whole = _strata(report.all_sites, axis)
+    sites: Sequence[SiteFigures] = report.sites if 1 < len(report.sites) <= _MOST_SITE_COLUMNS else []
+    worst = worst_of(whole, _LEAST_SHARE * report.tokens)
+    together = _TOGETHER if len(report.sites) > 1 else "the SAE"
+    headings = [f"ΔCE by {axis}", "tokens", "clean CE", together, *(names[site.site] for site in sites)]
+    rows = []
+    for name, part in whole.items():
+        marked = f"{name} {WORST}" if name == worst else name
+        change = with_interval(part.delta_ce.nats, part.delta_ce.ci95)
+        cells = [marked, f"{part.tokens:,}", number(part.ce.clean), change]
+        alone = [_strata(site, axis).get(name) for site in sites]
+        rows.append([*cells, *(signed(one.delta_ce.nats if one else None) for one in alone)])
+    return headings, rows
 
-    return box.SIMPLE_HEAD
+
+def _strata(row: SiteFigures, axis: str) -> Mapping[str, DomainFigures]:
+    return row.domains if axis == "domain" else row.strata.get(axis, {})

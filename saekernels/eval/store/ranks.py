@@ -55,6 +55,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this process is the first of all."""
         return self.index == 0 and self.writes
 
     def share(self, items: Sequence[T]) -> Sequence[T]:

@@ -24,11 +24,14 @@ Node = tuple[int, int]  # level, place: the blocks from place << level on, 1 << 
 class Summed(Protocol):
     """Something that adds up: its state can be saved, loaded, and added to it."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """All that was added up, as torch.save writes it."""
 
-    def load(self, state: dict[str, Any]) -> None: ...
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; what was added up before is forgotten."""
 
-    def merge(self, state: dict[str, Any]) -> None: ...
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add a `state` of other blocks."""
 
 
 def blocks_of(chunks: int) -> list[range]:

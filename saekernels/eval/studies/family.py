@@ -56,6 +56,7 @@ class Family:
     vocabulary: int
 
     def to_json(self) -> str:
+        """The table as a JSON document, its format first."""
         return json.dumps({"format": SCHEMA, **asdict(self)}, indent=1) + "\n"
 
     def write(self, path: str | os.PathLike[str]) -> None:

@@ -1,7 +1,7 @@
 """Narrow tasks: prompts with a right and a wrong continuation, and what a splice leaves of the difference between them.
 
 Built in: indirect-object identification (Wang et al. 2023, arXiv 2211.00593) with variants that break its usual
-heuristics, and "a question that begins with a wh-word ends in ?". More come from YAML files (docs/tasks.md).
+heuristics, and "a question that begins with a wh-word ends in ?". More come from YAML files (docs/how-to/tasks.md).
 """
 
 from __future__ import annotations

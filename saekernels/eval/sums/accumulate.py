@@ -101,6 +101,7 @@ class SiteStats:
         return dict(vars(self))
 
     def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; what was seen before is forgotten."""
         vars(self).update(state)
 
     def merge(self, state: dict[str, Any]) -> None:
@@ -112,6 +113,7 @@ class SiteStats:
 
     @property
     def fvu(self) -> float:
+        """The squared error over the variance about the mean; NaN for no position or no variance."""
         if not self.positions:
             return float("nan")
         error, spread = self.sums[:2].tolist()
@@ -120,10 +122,12 @@ class SiteStats:
 
     @property
     def l0(self) -> float:
+        """Active latents per position; NaN for no position."""
         return self.active / self.positions if self.positions else float("nan")
 
     @property
     def dead_fraction(self) -> float:
+        """The share of the latents that was active nowhere."""
         return 1.0 - float(self.fired.double().mean())
 
 

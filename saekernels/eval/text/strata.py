@@ -26,6 +26,7 @@ class Strata:
 
     @property
     def cells(self) -> int:
+        """How many cells there are: the one for all predictions, and one for each name."""
         return 1 + len(self.position_names) + len(self.frequency_names)
 
     def position_cells(self, positions: Tensor) -> Tensor:

@@ -1,0 +1,76 @@
+// A screen computes approximate scores of a tile of latents with packed rows, and says how far off they can be.
+//
+// Rows are packed once per row block. A worker loads a tile of latents into a buffer that stays in L2 and multiplies a
+// group of rows with it at a time, so that their scores are still near when they are filtered. Nothing of size T x F.
+#pragma once
+
+#include <memory>
+
+#include "cpu/encode/bounds.h"
+#include "cpu/kernels.h"
+#include "cpu/encode/prepared.h"
+#include "cpu/rows.h"
+#include "cpu/encode/score_tiles.h"
+
+namespace saekernels {
+
+// Up to so many rows, packing costs more than it saves: encoders then score them exactly at once.
+constexpr int64_t kDirectRows = 4;
+
+// Scratch of one worker, and the tile that it holds now.
+struct ScreenTile {
+  Buffer<char> packed;   // latents in the screen's layout, unless they come prepared
+  Buffer<float> staged;  // bf16: 16 latents in fp32 and rounded
+  Buffer<Bf16> rounded;
+  Buffer<float> scores;                    // [group][columns]
+  Buffer<float> bias, norm, error, extra;  // [columns], zero past count
+  Buffer<uint16_t> hits;
+  const void* latents = nullptr;
+  int64_t first = 0, count = 0;
+  LatentReach widest;
+
+  LatentReach reach_of(int64_t j) const { return {norm[j] + error[j], error[j], std::fabs(bias[j])}; }
+};
+
+class Screen {
+ public:
+  virtual ~Screen() = default;
+
+  int64_t columns() const { return shape_.columns; }
+  int64_t group() const { return shape_.group; }
+
+  ScreenTile make_tile() const;
+  // Rounds and packs rows [0, count); reach(r) is valid afterwards.
+  virtual void pack(const CentredRows& rows, int64_t count, int threads) = 0;
+  // Latents [first, first + count) with their bias and reaches.
+  void load(const Encoder& encoder, int64_t first, int64_t count, ScreenTile* tile) const;
+  // Scores, without bias, of rows [row, row + rows); row is a multiple of group().
+  virtual void product(int64_t row, int64_t rows, const ScreenTile& tile) const = 0;
+
+  const RowReach& row_reach(int64_t r) const { return reaches_[r]; }
+
+ protected:
+  Screen(const Level& simd, int64_t depth, const TileShape& shape, int64_t capacity, const Prepared* prepared)
+      : simd_(simd), depth_(depth), shape_(shape), prepared_(prepared), reaches_(capacity) {}
+
+  virtual int64_t tile_bytes() const = 0;
+  virtual void stage(ScreenTile* tile) const = 0;
+  virtual void pack_latents(const Matrix& weight, ScreenTile* tile) const = 0;
+  virtual const void* prepared_tile(int64_t first) const = 0;
+
+  const Level& simd_;
+  int64_t depth_;
+  TileShape shape_;
+  const Prepared* prepared_;
+  Buffer<RowReach> reaches_;
+};
+
+// The screen of the machine at hand for row blocks of at most `capacity` rows.
+std::unique_ptr<Screen> make_screen(const Encoder& encoder, int64_t capacity, int64_t max_columns);
+
+// Latents [first, first + count), count <= kScreenPanel, rounded to bf16 [kScreenPanel][padded] with zeros behind them;
+// norms and errors from above. `staged` is scratch [padded].
+void round_latents(const Level& simd, const Matrix& weight, int64_t first, int64_t count, int64_t padded, float* staged,
+                   Bf16* rounded, float* norms, float* errors);
+
+}  // namespace saekernels

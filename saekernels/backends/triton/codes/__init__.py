@@ -1,0 +1,1 @@
+"""Maps of sparse codes: decoding and its gradients."""

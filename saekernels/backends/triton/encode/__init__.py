@@ -1,0 +1,1 @@
+"""Encoders: what the screen finds, what certifies it, and what is recomputed."""

@@ -1,0 +1,49 @@
+"""encoder_inputs: what the screen multiplies for each precision, and what candidates are scored from afterwards."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from saekernels.backends.triton.encode import bounds, quantise
+from saekernels.backends.triton.encode.bias import folded
+from saekernels.backends.triton.encode.operands import Operands, Vectors
+
+
+class Encoder(NamedTuple):
+    """An encoder's inputs, ready for the kernels.
+
+    Attributes:
+        screen: what the screen multiplies; its own scores are the answer unless it is `rescored`.
+        x, W, bias: [T, d], [F, d], [F] float32 or None: what scores mean, in the types of the inputs.
+        growth: how many times more candidates than an exact screen this one lets through.
+    """
+
+    screen: Operands
+    x: Tensor
+    W: Tensor
+    bias: Tensor | None
+    growth: float
+
+    def exactly(self) -> Operands:
+        """Operands whose product needs no rescoring."""
+        return Operands(self.x, self.W, Vectors(self.bias), float32_product=self.screen.float32_product)
+
+
+def encoder(x: Tensor, W: Tensor, bias: Tensor | None, pre_bias: Tensor | None, precision: str) -> Encoder:
+    """Prepare x [T, d], W [F, d], bias [F], pre_bias [d] for a precision.
+
+    exact: float32 is screened in tf32 and scored in float32; 16-bit types multiply exactly and are summed in float32 as
+    they are. fast: float32 in tf32. screened: 8-bit products, then candidates scored in float32.
+    """
+    if x.dtype == torch.float32 and pre_bias is not None:
+        x, pre_bias = x - pre_bias.float(), None
+    x = x if x.stride(1) == 1 else x.contiguous()
+    bias = folded(W, bias, pre_bias)
+    if precision == "screened":
+        return Encoder(quantise.screened(x, W, bias), x, W, bias, quantise.GROWTH)
+    if x.dtype == torch.float32 and precision == "exact":
+        return Encoder(bounds.tf32(x, W, bias), x, W, bias, bounds.tf32_growth(x.shape[1]))
+    return Encoder(Operands(x, W, Vectors(bias)), x, W, bias, 1.0)

@@ -1,0 +1,107 @@
+"""screen: one product of x and W_enc whose epilogue appends the latents that reach a threshold, and stores nothing
+else.
+
+The threshold is one per row (top-k: what surely contains the k best) or per latent (JumpReLU, ReLU, BatchTopK).
+Where the product is cheaper than the scores asked for, what is compared is the most that a score can be: the
+screened score plus its reach, row_norm * latent_error + row_error * latent_norm + latent_slack (`bounds`). A counter
+per row runs on past the capacity, so overflow cannot hide. Candidates come in no particular order; `select` and
+`gather` put them into one.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from saekernels.backends.triton import configs
+from saekernels.backends.triton.encode.append import append_branching, append_masked
+from saekernels.backends.triton.encode.operands import Operands
+from saekernels.backends.triton.keys import Candidates
+from saekernels.backends.triton.launch import architecture, launch
+from saekernels.backends.triton.product import grid, operands, product, tile_of
+
+
+@triton.jit
+def scores_of(acc, rows, columns, sizes, vectors):  # type: ignore[no-untyped-def]
+    """[BM, BN] scores of a product."""
+    at = columns * vectors.stride_latent
+    if vectors.row_scale is not None:
+        scale = tl.load(vectors.latent_scale + at, mask=columns < sizes.F, other=0.0)
+        acc = acc * tl.load(vectors.row_scale + rows, mask=rows < sizes.T, other=0.0)[:, None] * scale[None, :]
+    if vectors.bias is not None:
+        acc += tl.load(vectors.bias + at, mask=columns < sizes.F, other=0.0)[None, :]
+    return acc
+
+
+@triton.jit
+def reach_of(rows, columns, sizes, vectors):  # type: ignore[no-untyped-def]
+    """[BM, BN]: how far a score can be from its screened value."""
+    at = columns * vectors.stride_latent
+    norm = tl.load(vectors.latent_norm + at, mask=columns < sizes.F, other=0.0)[None, :]
+    error = tl.load(vectors.latent_error + at, mask=columns < sizes.F, other=0.0)[None, :]
+    slack = tl.load(vectors.latent_slack + at, mask=columns < sizes.F, other=0.0)[None, :]
+    row_n = tl.load(vectors.row_norm + rows, mask=rows < sizes.T, other=0.0)[:, None]
+    row_e = tl.load(vectors.row_error + rows, mask=rows < sizes.T, other=0.0)[:, None]
+    return row_n * error + (row_e * norm + slack)
+
+
+@triton.jit
+def screen_kernel(  # type: ignore[no-untyped-def]
+    x,
+    W,
+    sizes,
+    vectors,
+    threshold,
+    found,
+    ABS: tl.constexpr,
+    PER_LATENT: tl.constexpr,
+    BRANCH: tl.constexpr,
+    TILE,
+):
+    tile_m, tile_n = tile_of(tl.program_id(0), sizes, TILE)
+    acc = product(x, W, tile_m, tile_n, sizes, TILE)
+    first_row = tile_m * TILE.BM
+    first_column = tile_n * TILE.BN
+    rows = first_row + tl.arange(0, TILE.BM)
+    columns = first_column + tl.arange(0, TILE.BN)
+    score = scores_of(acc, rows, columns, sizes, vectors)
+    if vectors.row_norm is not None:
+        score = tl.abs(score) if ABS else score
+        score += reach_of(rows, columns, sizes, vectors)
+    # What is rescored gets its sign then, and is compared as it is.
+    signed: tl.constexpr = ABS and vectors.row_norm is None
+    if BRANCH:
+        append_branching(score, threshold, first_row, first_column, sizes, found, signed, PER_LATENT)
+    else:
+        append_masked(score, threshold, first_row, first_column, sizes, found, signed, PER_LATENT)
+
+
+def screen(of: Operands, threshold: Tensor, capacity: int, *, per_latent: bool, absolute: bool = False) -> Candidates:
+    """The latents that reach a threshold.
+
+    Args:
+        threshold: float32, [F] with `per_latent` (strictly above counts), else [T] (at least).
+        capacity: how many of a row are kept.
+        absolute: compare magnitudes.
+    """
+    rows, device = of.x.shape[0], of.x.device
+    config = configs.lookup("screen", architecture(device), of.x.dtype, of.x.shape[1])
+    keys = torch.empty(rows, capacity, dtype=torch.int64, device=device)
+    found = Candidates(keys, torch.zeros(rows, dtype=torch.int32, device=device), capacity)
+    launch(
+        screen_kernel,
+        grid(rows, of.W.shape[0], config),
+        device,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        vectors=of.vectors,
+        threshold=threshold,
+        found=found,
+        ABS=absolute,
+        PER_LATENT=per_latent,
+        BRANCH=config.has("branch"),
+        **operands(of.x, of.W, config, of.float32_product),
+    )
+    return found

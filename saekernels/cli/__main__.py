@@ -1,5 +1,0 @@
-"""`python -m saekernels.cli`."""
-
-from saekernels.cli import main
-
-raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""The pictures and README's table are what the script draws from the committed records, and say what those hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+from places import ROOT
+from saekernels.eval import schema
+
+IMAGES = ROOT / "docs" / "images"
+EVALUATION = ROOT / "benchmarks" / "results" / "example" / "2026-11-26-eval.json"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("drawn")
+    subprocess.run([sys.executable, str(ROOT / "tools" / "pictures"), "--out", str(out)], check=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return json.loads(EVALUATION.read_text(encoding="utf-8"))
+
+
+def texts(picture: str) -> list[str]:
+    tree = ElementTree.parse(IMAGES / picture)
+    return [element.text or "" for element in tree.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_the_committed_pictures_are_what_the_script_draws(drawn: Path) -> None:
+    fresh = {path.name: path.read_bytes() for path in (drawn / "docs" / "images").iterdir()}
+    assert fresh == {path.name: path.read_bytes() for path in IMAGES.iterdir()}
+    assert set(fresh) == {f"{name}-{theme}.svg" for name in ("argument", "speed", "how") for theme in ("light", "dark")}
+
+
+def test_the_table_of_speed_is_what_the_script_writes(drawn: Path) -> None:
+    assert (drawn / "README.md").read_text(encoding="utf-8") == README
+    assert len(re.findall(r"\d\.\d\dx", README)) >= 6
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_argument_shows_the_figures_of_the_report(theme: str, report: dict[str, Any]) -> None:
+    shown = texts(f"argument-{theme}.svg")
+    for row in [*report["sites"], report["all_sites"]]:
+        assert f"{row['delta_ce']['nats']:+.3f}" in shown
+        assert f"{100 * row['loss_recovered']['mean']:.1f} %" in shown
+    random = report["all_sites"]["baselines"]["random"]["delta_ce"]
+    assert any(f"{random:+.3f}" in text for text in shown)
+
+
+def test_bars_are_as_long_as_their_numbers(report: dict[str, Any]) -> None:
+    """Of ΔCE: widths are in proportion, to the tenth of a pixel that is written."""
+    tree = ElementTree.parse(IMAGES / "argument-light.svg")
+    bars = [
+        float(one.get("width", "")) for one in tree.iter("{http://www.w3.org/2000/svg}rect") if one.get("rx") == "2"
+    ]
+    costs = [row["delta_ce"]["nats"] for row in [*report["sites"], report["all_sites"]]]
+    assert len(bars) == len(costs)
+    for bar, cost in zip(bars, costs, strict=True):
+        assert bar / bars[-1] == pytest.approx(cost / costs[-1], abs=5e-4)
+
+
+def test_the_record_of_the_example_is_a_report_and_names_no_machine(report: dict[str, Any]) -> None:
+    jsonschema.validate(report, schema())
+    assert report["model"] == "saekernels example"
+    assert not re.search(r'"[^"]*(/home|/root|/tmp|/work)', EVALUATION.read_text(encoding="utf-8"))
+
+
+def test_readme_shows_the_figures_of_the_report(report: dict[str, Any]) -> None:
+    """The result in six lines: ΔCE with its interval, KL, top-1 and loss recovered of each site."""
+    lines = re.findall(r"^(?:model\.layers|all together).*$", README, re.MULTILINE)
+    rows = [*report["sites"], report["all_sites"]]
+    assert len(lines) == len(rows) == 5
+    for line, row in zip(lines, rows, strict=True):
+        low, high = row["delta_ce"]["ci95"]
+        expected = [f"{row['delta_ce']['nats']:+.3f}", f"[{low:+.3f},", f"{high:+.3f}]", f"{row['kl']:.3f}"]
+        expected += [f"{100 * row['top1_agreement']:.1f}%", f"{100 * row['loss_recovered']['mean']:.1f}%"]
+        assert line.split()[-6:] == expected
+
+
+def test_pictures_need_no_network_and_no_script() -> None:
+    for path in IMAGES.iterdir():
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert "http" not in text
+        assert "<script" not in text

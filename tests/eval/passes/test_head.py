@@ -1,0 +1,93 @@
+"""The cut into body and linear head: the kinds of head that transformers has; what it cannot describe is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+import tiny_lm
+from saekernels.eval import Document, InputError, evaluate
+from saekernels.eval.passes.head import check_head, find_head
+
+SMALL = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+MODELS: dict[str, dict[str, Any]] = {
+    "Llama": {**SMALL, "intermediate_size": 24},
+    "GPT2": {"vocab_size": 61, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
+    "GPTNeoX": {**SMALL, "intermediate_size": 24},
+    "Gemma2": {
+        **SMALL,
+        "intermediate_size": 24,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "final_logit_softcapping": 0.5,
+    },
+    "Cohere": {**SMALL, "intermediate_size": 24, "logit_scale": 0.0625},
+    "Granite": {**SMALL, "intermediate_size": 24, "logits_scaling": 8.0},
+    "OPT": {**SMALL, "ffn_dim": 24, "word_embed_proj_dim": 8, "max_position_embeddings": 32},
+    "Phi": {**SMALL, "intermediate_size": 24},
+}
+
+
+def make(name: str) -> Any:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        **MODELS[name], bos_token_id=0, eos_token_id=1, pad_token_id=2, initializer_range=0.3
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    output = model.get_output_embeddings()
+    if getattr(output, "bias", None) is not None:
+        output.bias.normal_()
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_losses_equal_those_of_the_models_own_logits(name: str) -> None:
+    model = make(name)
+    ids = torch.randint(3, 61, (3, 12))
+    head = find_head(model)
+    with torch.inference_mode():
+        check_head(model, head, ids)
+        rows = torch.tensor([0, 5, 11, 12, 30, 35])
+        targets = torch.randint(61, (6,))
+        hidden = head.hidden(ids, rows)
+        got = head.compare(hidden, hidden.flip(0), targets)
+        z = model(ids).logits.reshape(-1, 61)[rows].double()
+    assert got.ce_p.double() == pytest.approx(F.cross_entropy(z, targets, reduction="none"), abs=1e-5)
+    want = F.kl_div(z.flip(0).log_softmax(-1), z.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    assert got.kl.double() == pytest.approx(want, abs=1e-5)
+
+
+class Squared(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).square()
+
+
+def test_a_head_that_is_not_linear_is_refused() -> None:
+    model = make("Llama")
+    model.lm_head = Squared(16, 61, bias=False)
+    with pytest.raises(InputError, match=r"head of LlamaForCausalLM is not its output embedding.*differ by"):
+        check_head(model, find_head(model), torch.arange(8)[None])
+
+
+def test_a_model_without_a_head_is_refused() -> None:
+    with pytest.raises(InputError, match="LlamaModel is no causal language model"):
+        find_head(make("Llama").model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_pass_the_check_and_evaluate(dtype: torch.dtype) -> None:
+    model = tiny_lm.model().to(dtype)
+    saes = {tiny_lm.SITES[0]: tiny_lm.sae()}
+    documents = [Document(tiny_lm.PARAGRAPH), Document(tiny_lm.CODE)]
+    got = evaluate(model, tiny_lm.tokenizer(), saes, documents, bootstrap=0)
+    want = evaluate(tiny_lm.model(), tiny_lm.tokenizer(), saes, documents, bootstrap=0)
+    assert got.run["dtype"] == str(dtype).removeprefix("torch.")
+    assert model.dtype == dtype
+    tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-4}[dtype]
+    assert got.all_sites.ce.clean == pytest.approx(want.all_sites.ce.clean, abs=tolerance)
+    assert got.all_sites.ce.spliced == pytest.approx(want.all_sites.ce.spliced, abs=tolerance)

@@ -1,0 +1,185 @@
+"""Compiles Triton kernels ahead of time, for GPUs that are not here, and reads what the compiler made of them.
+
+Run as a program in a process of its own, because TRITON_INTERPRET decides what `triton.jit` means for a whole process:
+
+    python tests/helpers/scripts/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
+    python tests/helpers/scripts/triton_aot.py --write 80 90 100  # their registers as the golden table of this Triton
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
+
+sys.path[:0] = [str(Path(__file__).parents[1])]  # as pytest has it
+
+from places import TESTS  # noqa: E402
+from saekernels.backends.triton.launch import Launch, aligned, record  # noqa: E402
+
+TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.int8: "i8",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+# Constants that are sizes of tiles, or the same everywhere.
+DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST")
+# Operands that may be None, and what a kernel with them is called.
+OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
+VERSION = ".".join(triton.__version__.split(".")[:2])
+GOLDEN = TESTS / "gpu" / "golden" / "triton_registers.json"
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+class Address:
+    """What the compiler asks of a tensor: its type, and whether its address is a multiple of 16 bytes."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.dtype, self._address = tensor.dtype, 0 if aligned(tensor) else 8
+
+    def data_ptr(self) -> int:
+        """An address with the tensor's alignment."""
+        return self._address
+
+
+def _without_memory(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Address(value)
+    return type(value)(*map(_without_memory, value)) if hasattr(value, "_fields") else value
+
+
+def specialise(launch: Launch, architecture: int) -> tuple[dict[str, Any], dict[Any, Any], dict[Any, Any]]:
+    """Signature, constants and attributes: what the just-in-time compiler derives from the arguments."""
+    backend = make_backend(GPUTarget("cuda", architecture, 32))
+    bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
+    arguments = {name: _without_memory(value) for name, value in launch.arguments.items()}
+    _, signature, constants, attributes = launch.kernel._pack_args(backend, {}, *bind(**arguments))
+    return signature, constants, attributes
+
+
+def flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Arguments by name, those in named tuples by the names of their fields."""
+    for name, value in values.items():
+        yield from value._asdict().items() if hasattr(value, "_fields") else [(name, value)]
+
+
+def switches(launch: Launch) -> dict[str, Any]:
+    """The constants that a launch is compiled for, and which optional operands it has."""
+    found = {}
+    compiled_for = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
+    for name, value in flat({parameter.name: launch.arguments[parameter.name] for parameter in launch.kernel.params}):
+        if name in OPTIONAL:
+            found[OPTIONAL[name]] = value is not None
+        elif isinstance(value, tl.constexpr):
+            found[name] = value.value
+        elif name in compiled_for:
+            found[name] = value
+    return found
+
+
+def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
+    """Registers, stack bytes (spills), shared memory and instructions of one launch."""
+    signature, constants, attributes = specialise(launch, architecture)
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
+    if launch.maxnreg is not None:
+        options["maxnreg"] = launch.maxnreg
+    started = time.perf_counter()
+    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    seconds = time.perf_counter() - started
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    ptx = made.asm["ptx"]
+    return {
+        "kernel": launch.name,
+        "architecture": architecture,
+        "dtypes": sorted({kind for _, kind in flat(signature) if kind[0] in "*t"}),
+        "constants": switches(launch),
+        "num_warps": launch.num_warps,
+        "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
+        "stack": int(re.findall(r"STACK:(\d+)", usage)[0]),
+        "shared": made.metadata.shared,
+        "wgmma": ptx.count("wgmma.mma_async"),
+        "tcgen05": ptx.count("tcgen05.mma"),
+        "mma": ptx.count("mma.sync"),
+        "async": ptx.count("cp.async"),
+        "tma": ptx.count("cp.async.bulk.tensor"),
+        "seconds": round(seconds, 2),
+    }
+
+
+def title(launch: Launch) -> str:
+    """A name for people: the kernel, its operands' types, and the constants that tell its forms apart."""
+    told = {name: value for name, value in switches(launch).items() if name not in DIMENSIONS and value}
+    words = [name.lower() if value is True else f"{name.lower()}={value}" for name, value in told.items()]
+    arguments = dict(flat(launch.arguments))
+    operands = [arguments[name] for name in ("x", "a", "h_p", "matrix", "values") if name in arguments]
+    types = [TYPES[getattr(operand, "base", operand).dtype] for operand in operands[:1]]
+    return " ".join([launch.name, *types, *words])
+
+
+def identity(launch: Launch, architecture: int) -> str:
+    """What the compiler sees of a launch: the same string, the same binary."""
+    seen = specialise(launch, architecture)
+    return repr((launch.name, *seen, launch.num_warps, launch.num_stages, launch.maxnreg))
+
+
+def distinct(launches: list[Launch], architecture: int) -> list[Launch]:
+    """Each binary once."""
+    return list({identity(launch, architecture): launch for launch in launches}.values())
+
+
+def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
+    """What became of each distinct launch of the workload; of one that does not compile, its error."""
+    from triton_workload import workload
+
+    with record(architecture) as launches:
+        workload()
+    seen: Counter[str] = Counter()
+    for launch in distinct(launches, architecture):
+        name = title(launch)
+        seen[name] += 1
+        name += f" ({seen[name]})" if seen[name] > 1 else ""
+        try:
+            yield {"name": name, **compiled(launch, architecture)}
+        except Exception as error:  # every kernel is reported, also beside one that does not compile
+            yield {"name": name, "error": str(error)[:2000]}
+
+
+def write_golden(architectures: list[int]) -> None:
+    """Replace this version's part of the golden table."""
+    table = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    table[VERSION] = {
+        str(architecture): {made["name"]: made["registers"] for made in compile_all(architecture)}
+        for architecture in architectures
+    }
+    GOLDEN.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--write":
+        write_golden([int(argument) for argument in sys.argv[2:]])
+    else:
+        for made in compile_all(int(sys.argv[1])):
+            print(json.dumps(made), flush=True)
