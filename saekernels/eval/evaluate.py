@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from saekernels.eval.text.windows import MASK, Tokens, chosen, context_of
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import fit_probes
+from saekernels.splice.contradictions import OriginWarning
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -128,8 +130,8 @@ def evaluate(
         "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else source(documents),
     }
     wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
-    modes = (_eval_mode(model, *saes.values()), torch.inference_mode())
-    with modes[0], modes[1], open_workspace(checkpoint, config, ranks) as workspace:
+    modes = (_eval_mode(model, *saes.values()), torch.inference_mode(), _noted_once())
+    with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
         runner = Runner(model, head, saes, device, seed)
         order = ranks.together(lambda: _tried(runner, probe))
@@ -258,6 +260,14 @@ def _eval_mode(*modules: torch.nn.Module) -> Iterator[None]:
     finally:
         for part, training in before:
             part.training = training
+
+
+@contextlib.contextmanager
+def _noted_once() -> Iterator[None]:
+    """What splices warn of at every pass stands in the report's notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OriginWarning)
+        yield
 
 
 def _data_notes(spool: Spool, wanted: int | None) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from saekernels.errors import InputError
-from saekernels.splice.contradictions import contradictions
+from saekernels.splice.contradictions import OriginWarning, contradictions
 from saekernels.splice.mask import Untouched
 from saekernels.splice.replacement import Function, Mode, Replacement, plan_replacement, with_error
 from saekernels.splice.sites import put_part, take_input, take_output
@@ -82,7 +82,7 @@ def splice(
     plans = [plan_replacement(model, name, sae, modes[name], means or {}) for name, sae in sites.items()]
     for plan in plans:
         for told in contradictions(model, plan.site, getattr(plan.sae, "metadata", None)):
-            warnings.warn(f"splice: {told}", stacklevel=2)
+            warnings.warn(f"splice: {told}", OriginWarning, stacklevel=2)
     return Splice(model, plans, Untouched(model, untouched), bool(error_term), observer)
 
 

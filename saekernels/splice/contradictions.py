@@ -14,15 +14,22 @@ from saekernels.splice.sites import End, Site, resolve_site
 _CENTERED = "center_writing_weights"
 
 
+class OriginWarning(UserWarning):
+    """An SAE is used elsewhere than its checkpoint says that it was trained."""
+
+
 def contradictions(model: nn.Module, site: Site, metadata: Metadata | None) -> list[str]:
     """One sentence for each: hook points that this model has elsewhere, and weights that were changed at loading."""
     if metadata is None:
         return []
     told = []
-    for verb, named, end in (("read", metadata.reads, site.read), ("replace", metadata.writes, site.write)):
+    ends = {"to read": (metadata.reads, site.read), "to replace": (metadata.writes, site.write)}
+    if metadata.reads == metadata.writes and site.same:
+        ends = {"at": (metadata.reads, site.read)}
+    for verb, (named, end) in ends.items():
         there = _end_of(model, named)
         if there is not None and (there.module, there.is_input) != (end.module, end.is_input):
-            told.append(f"{site.name!r}: the SAE was trained to {verb} {named!r}, which is another place in this model")
+            told.append(f"{site.name!r}: the SAE was trained {verb} {named!r}, which is another place in this model")
     centered = metadata.model_options.get(_CENTERED)
     if centered is not None and bool(centered) != _is_centered(model):
         how = "centred writing weights" if centered else "writing weights as they are"

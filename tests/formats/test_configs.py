@@ -44,7 +44,8 @@ def layer(folder: Path, config: str | None = None, d_out: int = OUT, **extra: Te
     return folder / "layer_3.safetensors", w
 
 
-SET = "model_name: owner/model\nmodel_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+HOOKS = "feature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+SET = "model_name: owner/model\nmodel_kind: transcoder_set\n" + HOOKS
 
 
 def test_circuit_tracer_sets_say_in_their_config_what_their_layers_select(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_circuit_tracer_layers_may_hold_their_own_k(tmp_path: Path) -> None:
     path, w = layer(tmp_path, k=torch.tensor(K))
     same(sk.load(path), topk(X @ w["W_enc"].T + w["b_enc"]) @ w["W_dec"] + w["b_dec"])
     layer(tmp_path, SET + "activation: relu\n", k=torch.tensor(K))
-    with pytest.raises(sk.FormatError, match="its tensors are of 'topk', but .* says 'relu'"):
+    with pytest.raises(sk.FormatError, match=r"its tensors are of 'topk', but .* says 'relu'"):
         sk.load(path)
     layer(tmp_path, SET + "activation: topk\nk: 3\n", k=torch.tensor(K))
     with pytest.raises(sk.FormatError, match=rf"k is \[3, {K}\]"):
