@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from places import HELPERS, ROOT, SCRIPTS
+
+PATIENCE = 240
 
 
 def environment() -> dict[str, str]:
@@ -16,34 +23,57 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), "PYTHONFAULTHANDLER": "1"}
 
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
-FORKED = (sys.executable, str(SCRIPTS / "forked.py"))
+def torchrun(ranks: int, *command: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of torchrun of a script with its arguments."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    done = subprocess.run(
+        [*launcher, *command],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
-def run(ranks: int, *command: str, launcher: tuple[str, ...] = FORKED, timeout: float = 240) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a script with its arguments in so many processes, waited for."""
-    process = subprocess.Popen(
-        [*launcher, str(ranks), *command],
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """forked.py, once for all tests of this process."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "forked.py")],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         env=environment(),
         cwd=ROOT,
         start_new_session=True,
     )
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with all that it started
-        out, err = process.communicate()
-        raise AssertionError(f"no end after {timeout} s: {err[-3000:]}") from None
-    return process.returncode, out, err
+
+
+def forked(ranks: int, *command: str) -> tuple[list[int], str, str]:
+    """(exit codes by rank, stdout, stderr) of a script with its arguments in so many processes."""
+    with tempfile.TemporaryDirectory() as made, selectors.DefaultSelector() as answers:
+        out, err = Path(made, "out"), Path(made, "err")
+        server = _server()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        asked = {"command": command, "ranks": ranks, "out": str(out), "err": str(err)}
+        server.stdin.write(json.dumps(asked) + "\n")
+        server.stdin.flush()
+        answers.register(server.stdout, selectors.EVENT_READ)
+        if not answers.select(PATIENCE):
+            os.killpg(server.pid, signal.SIGKILL)  # with all that it started
+            _server.cache_clear()
+            raise AssertionError(f"no end after {PATIENCE} s: {err.read_text()[-3000:] if err.exists() else ''}")
+        return json.loads(server.stdout.readline()), out.read_text(), err.read_text()
 
 
 def check(ranks: int, *command: str) -> str:
-    """stdout of a run that must succeed."""
-    code, out, err = run(ranks, *command)
-    assert code == 0, err[-4000:]
+    """stdout of a script that must succeed in so many processes."""
+    codes, out, err = forked(ranks, *command)
+    assert codes == [0] * ranks, err[-4000:]
     return out
 
 

@@ -18,7 +18,8 @@ from saekernels.eval.passes.plan import site_of
 from saekernels.eval.report.breadth_page import breadth_page
 from saekernels.eval.report.breadth_text import print_breadth
 from saekernels.eval.studies.breadth import measure_breadth
-from saekernels.eval.text.slices import choose_slices
+from saekernels.eval.text.slice_choice import choose_slices
+from saekernels.eval.text.slice_counts import Minimum
 from saekernels.eval.text.windows import Tokens, chosen, context_of
 from saekernels.files.checked import check_writable, write_whole
 
@@ -31,8 +32,8 @@ def add_parser(commands: Any) -> None:
         help="narrow probes beside SAEs: what each costs inside and outside of its slice",
         usage="saekernels breadth [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
         description="Fit affine probes on ever broader slices of the text (one token, one template, one domain, "
-        "everything) and splice them and the SAE inside and outside of each. Without --model, --sae and --data: the "
-        "bundled example.",
+        "everything) and splice them and the SAE inside and outside of each. What is not named is chosen so that the "
+        "highest rank can be fitted and measured. Without --model, --sae and --data: the bundled example.",
         examples=(
             ("saekernels breadth", "the bundled example"),
             ("saekernels breadth --site model.layers.1 --ranks 1 64 --html breadth.html", ""),
@@ -43,12 +44,12 @@ def add_parser(commands: Any) -> None:
     slices.add_argument("--site", metavar="SITE", type=not_empty, help="of the SAEs' sites (default: the middle one)")
     ranks = "ranks of the probes (default: 1, 8 and the SAE's L0)"
     slices.add_argument("--ranks", metavar="R", type=at_least(1), nargs="+", help=ranks)
-    domain = "the domain slice (default: that of the template)"
+    domain = "the domain slice (default: chosen)"
     slices.add_argument("--domain", metavar="NAME", type=not_empty, help=domain)
     pattern = "the template slice, a regular expression within the domain "
-    pattern += "(default: lines with the commonest first word)"
+    pattern += "(default: lines with one first word)"
     slices.add_argument("--template", metavar="REGEX", type=not_empty, help=pattern)
-    token = "the token slice (default: the commonest in the template)"
+    token = "the token slice (default: one that is frequent enough)"
     slices.add_argument("--token", metavar="TEXT", type=not_empty, help=token)
     add_bootstrap(parser)
     output = parser.group("output")
@@ -82,29 +83,33 @@ def breadth_of(
     named: tuple[str | None, str | None, str | None] = (None, None, None),
     ranks: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """The measurement, JSON-ready; `named`: domain, template and token of the slices, None for a choice by size."""
+    """The measurement, JSON-ready; `named`: domain, template and token of the slices, None for a choice.
+
+    Raises InputError where no slice, or not the named one, has enough positions for the highest rank.
+    """
     entry = entry_of(list(source.saes), site)
     sae = source.saes[entry]
     context = context_of(source.model, source.tokenizer, arguments.context)
     tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
-    sample = [document for document, _ in chosen(source.documents, tokens, arguments.tokens, arguments.seed)]
-    slices = choose_slices(sample, tokens, *named)
+    sample = list(chosen(source.documents, tokens, arguments.tokens, arguments.seed))
+    ranks = ranks or sorted({*_SHOWN_RANKS, fixed_k(sae) or 32})
+    slices, notes = choose_slices(sample, tokens, Minimum(min(max(ranks), sae.d_in, sae.d_out)), *named)
     with progress_bar() as progress:
         found = measure_breadth(
             source.model,
             tokens,
             site_of(entry),
             sae,
-            iter(sample),
+            (document for document, _ in sample),
             slices,
-            ranks=ranks or sorted({*_SHOWN_RANKS, fixed_k(sae) or 32}),
+            ranks=ranks,
             wanted=arguments.tokens,
             batch_size=arguments.batch_size,
             bootstrap=arguments.bootstrap,
             seed=arguments.seed,
             progress=progress,
         )
-    return {"model": arguments.model_name, **found.to_dict(slices.names(source.tokenizer))}
+    return {"model": arguments.model_name, **found.to_dict(slices.names(source.tokenizer)), "notes": notes}
 
 
 def entry_of(entries: Sequence[str], site: str | None, option: str = "--site") -> str:

@@ -16,21 +16,28 @@ _LEGEND = (
     "Figures are ΔCE, the cross-entropy of the spliced model minus that of the clean one, in nats per token; [95 %]: "
     "the bootstrap interval over documents."
 )
+COUNTS = "fitted on / measured on"
 
 
 def breadth_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: one row per level, ΔCE inside and outside of each method."""
     methods = list(result["levels"][0]["methods"])
-    headings = ["probes fitted on", "positions", *(f"{method} {side}" for method in methods for side in SIDES)]
+    headings = ["probes fitted on", COUNTS, *(f"{method} {side}" for method in methods for side in SIDES)]
     rows = []
     for level in result["levels"]:
-        cells = [level["name"], f"{level['fitted_on']:,}"]
+        cells = [level["name"], _counts(level)]
         for method in methods:
             for side in SIDES:
                 one = level["methods"][method][side]
                 cells.append("-" if one is None else with_interval(one["delta_ce"], one["ci95"]))
         rows.append(cells)
     return headings, rows
+
+
+def _counts(level: Mapping[str, Any]) -> str:
+    """Positions fitted on and predictions measured inside, which results of before have with the figures alone."""
+    measured = level["methods"]["sae"]["inside"]
+    return f"{level['fitted_on']:,} / {measured['tokens'] if measured else 0:,}"
 
 
 def transfer_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -44,20 +51,22 @@ def transfer_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
 
 
 def gap_sentence(result: Mapping[str, Any]) -> str:
-    """The headline: the narrowest probe of the highest rank inside and outside, and the SAE."""
+    """The headline: the narrowest probe of the highest rank inside and outside, the SAE, and notes on the choice."""
     narrow, broad = result["levels"][0], result["levels"][-1]
     method = f"rank {result['ranks'][-1]}"
     probe, sae = narrow["methods"][method], broad["methods"]["sae"]["inside"]
     if probe["inside"] is None or probe["outside"] is None or sae is None:
         return "The narrowest slice has no prediction to measure."
-    return (
+    sentence = (
         f"At {result['site']}, a {method} probe fitted on {narrow['name']} costs "
         f"{signed(probe['inside']['delta_ce'])} nats per token inside that slice and "
         f"{signed(probe['outside']['delta_ce'])} outside of it (extrapolation gap "
         f"{signed(probe['extrapolation_gap'])}); "
         f"fitted on everything it costs {signed(broad['methods'][method]['inside']['delta_ce'])}, the SAE "
-        f"{signed(sae['delta_ce'])}."
+        f"{signed(sae['delta_ce'])}. The narrow probe is fitted on {narrow['fitted_on']:,} positions and measured on "
+        f"{probe['inside']['tokens']:,} predictions."
     )
+    return " ".join([sentence, *result.get("notes", ())])
 
 
 def print_breadth(result: Mapping[str, Any]) -> str:

@@ -45,10 +45,11 @@ class Breadth:
 
     def to_dict(self, names: Mapping[str, str]) -> dict[str, Any]:
         """JSON-ready: "levels" from narrow to broad, each with the ΔCE of every probe and of the SAE inside and outside
-        and the extrapolation gap (outside minus inside), and "transfer", domain fitted on x domain measured on."""
+        and the extrapolation gap (outside minus inside), the positions fitted on, and the predictions and documents
+        measured inside; and "transfer", domain fitted on x domain measured on."""
         methods = [*(f"rank {rank}" for rank in self.ranks), "sae"]
         levels = []
-        for level in LEVELS:
+        for level in self.slices.levels:
             found = {}
             for method in methods:
                 inside, outside = (self.figures.get((level, method, side)) for side in ("inside", "outside"))
@@ -56,8 +57,10 @@ class Breadth:
                 if inside and outside and None not in (inside["delta_ce"], outside["delta_ce"]):
                     gap = outside["delta_ce"] - inside["delta_ce"]
                 found[method] = {"inside": inside, "outside": outside, "extrapolation_gap": gap}
-            row = {"level": level, "name": names[level], "fitted_on": self.positions.get(level, 0), "methods": found}
-            levels.append(row)
+            own = self.figures.get((level, "sae", "inside"), {})
+            row = {"level": level, "name": names[level], "fitted_on": self.positions.get(level, 0)}
+            row |= {"measured_on": own.get("tokens", 0), "measured_documents": own.get("documents", 0)}
+            levels.append({**row, "methods": found})
         rank = f"rank {self.ranks[-1]}"
         sources = [*(d for d in self.domains if (d, rank, d) in self.figures), "everything"]
         transfer = {
@@ -105,15 +108,16 @@ def measure_breadth(
         text = _Text(documents, tokens, slices, wanted, seed)
         runner = _Runner(model, head, site, sae, text, batch_size, device)
         advance = _Advance(progress, sum(len(w.ids) for w in text.windows) * 2)
-        levels, by_domain = runner.fit(advance)
-        for level, moments in zip(LEVELS, levels, strict=True):
+        found, by_domain = runner.fit(advance)
+        levels = {level: found[LEVELS.index(level)] for level in slices.levels}
+        for level, moments in levels.items():
             if not moments.count:
                 raise InputError(f"breadth: the slice {level!r} has no position in the half that probes are fitted on")
         jobs = _jobs(levels, by_domain, ranks, site, sae)
         advance.total = sum(len(w.ids) for w in text.windows if not text.fitting(w)) * (len(jobs) + 2) * 2
         sums = runner.measure(jobs, advance)
     figures = {key: _figure(rows, bootstrap, seed) for key, rows in sums.items()}
-    positions = {level: moments.count for level, moments in zip(LEVELS, levels, strict=True)}
+    positions = {level: moments.count for level, moments in levels.items()}
     widest = min(sae.d_in, sae.d_out)
     kept = sorted({min(rank, widest) for rank in ranks})
     return Breadth(site, slices, kept, positions, sorted(by_domain), figures)
@@ -175,7 +179,7 @@ class _Job:
 
 
 def _jobs(
-    levels: Sequence[Moments], by_domain: Mapping[str, Moments], ranks: Sequence[int], site: str, sae: SAE
+    levels: Mapping[str, Moments], by_domain: Mapping[str, Moments], ranks: Sequence[int], site: str, sae: SAE
 ) -> list[_Job]:
     def probes(moments: Moments) -> dict[int, AffineProbe]:
         widest = min(sae.d_in, sae.d_out)
@@ -183,13 +187,15 @@ def _jobs(
         return {rank: probe.to(sae.W_dec.device) for rank, probe in fitted.items()}
 
     jobs = []
-    for number, (level, moments) in enumerate(zip(LEVELS, levels, strict=True)):
+    for level, moments in levels.items():
+        number = LEVELS.index(level)
         methods: dict[str, Any] = {f"rank {rank}": probe for rank, probe in probes(moments).items()}
         for method, replacement in {**methods, "sae": sae}.items():
             sides = ("inside", "outside") if number < 3 else ("inside",)
             jobs += [_Job(level, method, replacement, side, number) for side in sides]
-    widest = f"rank {max(probes(levels[-1]))}"
-    for domain, moments in {**by_domain, "everything": levels[-1]}.items():
+    everything = levels["everything"]
+    widest = f"rank {max(probes(everything))}"
+    for domain, moments in {**by_domain, "everything": everything}.items():
         if moments.count:
             jobs.append(_Job(domain, widest, list(probes(moments).values())[-1], "domains"))
     return [*jobs, _Job("everything", "sae", sae, "domains")]
@@ -274,7 +280,7 @@ class _Runner:
 
 
 def _figure(rows: np.ndarray, samples: int, seed: int) -> dict[str, Any]:
-    """ΔCE in nats per token, its interval over documents, and how many predictions it is of."""
+    """ΔCE in nats per token, its interval over documents, and of how many predictions and documents it is."""
     own = rows[rows[:, 0] > 0]
     total = own.sum(0)
     delta = float((total[2] - total[1]) / total[0])
@@ -283,4 +289,5 @@ def _figure(rows: np.ndarray, samples: int, seed: int) -> dict[str, Any]:
         drawn = resample_totals(own, samples, (seed, 5))
         interval = percentiles((drawn[:, 2] - drawn[:, 1]) / drawn[:, 0])
     known = np.isfinite(delta)
-    return {"delta_ce": delta if known else None, "ci95": interval if known else None, "tokens": int(total[0])}
+    size = {"tokens": int(total[0]), "documents": len(own)}
+    return {"delta_ce": delta if known else None, "ci95": interval if known else None, **size}

@@ -39,15 +39,11 @@ def alone(files: list[str], folder: Path, chunk: int = 40) -> dict[str, Any]:
 
 
 def together(
-    count: int,
-    files: list[str],
-    folder: Path,
-    odd: dict[str, Any] | None = None,
-    launcher: tuple[str, ...] = ranks.FORKED,
-) -> tuple[int, str]:
-    """Exit code and stderr of a run of so many processes."""
-    code, _, err = ranks.run(count, SCRIPT, json.dumps(odd or {}), *command_of(files, folder), launcher=launcher)
-    return code, err
+    count: int, files: list[str], folder: Path, odd: dict[str, Any] | None = None, launcher: Any = ranks.forked
+) -> tuple[Any, str]:
+    """Exit codes by process, or torchrun's own, and stderr of a run of so many processes."""
+    codes, _, err = launcher(count, SCRIPT, json.dumps(odd or {}), *command_of(files, folder))
+    return codes, err
 
 
 def command_of(files: list[str], folder: Path) -> list[str]:
@@ -67,24 +63,34 @@ def whole(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_the_report_is_that_of_one_process(count: int, files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
-    launcher = ranks.TORCHRUN if count == 2 else ranks.FORKED
-    code, err = together(count, files, tmp_path / "run", launcher=launcher)
+    codes, err = together(count, files, tmp_path / "run")
+    assert codes == [0] * count, err[-3000:]
+    assert outcome(tmp_path / "run") == whole, "to the bit"
+
+
+def test_the_report_under_torchrun_is_that_of_one_process(
+    files: list[str], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    code, err = together(2, files, tmp_path / "run", launcher=ranks.torchrun)
     assert code == 0, err[-3000:]
     assert outcome(tmp_path / "run") == whole, "to the bit"
 
 
 def test_processes_without_a_share_only_wait(files: list[str], tmp_path: Path) -> None:
     want = alone(files, tmp_path / "alone", chunk=10**6)
-    code, err = together(3, files, tmp_path / "three", {"chunk": 10**6})
-    assert code == 0, err[-3000:]
+    codes, err = together(3, files, tmp_path / "three", {"chunk": 10**6})
+    assert codes == [0, 0, 0], err[-3000:]
     assert outcome(tmp_path / "three") == want
 
 
 def test_a_lost_process_stops_all_and_any_number_go_on(files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for launcher, count, dies in ((ranks.TORCHRUN, 3, [1, 12]), (ranks.FORKED, 2, [0, 3]), (ranks.FORKED, 4, [3, 1])):
-        code, err = together(count, files, folder, {"dies": dies}, launcher)
-        assert code != 0
+    for launcher, count, dies in ((ranks.torchrun, 3, [1, 12]), (ranks.forked, 2, [0, 3]), (ranks.forked, 4, [3, 1])):
+        codes, err = together(count, files, folder, {"dies": dies}, launcher)
+        if launcher is ranks.forked:
+            assert codes == [-9 if rank == dies[0] else 3 for rank in range(count)], err[-3000:]
+        else:
+            assert codes == 1, err[-3000:]
         told = [line for line in err.splitlines() if " stopped: " in line and f" of {count} " in line]
         assert told, err[-3000:]
         for line in told:
@@ -93,17 +99,16 @@ def test_a_lost_process_stops_all_and_any_number_go_on(files: list[str], whole: 
                 f"what was done is in {folder}: the same command, with any number of processes, goes on from there"
             )
         assert not Path(f"{folder}.json").exists()
-    code, err = together(2, files, folder)
-    assert code == 0, err[-3000:]
+    codes, err = together(2, files, folder)
+    assert codes == [0, 0], err[-3000:]
     assert outcome(folder) == whole, "to the bit"
 
 
 @pytest.mark.parametrize("step", [1, 9])
 def test_a_process_lost_within_an_sae_is_told_without_a_launcher(step: int, files: list[str], tmp_path: Path) -> None:
     """Nothing ends the survivor from outside: it notices in the middle of the codes' merge."""
-    code, err = together(2, [*files, "--latent-parallel", "2"], tmp_path / "run", {"dies": [1, step]})
-    assert err.splitlines()[-1] == "exit codes: 3 -9", err[-3000:]
-    assert code == 3
+    codes, err = together(2, [*files, "--latent-parallel", "2"], tmp_path / "run", {"dies": [1, step]})
+    assert codes == [3, -9], err[-3000:]
     assert "rank 0 of 2 stopped: a process of the evaluation is lost" in err
     assert "Traceback" not in err
 
@@ -118,34 +123,34 @@ def test_a_place_outside_of_the_processes_is_refused(
 
 
 def test_a_process_with_another_model_is_noticed_by_all(files: list[str], tmp_path: Path) -> None:
-    code, err = together(2, files, tmp_path / "run", {"other_model": 1})
+    codes, err = together(2, files, tmp_path / "run", {"other_model": 1})
     told = [line for line in err.splitlines() if line.startswith("saekernels eval: error:")]
-    assert code != 0, err[-3000:]
+    assert codes == [2, 2], err[-3000:]
     assert len(told) == 1, err[-3000:]
     assert "model: rank 1 has" in told[0]
     assert "the first rank" in told[0]
 
 
 def test_bad_input_is_told_once(files: list[str], tmp_path: Path) -> None:
-    code, err = together(2, [*files, "--sae", "model.layers.9=nowhere"], tmp_path / "run")
+    codes, err = together(2, [*files, "--sae", "model.layers.9=nowhere"], tmp_path / "run")
     told = [line for line in err.splitlines() if line.startswith("saekernels eval: error:")]
-    assert code != 0, err[-3000:]
+    assert codes == [2, 2], err[-3000:]
     assert len(told) == 1, err[-3000:]
     assert "nowhere" in told[0], err[-3000:]
 
 
 def test_latents_and_documents_are_spread_at_once(files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
     """Two by two processes: the codes are the same, so all figures are, up to the rounding of reconstructions."""
-    code, err = together(4, [*files, "--latent-parallel", "2"], tmp_path / "run")
-    assert code == 0, err[-3000:]
+    codes, err = together(4, [*files, "--latent-parallel", "2"], tmp_path / "run")
+    assert codes == [0] * 4, err[-3000:]
     want, got = whole["report"], outcome(tmp_path / "run")["report"]
     for a, b in zip([*want["sites"], want["all_sites"]], [*got["sites"], got["all_sites"]], strict=True):
         assert a["l0"] == b["l0"]
         assert a["dead_fraction"] == b["dead_fraction"]
         assert b["delta_ce"]["nats"] == pytest.approx(a["delta_ce"]["nats"], abs=2e-5)
         assert b["fvu"] == pytest.approx(a["fvu"], rel=1e-5)
-    code, err = together(2, [*files, "--latent-parallel", "2"], tmp_path / "again")
-    assert code == 0, err[-3000:]
+    codes, err = together(2, [*files, "--latent-parallel", "2"], tmp_path / "again")
+    assert codes == [0, 0], err[-3000:]
     assert outcome(tmp_path / "again") == outcome(tmp_path / "run"), "documents shared out or not, to the bit"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -13,16 +14,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny_lm
 from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval import Document, InputError
-from saekernels.eval.report.breadth_text import gap_sentence
+from saekernels.eval.report.breadth_page import breadth_page
+from saekernels.eval.report.breadth_text import gap_sentence, print_breadth
 from saekernels.eval.studies.breadth import Breadth, measure_breadth
-from saekernels.eval.text.slices import LEVELS, Slices, alternate, choose_slices, levels_of
-from saekernels.eval.text.windows import Tokens, chosen
+from saekernels.eval.text.slice_choice import choose_slices
+from saekernels.eval.text.slice_counts import Minimum
+from saekernels.eval.text.slices import LEVELS, Slices, alternate, levels_of
+from saekernels.eval.text.windows import Tokens, Window, chosen
+from saekernels.sae.probes import Moments, fit_probes
 from tiny_lm import SITES
 
 CONTEXT = 24
@@ -42,15 +49,37 @@ def tokens() -> Tokens:
 
 @functools.cache
 def slices() -> Slices:
-    return choose_slices(texts(), tokens(), "code", r"while .*", None)
+    return choose_slices(sample(texts()), tokens(), Minimum(0, 1), "code", r"while .*", None)[0]
+
+
+def sample(documents: Sequence[Document]) -> list[tuple[Document, list[Window]]]:
+    return list(chosen(iter(documents), tokens(), None, 0))
 
 
 @functools.cache
-def measured(ranks: tuple[int, ...] = (1, 8), bootstrap: int = 50) -> Breadth:
+def measured(ranks: tuple[int, ...] = (1, 8), bootstrap: int = 50, where: Slices | None = None) -> Breadth:
     return measure_breadth(
-        tiny_lm.trained_model(), tokens(), SITES[1], tiny_lm.sae(1), iter(texts()), slices(),
+        tiny_lm.trained_model(), tokens(), SITES[1], tiny_lm.sae(1), iter(texts()), where or slices(),
         ranks=ranks, bootstrap=bootstrap, batch_size=3,
     )  # fmt: skip
+
+
+def counted(documents: Sequence[Document], where: Slices) -> tuple[int, int, int, int]:
+    """Positions to fit on, predictions measured inside and outside, documents measured in: one after another."""
+    inner = LEVELS.index(where.levels[0])
+    half = alternate([document.domain for document, _ in sample(documents)])
+    fitted = inside = outside = 0
+    owners = set()
+    for number, (document, windows) in enumerate(sample(documents)):
+        for window, level in zip(windows, levels_of(document, windows, where, tokens()), strict=True):
+            for i in range(len(window.ids)):
+                within, predicts = level[i] <= inner, i + 1 < len(window.ids) and bool(window.counted[i])
+                fitted += int(half[number] and within and not window.special[i])
+                inside += int(not half[number] and within and predicts)
+                outside += int(not half[number] and not within and predicts)
+                if not half[number] and within and predicts:
+                    owners.add(number)
+    return fitted, inside, outside, len(owners)
 
 
 def test_levels_are_nested_and_found_by_characters() -> None:
@@ -75,7 +104,8 @@ def test_what_is_not_given_is_the_commonest_of_both_halves() -> None:
         Document("return f, g\nwhile h\nreturn i\n", "x", "1"),
         Document("once\n" * 50, "y", "2"),
     ]
-    found = choose_slices(documents, tokens(), None, None, None)
+    found, notes = choose_slices(sample(documents), tokens(), Minimum(0, 1))
+    assert notes == ["The narrowest slice is measured in one document, so it has no interval."]
     assert found.domain == "x"
     assert found.begins == "return"
     assert re.findall(found.template, "  return q, r\nno\n")
@@ -91,7 +121,7 @@ def test_what_is_not_given_is_the_commonest_of_both_halves() -> None:
     [
         (("law", None, None), "domain: none of the documents is of 'law'; they are of code, prose"),
         (("code", "(", None), r"template: '\(' is no regular expression"),
-        (("code", "xyzzy", None), "template: 'xyzzy' has no token in both halves"),
+        (("code", "xyzzy", None), "template: matches of xyzzy in code has 0 positions to fit on, 0 predictions"),
         (("code", "while .*", "the quick brown"), "token: 'the quick brown' is .* tokens of this tokenizer"),
         (("code", "while .*", "é"), "token: 'é' is .*"),
         (("code", "while .*", "COMMON"), None),
@@ -100,17 +130,145 @@ def test_what_is_not_given_is_the_commonest_of_both_halves() -> None:
 def test_bad_slices(given: Any, message: str | None) -> None:
     if message is None:
         common = tiny_lm.tokenizer().decode([slices().token])
-        assert choose_slices(texts(), tokens(), *given[:2], common).token == slices().token
+        assert choose_slices(sample(texts()), tokens(), Minimum(0, 1), *given[:2], common)[0] == slices()
         return
     with pytest.raises(InputError, match=message):
-        choose_slices(texts(), tokens(), *given)
+        choose_slices(sample(texts()), tokens(), Minimum(0, 1), *given)
 
 
 def test_one_document_cannot_be_both_fitted_and_tested() -> None:
-    with pytest.raises(InputError, match="every domain has one document here"):
-        choose_slices([Document("def a", "x", "0"), Document("def a", "y", "1")], tokens(), None, None, None)
-    with pytest.raises(InputError, match="no word begins lines"):
-        choose_slices([Document("1", "x", "0"), Document("2", "x", "1")], tokens(), None, None, None)
+    one_each = sample([Document("def a", "x", "0"), Document("def a", "y", "1")])
+    with pytest.raises(InputError, match=r"every domain has one document here; .*; there are 6 tokens in 2 documents"):
+        choose_slices(one_each, tokens(), Minimum(0, 1))
+    numbers = sample([Document("1 1", "x", "0"), Document("2 2", "x", "1")])
+    with pytest.raises(InputError, match=r"tokens: no slice for breadth has enough positions; .* in 2 documents"):
+        choose_slices(numbers, tokens(), Minimum(0, 1))
+
+
+WORDS = ("the", "old", "keeper", "light", "log", ",", "(", ".", "é", "\n", "\n", "\ndef", "\n    while", "\nreturn")
+corpora = st.lists(
+    st.tuples(st.sampled_from(["x", "y"]), st.lists(st.sampled_from(WORDS), min_size=2, max_size=60)),
+    min_size=2, max_size=7,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(corpora, st.integers(0, 6), st.integers(1, 8))
+def test_chosen_slices_have_the_minimum_and_refused_texts_have_none(corpus: Any, rank: int, measured: int) -> None:
+    documents = [Document(" ".join(words), domain, str(i)) for i, (domain, words) in enumerate(corpus)]
+    least = Minimum(rank, measured)
+    try:
+        found, notes = choose_slices(sample(documents), tokens(), least)
+    except InputError:
+        every = {int(i) for _, windows in sample(documents) for window in windows for i in window.ids[~window.special]}
+        candidates = [Slices(token, None, name) for token in every for name in ("x", "y", None)]
+        candidates += [Slices(None, None, name) for name in ("x", "y")]
+        for fitted, inside, outside, _ in (counted(documents, one) for one in candidates):
+            assert fitted < rank + 2 or min(inside, outside) < measured
+        return
+    fitted, inside, outside, owners = counted(documents, found)
+    assert fitted >= rank + 2
+    assert min(inside, outside) >= measured
+    assert (owners == 1) == any("no interval" in note for note in notes)
+    assert (len(found.levels) < 4) == any("No narrower slice" in note for note in notes)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 8])
+def test_below_the_minimum_a_probe_goes_through_every_position(rank: int) -> None:
+    torch.manual_seed(rank)
+    for count in (Minimum(rank).fitted - 1, Minimum(rank).fitted):
+        rows = torch.randn(count, tiny_lm.WIDTH)
+        moments = Moments(tiny_lm.WIDTH)
+        moments.add(rows)
+        probes = fit_probes(moments, [rank, rank + 1])
+        left = (probes[rank](rows) - rows).norm() / rows.norm()
+        apart = (probes[rank](rows) - probes[rank + 1](rows)).norm() / rows.norm()
+        if count < Minimum(rank).fitted:
+            assert left < 1e-5
+            assert apart < 1e-5
+        else:
+            assert left > 0.02
+            assert apart > 0.02
+
+
+def test_ranks_differ_on_the_narrowest_slice_with_the_counts_that_were_chosen() -> None:
+    ranks = (1, 4, 7, 8)
+    where, notes = choose_slices(sample(texts()), tokens(), Minimum(8))
+    assert (where.levels, notes) == (LEVELS, [])
+    row = measured(ranks, 50, where).to_dict(where.names(tiny_lm.tokenizer()))["levels"][0]
+    fitted, inside, outside, owners = counted(texts(), where)
+    assert (fitted, inside, outside, owners) == (12, 11, 489, 2)
+    assert (row["fitted_on"], row["measured_on"], row["measured_documents"]) == (fitted, inside, owners)
+    costs = [row["methods"][f"rank {rank}"] for rank in ranks]
+    assert {cost["inside"]["tokens"] for cost in costs} == {inside}
+    assert {cost["outside"]["tokens"] for cost in costs} == {outside}
+    for side in ("inside", "outside"):
+        deltas = sorted(cost[side]["delta_ce"] for cost in costs)
+        assert min(b - a for a, b in itertools.pairwise(deltas)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("least", "named", "levels", "note"),
+    [
+        (Minimum(8), (None, None, None), LEVELS, None),
+        (Minimum(8), ("code", "while .*", None), LEVELS[1:], "so the narrowest is matches of while .* in code."),
+        (Minimum(12), (None, None, None), LEVELS[1:], "so the narrowest is lines that begin with 'log' in code."),
+        (Minimum(40), (None, None, "e"), (), None),
+        (
+            Minimum(12),
+            ("code", None, " "),
+            ("token", "domain", "everything"),
+            "the narrowest is the token ' ' in code.",
+        ),
+        (Minimum(20, 25), (None, None, " "), ("token", "everything"), "the narrowest is the token ' ' anywhere."),
+        (Minimum(200), (None, None, None), ("domain", "everything"), "the narrowest is prose."),
+        (Minimum(270), (None, None, None), (), None),
+    ],
+)
+def test_what_has_too_few_positions_is_widened_and_said(
+    least: Minimum, named: Any, levels: tuple[str, ...], note: str | None
+) -> None:
+    if not levels:
+        with pytest.raises(InputError, match="positions to fit on"):
+            choose_slices(sample(texts()), tokens(), least, *named)
+        return
+    found, notes = choose_slices(sample(texts()), tokens(), least, *named)
+    assert found.levels == levels
+    assert [one.endswith(note or "") for one in notes] == [True] * (note is not None)
+    assert counted(texts(), found)[0] >= least.fitted
+
+
+def test_a_named_slice_with_too_few_positions_is_refused_with_its_counts() -> None:
+    where = slices()
+    name = where.names(tiny_lm.tokenizer())["token"]
+    token = tiny_lm.tokenizer().decode([where.token])
+    assert counted(texts(), where) == (4, 4, 496, 2)
+    wanted = (
+        f"token: {name} has 4 positions to fit on, 4 predictions to measure inside and 496 outside; a probe of rank 32 "
+        "needs 34, 10 and 10; there are TOTAL tokens in 10 documents; about TIMES tokens might do"
+    )
+    total = sum(int(window.counted.sum()) for _, windows in sample(texts()) for window in windows)
+    with pytest.raises(InputError) as caught:
+        choose_slices(sample(texts()), tokens(), Minimum(32), "code", "while .*", token)
+    told = re.fullmatch(
+        re.escape(wanted).replace("TOTAL", r"([\d,]+)").replace("TIMES", r"([\d,]+)"), str(caught.value)
+    )
+    assert told
+    there, more = (int(number.replace(",", "")) for number in told.groups())
+    assert there == total
+    assert 0 <= more - total * 34 / 4 < 100
+
+
+def test_a_token_anywhere_and_one_in_a_domain_by_hooks() -> None:
+    token = slices().token
+    for where in (Slices(token, None, None), Slices(token, None, "code")):
+        found = measured((1, 8), 0, where)
+        assert found.slices.levels == where.levels
+        for level in where.levels[:-1]:
+            number = LEVELS.index(level)
+            for side, make in {"inside": inside, "outside": outside}.items():
+                want = expected(8, inside(number), make(number), make(number), where)
+                assert found.figures[level, "rank 8", side]["delta_ce"] == pytest.approx(want, abs=2e-4)
 
 
 def hooked(ids: Tensor, replace: Any = None) -> tuple[Tensor, Tensor]:
@@ -128,12 +286,12 @@ def hooked(ids: Tensor, replace: Any = None) -> tuple[Tensor, Tensor]:
     return logits[0].double(), seen[0][0].double()
 
 
-def halves() -> tuple[list[Any], list[Any]]:
+def halves(where: Slices) -> tuple[list[Any], list[Any]]:
     cut, parts = tokens(), ([], [])
     many = list(chosen(iter(texts()), cut, None, 0))
     half = alternate([document.domain for document, _ in many])
     for number, (document, windows) in enumerate(many):
-        for window, level in zip(windows, levels_of(document, windows, slices(), cut), strict=True):
+        for window, level in zip(windows, levels_of(document, windows, where, cut), strict=True):
             parts[0 if half[number] else 1].append((document.domain, window, level))
     return parts
 
@@ -146,9 +304,11 @@ def principal(rows: Sequence[Tensor], rank: int) -> Any:
     return lambda out: ((out.double() - mean) @ basis.T @ basis + mean).float()
 
 
-def expected(rank: int | None, fitted: Any, spliced: Any, measured_on: Any) -> float | None:
+def expected(
+    rank: int | None, fitted: Any, spliced: Any, measured_on: Any, where: Slices | None = None
+) -> float | None:
     """ΔCE by full logits: probe of `rank` (None: the SAE) fitted where fitted(domain, level), and so on."""
-    fit, test = halves()
+    fit, test = halves(where or slices())
     rows = [hooked(torch.from_numpy(w.ids).long()[None])[1][torch.from_numpy(fitted(d, lv) & ~w.special)]
             for d, w, lv in fit]  # fmt: skip
     replace = tiny_lm.sae(1) if rank is None else principal(rows, rank)
@@ -215,7 +375,14 @@ def test_the_dictionary_has_gaps_counts_and_the_same_numbers() -> None:
             assert one["inside"]["tokens"] > 0
     assert data["levels"][3]["methods"]["sae"]["outside"] is None
     narrow = data["levels"][0]["methods"]["rank 8"]
-    assert f"{narrow['extrapolation_gap']:+.3f}" in gap_sentence({**data, "model": "m"})
+    sentence = gap_sentence({**data, "model": "m", "notes": ["Widened."]})
+    assert f"{narrow['extrapolation_gap']:+.3f}" in sentence
+    count, measured_on = counted(texts(), slices())[:2]
+    assert f"fitted on {count} positions and measured on {measured_on} predictions. Widened." in sentence
+    assert f"{count} / {measured_on}" in print_breadth(data)
+    assert f"{count} / {measured_on}" in breadth_page({**data, "model": "m"})
+    of_before = [{k: v for k, v in one.items() if not k.startswith("measured_")} for one in data["levels"]]
+    assert print_breadth({**data, "levels": of_before}) == print_breadth(data)
 
 
 def test_ranks_above_the_width_are_the_identity_on_everything() -> None:

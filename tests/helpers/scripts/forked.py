@@ -1,13 +1,13 @@
-"""Runs a script as several processes, as torchrun does, that share one import of what it needs: seconds for each.
+"""Runs scripts as several processes each, as torchrun does, which share one import of what they need: seconds for each.
 
-    python forked.py COUNT SCRIPT ARGUMENTS
-
-The last line on stderr says how each process ended. Exits with the first code that is not 0; a signal's is negative.
+Started by ranks.py. A line on stdin is a JSON object with the arguments of `run`; its answer on stdout is their exit
+codes. Ends with its stdin.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import runpy
 import socket
@@ -31,22 +31,27 @@ def import_for(script: str) -> None:
     exec(compile(ast.Module(imports, []), script, "exec"), {})
 
 
-def main(count: int, script: str) -> None:
-    import_for(script)
-    world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+def run(command: list[str], ranks: int, out: str, err: str) -> list[int]:
+    """The exit codes of a script with its arguments in so many processes; a signal's are negative.
+
+    All of them write to the files `out` and `err`.
+    """
+    import_for(command[0])
+    world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = []
-    for rank in range(count):
+    for rank in range(ranks):
         process = os.fork()
         if process == 0:
+            for descriptor, path in ((0, os.devnull), (1, out), (2, err)):
+                os.dup2(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), descriptor)
             os.environ.update(world, RANK=str(rank), LOCAL_RANK=str(rank))
-            sys.argv[:] = sys.argv[2:]
-            runpy.run_path(script, run_name="__main__")
+            sys.argv[:] = command
+            runpy.run_path(command[0], run_name="__main__")
             sys.exit()
         started.append(process)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
-    print("exit codes:", *codes, file=sys.stderr)
-    sys.exit(next((code for code in codes if code), 0))
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    for line in sys.stdin:
+        print(json.dumps(run(**json.loads(line))), flush=True)
