@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.errors import InputError, InputTypeError
+from saekernels.splice.hooks import translated
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _END = re.compile(
@@ -62,7 +63,8 @@ def resolve_site(model: nn.Module, name: str) -> Site:
     ``"path@output"``), the output of the module with that name in ``model.named_modules()`` or TransformerLens'
     ``model.hook_dict``, or ``"path@input"``, its input; ``"...[head=2]"`` is one attention head of it and
     ``"...[stream=0]"`` one of several residual streams. One end alone is read and replaced; ``"path@module"`` is
-    ``"path@input -> path"``.
+    ``"path@input -> path"``. Hook points of TransformerLens are found in models of transformers, and modules of these
+    in models of TransformerLens (hooks.py beside this file): `Site.read` and `Site.write` say what they resolved to.
     Raises ValueError for an unknown path (listing close names), another spelling, a container that is never
     called, a module inside a compiled one, where hooks are ignored, and an end that is read after it is replaced.
     """
@@ -83,6 +85,9 @@ def _end(model: nn.Module, found: re.Match[str], of: str) -> End:
     path, side = found["path"], found["side"]
     modules = _named(model)
     _refuse_compiled(model, modules, path)
+    is_input = side == "input" or (side == "module" and of == "read")
+    if path not in modules and (known := translated(model, path, is_input)) is not None:
+        path, is_input = known
     if path not in modules:
         names = [name for name in modules if "_orig_mod" not in name.split(".")]
         raise ValueError(f"sites: {type(model).__name__} has no module {path!r}; {_close_names(path, names)}")
@@ -91,7 +96,6 @@ def _end(model: nn.Module, found: re.Match[str], of: str) -> End:
         raise ValueError(
             f"sites: {path!r} is a {type(module).__name__}, which is never called; name one of its members"
         )
-    is_input = side == "input" or (side == "module" and of == "read")
     return End(path, module, is_input, found["part"], int(found["number"] or 0))
 
 
