@@ -34,3 +34,10 @@ class Metadata:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The place that it was trained at, as a site of a splice, in each of the names that the file has for it."""
+        named = [(self.other.get("hf_hook_name"), self.other.get("hf_hook_name_out")), (self.reads, self.writes)]
+        ends = [(reads, writes or reads) for reads, writes in named if isinstance(reads, str)]
+        return tuple(reads if reads == writes else f"{reads} -> {writes}" for reads, writes in ends)
