@@ -7,6 +7,10 @@ class InputError(ValueError):
     """Bad input from the user: a file, a name, a size or a value. The command line prints it and exits with 2."""
 
 
+class InputTypeError(InputError, TypeError):
+    """Bad input of the wrong kind."""
+
+
 def missing_extra(package: str, purpose: str, extra: str = "eval") -> InputError:
     """The error for an optional package that is not installed, and the extra that brings it."""
     return InputError(f"{purpose} needs the package {package!r}; install it with: pip install 'saekernels[{extra}]'")

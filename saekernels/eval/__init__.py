@@ -4,6 +4,7 @@ from saekernels.errors import InputError
 from saekernels.eval.evaluate import evaluate
 from saekernels.eval.report.data import schema
 from saekernels.eval.report.report import Report
-from saekernels.eval.text.documents import Document, load_documents
+from saekernels.eval.text.documents import Document
+from saekernels.eval.text.sources import load_documents
 
 __all__ = ["Document", "InputError", "Report", "evaluate", "load_documents", "schema"]

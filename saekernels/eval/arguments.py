@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from saekernels.errors import InputError, kind_of
+from saekernels.eval.text.windows import Tokens
 from saekernels.parallel import LatentParallelSAE
 from saekernels.sae.edits import EditedSAE
 from saekernels.sae.module import SAE
+from saekernels.splice.contradictions import contradictions
+from saekernels.splice.sites import resolve_site
 
 _LEAST = {"tokens": 1, "batch_size": 1, "bootstrap": 0, "context": 2, "seed": 0}
 
@@ -47,3 +50,22 @@ def check_choices(bos: object, model_name: object) -> None:
         raise TypeError(f"bos: got {bos!r:.40}, need True, False or None")
     if model_name is not None and not isinstance(model_name, str):
         raise TypeError(f"model_name: got {kind_of(model_name)}, need a str or None")
+
+
+def origin_notes(model: Any, saes: Mapping[str, Any], tokens: Tokens) -> list[str]:
+    """Where this evaluation is another than what the SAEs' checkpoints say that they were trained on, a note each."""
+    notes: list[str] = []
+    begins_with_bos = getattr(tokens.tokenizer, "bos_token_id", None) in tokens.prefix
+    for entry, sae in saes.items():
+        metadata = getattr(sae, "metadata", None)
+        if metadata is None:
+            continue
+        site = resolve_site(model, entry.partition("#")[0])
+        notes += [f"At {told}." for told in contradictions(model, site, metadata)]
+        if metadata.prepend_bos is not None and metadata.prepend_bos != begins_with_bos:
+            trained, now = ("with", "without") if metadata.prepend_bos else ("without", "with")
+            notes.append(f"At {entry!r}: the SAE was trained {trained} a BOS token before each text, and is run {now}.")
+        if metadata.context is not None and tokens.context > metadata.context:
+            windows = f"windows of {metadata.context} tokens, and is run on windows of {tokens.context}"
+            notes.append(f"At {entry!r}: the SAE was trained on {windows}.")
+    return list(dict.fromkeys(notes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from saekernels.display.numbers import counted
-from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer
+from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer, origin_notes
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
@@ -27,11 +28,13 @@ from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
 from saekernels.eval.summarise import documents_table, summarise
-from saekernels.eval.text.documents import Document, check_documents, digest, source
+from saekernels.eval.text.documents import Document, check_documents, digest
+from saekernels.eval.text.sources import skipped_in, source
 from saekernels.eval.text.windows import MASK, Tokens, chosen, context_of
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import fit_probes
+from saekernels.splice.contradictions import OriginWarning
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -127,8 +130,8 @@ def evaluate(
         "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else source(documents),
     }
     wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
-    modes = (_eval_mode(model, *saes.values()), torch.inference_mode())
-    with modes[0], modes[1], open_workspace(checkpoint, config, ranks) as workspace:
+    modes = (_eval_mode(model, *saes.values()), torch.inference_mode(), _noted_once())
+    with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
         runner = Runner(model, head, saes, device, seed)
         order = ranks.together(lambda: _tried(runner, probe))
@@ -155,7 +158,7 @@ def evaluate(
                 mask=MASK,
                 seed=seed,
                 bootstrap=bootstrap,
-                notes=[*_data_notes(spool, tokens), *notes],
+                notes=[*_data_notes(spool, tokens), *origin_notes(model, saes, cutter), *notes],
                 run=_run(runner, work, device),
             )
 
@@ -183,7 +186,12 @@ def _tried(runner: Runner, probe: torch.Tensor) -> dict[str, int]:
 def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:
     """The text in windows; of a run that goes on, as it was written then."""
     return read_spool(folder) or write_spool(
-        folder, chosen(documents, cutter, wanted.tokens, wanted.seed), wanted.context, cutter.has_bytes, rows
+        folder,
+        chosen(documents, cutter, wanted.tokens, wanted.seed),
+        wanted.context,
+        cutter.has_bytes,
+        rows,
+        lambda: skipped_in(documents),
     )
 
 
@@ -254,11 +262,22 @@ def _eval_mode(*modules: torch.nn.Module) -> Iterator[None]:
             part.training = training
 
 
+@contextlib.contextmanager
+def _noted_once() -> Iterator[None]:
+    """What splices warn of at every pass stands in the report's notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OriginWarning)
+        yield
+
+
 def _data_notes(spool: Spool, wanted: int | None) -> list[str]:
     notes = []
     if wanted is not None and spool.tokens < wanted:
         found = counted(spool.tokens, "countable token")
         notes.append(f"The data hold only {found} of the {wanted:,} asked for.")
+    if spool.left_out:
+        notes.append(f"Left out: {counted(spool.left_out, 'record')} without text (empty or null).")
     if not spool.has_bytes:
-        notes.append("The tokenizer gives no character offsets, so bits per byte are unknown.")
+        why = "Tokens were given in place of texts" if spool.tokenized else "The tokenizer gives no character offsets"
+        notes.append(f"{why}, so bits per byte are unknown.")
     return notes

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saekernels.formats.files import FormatError
 from saekernels.sae.activations import Activation, Normalization
+from saekernels.sae.metadata import Metadata
 from saekernels.sae.module import SAE
 
 # Tensors with a row for each latent; a BatchTopK's threshold is one number.
@@ -22,7 +23,8 @@ _BY_LATENT = ("W_enc", "W_dec", "b_enc", "b_gate", "b_mag", "r_mag", "threshold"
 class Checkpoint:
     """What a file holds: tensors by name, views of the file where it is mapped into memory, and what they make.
 
-    options: the keywords of `SAE`. dtype: of the weights; thresholds of half-precision weights stay in float32, because
+    options: the keywords of `SAE`. metadata: what the file says beside its function.
+    dtype: of the weights; thresholds of half-precision weights stay in float32, because
     rounding moves them by up to 0.4 %.
     """
 
@@ -31,6 +33,7 @@ class Checkpoint:
     activation: Activation
     options: Mapping[str, Any]
     dtype: torch.dtype
+    metadata: Metadata
 
     @property
     def n_latents(self) -> int:
@@ -56,6 +59,7 @@ class Checkpoint:
         kept = {n: v.to(torch.float32 if half and n == "threshold" else self.dtype) for n, v in self.state.items()}
         sae = self.module()
         sae.load_state_dict({name: torch.nn.Parameter(value.contiguous()) for name, value in kept.items()}, assign=True)
+        sae.metadata = self.metadata
         return sae
 
 
@@ -73,6 +77,7 @@ def build(
     path: Path,
     state: Mapping[str, Tensor],
     activation: Activation,
+    metadata: Metadata,
     *,
     pre_bias: str = "none",
     normalization: Normalization | None = None,
@@ -89,6 +94,6 @@ def build(
         "rescale_by_decoder_norm": rescale_by_decoder_norm,
         "skip": "W_skip" in state,
     }
-    made = Checkpoint(path, state, activation, options, dtype or state["W_enc"].dtype)
+    made = Checkpoint(path, state, activation, options, dtype or state["W_enc"].dtype, metadata)
     made.module()
     return made

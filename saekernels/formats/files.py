@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-MAX_CONFIG_BYTES = 16 * 2**20
-MAX_INTEGER = 2**31 - 1
 
 
 class FormatError(ValueError):
@@ -26,21 +24,6 @@ def _safetensors() -> Any:
     except ImportError as error:
         raise ImportError("reading checkpoints needs safetensors: pip install 'saekernels[eval]'") from error
     return safetensors
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object."""
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise FormatError(f"{path}: {path.stat().st_size} bytes is too large for a config")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FormatError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not a readable JSON config: {error}") from error
-    if not isinstance(config, dict):
-        raise FormatError(f"{path}: got a JSON {type(config).__name__}, need an object")
-    return config
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -77,6 +60,10 @@ class Tensors:
         """How many dimensions a tensor has; 0 if it is not there."""
         return self._left[name].dim() if name in self._left else 0
 
+    def size(self, name: str) -> int:
+        """How many elements a tensor has; 0 if it is not there."""
+        return self._left[name].numel() if name in self._left else 0
+
     def number(self, name: str) -> float | None:
         """The value of a tensor of one element; None if it is not there."""
         value = self._left.get(name)
@@ -106,32 +93,6 @@ class Tensors:
         """Raise if a tensor was not taken: it would have been ignored in silence."""
         if self._left:
             raise FormatError(f"{self.path}: unexpected tensors {sorted(self._left)} for this architecture")
-
-
-def integer(config: Mapping[str, Any], key: str, path: Path, default: int | None = None) -> int:
-    """A positive int of the config that a tensor can have as a size."""
-    value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise FormatError(f"{path}: {key!r} is {value!r:.40}, need a positive integer")
-    if value > MAX_INTEGER:
-        raise FormatError(f"{path}: {key!r} is {value!r:.40}, need at most 2^31 - 1")
-    return value
-
-
-def boolean(config: Mapping[str, Any], key: str, path: Path, default: bool = False) -> bool:
-    """A bool of the config: the string "false" would count as true."""
-    value = config.get(key, default)
-    if not isinstance(value, bool):
-        raise FormatError(f"{path}: {key!r} is {value!r:.40}, need true or false")
-    return value
-
-
-def text(config: Mapping[str, Any], key: str, path: Path, default: str | None = None) -> str:
-    """A string of the config."""
-    value = config.get(key, default)
-    if not isinstance(value, str):
-        raise FormatError(f"{path}: {key!r} is {value!r:.40}, need a string")
-    return value
 
 
 def json_to_bytes(config: Mapping[str, object], argument: str) -> bytes:

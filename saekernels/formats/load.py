@@ -12,21 +12,21 @@ from pathlib import Path
 
 import torch
 
-from saekernels.formats import (
+from saekernels.formats import hub
+from saekernels.formats.checkpoint import Checkpoint
+from saekernels.formats.files import FLOATS, FormatError
+from saekernels.formats.pickles import read_pt
+from saekernels.formats.readers import (
     circuit_tracer,
     dictionary_learning,
     gemma_scope,
     goodfire,
-    hub,
     llama_scope,
     openai,
     qwen_scope,
     saelens,
     sparsify,
 )
-from saekernels.formats.checkpoint import Checkpoint
-from saekernels.formats.files import FLOATS, FormatError
-from saekernels.formats.pickles import read_pt
 from saekernels.sae.activations import Scale
 from saekernels.sae.module import SAE
 

@@ -24,6 +24,7 @@ from saekernels.sae.activations import (
 )
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import ENCODERS
+from saekernels.sae.metadata import Metadata
 
 PRE_BIASES = ("none", "b_dec", "separate")
 NORMALIZATIONS = (LayerNorm, ConstantNorm, Scale)
@@ -50,6 +51,8 @@ class SAE(nn.Module):
     Parameters: W_enc, W_dec, b_dec; b_enc [F] (not Gated); b_gate, b_mag, r_mag [F] (Gated); threshold [F] (JumpReLU);
     b_pre, W_skip where asked for. Buffer: threshold [] (BatchTopK). Thresholds get no gradient here: a straight-through
     estimator belongs to a training loop.
+
+    Attribute metadata: what the checkpoint said of the model and the text, where there is one (`Metadata`), else None.
 
     Inputs are computed in the dtype of the weights; the output comes back in the dtype of the input.
 
@@ -89,6 +92,7 @@ class SAE(nn.Module):
         self.normalization = normalization
         self.rescale_by_decoder_norm = rescale_by_decoder_norm
         self.pre_bias_kind = pre_bias
+        self.metadata: Metadata | None = None
         self._prepared: PreparedWeights | None = None
         self._seen: tuple[int, int, int] | None = None
         self._check()

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from saekernels.errors import InputError
+from saekernels.splice.contradictions import OriginWarning, contradictions
 from saekernels.splice.mask import Untouched
 from saekernels.splice.replacement import Function, Mode, Replacement, plan_replacement, with_error
-from saekernels.splice.sites import take_input, take_output
+from saekernels.splice.sites import put_part, take_input, take_output
 
 if TYPE_CHECKING:
     from saekernels.sae.codes import Codes
@@ -40,8 +42,11 @@ def splice(
     Args:
         model: a transformers causal LM, a TransformerLens model, or any module whose submodules are called normally.
         sites: site -> SAE, applied in this order where several share a module. A site is the name of a module
-            (``"model.layers.3"``: its output), ``"path@input"`` (its input), or ``"path@module"`` (the SAE reads
-            its input and replaces its output: a transcoder). The SAE may be None where ``replace`` is not "sae".
+            (``"model.layers.3"``: its output), ``"path@input"`` (its input), ``"path@module"`` (the SAE reads its
+            input and replaces its output: a transcoder), or ``"READ -> WRITE"`` with any two of them
+            (``"model.layers.3.mlp@input -> model.layers.3.post_feedforward_layernorm"``). ``"[head=2]"`` at the end
+            of one means one attention head, ``"[stream=0]"`` one of several residual streams. The SAE may be None
+            where ``replace`` is not "sae".
         replace: "sae" puts in the reconstruction, "zero" zeros, "mean" the site's mean, "function" what the callable
             given in the SAE's place makes of (what is read, what is replaced); one for all, or site -> mode.
         means: site -> [d_out], needed where ``replace`` is "mean"; other sites are ignored.
@@ -61,6 +66,9 @@ def splice(
         ValueError: here, for an unknown site (close names are listed), a missing mean or SAE, or widths that cannot
             fit; in the forward pass, for widths or masks that turn out not to fit, or token ids without tokens.
         TypeError: for an argument of the wrong kind.
+
+    Warns where the checkpoint of an SAE (``SAE.metadata``) was trained at another place that this model has, or on a
+    model whose weights were changed otherwise. An SAE of one attention head replaces that head alone.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: needs a torch.nn.Module, got {type(model).__name__}")
@@ -72,6 +80,9 @@ def splice(
     if error_term and set(modes.values()) != {"sae"}:
         raise ValueError('error_term: undoes any ablation, so it needs replace="sae" at every site')
     plans = [plan_replacement(model, name, sae, modes[name], means or {}) for name, sae in sites.items()]
+    for plan in plans:
+        for told in contradictions(model, plan.site, getattr(plan.sae, "metadata", None)):
+            warnings.warn(f"splice: {told}", OriginWarning, stacklevel=2)
     return Splice(model, plans, Untouched(model, untouched), bool(error_term), observer)
 
 
@@ -123,7 +134,7 @@ class Splice:
             self._handles.append(self._model.register_forward_hook(self._count_pass))
             self._untouched.attach(self._handles)
             for plan in self._plans:
-                self._handles.append(self._hook(plan))
+                self._handles += self._hook(plan)
         except BaseException:
             self._remove()
             raise
@@ -150,25 +161,54 @@ class Splice:
     def _count_pass(self, module: nn.Module, args: Any, output: Any) -> None:
         self._passes += 1
 
-    def _hook(self, plan: Replacement) -> RemovableHandle:
+    def _hook(self, plan: Replacement) -> list[RemovableHandle]:
+        site = plan.site
+        seen: list[Tensor] = []  # what was read and not yet answered, where another module shows it
+
+        def see_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[:] = [take_input(site, site.read, args, kwargs)[0]]
+
+        def see_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            seen[:] = [take_output(site, site.read, output)[0]]
+
+        def read(target: Tensor) -> Tensor:
+            if site.same:
+                return target
+            if not seen:
+                raise InputError(
+                    f"site {site.name!r}: {site.write.path!r} came before {site.read.path!r} in this forward pass, so "
+                    "there was nothing to read"
+                )
+            return seen.pop()
+
         def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            x, put = take_input(plan.site, args, kwargs)
-            return put(self._replace(plan, x, x))
+            target, put = take_input(site, site.write, args, kwargs)
+            return put(self._replace(plan, read(target), target))
 
         def on_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            target, put = take_output(plan.site, output)
-            x = take_input(plan.site, args, kwargs)[0] if plan.site.reads_input else target
-            return put(self._replace(plan, x, target))
+            target, put = take_output(site, site.write, output)
+            if site.one_call and site.read.is_input:
+                return put(self._replace(plan, take_input(site, site.read, args, kwargs)[0], target))
+            if site.one_call:
+                return put(self._replace(plan, target, target))
+            return put(self._replace(plan, read(target), target))
 
-        if plan.site.writes_input:
-            return plan.site.module.register_forward_pre_hook(on_input, with_kwargs=True)
-        return plan.site.module.register_forward_hook(on_output, with_kwargs=True)
+        handles = []
+        if not site.one_call and site.read.is_input:
+            handles.append(site.read.module.register_forward_pre_hook(see_input, with_kwargs=True))
+        elif not site.one_call:
+            handles.append(site.read.module.register_forward_hook(see_output))
+        if site.write.is_input:
+            handles.append(site.write.module.register_forward_pre_hook(on_input, with_kwargs=True))
+        else:
+            handles.append(site.write.module.register_forward_hook(on_output, with_kwargs=True))
+        return handles
 
-    def _replace(self, plan: Replacement, x: Tensor, target: Tensor) -> Tensor:
-        """What goes in the place of ``target``: same shape, dtype and device."""
-        name, shape = plan.site.name, target.shape
+    def _replace(self, plan: Replacement, source: Tensor, whole: Tensor) -> Tensor:
+        """What goes in the place of ``whole``, from what was read: same shape, dtype and device."""
+        name = plan.site.name
         self.calls[name] += 1
-        x, target = plan.fit(x, target)
+        x, target = plan.fit(source, whole)
         stays = self._untouched.mask(name, target.shape[:-1], target.device)
         x_hat, codes = plan.reconstruct(x, target)
         if self._observer is not None:
@@ -179,7 +219,7 @@ class Splice:
         new = x_hat.to(target.dtype)
         if stays is not None:
             new = torch.where(stays.unsqueeze(-1), target, new)
-        return new.reshape(shape)
+        return put_part(plan.site, plan.site.write, whole, new)
 
 
 def _modes(replace: Mode | Mapping[str, Mode], sites: Mapping[str, Any]) -> dict[str, Mode]:

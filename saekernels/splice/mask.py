@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from saekernels.errors import InputError
+
 _INT64 = torch.iinfo(torch.int64)
 
 
@@ -54,7 +56,7 @@ class Untouched:
             return None
         tokens = self._tokens.ids
         if tokens is None:
-            raise ValueError(
+            raise InputError(
                 f"site {site!r}: untouched is a set of token ids, but no tokens reached the model's embedding in this "
                 "forward pass (was it given inputs_embeds, or a layer to start at?); give a bool mask [B, S] instead"
             )
@@ -101,7 +103,7 @@ def _fit(mask: Tensor, site: str, lead: torch.Size) -> Tensor:
         return mask.reshape(-1)
     if len(lead) == 3 and mask.shape == lead[:2]:
         return mask.unsqueeze(-1).expand(lead)
-    raise ValueError(
+    raise InputError(
         f"site {site!r}: the untouched mask has shape {tuple(mask.shape)}, the activation's positions have shape "
         f"{tuple(lead)}; they must agree (for generate(), give untouched as token ids)"
     )

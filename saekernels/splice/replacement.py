@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from saekernels.splice.sites import Site, fold_heads, module_widths, require_width, resolve_site
+from saekernels.errors import InputError
+from saekernels.splice.sites import Site, module_widths, part_of, require_width, resolve_site
 
 if TYPE_CHECKING:
     from saekernels.sae.codes import Codes
@@ -35,29 +36,36 @@ class Replacement:
         if self.sae is not None:
             return self.sae.d_in, self.sae.d_out
         width = None if self.mean is None else self.mean.shape[0]
-        return (None if self.site.reads_input and not self.site.writes_input else width), width
+        return (width if self.site.same else None), width
 
     def check_widths(self, width_in: int | None, width_out: int | None, where: str) -> None:
-        """ValueError unless the widths of the module's input and output, where known, are those needed here."""
+        """InputError unless the widths of what is read and what is replaced, where known, are those needed here."""
         d_in, d_out = self.widths()
         given = "the mean" if self.sae is None else "the SAE"
-        require_width(self.site, f"what {given} reads", d_in, width_in if self.site.reads_input else width_out, where)
-        require_width(self.site, f"what {given} gives", d_out, width_in if self.site.writes_input else width_out, where)
+        require_width(self.site, f"what {given} reads", d_in, width_in, where)
+        require_width(self.site, f"what {given} gives", d_out, width_out, where)
+
+    def check_modules(self) -> None:
+        """As `check_widths`, by what the modules' classes say of their widths; heads and streams say nothing there."""
+        for end, width, what in zip((self.site.read, self.site.write), self.widths(), ("reads", "gives"), strict=True):
+            own = None if end.part else module_widths(end.module)[0 if end.is_input else 1]
+            given = "the mean" if self.sae is None else "the SAE"
+            require_width(self.site, f"what {given} {what}", width, own, f"the {type(end.module).__name__} there")
 
     def fit(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The activations with attention heads folded where the SAE needs it; ValueError if they do not fit."""
+        """What is read and what is replaced, as [..., width] each; InputError if they do not fit."""
         d_in, d_out = self.widths()
-        x, target = fold_heads(x, d_in), fold_heads(target, d_out)
+        read, written = part_of(self.site, self.site.read, x, d_in), part_of(self.site, self.site.write, target, d_out)
         where = f"activation of shape {tuple(target.shape)}"
-        if self.site.reads_input and not self.site.writes_input:
-            where = f"input of shape {tuple(x.shape)}, output of shape {tuple(target.shape)}"
-        self.check_widths(x.shape[-1], target.shape[-1], where)
-        if x.shape[:-1] != target.shape[:-1]:
-            raise ValueError(
-                f"site {self.site.name!r}: the input has shape {tuple(x.shape)} but the output {tuple(target.shape)}; "
-                "their positions must agree"
+        if not self.site.same:
+            where = f"input of shape {tuple(read.shape)}, output of shape {tuple(written.shape)}"
+        self.check_widths(read.shape[-1], written.shape[-1], where)
+        if read.shape[:-1] != written.shape[:-1]:
+            raise InputError(
+                f"site {self.site.name!r}: the input has shape {tuple(read.shape)} but the output "
+                f"{tuple(written.shape)}; their positions must agree"
             )
-        return x, target
+        return read, written
 
     def reconstruct(self, x: Tensor, target: Tensor) -> tuple[Tensor, Codes | None]:
         """The replacement on ``target``'s device, in the SAE's or the mean's dtype, and the codes."""
@@ -70,7 +78,7 @@ class Replacement:
             made = self.function(x, target)
             if not isinstance(made, Tensor) or made.shape != target.shape:
                 got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-                raise ValueError(f"site {self.site.name!r}: its function gave {got}, need shape {tuple(target.shape)}")
+                raise InputError(f"site {self.site.name!r}: its function gave {got}, need shape {tuple(target.shape)}")
             return made.to(target.device), None
         sae = cast("SAE", self.sae)
         device = sae.W_dec.device
@@ -107,17 +115,32 @@ def plan_replacement(
     if sae is not None and missing:
         raise TypeError(f"sites: {name!r} needs a saekernels.SAE, got {type(sae).__name__} without {missing[0]}")
     sae = cast("SAE | None", sae)
-    if sae is not None and sae.d_in != sae.d_out and site.reads_input == site.writes_input:
+    site = _at_its_head(site, sae)
+    if sae is not None and sae.d_in != sae.d_out and site.same:
         raise ValueError(
             f"site {name!r}: an SAE that reads and replaces the same activation needs d_in == d_out, got {sae.d_in} "
-            f"and {sae.d_out}; a transcoder goes to 'path@module'"
+            f"and {sae.d_out}; a transcoder goes to 'path@module' or 'READ -> WRITE'"
         )
     mean = _mean(name, means) if mode == "mean" else None
     if sae is not None and mean is not None:
         require_width(site, "d_out of the SAE", sae.d_out, mean.shape[0], "its mean")
     replacement = Replacement(site, sae, mode, mean)
-    replacement.check_widths(*module_widths(site.module), f"the {type(site.module).__name__} there")
+    replacement.check_modules()
     return replacement
+
+
+def _at_its_head(site: Site, sae: SAE | None) -> Site:
+    """The site at the one attention head that the checkpoint of the SAE was trained on, if it says so."""
+    head = getattr(getattr(sae, "metadata", None), "head", None)
+    if head is None:
+        return site
+    named = {end.number for end in (site.read, site.write) if end.part == "head"}
+    if named - {head}:
+        raise ValueError(f"sites: {site.name!r} names head {named.pop()}, but the SAE there was trained on head {head}")
+    at_head = [
+        end if end.part else dataclasses.replace(end, part="head", number=head) for end in (site.read, site.write)
+    ]
+    return Site(site.name, *at_head)
 
 
 def _mean(name: str, means: Mapping[str, Tensor]) -> Tensor:

@@ -5,42 +5,89 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_SUFFIXES = {"": (False, False), "@input": (True, True), "@module": (True, False)}
+from saekernels.errors import InputError, InputTypeError
+from saekernels.splice.hooks import translated
+
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_END = re.compile(
+    r"(?P<path>[^@\[\]>]+?)\s*(@(?P<side>input|output|module))?(\[(?P<part>head|stream)=(?P<number>\d+)\])?"
+)
+_SPELLING = "write 'path', 'path@input', 'path@module' or 'READ -> WRITE', each end perhaps with [head=N] or [stream=N]"
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """One side of a module: where an activation is read, or where one is replaced.
+
+    part: "head" (of [..., heads, width], or of heads side by side in the last dimension) or "stream" (of
+    [streams, ..., width]), of which `number` is meant; None for the whole activation.
+    """
+
+    path: str
+    module: nn.Module
+    is_input: bool
+    part: str | None = None
+    number: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A place in a model: which module, and which side of it is read and which is replaced."""
+    """A place in a model: the end that is read and the end that is replaced, which may be the same."""
 
     name: str
-    module: nn.Module
-    reads_input: bool
-    writes_input: bool
+    read: End
+    write: End
+
+    @property
+    def same(self) -> bool:
+        """Whether what is read is what is replaced."""
+        return self.read == self.write
+
+    @property
+    def one_call(self) -> bool:
+        """Whether one call of one module shows both ends."""
+        return self.read.module is self.write.module
 
 
 def resolve_site(model: nn.Module, name: str) -> Site:
     """The place that a site string means in ``model``.
 
-    ``"path"`` is the output of the module with that name in ``model.named_modules()`` or TransformerLens'
-    ``model.hook_dict``, ``"path@input"`` is its input,
-    and ``"path@module"`` reads its input and replaces its output.
-    Raises ValueError for an unknown path (listing close names), an unknown suffix, a container that is never
-    called, and a module inside a compiled one, where hooks are ignored.
+    ``"READ -> WRITE"`` reads an activation at one end and replaces that at another. An end is ``"path"`` (or
+    ``"path@output"``), the output of the module with that name in ``model.named_modules()`` or TransformerLens'
+    ``model.hook_dict``, or ``"path@input"``, its input; ``"...[head=2]"`` is one attention head of it and
+    ``"...[stream=0]"`` one of several residual streams. One end alone is read and replaced; ``"path@module"`` is
+    ``"path@input -> path"``. Hook points of TransformerLens are found in models of transformers, and modules of these
+    in models of TransformerLens (hooks.py beside this file): `Site.read` and `Site.write` say what they resolved to.
+    Raises ValueError for an unknown path (listing close names), another spelling, a container that is never
+    called, a module inside a compiled one, where hooks are ignored, and an end that is read after it is replaced.
     """
     if not isinstance(name, str):
         raise TypeError(f"sites: a site is a string such as 'model.layers.3', got {type(name).__name__}")
-    path, at, side = name.partition("@")
-    if at + side not in _SUFFIXES or not path:
-        raise ValueError(f"sites: {name!r} is not a site; write 'path', 'path@input' or 'path@module'")
+    ends = [_END.fullmatch(end.strip()) for end in name.split("->")]
+    found = [end for end in ends if end is not None]
+    both = len(found) == 2 and any(end["side"] == "module" for end in found)
+    if len(found) != len(ends) or len(ends) > 2 or both:
+        raise ValueError(f"sites: {name!r} is not a site; {_SPELLING}")
+    read, write = (_end(model, found[at], of) for at, of in ((0, "read"), (-1, "write")))
+    if read.module is write.module and write.is_input and not read.is_input:
+        raise ValueError(f"sites: {name!r} reads what a module gives and replaces what it is given, which comes before")
+    return Site(name, read, write)
+
+
+def _end(model: nn.Module, found: re.Match[str], of: str) -> End:
+    path, side = found["path"], found["side"]
     modules = _named(model)
     _refuse_compiled(model, modules, path)
+    is_input = side == "input" or (side == "module" and of == "read")
+    if path not in modules and (known := translated(model, path, is_input)) is not None:
+        path, is_input = known
     if path not in modules:
         names = [name for name in modules if "_orig_mod" not in name.split(".")]
         raise ValueError(f"sites: {type(model).__name__} has no module {path!r}; {_close_names(path, names)}")
@@ -49,7 +96,7 @@ def resolve_site(model: nn.Module, name: str) -> Site:
         raise ValueError(
             f"sites: {path!r} is a {type(module).__name__}, which is never called; name one of its members"
         )
-    return Site(name, module, *_SUFFIXES[at + side])
+    return End(path, module, is_input, found["part"], int(found["number"] or 0))
 
 
 def _named(model: nn.Module) -> dict[str, nn.Module]:
@@ -101,36 +148,38 @@ def _first_int(module: nn.Module, names: tuple[str, ...], default: int | None) -
     return next((value for value in found if isinstance(value, int)), default)
 
 
-def take_input(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def take_input(
+    site: Site, end: End, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """The activation among a call's arguments, and a function that gives the arguments with another in its place.
 
     It is the first positional argument, else the keyword that ``forward`` names first, else ``hidden_states``.
     """
     if args:
-        return _activation(site, args[0], "input"), lambda new: ((new, *args[1:]), kwargs)
-    first = next(iter(inspect.signature(site.module.forward).parameters), "hidden_states")
+        return _activation(site, end, args[0], "input"), lambda new: ((new, *args[1:]), kwargs)
+    first = next(iter(inspect.signature(end.module.forward).parameters), "hidden_states")
     key = first if first in kwargs else "hidden_states"
     if key not in kwargs:
-        raise ValueError(
-            f"site {site.name!r}: {type(site.module).__name__} was called with neither a positional argument nor "
+        raise InputError(
+            f"site {site.name!r}: {type(end.module).__name__} was called with neither a positional argument nor "
             f"{first!r}; got the keywords {sorted(kwargs)}"
         )
-    return _activation(site, kwargs[key], f"input {key!r}"), lambda new: (args, {**kwargs, key: new})
+    return _activation(site, end, kwargs[key], f"input {key!r}"), lambda new: (args, {**kwargs, key: new})
 
 
-def take_output(site: Site, output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def take_output(site: Site, end: End, output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """The activation in what a module returned, and a function that gives the same return value with another.
 
     It is the tensor itself, the first item of a tuple or list, or the first field of a ModelOutput or dict.
     """
     if isinstance(output, dict) and output:
         key = next(iter(output))
-        return _activation(site, output[key], f"output {key!r}"), lambda new: _with_field(output, key, new)
+        return _activation(site, end, output[key], f"output {key!r}"), lambda new: _with_field(output, key, new)
     if isinstance(output, (tuple, list)) and output:
-        value = _activation(site, output[0], "first output")
+        value = _activation(site, end, output[0], "first output")
         make = getattr(type(output), "_make", type(output))
         return value, lambda new: make((new, *output[1:]))
-    return _activation(site, output, "output"), lambda new: new
+    return _activation(site, end, output, "output"), lambda new: new
 
 
 def _with_field(record: Any, key: str, new: Tensor) -> Any:
@@ -139,24 +188,52 @@ def _with_field(record: Any, key: str, new: Tensor) -> Any:
     return {**record, key: new}
 
 
-def _activation(site: Site, value: Any, which: str) -> Tensor:
+def _activation(site: Site, end: End, value: Any, which: str) -> Tensor:
     if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 0:
         return value
     got = f"a {value.dtype} tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    raise TypeError(
-        f"site {site.name!r}: the {which} of {type(site.module).__name__} is {got}; "
+    raise InputTypeError(
+        f"site {site.name!r}: the {which} of {type(end.module).__name__} is {got}; "
         "a floating-point tensor [..., width] is needed"
     )
 
 
-def fold_heads(x: Tensor, width: int | None) -> Tensor:
-    """[B, S, heads, head_width] as [B, S, heads * head_width] where that is the width wanted; else x as it is."""
-    if x.ndim == 4 and x.shape[-1] != width and x.shape[-2] * x.shape[-1] == width:
-        return x.flatten(-2)
-    return x
+def part_of(site: Site, end: End, x: Tensor, width: int | None) -> Tensor:
+    """The activation at an end as [..., width], without its heads or streams where the end names one of them.
+
+    All heads, [B, S, heads, head_width], are side by side where `width` is that of all of them. Raises InputError where
+    the activation has no such head or stream.
+    """
+    if end.part is None:
+        if x.ndim == 4 and x.shape[-1] != width and x.shape[-2] * x.shape[-1] == width:
+            return x.flatten(-2)
+        return x
+    axis, x = _parts(site, end, x, width)
+    return x.select(axis, end.number)
+
+
+def put_part(site: Site, end: End, x: Tensor, new: Tensor) -> Tensor:
+    """`x` with `new` in the place of what `part_of` gave."""
+    if end.part is None:
+        return new.reshape(x.shape)
+    axis, parts = _parts(site, end, x, new.shape[-1])
+    return torch.select_scatter(parts, new, axis, end.number).reshape(x.shape)
+
+
+def _parts(site: Site, end: End, x: Tensor, width: int | None) -> tuple[int, Tensor]:
+    """The axis of heads or streams, and the activation with such an axis."""
+    axis = 0 if end.part == "stream" else -2
+    if x.ndim == 3 and axis == -2 and width is not None and x.shape[-1] % width == 0:
+        x = x.unflatten(-1, (-1, width))
+    if x.ndim != 4 or end.number >= x.shape[axis]:
+        raise InputError(
+            f"site {site.name!r}: an activation of shape {tuple(x.shape)} has no {end.part} {end.number}"
+            + (f" of width {width}" if width is not None and axis == -2 else "")
+        )
+    return axis, x
 
 
 def require_width(site: Site, what: str, expected: int | None, got: int | None, where: str) -> None:
-    """ValueError unless the two widths agree; None means not known."""
+    """InputError, a ValueError, unless the two widths agree; None means not known."""
     if expected is not None and got is not None and expected != got:
-        raise ValueError(f"site {site.name!r}: expected width {expected} ({what}), got {got} ({where})")
+        raise InputError(f"site {site.name!r}: expected width {expected} ({what}), got {got} ({where})")

@@ -32,7 +32,7 @@ def llama() -> nn.Module:
         ("model.layers.7", "'model.layers.2'"),
         ("xyzzy", "'lm_head'"),
         ("model.layers", "ModuleList"),
-        ("model.layers.1@output", "'path@input'"),
+        ("model.layers.1@out", "'path@input'"),
         ("@input", "'path@input'"),
         ("", "'path@input'"),
     ],

@@ -6,7 +6,6 @@ import argparse
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +30,7 @@ from saekernels.eval.studies.effective_compute import effective_compute
 from saekernels.eval.studies.family import Family, read_family
 from saekernels.eval.studies.task_runs import run_tasks, task_part
 from saekernels.eval.studies.tasks import Task, load_tasks
-from saekernels.eval.text.documents import files_of
+from saekernels.eval.text.sources import files_of
 from saekernels.files.checked import check_writable, same_file, write_whole
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     given = {option: path for option, path in outputs.items() if path}
     for option, path in given.items():
         check_writable(path)
-        for file in (file for source in arguments.data for file in files_of(Path(source))):
+        for file in (file for source in arguments.data for file in files_of(source)):
             if same_file(path, file):
                 raise InputError(f"{option}: {path} is the file {file} of --data; it would be overwritten")
     if len(given) == 2 and same_file(arguments.json, arguments.html):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -150,12 +152,19 @@ def names_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     return names
 
 
+_SITE_AND_PATH = re.compile(r"(?P<site>([^=\[]|\[\w+=\d+\])+)=(?P<path>.+)", re.DOTALL)
+
+
 def site_and_path(text: str) -> tuple[str, str]:
-    """ "SITE=PATH" as a pair; only the first "=" parts them."""
-    site, equals, path = text.partition("=")
-    if not (site and equals and path):
-        raise argparse.ArgumentTypeError(f"need SITE=PATH, for example model.layers.3=saes/layer_3, got {text!r}")
-    return site, path
+    """ "SITE=PATH" as a pair; only the first "=" parts them that is not of "[head=2]". "PATH" has the site ""."""
+    parted = _SITE_AND_PATH.fullmatch(text)
+    if parted:
+        return parted["site"], parted["path"]
+    if text and "=" not in text and ("/" in text or os.path.exists(text)):
+        return "", text
+    raise argparse.ArgumentTypeError(
+        f"need SITE=PATH, for example model.layers.3=saes/layer_3, or a PATH whose files say the site, got {text!r}"
+    )
 
 
 def positive(text: str, of: str = "") -> float:

@@ -13,6 +13,7 @@ from saekernels.display.numbers import counted
 from saekernels.errors import InputError, first_line, missing_extra
 from saekernels.files.checked import read_json
 from saekernels.formats import load
+from saekernels.formats.load import open_checkpoint
 from saekernels.parallel import LatentParallelSAE
 from saekernels.parallel.devices import device_of
 from saekernels.sae.module import SAE
@@ -123,12 +124,18 @@ def load_tokenizer(name: str, trust_code: bool = False) -> Any:
 
 
 def load_saes(
-    pairs: Sequence[tuple[str, str]], device_at: Callable[[str], torch.device], dtype: str, group: Any = None
+    pairs: Sequence[tuple[str, str]],
+    model: Any,
+    device_at: Callable[[str], torch.device],
+    dtype: str,
+    group: Any = None,
 ) -> dict[str, SAE | LatentParallelSAE]:
     """Site -> SAE, in the given order; a site that comes again gets the name of its checkpoint, "SITE#NAME".
 
+    pairs: (site, path); for the site "", where the checkpoint says that it was trained. model: where the sites are.
     device_at: the device of a site's SAE. group: the processes over which each SAE is spread, if it is.
     """
+    pairs = [(site or _site_of(path, model), path) for site, path in pairs]
     saes: dict[str, SAE | LatentParallelSAE] = {}
     given = set()
     for site, path in pairs:
@@ -151,10 +158,26 @@ def load_saes(
     return saes
 
 
+def _site_of(path: str, model: Any) -> str:
+    """The place that a checkpoint says it was trained at, where this model has it."""
+    try:
+        metadata = open_checkpoint(path, dtype=None, input_scale=None, k=None, revision=None).metadata
+    except (OSError, ValueError) as error:
+        raise InputError(f"--sae {path}: {first_line(error)}") from error
+    for site in metadata.sites:
+        try:
+            resolve_site(model, site)
+        except ValueError:
+            continue
+        return site
+    told = f"its files say {' or '.join(map(repr, metadata.sites))}" if metadata.sites else "its files do not say where"
+    raise InputError(f"--sae {path}: no place for it in this model: {told}; give SITE={path}")
+
+
 def device_of_site(model: Any, site: str, otherwise: torch.device) -> torch.device:
     """Where the module of a site computes; `otherwise` for a site that the model does not have, which is told later."""
     try:
-        return device_of(resolve_site(model, site).module)
+        return device_of(resolve_site(model, site).write.module)
     except ValueError:
         return otherwise
 

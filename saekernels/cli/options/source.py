@@ -47,9 +47,10 @@ def add_source(parser: Parser) -> None:
     model.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, help="a transformers causal LM" + EXAMPLE)
     habit = "its tokenizer, if elsewhere (default: as --model)"
     model.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help=habit)
-    where = "an SAE checkpoint and its site: module, module@input or module@module (transcoder); or SITE#NAME=PATH"
+    where = "an SAE checkpoint and its site: module, module@input, module@module (transcoder) or 'READ -> WRITE'; "
+    where += "SITE#NAME=PATH for several of one site; PATH alone where its files say the site"
     where += EXAMPLE
-    model.add_argument("--sae", metavar="SITE=PATH", type=site_and_path, nargs="+", action="extend", help=where)
+    model.add_argument("--sae", metavar="[SITE=]PATH", type=site_and_path, nargs="+", action="extend", help=where)
     trust = "run the Python code that the model's or tokenizer's checkpoint brings; without it such a one is refused"
     model.add_argument("--trust-remote-code", action="store_true", help=trust)
     text = parser.group("text")
@@ -107,7 +108,8 @@ def load_source(
     def device_at(site: str) -> torch.device:
         return device if device_map is None else device_of_site(model, site, device)
 
-    return Source(model, tokenizer, load_saes(arguments.sae, device_at, arguments.sae_dtype, group), documents, device)
+    saes = load_saes(arguments.sae, model, device_at, arguments.sae_dtype, group)
+    return Source(model, tokenizer, saes, documents, device)
 
 
 def _say_if_slow(device: torch.device, command: str) -> None:

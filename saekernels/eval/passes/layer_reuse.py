@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from saekernels.eval.passes.plan import Run
 from saekernels.parallel.collectives import RankLostError
-from saekernels.splice.sites import resolve_site
+from saekernels.splice.sites import Site, resolve_site
 
 CLEAN = "clean"
 
@@ -112,7 +112,7 @@ def find_reuse(
     sites = {name: resolve_site(model, name) for run in runs for name in run.sites}
     for candidate in lists:
         blocks = list(candidate)
-        depths = {name: _depth(blocks, site.module, site.reads_input) for name, site in sites.items()}
+        depths = {name: _first(blocks, site) for name, site in sites.items()}
         if any(depth is not None for depth in depths.values()):
             return LayerReuse(
                 blocks,
@@ -130,13 +130,20 @@ def _start(
     following = depths[joint.sites[len(run.entries)]]
     if following is None or following < clean.depth:
         return clean
-    if max(_done(blocks, sites[name].module) for name in run.sites) > following:
+    if max(_done(blocks, sites[name].write.module) for name in run.sites) > following:
         return clean
     # A splice of the last kept block's output comes after what was kept, so it is made again.
     last = blocks[following - 1] if following else None
     pairs = zip(run.entries, (sites[name] for name in run.sites), strict=True)
-    again = tuple(entry for entry, site in pairs if site.module is last and not site.writes_input)
+    again = tuple(entry for entry, site in pairs if site.write.module is last and not site.write.is_input)
     return Start(joint.name, following, again)
+
+
+def _first(blocks: list[nn.Module], site: Site) -> int | None:
+    """As `_depth`, of the end that comes first; None where either lies outside the blocks."""
+    depths = [_depth(blocks, end.module, end.is_input) for end in (site.read, site.write)]
+    known = [depth for depth in depths if depth is not None]
+    return min(known) if len(known) == len(depths) else None
 
 
 def _depth(blocks: list[nn.Module], module: nn.Module, reads_input: bool) -> int | None:

@@ -91,7 +91,7 @@ def _settings(part: nn.Module) -> str:
         name: value
         for name, value in sorted(vars(part).items())
         if not name.startswith("_")
-        and name != "training"
+        and name not in ("training", "metadata")
         and (isinstance(value, _PLAIN) or dataclasses.is_dataclass(value))
     }
     return repr(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,8 @@ _META = "documents.json"
 class Spool:
     """What will be evaluated: chunks of windows in files, and of each document its domain, labels and counts.
 
-    digests: SHA-256 of each text, 16 hex digits; counts [documents, 2]: counted predictions and their bytes;
+    tokenized: whether tokens stood in place of a text; left_out: records without a text; digests: SHA-256 of each text,
+    16 hex digits; counts [documents, 2]: counted predictions and their bytes;
     frequencies [V] int64: how often each token is the target of a counted prediction; firsts: of each chunk, the
     number of its first document.
     """
@@ -34,6 +35,8 @@ class Spool:
     tokens: int = 0
     positions: int = 0
     has_bytes: bool = True
+    tokenized: bool = False
+    left_out: int = 0
     domains: list[str] = field(default_factory=list)
     labels: list[Mapping[str, str]] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
@@ -69,9 +72,17 @@ class Spool:
 
 
 def write_spool(
-    folder: Path, documents: Iterable[tuple[Document, list[Window]]], context: int, has_bytes: bool, rows: int
+    folder: Path,
+    documents: Iterable[tuple[Document, list[Window]]],
+    context: int,
+    has_bytes: bool,
+    rows: int,
+    left_out: Callable[[], int] = lambda: 0,
 ) -> Spool:
-    """Write windows as they come; `rows` is the size of the vocabulary."""
+    """Write windows as they come.
+
+    rows: the size of the vocabulary. left_out: how many records had no text, asked once all are read.
+    """
     spool = Spool(folder, has_bytes=has_bytes, frequencies=np.zeros(rows, dtype=np.int64))
     pending: list[Window] = []
     waiting = 0
@@ -84,6 +95,7 @@ def write_spool(
             pending, waiting = [], 0
     if pending:
         _write_chunk(spool, pending)
+    spool.left_out = left_out()
     meta = {**vars(spool), "frequencies": spool.frequencies.tolist()}
     meta.pop("folder")
     with written(folder / _META):
@@ -114,7 +126,9 @@ def _note(spool: Spool, document: Document, windows: list[Window]) -> None:
         spool.positions += len(window.ids)
     spool.domains.append(document.domain)
     spool.labels.append(dict(document.labels))
-    spool.digests.append(hashlib.sha256(document.text.encode()).hexdigest()[:16])
+    spool.digests.append(hashlib.sha256(document.content()).hexdigest()[:16])
+    if document.ids is not None:
+        spool.has_bytes, spool.tokenized = False, True
     spool.counts.append((tokens, nbytes))
     spool.tokens += tokens
 

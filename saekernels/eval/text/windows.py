@@ -62,6 +62,8 @@ class Tokens:
 
     def cut(self, texts: Sequence[str], first_document: int) -> list[list[Window]]:
         """The windows of each text, in order; documents are numbered from `first_document`."""
+        if not texts:
+            return []
         encoded = self.tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -75,6 +77,11 @@ class Tokens:
             self._cut_one(first_document + i, text, ids, spans)
             for i, (text, ids, spans) in enumerate(zip(texts, encoded["input_ids"], offsets, strict=False))
         ]
+
+    def cut_ids(self, ids: Sequence[int], document: int) -> list[Window]:
+        """The windows of a text that was tokenized before; what the tokenizer puts in front is not put there twice."""
+        front = len(self.prefix) if list(ids[: len(self.prefix)]) == list(self.prefix) else 0
+        return self._cut_one(document, "", list(ids[front:]), None)
 
     def _cut_one(self, document: int, text: str, ids: list[int], spans: list[tuple[int, int]] | None) -> list[Window]:
         body = np.asarray(ids, dtype=np.int32)
@@ -154,7 +161,7 @@ def chosen(
     iterator = _shuffled(documents, seed) if isinstance(documents, Sequence) else iter(documents)
     found = taken = 0
     for group in _groups(iterator):
-        for document, windows in zip(group, tokens.cut([d.text for d in group], 0), strict=True):
+        for document, windows in zip(group, _windows(tokens, group), strict=True):
             kept = []
             for window in windows:
                 kept.append(replace(window, document=taken))
@@ -169,6 +176,12 @@ def chosen(
         raise InputError("data: nothing to evaluate: no document has two successive tokens that are not special")
 
 
+def _windows(tokens: Tokens, group: list[Document]) -> list[list[Window]]:
+    """The windows of each, texts tokenized together."""
+    texts = iter(tokens.cut([document.text for document in group if document.ids is None], 0))
+    return [next(texts) if one.ids is None else tokens.cut_ids(one.ids, 0) for one in group]
+
+
 def _groups(documents: Iterator[Document]) -> Iterator[list[Document]]:
     """Some documents at a time, for the tokenizer: few enough that what it makes of them stays small."""
     group: list[Document] = []
@@ -176,7 +189,7 @@ def _groups(documents: Iterator[Document]) -> Iterator[list[Document]]:
     for number, document in enumerate(documents):
         check_document(document, number)
         group.append(document)
-        characters += len(document.text)
+        characters += len(document.ids or document.text)
         if len(group) == _GROUP or characters >= _GROUP_CHARACTERS:
             yield group
             group, characters = [], 0

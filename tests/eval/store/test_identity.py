@@ -12,7 +12,8 @@ import torch
 import tiny_lm
 from saekernels.eval import InputError, evaluate
 from saekernels.eval.store import fingerprints as identity
-from saekernels.eval.text.documents import Fields, _Stream
+from saekernels.eval.text.records import Fields
+from saekernels.eval.text.sources import _Stream
 from saekernels.sae.activations import AbsTopK, LayerNorm, TopK
 from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from saekernels.formats.checkpoint import Checkpoint, build
-from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, refuse_k
+from saekernels.formats.config import Config, boolean, integer, read_json, told
+from saekernels.formats.files import FormatError, Tensors, refuse_k
 from saekernels.formats.pickles import read_pt, tensors_of
 from saekernels.sae.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
+from saekernels.sae.metadata import Metadata
 
 NAME = "Llama Scope"
 FILES = "hyperparams.json or config.json + checkpoints/final.safetensors or sae_weights.safetensors (or .pt)"
@@ -28,6 +30,16 @@ _WEIGHTS = (
 )  # fmt: skip
 _CONFIGS = ("hyperparams.json", "config.json")
 _DATASET_WISE = ("dataset-wise", None)
+# How the weights came about, how they are computed with, and where they lie.
+_WITHOUT_EFFECT = """
+    sae_type dtype device jumprelu_threshold_window jumprelu_lr_factor use_triton_kernel
+    sparsity_threshold_for_triton_spmm_kernel sae_pretrained_name_or_path strict_loading expansion_factor d_sae
+    top_k use_ghost_grads lp l1_coefficient init_decoder_norm init_encoder_norm norm_activation
+    init_encoder_with_decoder_transpose decoder_exactly_fixed_norm
+    remove_gradient_parallel_to_decoder_directions sparsity_include_decoder_norm jump_relu_threshold
+    dataset_average_activation_norm act_fn use_glu_encoder apply_decoder_bias_to_pre_encoder use_decoder_bias
+    tp_size ddp_size force_unit_decoder_norm
+""".split()  # noqa: SIM905
 
 
 def find(path: Path) -> Path | None:
@@ -40,7 +52,7 @@ def find(path: Path) -> Path | None:
 def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE or transcoder of a folder. Crosscoders, cross-layer transcoders and attention SAEs are refused."""
     path = next(folder / name for name in _CONFIGS if (folder / name).is_file())
-    config = read_config(path)
+    config = read_json(path)
     refuse_k(k, path)
     if config.get("sae_type", "sae") not in ("sae", "transcoder") or config.get("use_glu_encoder"):
         what = "a gated linear encoder" if config.get("use_glu_encoder") else f"a {config['sae_type']!r:.40}"
@@ -51,6 +63,7 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     d = integer(config, "d_model", path)
     state, norms = _state(tensors, d, config)
     scale, ratio = _scales(config, norms, d, path)
+    pre_bias = _pre_bias(config, state, ratio)
     state["W_dec"], state["b_dec"] = state["W_dec"] * ratio, state["b_dec"] * ratio
     activation = _activation(config, tensors, state, path, scale)
     tensors.done()
@@ -70,8 +83,15 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
         raise FormatError(f"{path}: 'norm_activation' is {norm!r:.40}, need token-wise, dataset-wise or inference")
     elif input_scale is not None:
         raise FormatError(f"input_scale: got {input_scale}, but {path} holds its own")
-    rescaled = boolean(config, "sparsity_include_decoder_norm", path)
-    return build(path, state, activation, normalization=normalization, rescale_by_decoder_norm=rescaled)
+    return build(
+        path,
+        state,
+        activation,
+        _metadata(config),
+        pre_bias=pre_bias,
+        normalization=normalization,
+        rescale_by_decoder_norm=boolean(config, "sparsity_include_decoder_norm", path),
+    )
 
 
 def _weights(folder: Path) -> Path | None:
@@ -86,7 +106,7 @@ def _from_pt(path: Path) -> Tensors:
     return tensors_of(path, inner)
 
 
-def _state(tensors: Tensors, d: int, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _state(tensors: Tensors, d: int, config: Config) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Weights, and the average norms that the file holds, by hook point."""
     if "W_E" in tensors:
         n_latents, d_out = tensors.shape("W_D")
@@ -94,7 +114,7 @@ def _state(tensors: Tensors, d: int, config: Mapping[str, Any]) -> tuple[dict[st
             "W_enc": tensors.take("W_E", d, n_latents).T,
             "W_dec": tensors.take("W_D", n_latents, d_out),
             "b_enc": tensors.take("b_E", n_latents),
-            "b_dec": tensors.take("b_D", d_out) if "b_D" in tensors else torch.zeros(d_out),
+            "b_dec": _decoder_bias(config, tensors, "b_D", d_out),
         }
     else:
         n_latents, _ = tensors.shape("encoder.weight")
@@ -103,7 +123,7 @@ def _state(tensors: Tensors, d: int, config: Mapping[str, Any]) -> tuple[dict[st
             "W_enc": tensors.take("encoder.weight", n_latents, d),
             "W_dec": tensors.take("decoder.weight", d_out, n_latents).T,
             "b_enc": tensors.take("encoder.bias", n_latents),
-            "b_dec": tensors.take("decoder.bias", d_out),
+            "b_dec": _decoder_bias(config, tensors, "decoder.bias", d_out),
         }
     norms = {}
     for side, key in (("in", "hook_point_in"), ("out", "hook_point_out")):
@@ -111,6 +131,38 @@ def _state(tensors: Tensors, d: int, config: Mapping[str, Any]) -> tuple[dict[st
         if name in tensors:
             norms[side] = float(tensors.take(name))
     return state, norms
+
+
+def _pre_bias(config: Config, state: dict[str, Tensor], ratio: float) -> str:
+    """Whether the decoder's bias is taken from the scaled input: of a transcoder, as a bias of its own.
+
+    lm_saes: x * s_in - b_D before the encoder, if `use_decoder_bias` and `apply_decoder_bias_to_pre_encoder`.
+    """
+    apply = boolean(config, "apply_decoder_bias_to_pre_encoder", config.path)
+    if not (apply and boolean(config, "use_decoder_bias", config.path, True)):
+        return "none"
+    if state["W_enc"].shape[1] != state["b_dec"].shape[0]:
+        raise FormatError(f"{config.path}: 'apply_decoder_bias_to_pre_encoder' is true, need equal widths in and out")
+    if ratio == 1.0:
+        return "b_dec"
+    state["b_pre"] = state["b_dec"].clone()
+    return "separate"
+
+
+def _metadata(config: Config) -> Metadata:
+    names = config.kept("dataset_average_activation_norm", "norm_activation")
+    ignored = config.unknown(_WITHOUT_EFFECT)
+    reads, writes = (told(config, f"hook_point_{end}", str) for end in ("in", "out"))
+    return Metadata(NAME, reads=reads, writes=writes or reads, ignored=ignored, other=names)
+
+
+def _decoder_bias(config: Config, tensors: Tensors, name: str, d_out: int) -> Tensor:
+    """The decoder's bias; zeros where the config says that there is none. What file and config say must agree."""
+    wanted = boolean(config, "use_decoder_bias", config.path, name in tensors)
+    if wanted != (name in tensors):
+        there = "is" if name in tensors else "is not"
+        raise FormatError(f"{config.path}: 'use_decoder_bias' is {wanted}, but {name!r} {there} in {tensors.path.name}")
+    return tensors.take(name, d_out) if wanted else torch.zeros(d_out)
 
 
 def _scales(config: Mapping[str, Any], norms: Mapping[str, float], d: int, path: Path) -> tuple[float | None, float]:

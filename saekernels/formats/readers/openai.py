@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from saekernels.formats.checkpoint import Checkpoint, build
-from saekernels.formats.files import FormatError, integer, refuse_k, refuse_scale
+from saekernels.formats.config import integer
+from saekernels.formats.files import FormatError, refuse_k, refuse_scale
 from saekernels.formats.pickles import tensors_of
 from saekernels.sae.activations import Activation, LayerNorm, ReLU, TopK
+from saekernels.sae.metadata import Metadata
 
 NAME = "OpenAI sparse_autoencoder"
 FILES = "a .pt file with pre_bias and latent_bias"
@@ -41,7 +43,10 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
     tensors.done()
     activation = _activation(found, path)
     norm = LayerNorm() if isinstance(activation, TopK) else None
-    return build(path, state, activation, pre_bias="b_dec", normalization=norm)
+    # Released for GPT-2 small, loaded into TransformerLens without centred writing weights.
+    options = {"center_writing_weights": False}
+    metadata = Metadata(NAME, model_options=options)
+    return build(path, state, activation, metadata, pre_bias="b_dec", normalization=norm)
 
 
 def _activation(found: Mapping[str, Any], path: Path) -> Activation:

@@ -14,12 +14,23 @@ from typing import Any
 from torch import Tensor
 
 from saekernels.formats.checkpoint import Checkpoint, build
-from saekernels.formats.files import FormatError, Tensors, integer, read_config, refuse_scale
+from saekernels.formats.config import Config, integer, read_json, told
+from saekernels.formats.files import FormatError, Tensors, refuse_scale
 from saekernels.formats.pickles import tensors_of
 from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from saekernels.sae.metadata import Metadata
 
 NAME = "dictionary_learning"
 FILES = "ae.pt (+ config.json)"
+# Of the trainer and of its buffer of activations: how the weights came about.
+_WITHOUT_EFFECT = """
+    trainer_class lr steps warmup_steps decay_start sparsity_warmup_steps resample_steps seed device wandb_name
+    l1_penalty auxk_alpha top_k_aux threshold_beta threshold_start_step k_anneal_steps group_fractions
+    group_weights group_sizes target_l0 bandwidth sparsity_penalty p_start p_end anneal_start anneal_end
+    sparsity_function sparsity_queue_length n_sparsity_updates initial_sparsity_penalty annealed_penalty
+    loss_type kl entropy dead_feature_threshold norm_factor d_submodule n_ctxs refresh_batch_size out_batch_size
+    io remove_bos add_special_tokens ghost use_autocast
+""".split()  # noqa: SIM905
 
 
 def claims(found: Mapping[str, Any]) -> bool:
@@ -49,16 +60,33 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
     if k is not None:
         raise FormatError(f"k: got {k}, but {path} is {activation.name}, which has none")
     tensors.done()
-    return build(path, state, activation, pre_bias=pre_bias)
+    metadata = _metadata(path, trainer, state)
+    return build(path, state, activation, metadata, pre_bias=pre_bias)
 
 
-def _trainer(path: Path) -> Mapping[str, Any]:
-    beside = path.parent / "config.json"
-    config = read_config(beside) if beside.is_file() else {}
-    trainer = config.get("trainer", {})
-    if not isinstance(trainer, Mapping):
-        raise FormatError(f"{beside}: 'trainer' is {type(trainer).__name__}, need an object")
-    return trainer
+def _trainer(path: Path) -> Config:
+    """The fields of the trainer; of checkpoints of a run, those of the run."""
+    beside = next((p for f in (path.parent, path.parent.parent) if (p := f / "config.json").is_file()), None)
+    return (read_json(beside) if beside else Config(path, {})).inner("trainer")
+
+
+def _metadata(path: Path, trainer: Config, state: Mapping[str, Tensor]) -> Metadata:
+    """What the config says of the model. Raises FormatError where its sizes are not those of the tensors."""
+    n_latents, d = state["W_enc"].shape
+    for key, size in (("activation_dim", d), ("dict_size", n_latents)):
+        if trainer.get(key, size) != size:
+            raise FormatError(f"{trainer.path}: {key!r} is {trainer[key]!r:.40}, but {path.name} has {size}")
+    trainer.get("k")
+    trainer.get("dict_class")
+    module = told(trainer, "submodule_name", str)
+    return Metadata(
+        NAME,
+        model=told(trainer, "lm_name", str),
+        reads=module,
+        writes=module,
+        other=trainer.kept("layer"),
+        ignored=trainer.unknown(_WITHOUT_EFFECT),
+    )
 
 
 def _linear(tensors: Tensors, bias: str) -> dict[str, Tensor]:
@@ -94,7 +122,7 @@ def _gated(tensors: Tensors) -> tuple[dict[str, Tensor], Activation, str]:
     return state, Gated(), "b_dec"
 
 
-def _top_k(path: Path, tensors: Tensors, trainer: Mapping[str, Any], k: int | None) -> Checkpoint:
+def _top_k(path: Path, tensors: Tensors, trainer: Config, k: int | None) -> Checkpoint:
     """TopK, BatchTopK and Matryoshka, which share their tensors: what the class is, the config has to say."""
     matryoshka = "group_sizes" in tensors
     kind = "MatryoshkaBatchTopKSAE" if matryoshka else str(trainer.get("dict_class", ""))
@@ -108,11 +136,15 @@ def _top_k(path: Path, tensors: Tensors, trainer: Mapping[str, Any], k: int | No
     threshold = tensors.number("threshold")
     tensors.drop("group_sizes", "k", "threshold")
     tensors.done()
+    metadata = _metadata(path, trainer, state)
     if kind == "AutoEncoderTopK":
-        told = own if own is not None else trainer.get("k", k)
-        if k is not None and told != k:
-            raise FormatError(f"k: got {k}, but {path} has {told!r:.40}")
-        return build(path, state, TopK(integer({"k": int(told) if told else told}, "k", path)), pre_bias="b_dec")
+        said = own if own is not None else trainer.get("k", k)
+        if k is not None and said != k:
+            raise FormatError(f"k: got {k}, but {path} has {said!r:.40}")
+        if own is not None and trainer.get("k", own) != own:
+            raise FormatError(f"{path}: its k is {own:g}, but its config.json says {trainer['k']!r:.40}")
+        count = integer({"k": int(said) if said else said}, "k", path)
+        return build(path, state, TopK(count), metadata, pre_bias="b_dec")
     if k is not None:
         raise FormatError(f"k: got {k}, but {path} is a {kind}, which has a threshold instead")
     if threshold is None or threshold < 0:
@@ -120,6 +152,6 @@ def _top_k(path: Path, tensors: Tensors, trainer: Mapping[str, Any], k: int | No
             f"{path}: its threshold was never set ({threshold}), so every positive latent is active, as there",
             stacklevel=4,
         )
-        return build(path, state, ReLU(), pre_bias="b_dec")
+        return build(path, state, ReLU(), metadata, pre_bias="b_dec")
     state["threshold"] = state["b_enc"].new_tensor(threshold)
-    return build(path, state, BatchTopK(float(own) if own else None), pre_bias="b_dec")
+    return build(path, state, BatchTopK(float(own) if own else None), metadata, pre_bias="b_dec")

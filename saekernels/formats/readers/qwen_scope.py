@@ -11,10 +11,12 @@ from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import FormatError, refuse_scale
 from saekernels.formats.pickles import tensors_of
 from saekernels.sae.activations import TopK
+from saekernels.sae.metadata import Metadata
 
 NAME = "Qwen Scope"
 FILES = "layerN.sae.pt"
 _L0 = re.compile(r"-L0_(\d+)")
+_LAYER = re.compile(r"layer[_.]?(\d+)")
 
 
 def claims(found: Mapping[str, Any]) -> bool:
@@ -42,4 +44,6 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
         activation = TopK(k)
     except ValueError as error:
         raise FormatError(str(error)) from error
-    return build(path, state, activation)
+    layer = _LAYER.search(path.name)
+    module = f"model.layers.{layer[1]}" if layer else None
+    return build(path, state, activation, Metadata(NAME, reads=module, writes=module))

@@ -10,6 +10,7 @@ from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.files import refuse_k, refuse_scale
 from saekernels.formats.pickles import tensors_of
 from saekernels.sae.activations import ReLU
+from saekernels.sae.metadata import Metadata
 
 NAME = "Goodfire"
 FILES = "a .pt or .pth file with encoder_linear.weight"
@@ -33,4 +34,4 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
         "b_dec": tensors.take("decoder_linear.bias", d),
     }
     tensors.done()
-    return build(path, state, ReLU())
+    return build(path, state, ReLU(), Metadata(NAME))

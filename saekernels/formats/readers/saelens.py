@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from saekernels.files.atomic import write_all
 from saekernels.formats.checkpoint import Checkpoint, build
-from saekernels.formats.files import FormatError, Tensors, boolean, integer, json_to_bytes, refuse_k, tensors_to_bytes
-from saekernels.formats.saelens_config import ARCHITECTURES, LAYER_NORM, dtype_of, normalization_of, read_since_6_0
+from saekernels.formats.config import Config, boolean, integer
+from saekernels.formats.files import FormatError, Tensors, json_to_bytes, refuse_k, tensors_to_bytes
+from saekernels.formats.readers.saelens_config import (
+    ARCHITECTURES,
+    LAYER_NORM,
+    dtype_of,
+    metadata_of,
+    normalization_of,
+    read_since_6_0,
+)
 from saekernels.sae.activations import (
     AbsTopK,
     Activation,
@@ -51,12 +61,13 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     rescaled = boolean(config, "rescale_acts_by_decoder_norm", path)
     normalization = normalization_of(config, path, input_scale)
     # Before the module: its sizes are then those of real tensors.
-    state = _state(Tensors(folder / WEIGHTS), activation, d_in, n_latents, d_out, skip)
+    state = _state(Tensors(folder / WEIGHTS), config, activation, d_in, n_latents, d_out, skip)
     dtype = dtype_of(config, path) or state["W_enc"].dtype
     return build(
         path,
         state,
         activation,
+        metadata_of(config, path, NAME),
         pre_bias="b_dec" if reads_b_dec else "none",
         normalization=normalization,
         rescale_by_decoder_norm=rescaled,
@@ -65,7 +76,7 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
 
 
 def _state(
-    tensors: Tensors, activation: Activation, d_in: int, n_latents: int, d_out: int, skip: bool
+    tensors: Tensors, config: Config, activation: Activation, d_in: int, n_latents: int, d_out: int, skip: bool
 ) -> dict[str, Tensor]:
     state = {
         "W_enc": tensors.take("W_enc", d_in, n_latents).T,
@@ -80,9 +91,16 @@ def _state(
     if skip:
         state["W_skip"] = tensors.take("W_skip", d_out, d_in)
     if "scaling_factor" in tensors:
-        # Files from before 6.0: a factor on the codes in the decoder, ones unless it was fine-tuned.
+        # Files from before 6.0: a factor on the codes in the decoder, which counts where the config says so.
         factor = tensors.take("scaling_factor", n_latents)
-        state["W_dec"] = state["W_dec"] * factor[:, None].to(state["W_dec"].dtype)
+        if boolean(config, "finetuning_scaling_factor", config.path):
+            state["W_dec"] = state["W_dec"] * factor[:, None].to(state["W_dec"].dtype)
+        elif not torch.equal(factor, torch.ones_like(factor)):
+            warnings.warn(
+                f"{config.path}: 'finetuning_scaling_factor' is not true, so the file's scaling_factor is not used, "
+                "as in SAELens",
+                stacklevel=5,
+            )
     tensors.done()
     return state
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from saekernels.formats.checkpoint import Checkpoint, build
-from saekernels.formats.files import FormatError, Tensors, boolean, integer, read_config, refuse_k, text
+from saekernels.formats.config import boolean, integer, read_json, text
+from saekernels.formats.files import FormatError, Tensors, refuse_k
 from saekernels.sae.activations import GroupMax, Scale, TopK
+from saekernels.sae.metadata import Metadata
 
 NAME = "sparsify"
 WEIGHTS = "sae.safetensors"
 FILES = f"cfg.json + {WEIGHTS}"
+_MODULE = re.compile(r"(\w+\.)+\d+(\.\w+)*|embed\w*")
+# How the weights were trained.
+_WITHOUT_EFFECT = ("normalize_decoder", "multi_topk", "auxk_alpha")
 
 
 def find(path: Path) -> Path | None:
@@ -25,11 +31,12 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     Encoder and decoder rows are latents; the input is centred by b_dec unless the config says `transcode`.
     """
     path = folder / "cfg.json"
-    config = read_config(path)
+    config = read_json(path)
     if boolean(config, "signed", path):
         raise FormatError(f"{path}: 'signed' is true; signed coders of old versions are not supported")
     d_in = integer(config, "d_in", path)
-    given = {"num_latents": config.get("num_latents") or d_in * integer(config, "expansion_factor", path, 32)}
+    by_factor = d_in * integer(config, "expansion_factor", path, 32)
+    given = {"num_latents": config.get("num_latents") or by_factor}
     n_latents = integer(given, "num_latents", path)
     refuse_k(k, path)
     k = integer(config, "k", path)
@@ -50,6 +57,14 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
         state["W_skip"] = tensors.take("W_skip", d_in, d_in)
     tensors.done()
     normalization = None if input_scale is None else Scale(input_scale)
-    return build(
-        path, state, kinds[activation](k), pre_bias="none" if transcode else "b_dec", normalization=normalization
-    )
+    module = _module(folder)
+    reads = f"{module}@input" if transcode and module else module
+    metadata = Metadata(NAME, reads=reads, writes=module, ignored=config.unknown(_WITHOUT_EFFECT))
+    bias = "none" if transcode else "b_dec"
+    return build(path, state, kinds[activation](k), metadata, pre_bias=bias, normalization=normalization)
+
+
+def _module(folder: Path) -> str | None:
+    """The module in the model's body, whose name a folder has; one of several seeds lies in that folder."""
+    name = folder.parent.name if folder.name.startswith("seed") else folder.name
+    return name if _MODULE.fullmatch(name) else None

@@ -1,0 +1,106 @@
+"""Transcoders of circuit-tracer: layer_N.safetensors, and the config.yaml of the set that the layers belong to.
+
+Rows of W_enc are latents. W_dec has a row for each latent too, or, in files from before its decoders were read row by
+row, a column. The activation is in the file (thresholds, or k) or in the config; files without either are ReLU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from saekernels.formats.checkpoint import Checkpoint, build
+from saekernels.formats.config import Config, integer, read_json, read_yaml, told
+from saekernels.formats.files import FormatError, Tensors, refuse_scale
+from saekernels.sae.activations import Activation, JumpReLU, ReLU, TopK
+from saekernels.sae.metadata import Metadata
+
+NAME = "circuit-tracer"
+FILES = "layer_N.safetensors (+ config.yaml)"
+CONFIGS = ("config.yaml", "config.yml", "config.json")
+_THRESHOLDS = ("threshold", "activation_function.threshold")
+_WITHOUT_EFFECT = ("scan", "transcoders", "features", "repo_id", "revision", "id", "n_layers", "d_model", "license")
+
+
+def find(path: Path) -> Path | None:
+    """The layer's file, which has to be named: a folder holds one for each layer."""
+    own = path.is_file() and path.suffix == ".safetensors" and path.name not in ("params.safetensors",)
+    return path if own else None
+
+
+def read(path: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
+    """The transcoder of one layer. Cross-layer transcoders (W_enc_N, or a config that says so) are refused."""
+    refuse_scale(input_scale, path)
+    config = _config(path)
+    if config.get("model_kind", "transcoder_set") != "transcoder_set":
+        raise FormatError(f"{config.path}: 'model_kind' is {config['model_kind']!r:.40}, need 'transcoder_set'")
+    tensors = Tensors(path)
+    if "W_enc" not in tensors or tensors.dimensions("W_dec") == 3:
+        raise FormatError(f"{path}: need W_enc and W_dec of one layer; cross-layer transcoders are no single SAE")
+    n_latents, d_in = tensors.shape("W_enc")
+    (d_out,) = tensors.shape("b_dec", 1)
+    by_latent = tensors.shape("W_dec") != (d_out, n_latents) or d_out == n_latents
+    state = {
+        "W_enc": tensors.take("W_enc", n_latents, d_in),
+        "b_enc": tensors.take("b_enc", n_latents),
+        "W_dec": tensors.take("W_dec", n_latents, d_out) if by_latent else tensors.take("W_dec", d_out, n_latents).T,
+        "b_dec": tensors.take("b_dec", d_out),
+    }
+    activation = _activation(config, tensors, state, k)
+    if "W_skip" in tensors:
+        state["W_skip"] = tensors.take("W_skip", d_out, d_in)
+    tensors.done()
+    metadata = Metadata(
+        NAME,
+        model=told(config, "model_name", str),
+        reads=_at_layer(path, told(config, "feature_input_hook", str)),
+        writes=_at_layer(path, told(config, "feature_output_hook", str)),
+        ignored=config.unknown(_WITHOUT_EFFECT),
+    )
+    return build(path, state, activation, metadata)
+
+
+def _config(path: Path) -> Config:
+    found = next((beside for name in CONFIGS if (beside := path.parent / name).is_file()), None)
+    if found is None:
+        return Config(path, {})
+    return read_json(found) if found.suffix == ".json" else read_yaml(found)
+
+
+def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: int | None) -> Activation:
+    """What the file and the config say, which must be the same; a k from the caller where neither says anything."""
+    n_latents = len(state["b_enc"])
+    own = tensors.number("k")
+    tensors.drop("k")
+    for name in _THRESHOLDS:
+        if name in tensors:
+            one = tensors.number(name) if tensors.size(name) == 1 else None
+            whole = state["b_enc"].new_full((n_latents,), one) if one is not None else None
+            state["threshold"] = tensors.take(name, n_latents) if whole is None else whole
+            tensors.drop(name)
+    inside = "topk" if own is not None else "jumprelu" if "threshold" in state else None
+    named = config.get("activation", config.get("activation_fn"))
+    outside = str(named).lower().replace("_", "") if named is not None else None
+    if None not in (inside, outside) and inside != outside:
+        raise FormatError(f"{tensors.path}: its tensors are of {inside!r}, but {config.path} says {named!r:.40}")
+    kind = inside or outside or ("topk" if k is not None else "relu")
+    counts = {int(one) for one in (own, config.get("k"), k) if isinstance(one, int | float)}
+    if kind == "topk":
+        if len(counts) != 1:
+            raise FormatError(f"{tensors.path}: k is {sorted(counts) or 'in no file'}, need one value; give k")
+        return TopK(integer({"k": counts.pop()}, "k", tensors.path))
+    if k is not None:
+        raise FormatError(f"k: got {k}, but {tensors.path} is {kind!r}, which has none")
+    if kind == "relu":
+        return ReLU()
+    if kind != "jumprelu" or "threshold" not in state:
+        needed = "thresholds in the file" if kind == "jumprelu" else "relu, topk or jumprelu"
+        raise FormatError(f"{config.path}: 'activation' is {named!r:.40}, need {needed}")
+    return JumpReLU()
+
+
+def _at_layer(path: Path, hook: str | None) -> str | None:
+    """A hook point of the set, "mlp.hook_in", at this file's layer."""
+    layer = path.stem.rpartition("_")[2]
+    return f"blocks.{layer}.{hook}" if hook is not None and layer.isdigit() else hook
