@@ -219,7 +219,7 @@ def model_limit(model: Any) -> int | None:
     """The number of positions the model's configuration allows, or None if it does not say."""
     config: Any = getattr(model, "config", None) or getattr(model, "cfg", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "block_size"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
