@@ -119,8 +119,8 @@ def _numbers(config: Any) -> Iterator[float]:
         if 1e-6 < config < 1e9:
             yield float(config)
         return
-    to_dict = getattr(config, "to_dict", None)
-    fields = to_dict() if callable(to_dict) else config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+    to_dict = getattr(config, "to_dict", lambda: getattr(config, "__dict__", {}))
+    fields = config if isinstance(config, Mapping) else to_dict()
     for value in fields.values():
         if isinstance(value, int | float | Mapping):
             yield from _numbers(value)

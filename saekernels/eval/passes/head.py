@@ -30,6 +30,7 @@ from saekernels.parallel.collectives import RankLostError
 from saekernels.parallel.devices import whole
 
 Body = Callable[[Tensor], Tensor]
+_RULED_OUT = -1e4
 
 
 def find_head(model: nn.Module, encoder_ids: Sequence[int] | None = None, most: int | None = None) -> Head:
@@ -47,8 +48,12 @@ def find_head(model: nn.Module, encoder_ids: Sequence[int] | None = None, most: 
         ids = trial_ids(model, width, most)
         logits = whole_tensor(call.logits(ids))
         seen = calls_to_width(model, lambda: call.run(ids), logits.shape[-1], ids.numel())
-        guesses = [lambda: _transformer_lens_head(call), lambda: _linear_head(call, ids, seen, logits)]
-        for guess in [*guesses, lambda: _module_head(call, seen, logits)]:
+        guesses: list[Callable[[], Head | None]] = [
+            lambda: _transformer_lens_head(call),
+            lambda: _linear_head(call, ids, seen, logits),
+            lambda: _module_head(call, seen, logits),
+        ]
+        for guess in guesses:
             head = _tried(guess, ids, logits, precision(model))
             if head is not None:
                 return head
@@ -75,14 +80,17 @@ def _difference(got: Tensor, expected: Tensor, dtype: torch.dtype) -> tuple[floa
     if got.shape != expected.shape:
         return float("inf"), 0.0
     got = got.to(expected)
-    # Where a model writes -inf, as a mask does, the same must stand.
-    masked = expected.isinf()
-    if bool((masked & (got != expected)).any()):
+    # Where a model rules tokens out, by -inf or a large number, they must be ruled out; how large says nothing of the
+    # rounding of the others.
+    masked = expected.isinf() | (expected <= _RULED_OUT)
+    if bool((masked & (got != expected) & (got > _RULED_OUT)).any()):
         return float("inf"), 0.0
-    size = expected[~masked].abs().max().item() if not bool(masked.all()) else 0.0
-    tolerance = max(1e-4, 8 * torch.finfo(dtype).eps) * size
-    difference = (got - expected)[~masked].abs().max().item()
-    return None if difference <= tolerance or not bool(torch.isfinite(expected[~masked]).all()) else (difference, tolerance)
+    got, expected = got[~masked], expected[~masked]
+    if not len(expected) or not bool(torch.isfinite(expected).all()):
+        return None
+    tolerance = max(1e-4, 8 * torch.finfo(dtype).eps) * expected.abs().max().item()
+    difference = (got - expected).abs().max().item()
+    return None if difference <= tolerance else (difference, tolerance)
 
 
 def _linear_head(call: Call, ids: Tensor, seen: list[Seen], logits: Tensor) -> Head | None:
@@ -90,11 +98,11 @@ def _linear_head(call: Call, ids: Tensor, seen: list[Seen], logits: Tensor) -> H
     for one in reversed(seen):
         weight = getattr(one.module, "weight", None)
         if isinstance(weight, Tensor) and tuple(weight.shape) == (logits.shape[-1], one.given.shape[-1]):
-            curve = measure_curve(
-                lambda values, one=one: planted(one.module, lambda: call.logits(ids), values),
-                one.gave,
-                getattr(call.model, "config", None),
-            )
+
+            def plant(values: Tensor, one: Seen = one) -> Tensor | None:
+                return planted(one.module, lambda: call.logits(ids), values)
+
+            curve = measure_curve(plant, one.gave, getattr(call.model, "config", None))
             if curve is not None:
                 return _linear(call, one.module, _body_to(call, ids, one), curve)
     # Some multiply with the embedding's weight itself, so that no module shows the product.
@@ -117,12 +125,7 @@ def _linear(call: Call, module: nn.Module, body: Body, curve: Curve) -> LinearHe
 
 def _body_to(call: Call, ids: Tensor, one: Seen) -> Body:
     """What the module of `one` is given: by the model's base model alone if that gives it, else by an ended pass."""
-    ends = may_end(call.model)
-
-    def ended(ids: Tensor) -> Tensor:
-        given = input_of(one.module, lambda: call.run(ids), ends)
-        return given.reshape(*ids.shape, given.shape[-1])
-
+    ended = _input_to(call, one.module)
     base = getattr(call.model, "base_model", call.model)
     if not isinstance(base, nn.Module) or base is call.model or call.encoder_ids is not None:
         return ended
@@ -133,6 +136,16 @@ def _body_to(call: Call, ids: Tensor, one: Seen) -> Body:
     except Exception:  # a base model may need what only the model around it gives
         return ended
     return _base(base) if same else ended
+
+
+def _input_to(call: Call, module: nn.Module) -> Body:
+    ends = may_end(call.model)
+
+    def body(ids: Tensor) -> Tensor:
+        given = input_of(module, lambda: call.run(ids), ends)
+        return given.reshape(*ids.shape, given.shape[-1])
+
+    return body
 
 
 def _base(base: nn.Module) -> Body:
@@ -149,12 +162,7 @@ def _module_head(call: Call, seen: list[Seen], logits: Tensor) -> Head | None:
     if not fitting:
         return None
     one = min(fitting, key=lambda one: one.given.shape[-1])
-    ends = may_end(call.model)
-
-    def body(ids: Tensor) -> Tensor:
-        given = input_of(one.module, lambda: call.run(ids), ends)
-        return given.reshape(*ids.shape, given.shape[-1])
-
+    body = _input_to(call, one.module)
     flat = one.given.ndim == 2
     head = ModuleHead(call.logits, body, one.module, logits.shape[-1], flat, precision(call.model))
     # A module that looks from one row to another gives other logits where a row is alone.
