@@ -18,7 +18,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"eos_token_id|pad_token_id|sep_token_id", 1),
     (r".*token_(id|index)", 2),
     (r".*lora_rank|.*rank_dim|.*_lora_dim|lora_r", 8),
-    (r"d_kv|.*head_dim|.*head_size|d_head|mamba_d_head|attention_head_dim|.*rope_dim|.*nope_dim|rotary_dim", 8),
+    (r"mamba_d_head", 16),
+    (r"mamba_d_ssm", 64),
+    (r"d_kv|.*head_dim|.*head_size|d_head|attention_head_dim|.*rope_dim|.*nope_dim|rotary_dim", 8),
     (r".*(intermediate|ffn|inner|ff)_?(size|dim)?|.*ffn_hidden_size|d_ff|n_inner|.*mlp_(hidden_)?(size|dim)", 48),
     (r".*num_(key_value|kv)_heads|n_kv_heads|.*num_query_groups", 2),
     (
@@ -43,9 +45,17 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"patch_size", 16),
 )
 # Where the defaults say something that does not fit a model of this size. The key is the model's type.
-_OVERRIDES: dict[str, dict[str, Any]] = {}
-# Of configs that do without these.
-_KEPT = ("mlp_ratio", "ffn_dim_multiplier")
+_OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_d_head": 16},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}},
+    "falcon_h1": {"mamba_d_head": 16},
+    "granitemoehybrid": {"mamba_d_head": 16},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"head_dim": 16},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+}
+# What follows from other fields.
+_DERIVED = ("qk_head_dim",)
 
 
 class CannotBuildError(Exception):
@@ -77,7 +87,7 @@ def build(model_type: str, seed: int = 0) -> nn.Module:
         raise CannotBuildError(f"{size / 1e6:.0f} M parameters even so")
     for name, parameter in made.named_parameters():
         if parameter.ndim in (2, 3) and "conv" not in name and not torch.isinf(parameter).any():
-            parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
+            parameter.normal_(std=1.0 / parameter.shape[-1] ** 0.5)
     return made
 
 
@@ -89,9 +99,9 @@ def _small(config: Any, made: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments for a config's class: every size of the default `config`, made small."""
     fields = config.to_dict()
     layers = [fields.get(name) for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers")]
-    depth = next((one for one in layers if isinstance(one, int)), getattr(config, "num_hidden_layers", None))
+    depth = next((one for one in layers if isinstance(one, int)), None)
     for name, value in fields.items():
-        own = getattr(config, name, None)
+        own = vars(config).get(name)
         if isinstance(own, transformers.PretrainedConfig):
             made[name] = {**_small(own, {}), "model_type": own.model_type} if own.model_type else _small(own, {})
         elif isinstance(value, list) and isinstance(depth, int) and len(value) == depth > LAYERS:
@@ -99,10 +109,14 @@ def _small(config: Any, made: dict[str, Any]) -> dict[str, Any]:
             made[name] = [value[0], value[-1]]
         elif isinstance(value, list) and "token_id" in name:
             made[name] = 1
-        elif isinstance(value, int) and not isinstance(value, bool) and name not in _KEPT:
+        elif isinstance(value, int) and not isinstance(value, bool) and name not in _DERIVED:
             size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, name)), None)
             if size is not None:
                 made[name] = min(value, size) if value >= 0 and "token" not in name else size
         elif value is None and name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             made[name] = int(name != "bos_token_id")
+    if "rope_parameters" in fields and not fields["rope_parameters"]:
+        made["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+    if "kv_lora_rank" in fields:  # latent attention has as many keys as queries
+        made["num_key_value_heads"] = made.get("num_attention_heads", 4)
     return made
