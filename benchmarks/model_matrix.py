@@ -104,9 +104,10 @@ def find_site(model: nn.Module, document: Document, prompt: list[int] | None) ->
 
     def look(name: str, output: Any) -> None:
         x = output[0] if isinstance(output, tuple) else output
-        if isinstance(x, Tensor) and x.ndim == 3 and sorted(x.shape[:2]) == sorted(ids.shape) and x.is_floating_point():
-            if x.shape[-1] >= _LEAST_WIDTH:
-                found.setdefault(name, x.shape[-1])
+        if not isinstance(x, Tensor) or x.ndim != 3 or not x.is_floating_point():
+            return
+        if sorted(x.shape[:2]) == sorted(ids.shape) and x.shape[-1] >= _LEAST_WIDTH:
+            found.setdefault(name, x.shape[-1])
 
     blocks = [
         (name, part)

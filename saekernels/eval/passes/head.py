@@ -43,7 +43,7 @@ def find_head(model: nn.Module, encoder_ids: Sequence[int] | None = None, most: 
 
     Raises InputError if it gives no such logits.
     """
-    with eval_mode(model), torch.inference_mode():
+    with eval_mode(model), torch.no_grad():
         call, width = find_call(model, trial_ids(model, most=most), encoder_ids)
         ids = trial_ids(model, width, most)
         logits = whole_tensor(call.logits(ids))
