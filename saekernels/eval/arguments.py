@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saekernels.errors import InputError, kind_of
@@ -28,7 +28,9 @@ def check_saes(saes: object) -> None:
 
 
 def check_tokenizer(tokenizer: object) -> None:
-    """TypeError unless `tokenizer` can be called and names its special tokens, as those of transformers do."""
+    """TypeError unless `tokenizer` is None, or can be called and names its special tokens, as those of transformers."""
+    if tokenizer is None:
+        return
     if not callable(tokenizer) or not hasattr(tokenizer, "all_special_ids"):
         raise TypeError(f"tokenizer: got {kind_of(tokenizer)}, need a tokenizer of transformers")
 
@@ -44,12 +46,16 @@ def check_numbers(**values: Any) -> None:
             raise InputError(f"{name} must be at least {_LEAST[name]}, got {value}")
 
 
-def check_choices(bos: object, model_name: object) -> None:
-    """TypeError unless `bos` is a bool or None, and the name a string or None."""
+def check_choices(bos: object, model_name: object, encoder_ids: object) -> None:
+    """TypeError unless `bos` is a bool or None, the name a string or None, and the ids a sequence of ints or None."""
     if bos is not None and not isinstance(bos, bool):
         raise TypeError(f"bos: got {bos!r:.40}, need True, False or None")
     if model_name is not None and not isinstance(model_name, str):
         raise TypeError(f"model_name: got {kind_of(model_name)}, need a str or None")
+    if encoder_ids is not None and not (
+        isinstance(encoder_ids, Sequence) and encoder_ids and all(isinstance(one, int) for one in encoder_ids)
+    ):
+        raise TypeError(f"encoder_ids: got {encoder_ids!r:.40}, need a sequence of token ids, or None")
 
 
 def origin_notes(model: Any, saes: Mapping[str, Any], tokens: Tokens) -> list[str]:

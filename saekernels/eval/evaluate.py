@@ -16,7 +16,9 @@ import torch
 
 from saekernels.display.numbers import counted
 from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer, origin_notes
+from saekernels.eval.passes.calls import embedding_weight, eval_mode, module_in
 from saekernels.eval.passes.head import check_head, find_head
+from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
 from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
@@ -62,6 +64,7 @@ def evaluate(
     reuse_layers: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     mesh: DeviceMesh | None = None,
+    encoder_ids: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Compare the model with itself when SAEs replace its activations: each alone, the first l sites, and all together.
@@ -71,8 +74,11 @@ def evaluate(
     kept in files.
 
     Args:
-        model: a `transformers` causal LM or a TransformerLens HookedTransformer, on its device and in its dtype.
-        tokenizer: the model's `transformers` tokenizer; bits per byte need a fast one.
+        model: any causal torch.nn.Module that gives logits [B, S, V] for token ids [B, S] (itself, as `.logits`, or in
+            a tuple or dict), or an object around one; on its device and in its dtype. `Report.run` says how its head
+            was taken: "linear", or slower, with the same figures, "module" or "whole".
+        tokenizer: the model's `transformers` tokenizer; bits per byte need a fast one. None where every document has
+            its `ids`: no token is then special.
         saes: site -> SAE, sites as in `saekernels.splice.splice`; "SITE#LABEL" for several SAEs of one site.
         documents: a sequence (shuffled by `seed`) or any iterable (read in its own order, no further than needed).
         tokens: stop once this many predictions count; None for all documents.
@@ -94,26 +100,30 @@ def evaluate(
             for SAEs or models that are spread over them. The report is the same in every process, and its sums per
             document have the bits of one process alone. Only the first process reads `documents`; all must see the
             folder `checkpoint`, or its temporary one.
+        encoder_ids: for an encoder-decoder, the tokens that its encoder reads in every pass; the documents are then its
+            decoder's.
         progress: called as progress(done, total), in tokens times forward passes.
 
     Raises:
         InputError (a ValueError): an unknown site, an SAE of the wrong width, a tokenizer that does not fit, no data, a
-            head that is not linear plus softcap, a checkpoint of another evaluation, or an argument out of range.
+            model without logits of every position or that is not causal, a checkpoint of another evaluation, or an
+            argument out of range.
         TypeError: an argument of the wrong kind.
         RankLostError: another process of the mesh has ended. With `checkpoint`, the same call goes on where it was,
             with any number of processes.
     """
     ranks = Ranks(mesh)
+    model = module_in(model)
     check_saes(saes)
     check_tokenizer(tokenizer)
     if ranks.first:
         check_documents(documents)
     check_numbers(tokens=tokens, batch_size=batch_size, context=context, bootstrap=bootstrap, seed=seed)
-    check_choices(bos, model_name)
+    check_choices(bos, model_name, encoder_ids)
     check_baselines(baselines)
-    head = find_head(model)
     context = context_of(model, tokenizer, context)
-    rows = head.weight.shape[0] if not hasattr(model, "get_input_embeddings") else _embedding_rows(model, head.weight)
+    head = ranks.together(lambda: find_head(model, encoder_ids, context))
+    rows = _embedding_rows(model, head)
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
     device = input_device(model)
     config = {
@@ -127,10 +137,11 @@ def evaluate(
         "cumulative": cumulative,
         "seed": seed,
         "prefix": [int(i) for i in cutter.prefix],
+        **({} if encoder_ids is None else {"encoder_ids": list(encoder_ids)}),
         "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else source(documents),
     }
     wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
-    modes = (_eval_mode(model, *saes.values()), torch.inference_mode(), _noted_once())
+    modes = (eval_mode(model, *saes.values()), torch.inference_mode(), _noted_once())
     with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
         runner = Runner(model, head, saes, device, seed)
@@ -158,7 +169,12 @@ def evaluate(
                 mask=MASK,
                 seed=seed,
                 bootstrap=bootstrap,
-                notes=[*_data_notes(spool, tokens), *origin_notes(model, saes, cutter), *notes],
+                notes=[
+                    *_data_notes(spool, tokens),
+                    *_head_notes(model, head),
+                    *origin_notes(model, saes, cutter),
+                    *notes,
+                ],
                 run=_run(runner, work, device),
             )
 
@@ -215,7 +231,8 @@ def _run(runner: Runner, work: Work, device: torch.device) -> dict[str, Any]:
     """How it was done; nothing of it changes a figure."""
     return {
         "device": str(device),
-        "dtype": str(runner.head.weight.dtype).removeprefix("torch."),
+        "dtype": str(runner.head.dtype).removeprefix("torch."),
+        "head": runner.head.kind,
         "batch_size": work.batch_size,
         "processes": work.ranks.size,
         "passes": runner.passes() + 1,
@@ -239,9 +256,9 @@ def _means(plan: Plan, collector: Collector) -> Means:
     return Means(means, probes)
 
 
-def _embedding_rows(model: Any, weight: torch.Tensor) -> int:
-    embedding = getattr(model.get_input_embeddings(), "weight", weight)
-    return min(len(embedding), len(weight))
+def _embedding_rows(model: Any, head: Head) -> int:
+    weight = embedding_weight(model)
+    return head.vocabulary if weight is None else min(len(weight), head.vocabulary)
 
 
 def _name(model: Any) -> str:
@@ -249,17 +266,10 @@ def _name(model: Any) -> str:
     return getattr(config, "_name_or_path", "") or type(model).__name__
 
 
-@contextlib.contextmanager
-def _eval_mode(*modules: torch.nn.Module) -> Iterator[None]:
-    """Dropout off; every submodule's own mode comes back afterwards."""
-    before = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
+def _head_notes(model: Any, head: Head) -> list[str]:
+    how = {"module": "came from its head module", "whole": "were taken whole from every pass"}.get(head.kind)
+    kind = type(model).__name__
+    return [] if how is None else [f"Logits of {kind} {how}: the same figures as by a linear head, slower."]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 def input_device(model: nn.Module) -> torch.device:
     """Where the model takes its token ids: where its embedding computes, else where its first parameter is."""
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None  # type: ignore[operator]
+    try:
+        embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        embedding = None
     return device_of(embedding if isinstance(embedding, nn.Module) else model)
 
 

@@ -13,6 +13,18 @@ def _logits(h: Tensor, W_U: Tensor, bias: Tensor | None, softcap: float | None) 
     return z if softcap is None else torch.tanh(z / softcap) * softcap
 
 
+def compare_logits(z_p: Tensor, z_q: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """ce_p, ce_q, KL(p || q) and top-1 agreement, each [T], of logits z_p, z_q [T, V]; targets [T] int64."""
+    log_p, log_q = z_p.log_softmax(1), z_q.log_softmax(1)
+    target = targets[:, None]
+    p = log_p.exp()
+    # 0 * (-inf - x) would be NaN where p has no mass; the limit is 0.
+    terms = torch.where(p == 0, torch.zeros_like(p), p * (log_p - log_q))
+    defined = ~(z_p.isnan().any(1) | z_q.isnan().any(1))
+    agree = torch.where(defined, (z_p.argmax(1) == z_q.argmax(1)).to(z_p.dtype), torch.nan)
+    return -log_p.gather(1, target)[:, 0], -log_q.gather(1, target)[:, 0], terms.sum(1), agree
+
+
 def linear_ce_kl(
     h_p: Tensor,
     h_q: Tensor,
@@ -30,16 +42,7 @@ def linear_ce_kl(
         rows = counted[part]
         z_p = _logits(h_p[rows], W_U, bias, softcap)
         z_q = _logits(h_q[rows], W_U, bias, softcap)
-        log_p, log_q = z_p.log_softmax(1), z_q.log_softmax(1)
-        target = targets[rows, None]
-        p = log_p.exp()
-        # 0 * (-inf - x) would be NaN where p has no mass; the limit is 0.
-        terms = torch.where(p == 0, torch.zeros_like(p), p * (log_p - log_q))
-        ce_p[rows] = -log_p.gather(1, target)[:, 0]
-        ce_q[rows] = -log_q.gather(1, target)[:, 0]
-        kl[rows] = terms.sum(1)
-        defined = ~(z_p.isnan().any(1) | z_q.isnan().any(1))
-        agree[rows] = torch.where(defined, (z_p.argmax(1) == z_q.argmax(1)).to(wide), torch.nan)
+        ce_p[rows], ce_q[rows], kl[rows], agree[rows] = compare_logits(z_p, z_q, targets[rows])
     return ce_p, ce_q, kl, agree
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saekernels.eval.passes.constant_ablation import ConstantRun
-from saekernels.eval.passes.head import Head
+from saekernels.eval.passes.head_kinds import Head, LinearHead
 
 _ROWS_AT_ONCE = 128
 _MANY = 4
@@ -28,26 +28,27 @@ class CleanStream:
     def __init__(self, head: Head, hidden: Tensor, targets: Tensor, streams: int) -> None:
         self.head, self.hidden, self.targets = head, hidden, targets.to(hidden.device)
         self.ce = torch.zeros(len(hidden), dtype=torch.float64)
-        self.shared = streams >= _MANY and head.softcap is None and head.scale == 1.0
-        if self.shared:
-            self._describe()
+        self.shared = False
+        if streams >= _MANY and isinstance(head, LinearHead) and head.softcap is None and head.scale == 1.0:
+            self.shared = True
+            self._describe(head)
 
-    def _describe(self) -> None:
-        weight = self.head.weight.float()
+    def _describe(self, head: LinearHead) -> None:
+        weight = head.weight.float()
         logits = weight.new_empty(_ROWS_AT_ONCE, len(weight))
         exponentials = torch.empty_like(logits)
         negentropy, mean, bias, normaliser = [], [], [], []
         for rows in self.hidden.split(_ROWS_AT_ONCE):
             z, p = logits[: len(rows)], exponentials[: len(rows)]
             torch.mm(rows.float(), weight.T, out=z)
-            if self.head.bias is not None:
-                z += self.head.bias.float()
+            if head.bias is not None:
+                z += head.bias.float()
             torch.sub(z, z.amax(-1, keepdim=True), out=p)
             total = p.exp_().sum(-1)
             normaliser.append(total.log() + z.amax(-1))
             negentropy.append((p.unsqueeze(1) @ z.unsqueeze(2)).view(-1) / total - normaliser[-1])
             mean.append(p @ weight / total[:, None])
-            bias.append(p @ self.head.bias.float() / total if self.head.bias is not None else torch.zeros_like(total))
+            bias.append(p @ head.bias.float() / total if head.bias is not None else torch.zeros_like(total))
         self._negentropy, self._mean, self._bias = (torch.cat(part).double() for part in (negentropy, mean, bias))
         self.ce = torch.cat(normaliser).double() - self.head.target_logits(self.hidden, self.targets).double()
 

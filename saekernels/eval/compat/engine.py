@@ -16,7 +16,8 @@ from saekernels.eval.compat.activity import Activity
 from saekernels.eval.compat.clean import CleanStream, Figures
 from saekernels.eval.compat.formulas import FORMULAS, PEERS, Losses, Peer, PeerMetrics
 from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant
-from saekernels.eval.passes.head import Head, find_head
+from saekernels.eval.passes.head import find_head
+from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.layer_reuse import CLEAN, LayerReuse, check_reuse, find_reuse
 from saekernels.eval.passes.plan import Run, site_of
 from saekernels.parallel.devices import input_device
@@ -140,7 +141,7 @@ class _Engine:
                 return self.head.body(tokens.to(self.device))
 
         if (site, length) not in self.constant:
-            words = torch.arange(self.head.weight.shape[0])
+            words = torch.arange(self.head.vocabulary)
             self.constant[site, length] = find_constant(
                 body, self.head, [], length, words[~torch.isin(words, self.ignore)]
             )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saekernels.eval.passes.head import Head
+from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.text.batches import Batch
 
 _RELATIVE = 1e-5
@@ -54,7 +54,7 @@ def find_constant(
     whole = torch.cat([ids[:1], ids[:1, -1:].expand(1, context - length)], dim=1)
     states = run(whole)[0]
     parts = [head.logits(part).double().logsumexp(-1).cpu() for part in states.split(_ROWS_AT_ONCE)]
-    return ConstantRun(states.to(head.weight), torch.cat(parts))
+    return ConstantRun(head.like(states), torch.cat(parts))
 
 
 def only_prefix_special(batch: Batch, prefix: int) -> bool:

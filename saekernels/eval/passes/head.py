@@ -1,108 +1,180 @@
-"""The model cut in two: a body that gives final hidden states, and the linear head that turns them into logits.
+"""Finds a model's head by trial runs: linear where the logits allow it, else a module, else the logits themselves.
 
-The cut keeps logits out of memory: the loss kernel takes hidden states and the head's weights.
+The cut keeps logits out of memory: the loss kernel takes hidden states and a linear head's weights. Any other head
+costs time and memory, and no accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saekernels.errors import InputError, first_line
-from saekernels.ops import LinearCeKl, linear_ce_kl
+from saekernels.eval.passes.calls import Call, eval_mode, find_call, output_embedding, trial_ids
+from saekernels.eval.passes.capture import (
+    Seen,
+    calls_to_width,
+    input_of,
+    may_end,
+    planted,
+    precision,
+    rows_of,
+    whole_tensor,
+)
+from saekernels.eval.passes.curve import Curve, measure_curve
+from saekernels.eval.passes.head_kinds import Head, LinearHead, ModuleHead, WholeHead
+from saekernels.parallel.collectives import RankLostError
 from saekernels.parallel.devices import whole
 
-_ROWS_AT_ONCE = 1024
+Body = Callable[[Tensor], Tensor]
+_RULED_OUT = -1e4
 
 
-@dataclass(frozen=True)
-class Head:
-    """logits = softcap(scale * (hidden @ weight.T + bias)); `body` maps ids [B, S] to hidden [B, S, d].
+def find_head(model: nn.Module, encoder_ids: Sequence[int] | None = None, most: int | None = None) -> Head:
+    """The cut of any module that gives logits for token ids, found by a few runs on at most 16 tokens.
 
-    weight [V, d]; bias [V] or None; softcap(z) = c * tanh(z / c), or the identity when `softcap` is None.
+    Args:
+        model: it takes ids [B, S] and gives logits [B, S, V]: itself, as `.logits`, or in a tuple or dict.
+        encoder_ids: tokens for the encoder of an encoder-decoder, the same for every row; ids are then the decoder's.
+        most: the longest row that it will be given, if that is less than 16.
+
+    Raises InputError if it gives no such logits.
     """
-
-    body: Callable[[Tensor], Tensor]
-    weight: Tensor
-    bias: Tensor | None = None
-    softcap: float | None = None
-    scale: float = 1.0
-
-    def hidden(self, ids: Tensor, rows: Tensor) -> Tensor:
-        """Final hidden states [n, d] at the flat positions `rows` [n] of ids [B, S], on the head's device."""
-        hidden = self.body(ids)
-        picked = hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows.to(hidden.device))
-        return picked.to(self.weight)
-
-    def compare(self, hidden_p: Tensor, hidden_q: Tensor, targets: Tensor) -> LinearCeKl:
-        """Cross-entropy of both streams, KL(p || q) and top-1 agreement, each [n]."""
-        bias = self.bias
-        if self.scale != 1.0:
-            hidden_p, hidden_q = hidden_p * self.scale, hidden_q * self.scale
-            bias = None if bias is None else bias * self.scale
-        targets = targets.to(self.weight.device)
-        return linear_ce_kl(hidden_p, hidden_q, self.weight, targets, bias=bias, softcap=self.softcap)
-
-    def target_logits(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """[n] fp32: the logit of each row's own target; hidden [n, d], targets [n]."""
-        targets = targets.to(self.weight.device)
-        parts = zip(hidden.split(_ROWS_AT_ONCE), targets.split(_ROWS_AT_ONCE), strict=True)
-        z = torch.cat([(rows.float() * self.weight[own].float()).sum(-1) for rows, own in parts])
-        z = self.scale * (z if self.bias is None else z + self.bias[targets].float())
-        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[n, V] fp32 logits of a few rows, to check the cut against the model's own."""
-        z = hidden.float() @ self.weight.float().T
-        if self.bias is not None:
-            z = z + self.bias.float()
-        z = z * self.scale
-        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+    with eval_mode(model), torch.no_grad():
+        call, width = find_call(model, trial_ids(model, most=most), encoder_ids)
+        ids = trial_ids(model, width, most)
+        logits = whole_tensor(call.logits(ids))
+        seen = calls_to_width(model, lambda: call.run(ids), logits.shape[-1], ids.numel())
+        guesses: list[Callable[[], Head | None]] = [
+            lambda: _transformer_lens_head(call),
+            lambda: _linear_head(call, ids, seen, logits),
+            lambda: _module_head(call, seen, logits),
+        ]
+        for guess in guesses:
+            head = _tried(guess, ids, logits, precision(model))
+            if head is not None:
+                return head
+        return WholeHead(call.logits, call.logits, logits.shape[-1], precision(model))
 
 
-def find_head(model: Any) -> Head:
-    """The cut of a `transformers` causal LM or a TransformerLens HookedTransformer.
-
-    Raises InputError if the model has no output embedding or no separate body.
-    """
-    if hasattr(model, "unembed") and hasattr(model, "W_U"):
-        return _transformer_lens_head(model)
+def _tried(guess: Callable[[], Head | None], ids: Tensor, logits: Tensor, dtype: torch.dtype) -> Head | None:
+    """The head that guess() makes if it gives the model's own logits [B, S, V] for ids [B, S]."""
     try:
-        output = model.get_output_embeddings()
-    except (AttributeError, NotImplementedError):
-        output = None
-    body = getattr(model, "base_model", model)
-    if not isinstance(getattr(output, "weight", None), Tensor) or body is model:
-        raise InputError(
-            f"model: {type(model).__name__} is no causal language model with a body and an output embedding"
-        )
+        head = guess()
+        if head is None:
+            return None
+        got = head.logits(head.hidden(ids, torch.arange(ids.numel())))
+    except RankLostError:
+        raise
+    except Exception:  # whatever a module of any kind may raise when it is called alone
+        return None
+    return head if _difference(got, logits, dtype) is None else None
 
-    def run(ids: Tensor) -> Tensor:
-        return body(input_ids=ids, use_cache=False).last_hidden_state
 
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    softcap = getattr(config, "final_logit_softcapping", None)
+def _difference(got: Tensor, expected: Tensor, dtype: torch.dtype) -> tuple[float, float] | None:
+    """By how much they differ and how much rounding allows, if that is less; None where they agree."""
+    expected = expected.float().reshape(-1, expected.shape[-1])
+    if got.shape != expected.shape:
+        return float("inf"), 0.0
+    got = got.to(expected)
+    # Where a model rules tokens out, by -inf or a large number, they must be ruled out; how large says nothing of the
+    # rounding of the others.
+    masked = expected.isinf() | (expected <= _RULED_OUT)
+    if bool((masked & (got != expected) & (got > _RULED_OUT)).any()):
+        return float("inf"), 0.0
+    got, expected = got[~masked], expected[~masked]
+    if not len(expected) or not bool(torch.isfinite(expected).all()):
+        return None
+    tolerance = max(1e-4, 8 * torch.finfo(dtype).eps) * expected.abs().max().item()
+    difference = (got - expected).abs().max().item()
+    return None if difference <= tolerance else (difference, tolerance)
+
+
+def _linear_head(call: Call, ids: Tensor, seen: list[Seen], logits: Tensor) -> Head | None:
+    """A product with a matrix [V, d], and a curve that is the same for every logit."""
+    for one in reversed(seen):
+        weight = getattr(one.module, "weight", None)
+        if isinstance(weight, Tensor) and tuple(weight.shape) == (logits.shape[-1], one.given.shape[-1]):
+
+            def plant(values: Tensor, one: Seen = one) -> Tensor | None:
+                return planted(one.module, lambda: call.logits(ids), values)
+
+            curve = measure_curve(plant, one.gave, getattr(call.model, "config", None))
+            if curve is not None:
+                return _linear(call, one.module, _body_to(call, ids, one), curve)
+    # Some multiply with the embedding's weight itself, so that no module shows the product.
+    output, body = output_embedding(call.model), getattr(call.model, "base_model", None)
+    if output is None or body is None or body is call.model or any(one.module is output for one in seen):
+        return None
+    return _linear(call, output, _base(body), Curve())
+
+
+def _linear(call: Call, module: nn.Module, body: Body, curve: Curve) -> LinearHead:
     # Once for all: on the device that computes it, and in every process of a model that is cut.
-    weight = whole(output, "weight")
-    bias = None if getattr(output, "bias", None) is None else whole(output, "bias")
-    return Head(run, weight, bias, softcap or None, _scale(config))
+    weight = whole(module, "weight")
+    bias = None if getattr(module, "bias", None) is None else whole(module, "bias")
+    if curve.offset is not None:
+        further = (curve.offset / curve.scale).to(weight.device)
+        bias = further if bias is None else bias + further
+        bias = bias.to(weight.dtype) if weight.dtype == torch.float64 else bias.float()
+    return LinearHead(call.logits, body, weight, bias, curve.softcap, curve.scale)
 
 
-def _scale(config: Any) -> float:
-    # The names that transformers' own models use: Cohere multiplies, Granite divides, Falcon-H1 multiplies.
-    scale = 1.0
-    for name, power in (("logit_scale", 1), ("logits_scaling", -1), ("lm_head_multiplier", 1)):
-        value = getattr(config, name, None)
-        if isinstance(value, (int, float)) and value:
-            scale *= float(value) ** power
-    return scale
+def _body_to(call: Call, ids: Tensor, one: Seen) -> Body:
+    """What the module of `one` is given: by the model's base model alone if that gives it, else by an ended pass."""
+    ended = _input_to(call, one.module)
+    base = getattr(call.model, "base_model", call.model)
+    if not isinstance(base, nn.Module) or base is call.model or call.encoder_ids is not None:
+        return ended
+    try:
+        same = torch.equal(whole_tensor(_base(base)(ids)).reshape(one.given.shape), one.given)
+    except RankLostError:
+        raise
+    except Exception:  # a base model may need what only the model around it gives
+        return ended
+    return _base(base) if same else ended
 
 
-def _transformer_lens_head(model: Any) -> Head:
+def _input_to(call: Call, module: nn.Module) -> Body:
+    ends = may_end(call.model)
+
+    def body(ids: Tensor) -> Tensor:
+        given = input_of(module, lambda: call.run(ids), ends)
+        return given.reshape(*ids.shape, given.shape[-1])
+
+    return body
+
+
+def _base(base: nn.Module) -> Body:
+    return lambda ids: base(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def _module_head(call: Call, seen: list[Seen], logits: Tensor) -> Head | None:
+    """The module with the narrowest input whose output is the logits."""
+    fitting = [
+        one
+        for one in seen
+        if one.given.shape[-1] < logits.shape[-1] and torch.equal(one.gave.to(logits).reshape(logits.shape), logits)
+    ]
+    if not fitting:
+        return None
+    one = min(fitting, key=lambda one: one.given.shape[-1])
+    body = _input_to(call, one.module)
+    flat = one.given.ndim == 2
+    head = ModuleHead(call.logits, body, one.module, logits.shape[-1], flat, precision(call.model))
+    # A module that looks from one row to another gives other logits where a row is alone.
+    alone = torch.cat([head.logits(row) for row in one.given.reshape(-1, one.given.shape[-1]).split(1)])
+    together = logits.reshape(rows_of(logits), -1)
+    return head if _difference(alone, together, head.dtype) is None else None
+
+
+def _transformer_lens_head(call: Call) -> Head | None:
+    model: Any = call.model
+    if not hasattr(model, "unembed") or not hasattr(model, "W_U") or not hasattr(model, "cfg"):
+        return None
     layers = model.cfg.n_layers
 
     def run(ids: Tensor) -> Tensor:
@@ -110,29 +182,37 @@ def _transformer_lens_head(model: Any) -> Head:
         return residual if model.cfg.normalization_type is None else model.ln_final(residual)
 
     softcap = getattr(model.cfg, "output_logits_soft_cap", -1.0)
-    return Head(run, model.W_U.T.contiguous(), model.b_U, softcap if softcap > 0 else None)
+    softcap = softcap if softcap is not None and softcap > 0 else None
+    return LinearHead(call.logits, run, model.W_U.T.contiguous(), model.b_U, softcap)
 
 
-def check_head(model: Any, head: Head, ids: Tensor) -> None:
-    """Compare the cut with the model's own logits on a few tokens, ids [B, S].
+def check_head(model: nn.Module, head: Head, ids: Tensor) -> None:
+    """Compare the cut with the model's own logits on a few tokens, ids [B, S], and see that the model is causal.
 
-    Raises InputError if they differ by more than rounding: the head is not linear plus softcap, or a step is missed.
+    Raises InputError if they differ by more than rounding, or if a later token moves an earlier logit: what is put
+    behind a shorter text to fill a batch would change its losses.
     """
     try:
-        output = model(ids)
-        expected = (output if isinstance(output, Tensor) else output.logits).float()
-        got = head.logits(head.hidden(ids, torch.arange(ids.numel()))).view(*ids.shape, -1).to(expected.device)
+        expected = whole_tensor(head.own(ids))
+        got = head.logits(head.hidden(ids, torch.arange(ids.numel())))
+        later = ids.clone()
+        later[:, -1] = (later[:, -1] + 1) % int(ids.max() + 1)
+        moved = whole_tensor(head.own(torch.cat([ids, later])))
+    except RankLostError:
+        raise
     except Exception as error:  # whatever a model of any kind may raise, for a config that does not fit itself, say
         raise InputError(f"model: a trial run on {ids.numel()} tokens failed: {first_line(error)}") from error
-    if got.shape != expected.shape:
+    kind = type(model).__name__
+    differ = _difference(got, expected, head.dtype)
+    if differ is not None:
         raise InputError(
-            f"model: its logits have shape {list(expected.shape)}, its output embedding gives {list(got.shape)}"
+            f"model: the {head.kind} head found for {kind} does not give its logits: they differ by {differ[0]:.3g}, "
+            f"more than rounding ({differ[1]:.3g})"
         )
-    eps = torch.finfo(head.weight.dtype).eps
-    tolerance = max(1e-4, 8 * eps) * expected.abs().max().item()
-    difference = (got - expected).abs().max().item()
-    if not difference <= tolerance and bool(torch.isfinite(expected).all()):
+    before, after = (half[:, :-1].float() for half in moved.split(len(ids)))
+    differ = _difference(after.reshape(-1, after.shape[-1]), before, head.dtype)
+    if differ is not None:
         raise InputError(
-            f"model: the head of {type(model).__name__} is not its output embedding applied to the final hidden state "
-            f"(plus bias, scale and softcap): logits differ by {difference:.3g}, more than rounding ({tolerance:.3g})"
+            f"model: {kind} is not causal: another last token moves earlier logits by {differ[0]:.3g}, more than "
+            f"rounding ({differ[1]:.3g}), so a text's losses would hang on what shares its batch"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saekernels.eval.passes.head import Head
+from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.sums.row_groups import RowGroups
 from saekernels.eval.text.batches import Batch

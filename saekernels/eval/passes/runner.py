@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saekernels.errors import InputError, first_line
 from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant, only_prefix_special
-from saekernels.eval.passes.head import Head
+from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.layer_reuse import CLEAN, check_reuse, find_reuse, no_reuse
 from saekernels.eval.passes.plan import Plan, Run, site_of
 from saekernels.eval.passes.random_errors import RandomErrors

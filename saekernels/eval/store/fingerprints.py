@@ -53,9 +53,11 @@ def of_model(model: nn.Module) -> str:
     to_dict = getattr(getattr(model, "config", None), "to_dict", None)
     config = {key: value for key, value in to_dict().items() if key not in _NAMES} if callable(to_dict) else {}
     content = json.dumps(config, sort_keys=True, default=str)
+    # A plain module has its settings in its parts alone.
+    weights = fingerprint(model, settings=not callable(to_dict))
     code = _own_code(*(type(part) for part in model.modules()))
     dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
-    return f"{dtype} {_short(hashlib.sha256(f'{fingerprint(model)} {content} {code}'.encode()))}".strip()
+    return f"{dtype} {_short(hashlib.sha256(f'{weights} {content} {code}'.encode()))}".strip()
 
 
 def of_sae(sae: nn.Module) -> str:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from saekernels.errors import InputError
-from saekernels.eval.passes.head import Head, check_head, find_head
+from saekernels.eval.passes.head import check_head, find_head
+from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.two_passes import Progress
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.text.batches import Batch, batches

@@ -49,7 +49,7 @@ def measure_losses(
     check_numbers(tokens=tokens, batch_size=batch_size, context=context, seed=seed)
     head = find_head(model)
     context = context_of(model, tokenizer, context)
-    rows = head.weight.shape[0]
+    rows = head.vocabulary
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
     device = input_device(model)
     with tempfile.TemporaryDirectory(prefix="saekernels-") as folder, torch.inference_mode():

@@ -109,7 +109,7 @@ def monitor(
 
     with tempfile.TemporaryDirectory(prefix="saekernels-") as folder, torch.inference_mode():
         check_head(model, head, torch.arange(min(16, tokens.context), device=device)[None])
-        spool = write_spool(Path(folder), text(), tokens.context, tokens.has_bytes, head.weight.shape[0])
+        spool = write_spool(Path(folder), text(), tokens.context, tokens.has_bytes, head.vocabulary)
         done = touched = 0
         for chunk in range(spool.chunks):
             found: list[Event] = []

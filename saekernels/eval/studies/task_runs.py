@@ -12,7 +12,8 @@ from torch import Tensor
 
 from saekernels.display.numbers import Interval
 from saekernels.errors import InputError
-from saekernels.eval.passes.head import Head, find_head
+from saekernels.eval.passes.head import find_head
+from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.report.data import ReportData
 from saekernels.eval.studies.tasks import Task

@@ -46,13 +46,14 @@ class Tokens:
     """Cuts documents into windows of at most `context` tokens, each starting with what the tokenizer puts in front.
 
     bos: None follows the tokenizer, True forces its BOS token in front, False leaves everything out. What a tokenizer
-    appends at the end is left off: a special token is never touched and never counted.
+    appends at the end is left off: a special token is never touched and never counted. tokenizer: None for documents
+    that were all tokenized before; nothing is then put in front, and no token is special.
     """
 
     def __init__(self, tokenizer: Any, context: int, *, bos: bool | None = None, rows: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.prefix = _prefix(tokenizer, bos)
-        self.special = special_ids(tokenizer)
+        self.special = np.zeros(0, dtype=np.int32) if tokenizer is None else special_ids(tokenizer)
         self.rows = rows
         self.has_bytes = bool(getattr(tokenizer, "is_fast", False))
         self._check_ids(np.asarray(self.prefix))
@@ -64,6 +65,8 @@ class Tokens:
         """The windows of each text, in order; documents are numbered from `first_document`."""
         if not texts:
             return []
+        if self.tokenizer is None:
+            raise InputError("tokenizer: got None, but a document has no ids; it is needed to cut texts into tokens")
         encoded = self.tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -121,7 +124,9 @@ def special_ids(tokenizer: Any) -> np.ndarray:
 
 
 def _prefix(tokenizer: Any, bos: bool | None) -> list[int]:
-    if bos is False:
+    if bos is True and tokenizer is None:
+        raise InputError("bos: there is no tokenizer whose BOS token could be put in front")
+    if bos is False or tokenizer is None:
         return []
     if bos is True:
         if tokenizer.bos_token_id is None:
@@ -219,7 +224,7 @@ def model_limit(model: Any) -> int | None:
     """The number of positions the model's configuration allows, or None if it does not say."""
     config: Any = getattr(model, "config", None) or getattr(model, "cfg", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "block_size"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value

@@ -67,11 +67,28 @@ class Squared(nn.Linear):
         return super().forward(x).square()
 
 
-def test_a_head_that_is_not_linear_is_refused() -> None:
+def test_a_head_that_is_not_linear_gives_its_own_logits_a_few_rows_at_a_time() -> None:
     model = make("Llama")
     model.lm_head = Squared(16, 61, bias=False)
-    with pytest.raises(InputError, match=r"head of LlamaForCausalLM is not its output embedding.*differ by"):
-        check_head(model, find_head(model), torch.arange(8)[None])
+    ids = torch.arange(8)[None]
+    head = find_head(model)
+    assert head.kind == "module"
+    with torch.inference_mode():
+        check_head(model, head, ids)
+        z = model(ids).logits[0].double()
+        hidden, targets = head.hidden(ids, torch.arange(8)), torch.arange(8)
+        got = head.compare(hidden, hidden.flip(0), targets)
+    assert got.ce_p.double() == pytest.approx(F.cross_entropy(z, targets, reduction="none"), abs=1e-5)
+    want = F.kl_div(z.flip(0).log_softmax(-1), z.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    assert got.kl.double() == pytest.approx(want, abs=1e-5)
+
+
+def test_a_head_that_does_not_give_the_models_logits_is_refused() -> None:
+    model = make("Llama")
+    head = find_head(model)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight * 1.5)
+    with pytest.raises(InputError, match=r"the linear head found for LlamaForCausalLM does not give its logits.*by"):
+        check_head(model, head, torch.arange(8)[None])
 
 
 def test_a_model_without_a_head_is_refused() -> None:
