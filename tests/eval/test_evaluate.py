@@ -55,7 +55,6 @@ def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     [
         ({"saes": None}, "saes: got None, need a mapping"),
         ({"saes": {"model.layers.1": None}}, "saes: 'model.layers.1' is None, need a saekernels.SAE"),
-        ({"tokenizer": None}, "tokenizer: got None, need a tokenizer of transformers"),
         ({"tokenizer": "gpt2"}, "tokenizer: got str, need a tokenizer"),
         ({"documents": None}, "documents: got None, need an iterable of saekernels.Document"),
         ({"documents": [*DOCUMENTS, "text"]}, "documents: number 5 is str, need a saekernels.Document"),
@@ -99,6 +98,11 @@ def test_one_site_is_also_all_sites() -> None:
     assert report.all_sites.delta_ce == report.sites[0].delta_ce
     assert report.run["passes"] == 5
     assert report.run["computed_once"] == ["mean model.layers.1", "zero model.layers.1"]
+
+
+def test_texts_need_a_tokenizer() -> None:
+    with pytest.raises(InputError, match="tokenizer: got None, but a document has no ids"):
+        run(tokenizer=None)
 
 
 def test_the_model_is_left_as_it_was() -> None:

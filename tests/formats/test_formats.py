@@ -86,6 +86,7 @@ def test_saelens_before_6_0(tmp_path: Path) -> None:
     assert plain.activation == sk.TopK(4)
     factor = torch.rand(24) + 0.5
     change_tensors(folder, "sae_weights.safetensors", scaling_factor=factor)
+    change_config(folder, finetuning_scaling_factor=True)
     scaled, x = sk.load(folder), torch.randn(9, 8)
     torch.testing.assert_close(scaled.encode(x).values, plain.encode(x).values)
     torch.testing.assert_close(scaled(x), plain.encode(x).to_dense() * factor @ plain.W_dec + plain.b_dec)

@@ -26,7 +26,7 @@ def llama() -> nn.Module:
     ("site", "says"),
     [
         ("model.layer.1", "'model.layers.1'"),
-        ("layers.1", "'model.layers.1'"),
+        ("decoder.layers.1", "'model.layers.1'"),
         ("o_proj@input", "'model.layers.0.self_attn.o_proj'"),
         ("model.layers.1.self_attn.oproj@input", "'model.layers.1.self_attn.o_proj'"),
         ("model.layers.7", "'model.layers.2'"),
