@@ -1,4 +1,4 @@
-"""Reads and writes the checkpoints of other SAE tools, one file each."""
+"""Reads and writes the checkpoints of other SAE tools; `readers` has a file for each."""
 
 from saekernels.formats.files import FormatError
 from saekernels.formats.load import FORMATS, TORCH_FORMATS, load, save

@@ -14,10 +14,10 @@ import pytest
 import ranks
 import tiny_lm
 from interrupted import after, figures, in_small_chunks, run
-from places import HELPERS
+from places import SCRIPTS
 from saekernels.eval import Document, InputError
 
-SCRIPT = str(HELPERS / "killed_script.py")
+SCRIPT = str(SCRIPTS / "killed_script.py")
 
 
 def finished(folder: str) -> tuple[str, list[int]]:

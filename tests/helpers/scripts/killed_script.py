@@ -1,4 +1,4 @@
-"""The tiny model's evaluation in a folder, which goes on there, for tests/eval/test_resume.py.
+"""The tiny model's evaluation in a folder, which goes on there, for tests/eval/store/test_resume.py.
 
 Arguments: the folder, or "" for none; the step a moment after which the process is killed, or 0. Prints the number of
 each step, and at the end the figures as JSON.
