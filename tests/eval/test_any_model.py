@@ -17,7 +17,6 @@ from saekernels.eval import Document, InputError, evaluate
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.sae.activations import TopK
 from saekernels.sae.module import SAE
-from tiny_lm import one_thread  # noqa: F401
 
 VOCABULARY, WIDTH, CONTEXT = 61, 32, 12
 SITE = "blocks.0"

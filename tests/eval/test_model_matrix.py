@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from places import ROOT
-from tiny_lm import one_thread  # noqa: F401
 
 # One of each make: rotary, absolute and ALiBi positions, experts, state spaces, hybrids, caps, scales, multimodal
 # wrappers, decoders of encoder-decoders.

@@ -34,7 +34,7 @@ def count_failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", ["relu", "none", "abs"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("none", marks=pytest.mark.slow), "abs"])
 def test_screened_topk(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, activation: str) -> None:
     case = encoder(17, 500, 37, dtype)
     failures = count_failures(monkeypatch)

@@ -24,7 +24,8 @@ from saekernels.sae.module import SAE
 SCRIPT = SCRIPTS / "parallel_script.py"
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
+# Shards of equal sizes and of unequal ones; three and four processes show the same again, in a minute each.
+@pytest.mark.parametrize("count", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 def test_shards_are_the_whole(count: int) -> None:
     """Codes to the bit for every activation and option, reconstructions, gradients, loading, refusals."""
     assert json.loads(ranks.check(count, str(SCRIPT)).splitlines()[-1]) == {

@@ -70,7 +70,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
             yield stream
     elif path.name.lower().endswith(".zst"):
         try:
-            import zstandard  # type: ignore[import-not-found]
+            import zstandard
         except ImportError as error:
             raise InputError(f"data: reading {path} needs the package 'zstandard': pip install zstandard") from error
         try:

@@ -94,9 +94,10 @@ def texts(count):
     for i in range(count):
         yield Document(tiny_lm.PARAGRAPH * 40, str(i % 3))
 model, saes = tiny_lm.model(), tiny_lm.saes()
-evaluate(model, tiny_lm.tokenizer(), saes, texts(2), bootstrap=50)
+small = {"bootstrap": 50, "baselines": ("mean",), "cumulative": False, "batch_size": 32}
+evaluate(model, tiny_lm.tokenizer(), saes, texts(2), **small)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-made = evaluate(model, tiny_lm.tokenizer(), saes, texts(int(sys.argv[1])), bootstrap=50)
+made = evaluate(model, tiny_lm.tokenizer(), saes, texts(int(sys.argv[1])), **small)
 print(made.tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
