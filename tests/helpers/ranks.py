@@ -14,7 +14,7 @@ from pathlib import Path
 
 from places import HELPERS, ROOT, SCRIPTS
 
-PATIENCE = 240
+PATIENCE = 600  # seconds
 
 
 def environment() -> dict[str, str]:

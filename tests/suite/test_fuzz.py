@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +74,12 @@ def test_damage_differs_from_what_was_whole() -> None:
 
 
 @pytest.mark.parametrize("options", [["--cases", "0"], ["--minutes", "nan"], ["--workers", "-1"], ["--only", "x"]])
-def test_arguments_that_would_run_nothing_are_refused(options: list[str]) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert re.search(r"error: argument --\w+: ", done.stderr)
+def test_arguments_that_would_run_nothing_are_refused(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert stop.value.code == 2
+    assert re.search(r"error: argument --\w+: ", capsys.readouterr().err)
