@@ -186,7 +186,7 @@ def _run_batch(batch: list[str], verdicts: dict[str, str]) -> list[str]:
     """Whatever is left to do after one process."""
     command = [sys.executable, __file__, "--batch", *batch]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = "is killed"
+    ended = "ends early"
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as run:

@@ -21,7 +21,10 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"mamba_d_head", 16),
     (r"mamba_d_ssm", 64),
     (r"d_kv|.*head_dim|.*head_size|d_head|attention_head_dim|.*rope_dim|.*nope_dim|rotary_dim", 8),
-    (r".*(intermediate|ffn|inner|ff)_?(size|dim)?|.*ffn_hidden_size|d_ff|n_inner|.*mlp_(hidden_)?(size|dim)", 48),
+    (
+        r".*(intermediate|ffn|inner|ff)_?(size|dim)?(_mlp)?|.*ffn_hidden_size|d_ff|n_inner|.*mlp_(hidden_)?(size|dim)",
+        48,
+    ),
     (r".*num_(key_value|kv)_heads|n_kv_heads|.*num_query_groups", 2),
     (
         r".*(attention_heads|num_heads|n_heads?|num_v_heads|num_k_heads|n_mamba_heads|mamba_n_heads|linear_num.*heads)",
@@ -44,16 +47,22 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"image_size", 32),
     (r"patch_size", 16),
 )
+_ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
 # Where the defaults say something that does not fit a model of this size. The key is the model's type.
 _OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_d_head": 16},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROTARY, "sliding_attention": _ROTARY}},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}},
     "falcon_h1": {"mamba_d_head": 16},
     "granitemoehybrid": {"mamba_d_head": 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "llama4": {"moe_layers": [1]},
+    "llama4_text": {"moe_layers": [1]},
     "mamba2": {"head_dim": 16},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
 }
+# What a model asks for where its config's class says None.
+_UNSAID = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "head_dim": 8, "num_key_value_heads": 2}
 # What follows from other fields.
 _DERIVED = ("qk_head_dim",)
 
@@ -113,10 +122,10 @@ def _small(config: Any, made: dict[str, Any]) -> dict[str, Any]:
             size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, name)), None)
             if size is not None:
                 made[name] = min(value, size) if value >= 0 and "token" not in name else size
-        elif value is None and name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            made[name] = int(name != "bos_token_id")
+        elif value is None and name in _UNSAID:
+            made[name] = _UNSAID[name]
     if "rope_parameters" in fields and not fields["rope_parameters"]:
-        made["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+        made["rope_parameters"] = _ROTARY
     if "kv_lora_rank" in fields:  # latent attention has as many keys as queries
         made["num_key_value_heads"] = made.get("num_attention_heads", 4)
     return made
