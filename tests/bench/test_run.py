@@ -241,6 +241,10 @@ def test_commit_is_unknown_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, t
     assert machine.commit() == {"commit": None, "dirty": None}
 
 
+def test_the_checkout_is_looked_for_where_the_package_lies() -> None:
+    assert (machine._ROOT / "saekernels" / "bench" / "measure" / "machine.py").is_file()
+
+
 def test_threads_are_set_back(record: Record) -> None:
     before = torch.get_num_threads()
     run(replace(QUICK, ops=("decode",), shapes=(Shape(3, 8, 16, 2),), threads=before + 1))

@@ -16,7 +16,7 @@ from speed_table import speed_table
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 EVALUATION = RESULTS / "example" / "2026-11-26-eval.json"  # saekernels eval --json
-SPEED = RESULTS / "amd-epyc-avx2" / "2026-11-22-62938f2.json"  # saekernels bench cpu --json
+SPEED = RESULTS / "intel-xeon-amx" / "2026-11-26-acfc478.json"  # saekernels bench cpu --json
 TABLE, END = "<!-- speed table -->\n", "<!-- end -->"
 
 

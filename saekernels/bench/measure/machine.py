@@ -16,7 +16,7 @@ from saekernels.bench.measure.peers import PACKAGES
 
 # What decides which kernels run here.
 FLAGS = ("f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _L3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 
