@@ -82,7 +82,10 @@ def test_circuit_tracer_layers_may_hold_their_own_k(tmp_path: Path) -> None:
     ("config", "message"),
     [
         ("activation: topk\n", "k is in no file"),
-        ("activation: topk\nk: many\n", "k is in no file"),
+        ("activation: topk\nk: many\n", "'k' is 'many', need a positive integer"),
+        ("activation: topk\nk: 4.5\n", "'k' is 4.5, need a positive integer"),
+        ("activation: topk\nk: [4]\n", "'k' is [4], need a positive integer"),
+        ("activation: topk\nk: true\n", "'k' is True, need a positive integer"),
         ("activation: jumprelu\n", "need thresholds in the file"),
         ("activation: gelu\n", "need relu, topk or jumprelu"),
         ("model_kind: cross_layer_transcoder\n", "'model_kind' is 'cross_layer_transcoder'"),
@@ -203,6 +206,14 @@ def test_saelens_metadata_of_every_layout(layout: str, tmp_path: Path) -> None:
     assert (found.prepend_bos, found.context, found.dataset) == (True, 128, "owner/text")
     assert found.model_options == {"center_writing_weights": True}
     assert found.ignored == ()
+
+
+@pytest.mark.parametrize("name", ["hook_head_index", "hook_point_head_index"])
+@pytest.mark.parametrize("head", ["2", 2.0, True, -1])
+def test_a_head_that_is_no_number_of_one_is_refused(name: str, head: object, tmp_path: Path) -> None:
+    saelens(tmp_path, architecture="standard", metadata={"hook_name": "blocks.2.attn.hook_z", name: head})
+    with pytest.raises(sk.FormatError, match=rf"'hook_head_index' is {head!r}, need the number of a head, from 0"):
+        sk.load(tmp_path)
 
 
 def test_fields_that_nobody_knows_are_told_and_kept_in_mind(tmp_path: Path) -> None:

@@ -85,11 +85,12 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
     if None not in (inside, outside) and inside != outside:
         raise FormatError(f"{tensors.path}: its tensors are of {inside!r}, but {config.path} says {named!r:.40}")
     kind = inside or outside or ("topk" if k is not None else "relu")
-    counts = {int(one) for one in (own, config.get("k"), k) if isinstance(one, int | float)}
+    told_k = [_whole(one) for one in (own, config.get("k"), k) if one is not None]
     if kind == "topk":
+        counts = {integer({"k": one}, "k", tensors.path) for one in told_k}
         if len(counts) != 1:
             raise FormatError(f"{tensors.path}: k is {sorted(counts) or 'in no file'}, need one value; give k")
-        return TopK(integer({"k": counts.pop()}, "k", tensors.path))
+        return TopK(counts.pop())
     if k is not None:
         raise FormatError(f"k: got {k}, but {tensors.path} is {kind!r}, which has none")
     if kind == "relu":
@@ -98,6 +99,11 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
         needed = "thresholds in the file" if kind == "jumprelu" else "relu, topk or jumprelu"
         raise FormatError(f"{config.path}: 'activation' is {named!r:.40}, need {needed}")
     return JumpReLU()
+
+
+def _whole(number: object) -> object:
+    """A count as an int, which a tensor holds as 32.0; what is none is left for its check to refuse."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _at_layer(path: Path, hook: str | None) -> str | None:

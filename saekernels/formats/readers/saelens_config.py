@@ -167,9 +167,10 @@ def metadata_of(config: Config, path: Path, name: str) -> Metadata:
         return next((value for key in keys if (value := told(found, key, kind)) is not None), None)
 
     reads = known("hook_name", "hook_point")
-    head = known("hook_head_index", "hook_point_head_index", kind=int)
-    if head is not None and head < 0:
-        raise FormatError(f"{path}: 'hook_head_index' is {head}, need the number of a head, from 0")
+    heads = [found.get(key) for key in ("hook_head_index", "hook_point_head_index")]
+    head = next((one for one in heads if one is not None), None)
+    if head is not None and (isinstance(head, bool) or not isinstance(head, int) or head < 0):
+        raise FormatError(f"{path}: 'hook_head_index' is {head!r:.40}, need the number of a head, from 0")
     options = found.get("model_from_pretrained_kwargs") or {}
     if not isinstance(options, dict):
         raise FormatError(f"{path}: 'model_from_pretrained_kwargs' is {options!r:.40}, need an object")
