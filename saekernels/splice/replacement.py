@@ -121,6 +121,8 @@ def plan_replacement(
             f"site {name!r}: an SAE that reads and replaces the same activation needs d_in == d_out, got {sae.d_in} "
             f"and {sae.d_out}; a transcoder goes to 'path@module' or 'READ -> WRITE'"
         )
+    if mode == "sae" and getattr(sae, "keep_error", False) and not site.same:
+        raise ValueError(f"site {name!r}: edits with keep_error=True need a site that reads what it replaces")
     mean = _mean(name, means) if mode == "mean" else None
     if sae is not None and mean is not None:
         require_width(site, "d_out of the SAE", sae.d_out, mean.shape[0], "its mean")

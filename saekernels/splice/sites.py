@@ -56,6 +56,12 @@ class Site:
         return self.read.module is self.write.module
 
 
+def has_two_ends(name: str) -> bool:
+    """Whether a site string reads at one place and replaces at another, as transcoders do."""
+    ends = [_END.fullmatch(end.strip()) for end in name.split("->")]
+    return len(ends) > 1 or (ends[0] is not None and ends[0]["side"] == "module")
+
+
 def resolve_site(model: nn.Module, name: str) -> Site:
     """The place that a site string means in ``model``.
 

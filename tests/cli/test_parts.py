@@ -12,7 +12,10 @@ import tiny_lm
 from cli import arguments, fails
 from saekernels.cli import main
 from saekernels.eval import evaluate, load_documents
+from saekernels.formats import save
+from saekernels.sae.activations import TopK
 from saekernels.sae.edits import Edit, EditedSAE
+from saekernels.sae.module import SAE
 from tiny_lm import SITES
 
 Files = dict[str, Path]
@@ -76,6 +79,16 @@ def test_options_that_cannot_be(
         out.write_text("mine")
     assert message in fails(capsys, [*arguments(files, json=[out]), *extra])
     assert not out.exists() or out.read_text() == "mine"
+
+
+@pytest.mark.parametrize("site", [f"{SITES[0]}.mlp@module", f"{SITES[0]}.mlp@input -> {SITES[0]}.mlp"])
+def test_the_error_of_a_transcoder_cannot_be_kept(
+    site: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(SAE(32, 64, TopK(8), pre_bias="none"), tmp_path / "mlp")
+    edit = ["--edit", f"{site}:3:zero", "--keep-error"]
+    message = fails(capsys, [*arguments(files), "--sae", f"{site}={tmp_path / 'mlp'}", *edit])
+    assert "keep_error=True need a site that reads what it replaces" in message
 
 
 def test_labels_are_strata(files: Files, tmp_path: Path) -> None:

@@ -200,3 +200,13 @@ def test_transcoders_inputs_and_several_kinds_of_sites() -> None:
     # A transcoder's error is measured against what it replaces: the module's output.
     assert report.sites[0].fvu > 0.05
     assert all(row.delta_ce.nats != 0 and row.kl > 0 for row in report.sites)
+
+
+@pytest.mark.parametrize("spelling", ["{0}.mlp@input -> {0}.mlp", "blocks.0.mlp.hook_in -> blocks.0.hook_mlp_out"])
+def test_every_spelling_of_a_transcoders_site_has_the_same_baselines(spelling: str) -> None:
+    mlp = SAE(32, 64, TopK(8), pre_bias="none")
+    short, long = (run(saes={site: mlp}) for site in ("model.layers.0.mlp@module", spelling.format("model.layers.0")))
+    # Random errors are drawn by the site's name.
+    for baseline in ("zero", "mean", "pca"):
+        assert short.sites[0].baselines[baseline] == long.sites[0].baselines[baseline]
+    assert short.sites[0].fvu == long.sites[0].fvu

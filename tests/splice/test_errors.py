@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.splice.context import splice
 from splice_helpers import WIDTH, count_hooks, make_sae, tiny_model, tokens
 
@@ -90,6 +91,13 @@ def test_means(llama):
         splice(llama, {SITE: make_sae()}, replace="mean", means={SITE: torch.zeros(12)})
     with pytest.raises(TypeError, match="means"):
         splice(llama, {SITE: None}, replace="mean", means={SITE: torch.zeros(WIDTH, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize("site", [SITE + ".mlp@module", f"{SITE}.mlp@input -> {SITE}.mlp", f"{SITE}.mlp -> {SITE}"])
+def test_edits_that_keep_an_error_need_what_they_read(site, llama):
+    edited = EditedSAE(make_sae(), [Edit(3, "zero")], keep_error=True)
+    with pytest.raises(ValueError, match="keep_error=True need a site that reads what it replaces"):
+        splice(llama, {site: edited})
 
 
 def test_other_arguments(llama):

@@ -35,8 +35,6 @@ def with_edits(saes: dict[str, SAE], edits: Sequence[tuple[str, Edit]], keep_err
     for entry in dict.fromkeys(entry for entry, _ in edits):
         if entry not in saes:
             raise InputError(f"--edit: no SAE was given for {entry!r}; there are {', '.join(saes)}")
-        if keep_error and entry.partition("#")[0].endswith("@module"):
-            raise InputError(f"--keep-error: {entry} is a transcoder, which has no error of its own input")
         name = f"{entry}{'-' if '#' in entry else '#'}edited"
         try:
             made[name] = EditedSAE(saes[entry], [one for site, one in edits if site == entry], keep_error)

@@ -17,6 +17,7 @@ from saekernels.sae.activations import AbsTopK, GroupMax, TopK
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import Moments
 from saekernels.splice.context import splice
+from saekernels.splice.sites import has_two_ends
 
 
 class Collector:
@@ -30,7 +31,7 @@ class Collector:
         first = {site_of(entry): entry for entry in reversed(list(saes))}
         self.sites = {site: self.saes[entry] for site, entry in first.items()}
         self.moments = {
-            site: Moments(sae.d_in, sae.d_out if site.endswith("@module") else None, second=second)
+            site: Moments(sae.d_in, sae.d_out if has_two_ends(site) else None, second=second)
             for site, sae in self.sites.items()
         }
         self._groups = {site: RowGroups(moments.add) for site, moments in self.moments.items()}

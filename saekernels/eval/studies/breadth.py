@@ -28,6 +28,7 @@ from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 from saekernels.splice.context import splice
+from saekernels.splice.sites import has_two_ends
 
 Key = tuple[str, str, str]
 """(where a probe was fitted, "rank R" or "sae", "inside", "outside" or a domain)."""
@@ -216,7 +217,7 @@ class _Runner:
 
     def fit(self, advance: _Advance) -> tuple[list[Moments], dict[str, Moments]]:
         """Moments of each slice, and of each domain, over the first half."""
-        paired = self.sae.d_out if self.site.endswith("@module") else None
+        paired = self.sae.d_out if has_two_ends(self.site) else None
         shells = [Moments(self.sae.d_in, paired) for _ in LEVELS]
         domains = {name: Moments(self.sae.d_in, paired) for name in sorted(set(self.text.domains))}
         for batch in self.batches(True):

@@ -258,3 +258,14 @@ def test_a_part_that_fails_does_not_cost_the_report(
     assert "the report is without that part" in told.err
     notes = json.loads(out.read_text())["notes"]
     assert any(note.startswith("Left out: domain: every domain") for note in notes)
+
+
+def test_both_spellings_of_a_transcoders_site() -> None:
+    path = f"{SITES[0]}.mlp"
+    found = [
+        measure_breadth(
+            tiny_lm.trained_model(), tokens(), site, tiny_lm.sae(0), iter(texts()), slices(), ranks=(4,), bootstrap=0
+        ).figures
+        for site in (f"{path}@module", f"{path}@input -> {path}")
+    ]
+    assert found[0] == found[1]
