@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from saekernels.backends import cpu
+from saekernels.backends.cpu import native
 
 needs_native = pytest.mark.skipif(cpu.available() is not None, reason=str(cpu.available()))
-LEVELS = cpu._native.supported_simd_levels().split(",") if cpu._native is not None else []
+LEVELS = native.LOADED.supported_simd_levels().split(",") if native.LOADED is not None else []
 
 
 @pytest.fixture(autouse=True)

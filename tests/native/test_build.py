@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -13,7 +14,7 @@ import torch
 
 import saekernels
 from places import ROOT
-from saekernels import _build_info
+from saekernels import _build_info, backends
 from saekernels.backends import cpu, registry
 
 setuptools = pytest.importorskip("setuptools")
@@ -150,7 +151,11 @@ def without_native(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleTyp
     record = tmp_path / "_build_info.json"
     record.write_text(json.dumps({"cpu": {"status": "failed", "detail": "cmake was not found"}}))
     monkeypatch.setattr(_build_info.read, "__defaults__", ("cpu", record))
-    return load("saekernels_cpu_without_native", Path(cpu.__file__))
+    for name in [name for name in sys.modules if name.startswith(cpu.__name__)]:
+        monkeypatch.delitem(sys.modules, name)
+    # Importing it again rebinds it in the room above.
+    monkeypatch.setattr(backends, "cpu", cpu)
+    return importlib.import_module(cpu.__name__)
 
 
 def test_without_the_native_module_the_backend_gives_the_reason(without_native: ModuleType) -> None:

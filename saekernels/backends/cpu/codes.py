@@ -1,0 +1,77 @@
+"""Decoding, and the sums over the entries of sparse codes that gradients take, on the native CPU kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saekernels.backends.cpu.native import module, vector, view
+
+
+def decode(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor | None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """[T, d_out] in `dtype` or W_dec's: the sum of values[e] * W_dec[indices[e]] in a row's order, plus b_dec."""
+    values, indices, offsets = values.contiguous(), indices.contiguous(), offsets.contiguous()
+    rows = offsets.numel() - 1
+    out = torch.empty(rows, W_dec.shape[1], dtype=dtype or W_dec.dtype, device="cpu")
+    module().decode(
+        vector(values),
+        indices.data_ptr(),
+        offsets.data_ptr(),
+        rows,
+        indices.numel(),
+        view(W_dec),
+        vector(b_dec),
+        torch.get_num_threads(),
+        view(out),
+    )
+    return out
+
+
+def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
+    """[nnz]: out[e] = <a[row of e], W[indices[e]]>."""
+    indices, offsets = indices.contiguous(), offsets.contiguous()
+    out = torch.empty(indices.numel(), dtype=a.dtype, device="cpu")
+    module().gather_dot(
+        view(a),
+        view(W),
+        indices.data_ptr(),
+        offsets.data_ptr(),
+        offsets.numel() - 1,
+        indices.numel(),
+        torch.get_num_threads(),
+        out.data_ptr(),
+    )
+    return out
+
+
+def segment_outer(values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, F: int) -> Tensor:
+    """[F, d]: row i sums values[e] * a[row of e] over the entries with indices[e] == i, in ascending e."""
+    values, indices, offsets = values.contiguous(), indices.contiguous(), offsets.contiguous()
+    out = torch.empty(F, a.shape[1], dtype=a.dtype, device="cpu")
+    module().segment_outer(
+        vector(values),
+        indices.data_ptr(),
+        offsets.data_ptr(),
+        offsets.numel() - 1,
+        indices.numel(),
+        view(a),
+        F,
+        torch.get_num_threads(),
+        view(out),
+    )
+    return out
+
+
+def segment_sum(values: Tensor, indices: Tensor, F: int) -> Tensor:
+    """[F]: the sum of the values of each latent's entries, in ascending order."""
+    values, indices = values.contiguous(), indices.contiguous()
+    out = torch.empty(F, dtype=values.dtype, device="cpu")
+    module().segment_sum(vector(values), indices.data_ptr(), indices.numel(), F, out.data_ptr())
+    return out

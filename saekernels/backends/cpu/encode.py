@@ -1,0 +1,92 @@
+"""Encoders on the native CPU kernels, and the selection of the k best."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saekernels.backends.cpu.native import DTYPE_CODES, bytes_of, module, vector, view
+
+_ACTIVATION_CODES = {"none": 0, "relu": 1, "abs": 2}
+
+
+def prepare(W_enc: Tensor) -> Tensor:
+    """Norms, rounding errors and, for a bf16 screen, a packed copy of W_enc [F, d]: [nbytes] uint8."""
+    block = torch.empty(module().prepared_bytes(*W_enc.shape), dtype=torch.uint8, device="cpu")
+    module().prepare(view(W_enc), torch.get_num_threads(), block.data_ptr())
+    return block
+
+
+def fingerprint(W_enc: Tensor) -> int:
+    """A hash of 4,096 elements spread evenly over W_enc, or of all if they are fewer."""
+    return int(module().fingerprint(view(W_enc), 4096))
+
+
+def encode_topk(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    k: int,
+    activation: str,
+    prepared: Tensor | None = None,
+    *,
+    hint: Tensor | None = None,
+    precision: str = "exact",
+    out: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Values [T, k] in `out` or x.dtype, indices [T, k] int32, best first; exact at any precision, without a hint."""
+    values = torch.empty(x.shape[0], k, dtype=out or x.dtype, device="cpu")
+    indices = torch.empty(x.shape[0], k, dtype=torch.int32, device="cpu")
+    module().encode_topk(
+        view(x),
+        view(W_enc),
+        vector(b_enc),
+        vector(pre_bias),
+        bytes_of(prepared),
+        k,
+        _ACTIVATION_CODES[activation],
+        torch.get_num_threads(),
+        DTYPE_CODES[values.dtype],
+        values.data_ptr(),
+        indices.data_ptr(),
+    )
+    return values, indices
+
+
+def encode_threshold(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    pre_bias: Tensor | None,
+    threshold: Tensor,
+    prepared: Tensor | None = None,
+    *,
+    precision: str = "exact",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64.
+
+    Exact at any precision.
+    """
+    codes = module().encode_threshold(
+        view(x),
+        view(W_enc),
+        vector(b_enc),
+        vector(pre_bias),
+        bytes_of(prepared),
+        vector(threshold),
+        torch.get_num_threads(),
+    )
+    values = torch.empty(codes.nnz, dtype=x.dtype, device="cpu")
+    indices = torch.empty(codes.nnz, dtype=torch.int32, device="cpu")
+    offsets = torch.empty(x.shape[0] + 1, dtype=torch.int64, device="cpu")
+    codes.move_to(DTYPE_CODES[x.dtype], values.data_ptr(), indices.data_ptr(), offsets.data_ptr())
+    return values, indices, offsets
+
+
+def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best elements of each row of scores [T, F], best first, and their indices int32."""
+    values = torch.empty(scores.shape[0], k, dtype=scores.dtype, device="cpu")
+    indices = torch.empty(scores.shape[0], k, dtype=torch.int32, device="cpu")
+    module().topk(view(scores), k, torch.get_num_threads(), values.data_ptr(), indices.data_ptr())
+    return values, indices

@@ -1,0 +1,117 @@
+"""The native module, if it is built and runs here: its levels, its counters, and tensors as it takes them."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from saekernels import _build_info
+
+LOADED: ModuleType | None = None
+_import_error = ""
+try:
+    LOADED = importlib.import_module("saekernels._cpu")
+except ImportError as error:
+    _import_error = str(error)
+
+DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+# Address, rows, columns, row stride, column stride (elements), dtype code.
+View = tuple[int, int, int, int, int, int]
+
+
+def available() -> str | None:
+    """None when the native module is loaded and runs here, else why not."""
+    if LOADED is None:
+        build = _build_info.read()
+        if build["status"] == "built":
+            return f"native module was built but does not load: {_import_error}"
+        return f"native module not built ({build['detail']})"
+    try:
+        LOADED.simd_level()
+    except ValueError as error:
+        return f"SAEKERNELS_SIMD: {error}"
+    return None
+
+
+def simd_level() -> str:
+    """The instruction set in use: "avx512", "avx2" or "portable"."""
+    return str(module().simd_level())
+
+
+def set_simd_level(name: str) -> None:
+    """Force a level, or return to the best one with "auto". Raises ValueError where this machine lacks it."""
+    module().set_simd_level(name)
+
+
+def screening() -> str:
+    """The type in which encoders screen before they score exactly: "bf16" or "fp32"."""
+    return str(module().screening())
+
+
+def set_screening(name: str) -> None:
+    """Force a screen, "bf16" or "fp32", or return to the faster one with "auto". No result depends on it."""
+    module().set_screening(name)
+
+
+def stats() -> dict[str, int]:
+    """What the encoders did since the process began.
+
+    direct_rows: scored exactly at once, being few; screened_rows: certified after a screen; rescored: scores computed
+    exactly after a screen; overflow_rows, unbounded_rows: rows that no screen could certify (more candidates than
+    room; NaN, infinities or norms past all bounds) and that were scored exactly as a whole.
+    """
+    return dict(module().stats())
+
+
+def describe() -> dict[str, str]:
+    """What `saekernels info` prints of this backend; values are one line each."""
+    build = _build_info.read()
+    if LOADED is None:
+        return {"status": available() or "", "build": f"{build['status']}: {build['detail']}"}
+    return {
+        "status": available() or "usable",
+        "build": f"{build['status']}: {build['detail']}",
+        "compiler": LOADED.compiler(),
+        "simd level": LOADED.simd_level() if available() is None else "none",
+        "simd levels here": LOADED.supported_simd_levels(),
+        "screening": _screening_line(),
+        "threads": f"{torch.get_num_threads()}, {'those of torch' if LOADED.uses_host_threads() else 'its own'}",
+    }
+
+
+def _screening_line() -> str:
+    if LOADED is None or available() is not None:
+        return "none"
+    if LOADED.screening() == "fp32":
+        return "fp32" + ("" if LOADED.bf16_hardware() else " (no bf16 products in hardware here)")
+    return "bf16, " + (LOADED.bf16_hardware() or "forced: no hardware for it here")
+
+
+def module() -> ModuleType:
+    """The native module. Raises RuntimeError, with the reason, where there is none."""
+    if LOADED is None:
+        raise RuntimeError(available())
+    return LOADED
+
+
+def view(matrix: Tensor) -> View:
+    """A matrix, where it lies."""
+    rows, columns = matrix.shape
+    return (matrix.data_ptr(), rows, columns, matrix.stride(0), matrix.stride(1), DTYPE_CODES[matrix.dtype])
+
+
+def vector(vector: Tensor | None) -> View | None:
+    """A vector (or a scalar) as a matrix of one row."""
+    if vector is None:
+        return None
+    stride = vector.stride(0) if vector.dim() else 1
+    return (vector.data_ptr(), 1, vector.numel(), vector.numel(), stride, DTYPE_CODES[vector.dtype])
+
+
+def bytes_of(block: Tensor | None) -> tuple[int, int] | None:
+    """The address of prepared weights, and their bytes."""
+    return None if block is None else (block.data_ptr(), block.numel())
