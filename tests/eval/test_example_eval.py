@@ -156,7 +156,7 @@ def test_the_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_the_example_shows_that_narrow_probes_fail_outside(tmp_path: Path) -> None:
     out = tmp_path / "breadth.json"
-    assert main(["breadth", "--tokens", "50000", "--bootstrap", "0", "--ranks", "1", "32", "--json", str(out)]) == 0
+    assert main(["breadth", "--tokens", "15000", "--bootstrap", "0", "--ranks", "1", "32", "--json", str(out)]) == 0
     levels = {level["level"]: level["methods"] for level in json.loads(out.read_text())["levels"]}
     token, everything = levels["token"], levels["everything"]
     for rank in ("rank 1", "rank 32"):
