@@ -8,7 +8,7 @@ from typing import Any
 from saekernels.display.charts import BLUE, curves
 from saekernels.display.html import document
 from saekernels.eval.report.abbreviations import marked, note, table
-from saekernels.eval.report.breadth_text import SIDES, breadth_rows, gap_sentence, transfer_rows
+from saekernels.eval.report.breadth_text import SIDES, breadth_rows, gap_sentence, shown, transfer_rows
 
 
 def breadth_plot(result: Mapping[str, Any]) -> str:
@@ -18,8 +18,8 @@ def breadth_plot(result: Mapping[str, Any]) -> str:
     for method in result["levels"][0]["methods"]:
         for side in SIDES:
             values = [level["methods"][method][side] for level in result["levels"]]
-            lines[f"{method} {side}"] = [None if one is None else one["delta_ce"] for one in values]
-    return curves(labels, lines, "ΔCE, nats per token", "fitted on", _is_outside, colours={"sae": BLUE})
+            lines[f"{shown(method)} {side}"] = [None if one is None else one["delta_ce"] for one in values]
+    return curves(labels, lines, "ΔCE, nats per token", "fitted on", _is_outside, colours={"SAE": BLUE})
 
 
 def _is_outside(line: str) -> bool:

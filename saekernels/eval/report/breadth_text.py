@@ -22,7 +22,7 @@ COUNTS = "fitted on / measured on"
 def breadth_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: one row per level, ΔCE inside and outside of each method."""
     methods = list(result["levels"][0]["methods"])
-    headings = ["probes fitted on", COUNTS, *(f"{method} {side}" for method in methods for side in SIDES)]
+    headings = ["probes fitted on", COUNTS, *(f"{shown(method)} {side}" for method in methods for side in SIDES)]
     rows = []
     for level in result["levels"]:
         cells = [level["name"], _counts(level)]
@@ -32,6 +32,11 @@ def breadth_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
                 cells.append("-" if one is None else with_interval(one["delta_ce"], one["ci95"]))
         rows.append(cells)
     return headings, rows
+
+
+def shown(method: str) -> str:
+    """A method as tables and plots name it: "rank 8", "SAE"."""
+    return "SAE" if method == "sae" else method
 
 
 def _counts(level: Mapping[str, Any]) -> str:
