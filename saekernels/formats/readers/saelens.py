@@ -39,7 +39,9 @@ FILES = f"cfg.json + {WEIGHTS}"
 
 
 def find(path: Path) -> Path | None:
-    """The folder of a SAELens checkpoint, given it or a file in it."""
+    """The folder of a SAELens checkpoint, given it or a file of the checkpoint."""
+    if path.is_file() and path.name not in (WEIGHTS, "cfg.json"):
+        return None
     folder = path if path.is_dir() else path.parent
     other = (folder / "config.json").is_file() and not (folder / "cfg.json").is_file()  # Llama Scope's
     return folder if (folder / WEIGHTS).is_file() and not other else None
