@@ -197,7 +197,8 @@ def _by_shape(file: Path, content: Mapping[str, Any], forms: list[Any]) -> list[
         return forms
     rows = state_dict.latents_are_rows(content)
     if rows is None and state_dict.claims(content):
-        shapes = {name: list(content[name].shape) for name in ("W_enc", "W_gate", "b_enc") if name in content}
+        own = {name: content.get(name) for name in ("W_enc", "W_gate", "b_enc")}
+        shapes = {name: list(value.shape) for name, value in own.items() if isinstance(value, torch.Tensor)}
         by_rows = circuit_tracer if file.suffix == ".safetensors" else qwen_scope
         raise FormatError(
             f"{file}: which side of W_enc is the latents' cannot be told from {shapes}; say format="

@@ -89,8 +89,10 @@ def read(
     said = maths.of(config, tensors, state, toy, k)
     tensors.done()
     if toy:  # its decoder's rows are made unit vectors at every use
-        norms = state["W_dec"].norm(dim=1, keepdim=True)
-        state["W_dec"] = state["W_dec"] / (norms + float(config.get("weight_normalize_eps", 1e-8)))
+        eps = config.get("weight_normalize_eps", 1e-8)
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
+            raise FormatError(f"{config.path}: 'weight_normalize_eps' is {eps!r:.40}, need a number from 0 to 1")
+        state["W_dec"] = state["W_dec"] / (state["W_dec"].norm(dim=1, keepdim=True) + eps)
     for names, size in ((("d_in", "act_size"), state["W_enc"].shape[1]), (("d_sae", "dict_size"), len(state["W_enc"]))):
         for name in names:
             if name in config and integer(config, name, config.path) != size:
@@ -124,8 +126,8 @@ def _one_instance(path: Path, found: Mapping[str, Any]) -> Tensors:
             f"{path}: {len(W_enc)} SAEs in one file (W_enc is {list(W_enc.shape)}), need one; keep instance i with "
             "{name: value[i : i + 1] for name, value in state_dict.items()}"
         )
-    own = {name: value for name, value in found.items() if name not in _TOY_MODEL}
-    return tensors_of(path, {name: value[0] if isinstance(value, Tensor) else value for name, value in own.items()})
+    own = {n: value for n, value in found.items() if isinstance(value, Tensor) and n not in _TOY_MODEL}
+    return tensors_of(path, {name: value[0] if value.dim() else value for name, value in own.items()})
 
 
 def _matrices(tensors: Tensors, config: Config, encoder: str, rows: bool, linear: bool, toy: bool) -> dict[str, Tensor]:

@@ -92,22 +92,20 @@ def _pre_bias(config: Config, state: dict[str, Tensor], toy: bool) -> str | None
     same_width = state["W_enc"].shape[1] == state["b_dec"].shape[0]
     if said and not same_width:
         raise FormatError(f"{config.path}: 'apply_b_dec_to_input' is true, need equal widths in and out")
-    if not same_width or not state["b_dec"].any():  # no width, or no value, to take
-        return "none"
-    if said is None:
+    if said is None and same_width and state["b_dec"].any():
         return "b_dec" if of_a_tool else None
-    return "b_dec" if said else "none"
+    return "b_dec" if said else "none"  # where nobody says: no width, or no value, to take
 
 
 def _activation(kind: str, config: Config, tensors: Tensors, state: dict[str, Tensor], k: int | None) -> Activation:
-    numbers = {"k": config.get("k"), "top_k": config.get("top_k")}
     if kind == "topk":
         own = tensors.number("k")
-        told = {own if own is None else int(own), *numbers.values(), k} - {None}
+        numbers = [int(own) if own is not None and own == own // 1 else own, config.get("k"), config.get("top_k"), k]
+        told = {repr(number): number for number in numbers if number is not None}
         tensors.drop("k", "threshold")
         if len(told) != 1:
-            raise FormatError(f"{tensors.path}: k is {sorted(map(str, told)) or 'in no file'}, need one value; give k")
-        return TopK(integer({"k": told.pop()}, "k", config.path))
+            raise FormatError(f"{tensors.path}: k is {sorted(told) or 'in no file'}, need one value; give k")
+        return TopK(integer({"k": told.popitem()[1]}, "k", config.path))
     if k is not None:
         raise FormatError(f"k: got {k}, but {tensors.path} is {kind!r}, which has none")
     if kind == "batchtopk":
