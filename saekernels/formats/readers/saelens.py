@@ -62,6 +62,8 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     reads_b_dec = boolean(config, "apply_b_dec_to_input", path, True) and not transcoder
     rescaled = boolean(config, "rescale_acts_by_decoder_norm", path)
     normalization = normalization_of(config, path, input_scale)
+    if transcoder and normalization is not None and input_scale is None:  # which SAELens does not undo in the output
+        raise FormatError(f"{path}: 'normalize_activations' is {config['normalize_activations']!r} of a transcoder")
     # Before the module: its sizes are then those of real tensors.
     state = _state(Tensors(folder / WEIGHTS), config, activation, d_in, n_latents, d_out, skip)
     dtype = dtype_of(config, path) or state["W_enc"].dtype
