@@ -44,6 +44,9 @@ def test_a_config_beside_the_file_says_the_maths(suffix: str, beside: str, tmp_p
     check(tmp_path, lambda x: relu(x, shift=False))
     (tmp_path / beside).write_text(json.dumps({"activation": "topk", "k": K, "apply_b_dec_to_input": True}))
     check(path, top)
+    (tmp_path / beside).write_text(json.dumps({"activation": "relu", "k": K, "apply_b_dec_to_input": True}))
+    with pytest.raises(sk.FormatError, match=r"it gives a k, but is of 'relu', which has none"):
+        sk.load(path)
     (tmp_path / beside).write_text(json.dumps({"activation": "gelu", "apply_b_dec_to_input": True}))
     with pytest.raises(sk.FormatError, match="'activation' is 'gelu', need one of"):
         sk.load(path)

@@ -122,6 +122,8 @@ def test_no_gradient_asked_for_after_inference_mode() -> None:
     module, model = accelerated(), nn.Sequential(nn.Identity())
     module.requires_grad_(False).W_enc.data = module.W_enc.data.contiguous()
     splice = sk.splice(model, {SITE: module})
+    with torch.no_grad():
+        module.W_enc.add_(1)
     with torch.inference_mode(), splice:
         model(torch.randn(3, D))
     x = torch.randn(3, D, requires_grad=True)

@@ -98,9 +98,10 @@ def _pre_bias(config: Config, state: dict[str, Tensor], toy: bool) -> str | None
 
 
 def _activation(kind: str, config: Config, tensors: Tensors, state: dict[str, Tensor], k: int | None) -> Activation:
+    said = config.get("k"), config.get("top_k")
     if kind == "topk":
         own = tensors.number("k")
-        numbers = [int(own) if own is not None and own == own // 1 else own, config.get("k"), config.get("top_k"), k]
+        numbers = [int(own) if own is not None and own == own // 1 else own, *said, k]
         told = {repr(number): number for number in numbers if number is not None}
         tensors.drop("k", "threshold")
         if len(told) != 1:
@@ -108,6 +109,8 @@ def _activation(kind: str, config: Config, tensors: Tensors, state: dict[str, Te
         return TopK(integer({"k": told.popitem()[1]}, "k", config.path))
     if k is not None:
         raise FormatError(f"k: got {k}, but {tensors.path} is {kind!r}, which has none")
+    if kind != "batchtopk" and (said[0] is not None or (said[1] is not None and "sae_type" not in config)):
+        raise FormatError(f"{config.path}: it gives a k, but is of {kind!r}, which has none")
     if kind == "batchtopk":
         threshold = tensors.number("threshold")
         tensors.drop("threshold", "k")
