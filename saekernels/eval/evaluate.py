@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from saekernels.display.numbers import counted
-from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer, origin_notes
+from saekernels.eval.arguments import check_choices, check_numbers, check_tokenizer, given_saes, origin_notes
 from saekernels.eval.passes.calls import embedding_weight, eval_mode, module_in
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.head_kinds import Head
@@ -49,7 +50,7 @@ _PROBE_TOKENS = 16
 def evaluate(
     model: Any,
     tokenizer: Any,
-    saes: Mapping[str, SAE],
+    saes: Mapping[str, SAE | nn.Module | str | os.PathLike[str]],
     documents: Iterable[Document],
     *,
     tokens: int | None = None,
@@ -79,7 +80,8 @@ def evaluate(
             was taken: "linear", or slower, with the same figures, "module" or "whole".
         tokenizer: the model's `transformers` tokenizer; bits per byte need a fast one. None where every document has
             its `ids`: no token is then special.
-        saes: site -> SAE, sites as in `saekernels.splice.splice`; "SITE#LABEL" for several SAEs of one site.
+        saes: site -> SAE, sites as in `saekernels.splice`, and so what may stand in an SAE's place (a path, a hub id,
+            another tool's object); "SITE#LABEL" for several SAEs of one site.
         documents: a sequence (shuffled by `seed`) or any iterable (read in its own order, no further than needed).
         tokens: stop once this many predictions count; None for all documents.
         batch_size: windows per batch; shorter windows share a batch up to batch_size * context positions.
@@ -114,7 +116,7 @@ def evaluate(
     """
     ranks = Ranks(mesh)
     model = module_in(model)
-    check_saes(saes)
+    saes = given_saes(saes, model)
     check_tokenizer(tokenizer)
     if ranks.first:
         check_documents(documents)

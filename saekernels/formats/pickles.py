@@ -17,7 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saekernels.formats.files import FormatError, Tensors
+from saekernels.formats.files import DamagedError, FormatError, Tensors, without_prefix
+
+# Entries that training scripts keep weights and configs under.
+_WEIGHTS = ("state_dict", "model_state_dict", "sae_state_dict", "model", "sae", "autoencoder")
+_CONFIGS = ("cfg", "config", "args", "hparams", "hyper_parameters")
 
 # What the zipfile module raises: for damage, for methods it does not know, for an archive with a password.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
@@ -29,12 +33,30 @@ def read_pt(path: Path) -> Mapping[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = "it holds other objects than tensors, which are never unpickled" if _is_zip(path) else "damaged"
-        raise FormatError(f"{path}: not a readable torch file: {reason}") from error
+        raise DamagedError(f"{path}: not a readable torch file: {reason}") from error
     except Exception as error:  # whatever a damaged archive makes torch raise
-        raise FormatError(f"{path}: damaged or not a torch file: {_first(error)}") from error
+        raise DamagedError(f"{path}: damaged or not a torch file: {_first(error)}") from error
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         raise FormatError(f"{path}: got {type(found).__name__}, need a dictionary of tensors by name")
     return found
+
+
+def unwrapped(found: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """(tensors by their own names, the config that lies with them) of a torch file's dictionary.
+
+    Weights may be an entry of it, their names may have a wrapper's prefix; where several entries could be them,
+    everything stays where it is.
+    """
+    config: dict[str, Any] = {}
+    for name in _CONFIGS:
+        value = found.get(name)
+        if isinstance(value, Mapping) and not any(isinstance(one, Tensor) for one in value.values()):
+            config.update((key, one) for key, one in value.items() if isinstance(key, str))
+    inner = [found[name] for name in _WEIGHTS if isinstance(found.get(name), Mapping)]
+    inner = [one for one in inner if any(isinstance(value, Tensor) for value in one.values())]
+    if len(inner) == 1 and not any(isinstance(value, Tensor) and value.dim() > 1 for value in found.values()):
+        found = {str(key): value for key, value in inner[0].items()}
+    return without_prefix(found), config
 
 
 def tensors_of(path: Path, found: Mapping[str, Any]) -> Tensors:
@@ -48,7 +70,7 @@ def read_npz(path: Path) -> Tensors:
         with np.load(path, allow_pickle=False) as data:
             return Tensors(path, {name: torch.from_numpy(np.ascontiguousarray(data[name])) for name in data.files})
     except (OSError, ValueError, TypeError, KeyError, EOFError, *_ZIP_ERRORS) as error:
-        raise FormatError(f"{path}: damaged or not a numpy archive: {_first(error)}") from error
+        raise DamagedError(f"{path}: damaged or not a numpy archive: {_first(error)}") from error
 
 
 def _is_zip(path: Path) -> bool:

@@ -23,6 +23,7 @@ from saekernels.sae.activations import JumpReLU
 from saekernels.sae.metadata import Metadata
 
 NAME = "Gemma Scope"
+PARAMETERS = ("params.npz", "params.safetensors")
 FILES = "params.npz or params.safetensors (+ config.json)"
 _NAMES = {"w_enc": "W_enc", "w_dec": "W_dec"}
 _WITHOUT_EFFECT = ("width", "l0", "num_params", "layer", "site", "type", "dtype")
@@ -38,8 +39,8 @@ _HOOKS = {
 
 def find(path: Path) -> Path | None:
     """The parameter file, given it or its folder."""
-    candidates = [path] if path.is_file() else [path / "params.npz", path / "params.safetensors"]
-    return next((one for one in candidates if one.name in ("params.npz", "params.safetensors") and one.is_file()), None)
+    candidates = [path] if path.is_file() else [path / name for name in PARAMETERS]
+    return next((one for one in candidates if one.name in PARAMETERS and one.is_file()), None)
 
 
 def read(path: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:

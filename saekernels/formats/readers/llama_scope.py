@@ -43,21 +43,27 @@ _WITHOUT_EFFECT = """
 
 
 def find(path: Path) -> Path | None:
-    """The folder, given it or a file in it."""
-    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    """The folder, given it or its config; the file of weights, where that is what was named."""
+    folder = _folder(path)
     named = any((folder / name).is_file() for name in _CONFIGS)
-    return folder if named and _weights(folder) is not None else None
+    if not named or _weights(path) is None:
+        return None
+    return path if path.is_file() and path.name not in _CONFIGS else folder
 
 
-def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
-    """The SAE or transcoder of a folder. Crosscoders, cross-layer transcoders and attention SAEs are refused."""
+def read(found: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
+    """The SAE or transcoder of a folder, or of its file of weights that was named.
+
+    Crosscoders, cross-layer transcoders and attention SAEs are refused.
+    """
+    folder = _folder(found)
     path = next(folder / name for name in _CONFIGS if (folder / name).is_file())
     config = read_json(path)
     refuse_k(k, path)
     if config.get("sae_type", "sae") not in ("sae", "transcoder") or config.get("use_glu_encoder"):
         what = "a gated linear encoder" if config.get("use_glu_encoder") else f"a {config['sae_type']!r:.40}"
         raise FormatError(f"{path}: {what} is no SAE of one encoder and one decoder")
-    weights = _weights(folder)
+    weights = _weights(found)
     assert weights is not None
     tensors = Tensors(weights) if weights.suffix == ".safetensors" else _from_pt(weights)
     d = integer(config, "d_model", path)
@@ -94,7 +100,15 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     )
 
 
-def _weights(folder: Path) -> Path | None:
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def _weights(path: Path) -> Path | None:
+    """The weights: the file that was named, else the first in the tool's own order."""
+    folder = _folder(path)
+    if path.is_file() and path.name not in _CONFIGS:
+        return path if path.relative_to(folder).as_posix() in _WEIGHTS else None
     return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
 
 

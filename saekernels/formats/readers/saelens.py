@@ -39,7 +39,9 @@ FILES = f"cfg.json + {WEIGHTS}"
 
 
 def find(path: Path) -> Path | None:
-    """The folder of a SAELens checkpoint, given it or a file in it."""
+    """The folder of a SAELens checkpoint, given it or a file of the checkpoint."""
+    if path.is_file() and path.name not in (WEIGHTS, "cfg.json"):
+        return None
     folder = path if path.is_dir() else path.parent
     other = (folder / "config.json").is_file() and not (folder / "cfg.json").is_file()  # Llama Scope's
     return folder if (folder / WEIGHTS).is_file() and not other else None
@@ -60,6 +62,8 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     reads_b_dec = boolean(config, "apply_b_dec_to_input", path, True) and not transcoder
     rescaled = boolean(config, "rescale_acts_by_decoder_norm", path)
     normalization = normalization_of(config, path, input_scale)
+    if transcoder and normalization is not None and input_scale is None:  # which SAELens does not undo in the output
+        raise FormatError(f"{path}: 'normalize_activations' is {config['normalize_activations']!r} of a transcoder")
     # Before the module: its sizes are then those of real tensors.
     state = _state(Tensors(folder / WEIGHTS), config, activation, d_in, n_latents, d_out, skip)
     dtype = dtype_of(config, path) or state["W_enc"].dtype
