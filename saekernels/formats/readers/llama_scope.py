@@ -203,7 +203,8 @@ def _activation(
     if "threshold" not in state:
         raw = config.get("jump_relu_threshold")
         value = float(raw) * (scale or 1.0) if isinstance(raw, int | float) else math.inf
-        if isinstance(raw, bool) or not abs(value) <= torch.finfo(torch.float32).max:
-            raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need a number, or thresholds in the file")
+        if isinstance(raw, bool) or not 0 <= value <= torch.finfo(torch.float32).max:
+            need = "a number of at least 0, or thresholds in the file"
+            raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need {need}")
         state["threshold"] = torch.full((n_latents,), value)
     return JumpReLU()
