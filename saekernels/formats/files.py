@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.formats.looking import opened
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -28,6 +30,7 @@ def _safetensors() -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     library = _safetensors()
+    opened(path)
     try:
         return library.torch.load_file(path)
     except (OSError, library.SafetensorError, ValueError, KeyError) as error:

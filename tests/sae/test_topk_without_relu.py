@@ -101,7 +101,12 @@ def test_edits_reach_negative_latents(edit: tuple[Any, tuple[float, ...]]) -> No
     _, z = dense_forward(sae, x)
     latent = int((z < 0).sum(0).argmax())
     operation, values = edit
-    done = {"zero": lambda v: v * 0, "scale": lambda v: v * 2, "clamp": lambda v: v.clamp(-0.1, 0.5), "add": lambda v: v + 1}
+    done = {
+        "zero": lambda v: v * 0,
+        "scale": lambda v: v * 2,
+        "clamp": lambda v: v.clamp(-0.1, 0.5),
+        "add": lambda v: v + 1,
+    }
     z = z.clone()
     z[:, latent] = torch.where(z[:, latent] != 0, done[operation](z[:, latent]), 0)
     edited = EditedSAE(sae, [Edit(latent, operation, values, only_active=True)])
@@ -175,5 +180,7 @@ def test_a_jumprelu_without_relu_is_refused_where_it_would_differ(tmp_path: Path
     threshold = random(F, seed=4).abs()
     threshold[7] = -0.25
     save_file({**tensors, "activation_function.threshold": threshold}, tmp_path / "layer_3.safetensors")
-    with pytest.raises(sk.FormatError, match=r"a threshold is -0\.25, need at least 0: negative latents are not served"):
+    with pytest.raises(
+        sk.FormatError, match=r"a threshold is -0\.25, need at least 0: negative latents are not served"
+    ):
         sk.load(tmp_path / "layer_3.safetensors")

@@ -18,6 +18,7 @@ from torch import Tensor
 from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.config import Config, boolean, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors, refuse_k
+from saekernels.formats.looking import is_looking
 from saekernels.formats.pickles import read_pt, tensors_of
 from saekernels.sae.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
 from saekernels.sae.metadata import Metadata
@@ -64,7 +65,9 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     state, norms = _state(tensors, d, config)
     scale, ratio = _scales(config, norms, d, path)
     pre_bias = _pre_bias(config, state, ratio)
-    state["W_dec"], state["b_dec"] = state["W_dec"] * ratio, state["b_dec"] * ratio
+    state["b_dec"] = state["b_dec"] * ratio
+    if not is_looking():
+        state["W_dec"] = state["W_dec"] * ratio
     activation = _activation(config, tensors, state, path, scale)
     tensors.done()
     normalization: Normalization | None = Scale(scale) if scale is not None else None
