@@ -136,6 +136,6 @@ def test_an_object_of_such_a_tool_is_refused_with_the_reason(folder: Path) -> No
         "except sk.NotAccelerated as error:\n"
         "    print(error)\n",
     )  # fmt: skip
-    assert done.stdout.startswith(
-        "sparsify is installed but does not import as it is known here: ImportError: cannot import name 'EncoderOutput' "
-    ), done.stderr
+    reason = "ImportError: cannot import name 'EncoderOutput' "
+    told = f"sparsify is installed but does not import as it is known here: {reason}"
+    assert done.stdout.startswith(told), done.stderr
