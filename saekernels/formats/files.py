@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.formats.looking import opened
+
 # What wrappers put before every name: DataParallel, and modules that hold an SAE and nothing else.
 _PREFIXES = ("module.", "autoencoder.", "sae.", "model.")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -35,6 +37,7 @@ def _safetensors() -> Any:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, mapped into memory, by their own names."""
     library = _safetensors()
+    opened(path)
     try:
         return without_prefix(library.torch.load_file(path))
     except (OSError, library.SafetensorError, ValueError, KeyError) as error:

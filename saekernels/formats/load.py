@@ -20,7 +20,7 @@ from saekernels.formats.choice import FORMATS as FORMATS
 from saekernels.formats.choice import TORCH_FORMATS as TORCH_FORMATS
 from saekernels.formats.choice import Wanted, read
 from saekernels.formats.files import FLOATS
-from saekernels.formats.readers import saelens
+from saekernels.formats.write import write
 from saekernels.sae.activations import Scale
 from saekernels.sae.module import SAE
 
@@ -102,20 +102,28 @@ def finish(found: Checkpoint, device: torch.device | str | None, dtype: torch.dt
     return _move(found.sae(), device, dtype).eval()
 
 
-def save(sae: SAE, path: str | Path, *, metadata: dict[str, object] | None = None) -> None:
+def save(sae: SAE, path: str | Path, *, metadata: dict[str, object] | None = None) -> tuple[str, ...]:
     """Write `sae` as a SAELens (>= 6) checkpoint folder: cfg.json and sae_weights.safetensors.
 
-    An input scale and a separate pre-bias are folded into the weights, BatchTopK becomes JumpReLU with equal
-    thresholds: the same function, and the form that SAELens itself writes.
+    What SAELens has no place for is folded into the weights where that is the same function in exact arithmetic: an
+    input scale, a separate pre-bias, decoder norms, BatchTopK as JumpReLU with equal thresholds, a Gated transcoder as
+    a JumpReLU one. It is rounded once, to the dtype of the weights. `sae.metadata` goes into cfg.json's metadata.
 
     Args:
-        metadata: goes under "metadata" in cfg.json, e.g. {"model_name": ..., "hook_name": ...}.
+        sae: an SAE.
+        path: the folder, made if it is not there.
+        metadata: more for "metadata" in cfg.json, e.g. {"model_name": ..., "hook_name": ...}, before what the SAE has.
+
+    Returns:
+        A sentence for everything that was folded, is written as something else, or could not be kept.
 
     Raises:
-        FormatError: an SAE that SAELens has no architecture for (GroupMax, say), another LayerNorm than
-            LayerNorm(eps=1e-5), weights on the meta device, or metadata that is not JSON. Nothing is then written.
+        TypeError: anything but a `saekernels.SAE`; an edited one has no file.
+        FormatError: an SAE that SAELens has no architecture for (GroupMax, TopK without a ReLU, a TopK transcoder), a
+            transcoder with a normalisation, another LayerNorm than LayerNorm(eps=1e-5), weights on the meta device or
+            too large for their dtype once folded, or metadata that is not JSON. Nothing is then written.
     """
-    saelens.write(sae, Path(path), metadata or {})
+    return write(sae, Path(path), metadata or {})
 
 
 def _check_options(dtype: torch.dtype | None, input_scale: float | None) -> None:

@@ -2,6 +2,7 @@
 
 Rows of W_enc are latents. W_dec has a row for each latent too, or, in files from before its decoders were read row by
 row, a column. The activation is in the file (thresholds, or k) or in the config; files without either are ReLU.
+Their TopK and JumpReLU keep what they choose as it is: no ReLU follows.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
         counts = {integer({"k": one}, "k", tensors.path) for one in told_k}
         if len(counts) != 1:
             raise FormatError(f"{tensors.path}: k is {sorted(counts) or 'in no file'}, need one value; give k")
-        return TopK(counts.pop())
+        return TopK(counts.pop(), relu=False)
     if k is not None:
         raise FormatError(f"k: got {k}, but {tensors.path} is {kind!r}, which has none")
     if kind == "relu":
@@ -106,6 +107,9 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
     if kind != "jumprelu" or "threshold" not in state:
         needed = "thresholds in the file" if kind == "jumprelu" else "relu, topk or jumprelu"
         raise FormatError(f"{config.path}: 'activation' is {named!r:.40}, need {needed}")
+    least = float(state["threshold"].min())
+    if least < 0:
+        raise FormatError(f"{tensors.path}: a threshold is {least:g}, need at least 0: negative latents are not served")
     return JumpReLU()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.config import Config, boolean, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors, refuse_k
+from saekernels.formats.looking import is_looking
 from saekernels.formats.pickles import read_pt, tensors_of
 from saekernels.sae.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
 from saekernels.sae.metadata import Metadata
@@ -70,7 +71,9 @@ def read(found: Path, input_scale: float | None = None, k: int | None = None) ->
     state, norms = _state(tensors, d, config)
     scale, ratio = _scales(config, norms, d, path)
     pre_bias = _pre_bias(config, state, ratio)
-    state["W_dec"], state["b_dec"] = state["W_dec"] * ratio, state["b_dec"] * ratio
+    state["b_dec"] = state["b_dec"] * ratio
+    if not is_looking():
+        state["W_dec"] = state["W_dec"] * ratio
     activation = _activation(config, tensors, state, path, scale)
     tensors.done()
     normalization: Normalization | None = Scale(scale) if scale is not None else None
@@ -217,7 +220,8 @@ def _activation(
     if "threshold" not in state:
         raw = config.get("jump_relu_threshold")
         value = float(raw) * (scale or 1.0) if isinstance(raw, int | float) else math.inf
-        if isinstance(raw, bool) or not abs(value) <= torch.finfo(torch.float32).max:
-            raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need a number, or thresholds in the file")
+        if isinstance(raw, bool) or not 0 <= value <= torch.finfo(torch.float32).max:
+            need = "a number of at least 0, or thresholds in the file"
+            raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need {need}")
         state["threshold"] = torch.full((n_latents,), value)
     return JumpReLU()
