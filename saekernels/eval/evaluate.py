@@ -26,6 +26,7 @@ from saekernels.eval.passes.two_passes import Progress, Work
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
 from saekernels.eval.store.document_sums import Journal
+from saekernels.eval.store.provenance import provenance
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
@@ -239,6 +240,7 @@ def _run(runner: Runner, work: Work, device: torch.device) -> dict[str, Any]:
         "layer_reuse": f"off: {runner.reuse.why}" if runner.reuse.why else "on",
         "computed_once": sorted(runner.constant),
         "seconds": round(time.perf_counter() - work.started, 3),
+        **provenance(runner.model),
     }
 
 

@@ -95,8 +95,9 @@ def _difference(got: Tensor, expected: Tensor, dtype: torch.dtype) -> tuple[floa
 
 def _linear_head(call: Call, ids: Tensor, seen: list[Seen], logits: Tensor) -> Head | None:
     """A product with a matrix [V, d], and a curve that is the same for every logit."""
+    adapted = _adapted(seen)
     for one in reversed(seen):
-        weight = getattr(one.module, "weight", None)
+        weight = None if one.module in adapted else getattr(one.module, "weight", None)
         if isinstance(weight, Tensor) and tuple(weight.shape) == (logits.shape[-1], one.given.shape[-1]):
 
             def plant(values: Tensor, one: Seen = one) -> Tensor | None:
@@ -110,6 +111,20 @@ def _linear_head(call: Call, ids: Tensor, seen: list[Seen], logits: Tensor) -> H
     if output is None or body is None or body is call.model or any(one.module is output for one in seen):
         return None
     return _linear(call, output, _base(body), Curve())
+
+
+def _adapted(seen: list[Seen]) -> set[nn.Module]:
+    """Layers whose output an adapter of peft changes, with all that is in them.
+
+    Such a layer shows the weight that it had before, and a small change passes for rounding.
+    """
+    gave = {one.module: one.gave for one in seen}
+    found: set[nn.Module] = set()
+    for module, output in gave.items():
+        inner = getattr(module, "base_layer", None)
+        if isinstance(inner, nn.Module) and not (inner in gave and torch.equal(gave[inner], output)):
+            found.update(module.modules())
+    return found
 
 
 def _linear(call: Call, module: nn.Module, body: Body, curve: Curve) -> LinearHead:

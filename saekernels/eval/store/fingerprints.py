@@ -22,6 +22,8 @@ from saekernels.parallel.devices import whole
 _PLAIN = (bool, int, float, str, tuple, type(None))
 # Of a model's config: where it lies and what wrote it, which change no figure.
 _NAMES = ("_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype")
+# Likewise, of an adapter's.
+_PEFT_NAMES = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
 
 
 def fingerprint(module: nn.Module, settings: bool = False) -> str:
@@ -52,12 +54,31 @@ def of_model(model: nn.Module) -> str:
     """A model's dtype and a digest of its weights, its transformers config and the code that its checkpoint brought."""
     to_dict = getattr(getattr(model, "config", None), "to_dict", None)
     config = {key: value for key, value in to_dict().items() if key not in _NAMES} if callable(to_dict) else {}
-    content = json.dumps(config, sort_keys=True, default=str)
+    content = json.dumps(config, sort_keys=True, default=str) + "".join(_adapters(model))
     # A plain module has its settings in its parts alone.
     weights = fingerprint(model, settings=not callable(to_dict))
     code = _own_code(*(type(part) for part in model.modules()))
     dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
     return f"{dtype} {_short(hashlib.sha256(f'{weights} {content} {code}'.encode()))}".strip()
+
+
+def _adapters(model: nn.Module) -> list[str]:
+    """What peft's layers do with their weights: of which kind they are, which of them count, by how much."""
+    names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
+    found = [
+        repr((name, *(getattr(part, one, None) for one in names)))
+        for name, part in model.named_modules()
+        if hasattr(part, "disable_adapters") and hasattr(part, "active_adapters")
+    ]
+    configs = getattr(model, "peft_config", None) or {}
+    for name, config in configs.items() if found else ():
+        fields = {key: value for key, value in config.to_dict().items() if key not in _PEFT_NAMES}
+        found.append(json.dumps({name: fields}, sort_keys=True, default=_in_order))
+    return found
+
+
+def _in_order(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def of_sae(sae: nn.Module) -> str:
