@@ -146,7 +146,7 @@ def evaluate(
     with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
         runner = Runner(model, head, saes, device, seed)
-        order = ranks.together(lambda: _tried(runner, probe))
+        order, tried = ranks.together(lambda: _tried(runner, probe))
         spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
         passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
         work = Work(workspace, spool, ranks, batch_size, context, passes, progress)
@@ -173,6 +173,7 @@ def evaluate(
                 notes=[
                     *_data_notes(spool, tokens),
                     *_head_notes(model, head),
+                    *tried,
                     *origin_notes(model, saes, cutter),
                     *notes,
                 ],
@@ -194,10 +195,10 @@ class Wanted:
     reuse_layers: bool
 
 
-def _tried(runner: Runner, probe: torch.Tensor) -> dict[str, int]:
-    """A trial of the head and of every site: site -> when the model comes to it."""
-    check_head(runner.model, runner.head, probe)
-    return runner.probe(probe)
+def _tried(runner: Runner, probe: torch.Tensor) -> tuple[dict[str, int], list[str]]:
+    """A trial of the head and of every site: site -> when the model comes to it; and notes."""
+    told = check_head(runner.model, runner.head, probe)
+    return runner.probe(probe), [told] if told else []
 
 
 def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 import tiny_lm
 from checkpoints import write_adapter
 from cli import arguments, fails
-from own_losses import own_losses, token_documents
 from saekernels.cli import main
 from saekernels.cli.options.models import ModelNames, load_model
 from saekernels.eval import evaluate
 from saekernels.eval.store.fingerprints import of_model
+from splice_helpers import own_losses, token_documents
 
 peft = pytest.importorskip("peft", reason="the package peft is not installed")
 CPU = torch.device("cpu")

@@ -17,13 +17,13 @@ import transformers
 import tiny_lm
 from checkpoints import dequantised, llama, write_gguf, write_hub_cache
 from cli import arguments, fails
-from own_losses import own_losses, token_documents
 from saekernels.cli import main
 from saekernels.cli.entry import build_parser
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 from saekernels.eval import evaluate
 from saekernels.eval.report.data import schema
 from saekernels.eval.store.provenance import quantisation
+from splice_helpers import own_losses, token_documents
 
 CPU = torch.device("cpu")
 gguf = pytest.mark.skipif(not transformers.utils.is_gguf_available(), reason="the package gguf is not installed")

@@ -69,7 +69,7 @@ def load_model(
     where = _where(names.model, names.revision)
     config = _config(names, where)
     quantised = getattr(config, "quantization_config", None)
-    if quantised is not None and device_map is None:
+    if quantised is not None and device_map is None and torch.cuda.is_available():
         device_map = {"": str(device)}  # quantised modules may not be moved once they are made
     options: dict[str, Any] = {"dtype": DTYPES.get(dtype, "auto")}
     if device_map is not None:
@@ -87,7 +87,7 @@ def load_model(
         model, facts["adapter"] = add_adapter(model, names.adapter)
     if names.revision is not None:
         facts["revision"] = _revision(names.model, names.revision)
-    return LoadedModel((model.to(device) if device_map is None else model).eval(), facts)
+    return LoadedModel((model.to(device) if device_map is None and quantised is None else model).eval(), facts)
 
 
 def _revision(repository: str, name: str) -> str:

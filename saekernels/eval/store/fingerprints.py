@@ -46,7 +46,7 @@ def fingerprint(module: nn.Module, settings: bool = False) -> str:
             digest.update(f"{name} {type(part).__name__} {_settings(part)}".encode())
         for own, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
             digest.update(f"{name}.{own} {tuple(value.shape)} {value.dtype}".encode())
-            _feed(digest, whole(part, own).detach().reshape(-1))
+            _feed(digest, whole(part, own).detach())
     return _short(digest)
 
 
@@ -120,9 +120,15 @@ def _settings(part: nn.Module) -> str:
     return repr(found)
 
 
-def _feed(digest: Any, flat: Tensor) -> None:
-    """All bytes, a piece at a time on the CPU."""
-    for piece in flat.split(1 << 24):
+def _feed(digest: Any, value: Tensor) -> None:
+    """All bytes, a piece at a time on the CPU; of a tensor made of others, as torchao's are, all of those."""
+    if hasattr(value, "__tensor_flatten__"):
+        names, rest = value.__tensor_flatten__()
+        digest.update(repr((type(value).__name__, names, rest)).encode())
+        for name in names:
+            _feed(digest, getattr(value, name))
+        return
+    for piece in value.reshape(-1).split(1 << 24):
         digest.update(piece.to("cpu").contiguous().view(torch.uint8).numpy())
 
 
