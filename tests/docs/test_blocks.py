@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -62,6 +63,9 @@ def is_recipe(page: Path) -> bool:
     return page.stem in ("nnsight", "transformer_lens")
 
 
+MIXED = [page for page in RUNNING if not is_recipe(page) and any(map(peers_of, blocks(page, "python")))]
+
+
 @pytest.mark.parametrize("page", RUNNING, ids=named)
 def test_blocks_of_python_run(page: Path, desk: Path) -> None:
     """In order, each page in a namespace of its own; blocks that import another tool are compiled."""
@@ -71,6 +75,26 @@ def test_blocks_of_python_run(page: Path, desk: Path) -> None:
 
 @pytest.mark.peers
 @pytest.mark.parametrize("page", MIXED, ids=named)
+def test_blocks_of_python_run_beside_other_tools(page: Path, desk: Path) -> None:
+    for tool in itertools.chain.from_iterable(map(peers_of, blocks(page, "python"))):
+        pytest.importorskip(tool)
+    assert run(page, whole=True) == len(blocks(page, "python"))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of every `saekernels ...` in a page's blocks of bash, torchrun's and python -m's too."""
+    found = []
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            for part in " ".join(map(shlex.quote, words)).split(" '&&' "):
+                own = shlex.split(part)
+                if "saekernels" in own and (own[0] == "saekernels" or own[own.index("saekernels") - 1] == "-m"):
+                    found.append(own[own.index("saekernels") + 1 :])
+    return found
+
+
+@pytest.mark.parametrize("page", [path for path in PAGES if commands(path)], ids=named)
 def test_commands_parse(page: Path) -> None:
     for words in commands(page):
         arguments = build_parser().parse_args(words)
