@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from saekernels.cli.options.reasons import first_reason, transformers
+from saekernels.cli.options.inputs import first_reason, transformers
 from saekernels.errors import InputError, missing_extra
 from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.store import provenance

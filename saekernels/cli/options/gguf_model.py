@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saekernels.cli.options.reasons import transformers
+from saekernels.cli.options.inputs import transformers
 from saekernels.errors import InputError, missing_extra
 from saekernels.files.gguf import GgufHeader, read_gguf_header
 

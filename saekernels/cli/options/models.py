@@ -14,8 +14,7 @@ import torch
 
 from saekernels.cli.options.adapter import add_adapter, holds_adapter
 from saekernels.cli.options.gguf_model import check_rope, gguf_place, gguf_type, is_gguf, unpacked
-from saekernels.cli.options.inputs import DTYPES
-from saekernels.cli.options.reasons import first_reason, transformers
+from saekernels.cli.options.inputs import DTYPES, first_reason, transformers
 from saekernels.display.numbers import counted
 from saekernels.errors import InputError
 from saekernels.eval.store.provenance import quantisation
