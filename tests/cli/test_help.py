@@ -19,7 +19,7 @@ GROUPS = {
 }  # fmt: skip
 # What is not done unless it is asked for: there is nothing to tell.
 OFF = {
-    "--breadth", "--checkpoint", "--compat", "--csv", "--device-map", "--edit", "--events", "--format", "--html",
+    "--adapter", "--breadth", "--checkpoint", "--compat", "--csv", "--device-map", "--edit", "--events", "--format", "--html",
     "--json", "--label-field", "--tasks", "--train-tokens",
 }  # fmt: skip
 

@@ -55,7 +55,7 @@ def add_source(parser: Parser) -> None:
     model.add_argument("--model", metavar="DIR|HUB_ID|FILE.gguf", type=not_empty, help=kinds + EXAMPLE)
     habit = "its tokenizer, if elsewhere (default: as --model)"
     model.add_argument("--tokenizer", metavar="DIR|HUB_ID|FILE.gguf", type=not_empty, help=habit)
-    revision = "a branch, tag or commit of the model's repository on the hub, and of its tokenizer there"
+    revision = "branch, tag or commit of the model's repository on the hub, and of its tokenizer there (default: main)"
     model.add_argument("--revision", metavar="NAME", type=not_empty, help=revision)
     adapter = "a PEFT adapter over the model; sites keep the model's own names"
     model.add_argument("--adapter", metavar="DIR|HUB_ID", type=not_empty, help=adapter)
