@@ -16,6 +16,7 @@ import tiny_lm
 from checkpoints import dequantised, llama, write_gguf
 from cli import arguments, fails
 from saekernels.cli import main
+from saekernels.cli.options.gguf_model import gguf_type
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 
 CPU = torch.device("cpu")
@@ -131,3 +132,13 @@ def test_gguf_without_its_package(
         "pip install 'saekernels[models]'\n"
     )
     assert "none.gguf does not exist" in fails(capsys, arguments(files, model=["none.gguf"]))
+
+
+@gguf
+def test_the_header_names_the_quantisation_if_the_tensors_bear_it_out(tmp_path: Path) -> None:
+    """And not the type of most weights, which in Q4_K_M and its like is not the name that people know."""
+    told = "Q4_1 GGUF, dequantised to float32"
+    path = write_gguf(tmp_path / "lies.gguf", llama(), "Q4_1", said="Q8_0")
+    assert gguf_type(str(path), torch.float32) == told
+    path = write_gguf(tmp_path / "mixed.gguf", llama(), "Q4_1", further={"more.weight": [0.0] * 100_000})
+    assert gguf_type(str(path), torch.float32) == told

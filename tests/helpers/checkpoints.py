@@ -20,17 +20,19 @@ def llama(**config: Any) -> Any:
     return tiny_lm.model(**{"num_key_value_heads": 2, "intermediate_size": 64, "rope_parameters": rope, **config})
 
 
-def write_gguf(path: Path, model: Any, kind: str = "F32", further: dict[str, Any] | None = None) -> Path:
+def write_gguf(
+    path: Path, model: Any, kind: str = "F32", further: dict[str, Any] | None = None, said: str | None = None
+) -> Path:
     """The Llama and the tests' tokenizer as llama.cpp writes them; matrices in the quantisation `kind`.
 
-    further: tensors by name, beside those of the model.
+    further: tensors by name, beside those of the model. said: the quantisation that the header names in its place.
     """
     import gguf
 
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
-    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{said or kind}"])
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
