@@ -68,7 +68,7 @@ def _adapters(model: nn.Module) -> list[str]:
     found = [
         repr((name, *(getattr(part, one, None) for one in names)))
         for name, part in model.named_modules()
-        if hasattr(part, "disable_adapters") and hasattr(part, "active_adapters")
+        if isinstance(getattr(part, "disable_adapters", None), bool)  # a method of models of transformers
     ]
     configs = getattr(model, "peft_config", None) or {}
     for name, config in configs.items() if found else ():
