@@ -27,6 +27,7 @@ from saekernels.eval.passes.two_passes import Progress, Work
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
 from saekernels.eval.store.document_sums import Journal
+from saekernels.eval.store.provenance import provenance
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
@@ -147,7 +148,7 @@ def evaluate(
     with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
         runner = Runner(model, head, saes, device, seed)
-        order = ranks.together(lambda: _tried(runner, probe))
+        order, tried = ranks.together(lambda: _tried(runner, probe))
         spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
         passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
         work = Work(workspace, spool, ranks, batch_size, context, passes, progress)
@@ -174,6 +175,7 @@ def evaluate(
                 notes=[
                     *_data_notes(spool, tokens),
                     *_head_notes(model, head),
+                    *tried,
                     *origin_notes(model, saes, cutter),
                     *notes,
                 ],
@@ -195,10 +197,10 @@ class Wanted:
     reuse_layers: bool
 
 
-def _tried(runner: Runner, probe: torch.Tensor) -> dict[str, int]:
-    """A trial of the head and of every site: site -> when the model comes to it."""
-    check_head(runner.model, runner.head, probe)
-    return runner.probe(probe)
+def _tried(runner: Runner, probe: torch.Tensor) -> tuple[dict[str, int], list[str]]:
+    """A trial of the head and of every site: site -> when the model comes to it; and notes."""
+    told = check_head(runner.model, runner.head, probe)
+    return runner.probe(probe), [told] if told else []
 
 
 def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:
@@ -241,6 +243,7 @@ def _run(runner: Runner, work: Work, device: torch.device) -> dict[str, Any]:
         "layer_reuse": f"off: {runner.reuse.why}" if runner.reuse.why else "on",
         "computed_once": sorted(runner.constant),
         "seconds": round(time.perf_counter() - work.started, 3),
+        **provenance(runner.model),
     }
 
 
