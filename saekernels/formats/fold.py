@@ -29,6 +29,7 @@ from saekernels.sae.activations import (
 from saekernels.sae.module import SAE
 
 _ROWS = 4096  # of a matrix at a time in float64
+_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "b_pre", "threshold", "b_gate", "b_mag", "r_mag", "W_skip")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ class _Folding:
 
     def __init__(self, sae: SAE, notes: list[str]) -> None:
         self.sae, self.notes = sae, notes
-        self._state = {name: value.detach() for name, value in sae.state_dict().items()}
+        # By attribute, not from the state_dict: a live SAE has its object's.
+        found = {name: getattr(sae, name, None) for name in _TENSORS}
+        self._state = {name: value.detach() for name, value in found.items() if value is not None}
         self._vectors = {name: value.double() for name, value in self._state.items() if value.dim() < 2}
         self._vectors.pop("b_pre", None)
         if isinstance(sae.activation, BatchTopK):

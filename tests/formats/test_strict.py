@@ -41,7 +41,7 @@ SAELENS: list[tuple[dict[str, Any], str]] = [
     ({"d_in": 8.0}, "'d_in' is 8.0, need a positive integer"),
     (
         {"architecture": "transcoder", "k": ..., "d_out": 8, "normalize_activations": "layer_norm"},
-        "'normalize_activations' is 'layer_norm' of a transcoder",
+        "'normalize_activations' is 'layer_norm' for a transcoder, need 'none'",
     ),
 ]
 

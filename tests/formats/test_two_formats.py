@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import saekernels as sk
-from zoo import D, F, K, check, dictionary, gemma, jump, llama, random, randomised, sparsify_folder, topk
+from zoo import D, F, K, check, dictionary, gemma, jump, llama, random, randomised, sparsify_folder
 
 X = random(9, D, seed=5)
 SAID = {"activation": "relu", "apply_b_dec_to_input": True}
@@ -139,7 +139,9 @@ def test_square_matrices_are_decided_by_the_named_format_alone(suffix: str, rows
     columns = ((X - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu() @ w["W_dec"] + w["b_dec"]
     torch.testing.assert_close(sk.load(path, format="state dict", config=SAID)(X).detach(), columns)
     pre = X @ w["W_enc"].T + w["b_enc"]
-    by_rows = topk(pre) @ w["W_dec"].T if suffix == ".pt" else pre.relu() @ w["W_dec"]
+    best = pre.topk(K, dim=-1)  # as they are: Qwen Scope has no ReLU
+    signed = torch.zeros_like(pre).scatter(-1, best.indices, best.values)
+    by_rows = signed @ w["W_dec"].T if suffix == ".pt" else pre.relu() @ w["W_dec"]
     found = sk.load(path, format=rows, **({"k": K} if suffix == ".pt" else {}))
     torch.testing.assert_close(found(X).detach(), by_rows + w["b_dec"])
     (torch.save if suffix == ".pt" else save_file)({n: w[n] for n in ("W_enc", "W_dec")}, path)

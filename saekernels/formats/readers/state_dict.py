@@ -16,6 +16,7 @@ from torch import Tensor
 from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.config import Config, boolean, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors
+from saekernels.formats.looking import is_looking
 from saekernels.formats.pickles import tensors_of
 from saekernels.formats.readers import state_dict_maths as maths
 from saekernels.sae.activations import Scale
@@ -92,7 +93,8 @@ def read(
         eps = config.get("weight_normalize_eps", 1e-8)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
             raise FormatError(f"{config.path}: 'weight_normalize_eps' is {eps!r:.40}, need a number from 0 to 1")
-        state["W_dec"] = state["W_dec"] / (state["W_dec"].norm(dim=1, keepdim=True) + eps)
+        if not is_looking():
+            state["W_dec"] = state["W_dec"] / (state["W_dec"].norm(dim=1, keepdim=True) + eps)
     for names, size in ((("d_in", "act_size"), state["W_enc"].shape[1]), (("d_sae", "dict_size"), len(state["W_enc"]))):
         for name in names:
             if name in config and integer(config, name, config.path) != size:
