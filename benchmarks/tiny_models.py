@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 VOCABULARY, LAYERS = 64, 2
 # The first pattern that a field's whole name matches gives its size.
 _SIZES: tuple[tuple[str, int], ...] = (
-    (r".*vocab_size(_per_layer_input)?|.*vocabulary_size", VOCABULARY),
+    (r".*vocab_size(_per_layer_input|_base)?|.*vocabulary_size|.*group_vocab", VOCABULARY),
     (r"bos_token_id|decoder_start_token_id", 0),
     (r"eos_token_id|pad_token_id|sep_token_id", 1),
     (r".*token_(id|index)", 2),
@@ -59,10 +59,19 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "llama4": {"moe_layers": [1]},
     "llama4_text": {"moe_layers": [1]},
     "mamba2": {"head_dim": 16},
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "musicgen": {"num_codebooks": 1},
+    "musicgen_melody": {"num_codebooks": 1},
+    "reformer": {"axial_pos_embds": False},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},
 }
 # What a model asks for where its config's class says None.
-_UNSAID = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "head_dim": 8, "num_key_value_heads": 2}
+_UNSAID = {
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "head_dim": 8, "num_key_value_heads": 2,
+    "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
+    "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
+    "indexer_compress_ratio": 2,
+}  # fmt: skip
 # What follows from other fields.
 _DERIVED = ("qk_head_dim",)
 
@@ -88,6 +97,8 @@ def build(model_type: str, seed: int = 0) -> nn.Module:
                 setattr(config, name, name == "is_decoder")
         config._attn_implementation = "eager"
         made = kind(config).float().eval().requires_grad_(False)
+        if hasattr(made, "set_default_language"):
+            made.set_default_language(config.languages[0])
     except Exception as error:
         text = next((line for line in str(error).splitlines() if line.strip()), "")
         raise CannotBuildError(f"{type(error).__name__}: {text:.90}") from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saekernels.errors import InputError, kind_of
+from saekernels.eval.sums.bootstrap import MOST_REPLICATES
 from saekernels.eval.text.windows import Tokens
 from saekernels.parallel import LatentParallelSAE
 from saekernels.sae.edits import EditedSAE
@@ -14,6 +15,7 @@ from saekernels.splice.contradictions import contradictions
 from saekernels.splice.sites import resolve_site
 
 _LEAST = {"tokens": 1, "batch_size": 1, "bootstrap": 0, "context": 2, "seed": 0}
+_MOST = {"bootstrap": MOST_REPLICATES}
 
 
 def check_saes(saes: object) -> None:
@@ -36,7 +38,7 @@ def check_tokenizer(tokenizer: object) -> None:
 
 
 def check_numbers(**values: Any) -> None:
-    """TypeError or InputError unless each is an int, not too small, or None where that is a default."""
+    """TypeError or InputError unless each is an int, not too small or large, or None where that is a default."""
     for name, value in values.items():
         if value is None and name in ("tokens", "context"):
             continue
@@ -44,6 +46,8 @@ def check_numbers(**values: Any) -> None:
             raise TypeError(f"{name}: got {value!r:.40}, need an int")
         if value < _LEAST[name]:
             raise InputError(f"{name} must be at least {_LEAST[name]}, got {value}")
+        if value > _MOST.get(name, value):
+            raise InputError(f"{name} must be at most {_MOST[name]:,}, got {value}")
 
 
 def check_choices(bos: object, model_name: object, encoder_ids: object) -> None:

@@ -22,6 +22,7 @@ from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
 from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
+from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Progress, Work
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
@@ -145,7 +146,7 @@ def evaluate(
     with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
         runner = Runner(model, head, saes, device, seed)
-        order = ranks.together(lambda: _tried(runner, probe))
+        order = ranks.together(lambda: _tried(runner, probe, batch_size))
         spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
         passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
         work = Work(workspace, spool, ranks, batch_size, context, passes, progress)
@@ -193,10 +194,10 @@ class Wanted:
     reuse_layers: bool
 
 
-def _tried(runner: Runner, probe: torch.Tensor) -> dict[str, int]:
-    """A trial of the head and of every site: site -> when the model comes to it."""
+def _tried(runner: Runner, probe: torch.Tensor, batch_size: int) -> dict[str, int]:
+    """A trial of the head and of every site on ids [1, S]: site -> when the model comes to it."""
     check_head(runner.model, runner.head, probe)
-    return runner.probe(probe)
+    return try_sites(runner.model, runner.head.body, runner.saes, probe, batch_size)
 
 
 def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:

@@ -45,8 +45,9 @@ def splice(
             (``"model.layers.3"``: its output), ``"path@input"`` (its input), ``"path@module"`` (the SAE reads its
             input and replaces its output: a transcoder), or ``"READ -> WRITE"`` with any two of them
             (``"model.layers.3.mlp@input -> model.layers.3.post_feedforward_layernorm"``). ``"[head=2]"`` at the end
-            of one means one attention head, ``"[stream=0]"`` one of several residual streams. The SAE may be None
-            where ``replace`` is not "sae".
+            of one means one attention head, ``"[stream=0]"`` one of several residual streams, ``"[batch=1]"`` an
+            activation whose batch is the second dimension, [S, B, width]. The SAE may be None where ``replace`` is not
+            "sae".
         replace: "sae" puts in the reconstruction, "zero" zeros, "mean" the site's mean, "function" what the callable
             given in the SAE's place makes of (what is read, what is replaced); one for all, or site -> mode.
         means: site -> [d_out], needed where ``replace`` is "mean"; other sites are ignored.

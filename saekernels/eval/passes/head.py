@@ -195,9 +195,10 @@ def check_head(model: nn.Module, head: Head, ids: Tensor) -> None:
     try:
         expected = whole_tensor(head.own(ids))
         got = head.logits(head.hidden(ids, torch.arange(ids.numel())))
-        later = ids.clone()
-        later[:, -1] = (later[:, -1] + 1) % int(ids.max() + 1)
-        moved = whole_tensor(head.own(torch.cat([ids, later])))
+        half = ids.shape[1] // 2
+        first, last, behind = (
+            whole_tensor(head.own(_with_other_tokens(ids, ids.shape[1] - 1, half))).float().split(len(ids))
+        )
     except RankLostError:
         raise
     except Exception as error:  # whatever a model of any kind may raise, for a config that does not fit itself, say
@@ -209,10 +210,23 @@ def check_head(model: nn.Module, head: Head, ids: Tensor) -> None:
             f"model: the {head.kind} head found for {kind} does not give its logits: they differ by {differ[0]:.3g}, "
             f"more than rounding ({differ[1]:.3g})"
         )
-    before, after = (half[:, :-1].float() for half in moved.split(len(ids)))
-    differ = _difference(after.reshape(-1, after.shape[-1]), before, head.dtype)
-    if differ is not None:
-        raise InputError(
-            f"model: {kind} is not causal: another last token moves earlier logits by {differ[0]:.3g}, more than "
-            f"rounding ({differ[1]:.3g}), so a text's losses would hang on what shares its batch"
-        )
+    for after, end, what in (
+        (last, ids.shape[1] - 1, "another last token moves"),
+        (behind, half, "other tokens behind move"),
+    ):
+        differ = _difference(after[:, :end].reshape(-1, after.shape[-1]), first[:, :end], head.dtype)
+        if differ is not None:
+            raise InputError(
+                f"model: {kind} is not causal: {what} earlier logits by {differ[0]:.3g}, more than rounding "
+                f"({differ[1]:.3g}), so a text's losses would hang on what shares its batch"
+            )
+
+
+def _with_other_tokens(ids: Tensor, *starts: int) -> Tensor:
+    """[B, S] and, below it, as many rows for each start, with another token at every place from there on."""
+    rows = [ids]
+    for start in starts:
+        other = ids.clone()
+        other[:, start:] = (other[:, start:] + 1) % int(ids.max() + 1)
+        rows.append(other)
+    return torch.cat(rows)

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from saekernels.errors import InputError
+from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Progress
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.text.batches import Batch, batches
@@ -105,7 +107,9 @@ def measure_breadth(
     head = find_head(model)
     device = input_device(model)
     with torch.inference_mode():
-        check_head(model, head, torch.arange(min(16, tokens.context), device=device)[None])
+        ids = trial_ids(model, head.vocabulary, tokens.context)
+        check_head(model, head, ids)
+        try_sites(model, head.body, {site: sae}, ids, batch_size)
         text = _Text(documents, tokens, slices, wanted, seed)
         runner = _Runner(model, head, site, sae, text, batch_size, device)
         advance = _Advance(progress, sum(len(w.ids) for w in text.windows) * 2)
