@@ -31,13 +31,15 @@ _SIZES: tuple[tuple[str, int], ...] = (
         4,
     ),
     (r"hidden_size_per_layer_input", 8),
-    (r"hidden_size|d_model|n_embd|emb_dim|embed_dim|embedding_size|word_embed_proj_dim|dim|hidden_dim|lru_width", 32),
+    (r"hidden_size(_global)?|d_model|n_embd|emb_dim|embed_dim|embedding_size|word_embed_proj_dim", 32),
+    (r"dim|hidden_dim|lru_width", 32),
     (r"(num_)?nextn_predict_layers|mtp_num_layers|num_mtp_layers|.*shared_layers|first_k_dense_replace", 0),
     (r"num_hidden_layers|n_layers?|num_layers|(en|de)coder_layers|num_(en|de)coder_layers|num_blocks", LAYERS),
     (r"n_groups?|topk_group|.*n_groups|n_shared_experts|num_shared_experts|num_expert_group", 1),
+    # All positions of a row: what is left out may hang on ties among rectified scores, and so on the row's length.
+    (r"index_topk|indexer_budget", 16),
     (r"num_experts_per_tok(en)?|.*top_?k.*|moe_k|num_selected_experts", 2),
     (r".*(num|n)_.*experts|num_experts|moe_num_experts", 4),
-    (r"index_topk", 8),
     (r".*state_size|.*d_state|ssm_state.*", 8),
     (
         r".*(max_position_embeddings|n_positions|n_ctx|max_target_positions|max_source_positions|max_seq_len|seq_length)",
@@ -69,7 +71,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
 _UNSAID = {
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "head_dim": 8, "num_key_value_heads": 2,
     "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
-    "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
+    "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 16,
     "indexer_compress_ratio": 2,
 }  # fmt: skip
 # What follows from other fields.

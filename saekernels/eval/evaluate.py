@@ -16,7 +16,7 @@ import torch
 
 from saekernels.display.numbers import counted
 from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer, origin_notes
-from saekernels.eval.passes.calls import embedding_weight, eval_mode, module_in
+from saekernels.eval.passes.calls import embedding_weight, eval_mode, module_in, trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.moments import Collector
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 # Of the files of a checkpoint folder.
 LAYOUT = 3
-_PROBE_TOKENS = 16
 
 
 def evaluate(
@@ -144,7 +143,7 @@ def evaluate(
     wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
     modes = (eval_mode(model, *saes.values()), torch.inference_mode(), _noted_once())
     with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
-        probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
+        probe = trial_ids(model, rows, context)
         runner = Runner(model, head, saes, device, seed)
         order = ranks.together(lambda: _tried(runner, probe, batch_size))
         spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))

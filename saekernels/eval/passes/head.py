@@ -189,16 +189,17 @@ def _transformer_lens_head(call: Call) -> Head | None:
 def check_head(model: nn.Module, head: Head, ids: Tensor) -> None:
     """Compare the cut with the model's own logits on a few tokens, ids [B, S], and see that the model is causal.
 
-    Raises InputError if they differ by more than rounding, or if a later token moves an earlier logit: what is put
-    behind a shorter text to fill a batch would change its losses.
+    Raises InputError if they differ by more than rounding, or if an earlier logit changes with a later token or with
+    the length of its row: what is put behind a shorter text to fill a batch would change its losses.
     """
+    half = (ids.shape[1] + 1) // 2
     try:
         expected = whole_tensor(head.own(ids))
         got = head.logits(head.hidden(ids, torch.arange(ids.numel())))
-        half = ids.shape[1] // 2
-        first, last, behind = (
-            whole_tensor(head.own(_with_other_tokens(ids, ids.shape[1] - 1, half))).float().split(len(ids))
-        )
+        later = ids.clone()
+        later[:, -1] = (later[:, -1] + 1) % int(ids.max() + 1)
+        first, last = whole_tensor(head.own(torch.cat([ids, later]))).split(len(ids))
+        short = whole_tensor(head.own(ids[:, :half]))
     except RankLostError:
         raise
     except Exception as error:  # whatever a model of any kind may raise, for a config that does not fit itself, say
@@ -210,23 +211,13 @@ def check_head(model: nn.Module, head: Head, ids: Tensor) -> None:
             f"model: the {head.kind} head found for {kind} does not give its logits: they differ by {differ[0]:.3g}, "
             f"more than rounding ({differ[1]:.3g})"
         )
-    for after, end, what in (
-        (last, ids.shape[1] - 1, "another last token moves"),
-        (behind, half, "other tokens behind move"),
+    for one, other, what in (
+        (last[:, :-1], first[:, :-1], "another last token moves"),
+        (short, expected[:, :half], "what stands behind them moves"),
     ):
-        differ = _difference(after[:, :end].reshape(-1, after.shape[-1]), first[:, :end], head.dtype)
+        differ = _difference(one.float().reshape(-1, one.shape[-1]), other.float(), head.dtype)
         if differ is not None:
             raise InputError(
                 f"model: {kind} is not causal: {what} earlier logits by {differ[0]:.3g}, more than rounding "
                 f"({differ[1]:.3g}), so a text's losses would hang on what shares its batch"
             )
-
-
-def _with_other_tokens(ids: Tensor, *starts: int) -> Tensor:
-    """[B, S] and, below it, as many rows for each start, with another token at every place from there on."""
-    rows = [ids]
-    for start in starts:
-        other = ids.clone()
-        other[:, start:] = (other[:, start:] + 1) % int(ids.max() + 1)
-        rows.append(other)
-    return torch.cat(rows)

@@ -1,0 +1,107 @@
+"""Small right command lines of every command, wrong values put into them, and what must come of that."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import tiny_lm
+from saekernels.cli import main
+from saekernels.cli.entry import build_parser
+
+SITE = tiny_lm.SITES[0]
+_PLACES = {"a": 0, "b": 1, "source": 0, "out": 1}
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def run(argv: list[str]) -> Ended:
+    """A command in this process; warnings count among what it says on stderr, as they would."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda *given, **_: err.write(warnings.formatwarning(*given[:4]))
+        try:
+            code = main(argv)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def complaint(argv: list[str], names: str, outputs: Path) -> str | None:
+    """What is wrong with how a command refuses; None if it does as it should. names: what its line must name."""
+    try:
+        found = run(argv)
+    except BaseException as error:
+        return f"ends in {type(error).__name__}: {error!s:.200}"
+    if found.code != 2:
+        return f"exit code {found.code}: {found.err[:200]}"
+    if found.out or found.err.count("\n") != 1 or "error: " not in found.err or "Traceback" in found.err:
+        return f"says {found.out[:200]!r} and {found.err[:400]!r}"
+    if names.strip("-").lower() not in found.err.lower():
+        return f"does not name {names}: {found.err[:200]}"
+    return f"leaves {os.listdir(outputs)}" if outputs.exists() and os.listdir(outputs) else None
+
+
+def commands(good: dict[str, Path], outputs: Path) -> dict[str, list[str]]:
+    """Small runs of each command that succeed."""
+    model = ["--model", str(good["model"]), "--data", str(good["data"])]
+    both = ["--sae", *(f"{site}={good[site]}" for site in tiny_lm.SITES)]
+    fast = ["--bootstrap", "0"]
+    return {
+        "eval": ["eval", *model, *both, *fast, "--tokens", "30", "--context", "8", "--baselines", "zero",
+                 "--json", str(outputs / "o.json")],
+        "breadth": ["breadth", *model, *both, *fast, "--tokens", "all", "--ranks", "1", "--context", "12"],
+        "maps": ["maps", *model, *both, *fast, "--tokens", "all"],
+        "monitor": ["monitor", *model, *both, "--tokens", "30", "--watch", f"{SITE}:3"],
+        "compat": ["eval", "--compat", "saelens", *model, *both, "--tokens", "60", "--context", "8",
+                   "--batch-size", "2"],
+        "compare": ["compare", str(good.get("report")), str(good.get("report")), *fast],
+        "scaling fit": ["scaling", "fit", *model[:2], str(good["model"]), *model[2:], "--tokens", "100",
+                        "--out", str(outputs / "family.json")],
+        "convert": ["convert", str(good[SITE]), str(outputs / "sae")],
+        "plan": ["plan", "--latents", "1000", "--tokens", "1e6"],
+        "bench": ["bench", "--quick"],
+        "bench cpu": ["bench", "cpu", "--quick", "--ops", "encode", "--rounds", "1", "--budget", "0.001"],
+        "bench gpu": ["bench", "gpu"],
+        "bench check": ["bench", "check", "--device", "cpu"],
+        "bench compare": ["bench", "compare", str(good.get("report")), str(good.get("report"))],
+        "info": ["info"],
+    }  # fmt: skip
+
+
+def put(argv: list[str], command: str, option: str, value: str) -> list[str]:
+    """The command line with another value of an option or of a positional argument."""
+    if option in _PLACES:
+        at = len(command.split()) + _PLACES[option]
+        return [*argv[:at], value, *argv[at + 1 :]]
+    given = [f"{option}={value}"] if value.startswith("-") else [option, value]
+    if option not in argv:
+        return [*argv, *given]
+    at = argv.index(option)
+    end = next((i for i in range(at + 1, len(argv)) if argv[i].startswith("--")), len(argv))
+    return [*argv[:at], *given, *argv[end:]]
+
+
+def options() -> Iterator[tuple[str, str, str]]:
+    """(command, option, the name of its type) of all that take a value."""
+
+    def walk(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, str, str]]:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for word, below in action.choices.items():
+                    yield from walk(below, f"{name} {word}".strip())
+            elif action.nargs != 0:
+                yield name, (action.option_strings or [action.dest])[-1], getattr(action.type, "__name__", "")
+
+    yield from walk(build_parser(), "")
