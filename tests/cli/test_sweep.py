@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import bad_inputs
-import cli
-import saekernels as sk
 import tiny_lm
-from places import ROOT
 from sweep import SITE, commands, complaint, options, put, run
 
 # Options whose value is a file or a folder: what stands for it, and what is wrong with that.
@@ -45,22 +41,6 @@ WORDS = {
 }  # fmt: skip
 # Any text is right: names of fields and of revisions.
 FREE = ("--text-field", "--domain-field", "--label-field", "--revision")
-SOURCES = ("eval", "breadth", "maps", "monitor", "compat")
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Inputs that nothing is wrong with, by name."""
-    folder = tmp_path_factory.mktemp("good")
-    paths = cli.files(folder)
-    paths |= {name: folder / f"{name}.json" for name in ("report", "family", "tokens")}
-    paths["tasks"] = ROOT / "examples/tasks/brackets.yaml"
-    paths["tokens"].write_text(json.dumps({str(paths["model"]): 1000}))
-    small = {"bootstrap": [0], "tokens": [200], "baselines": ["zero"]}
-    assert run(cli.arguments(paths, json=[paths["report"]], **small)).code == 0
-    fit = commands(paths, folder)["scaling fit"]
-    assert run([*fit[: fit.index("--out")], "--out", str(paths["family"])]).code == 0
-    return paths
 
 
 NUMERIC = ("whole_number", "tokens_or_all", "count", "seconds", "positive", "_spread")
@@ -185,42 +165,6 @@ def test_a_word_that_is_not_known(command: str, option: str, good: dict[str, Pat
     assert complaint(argv, option, tmp_path) is None
 
 
-@pytest.mark.parametrize("command", SOURCES)
-def test_a_site_that_is_not_there_or_does_not_fit(command: str, good: dict[str, Path], tmp_path: Path) -> None:
-    failures = {}
-    for site in bad_inputs.SITES:
-        argv = put(commands(good, tmp_path)[command], command, "--sae", f"{site}={good[SITE]}")
-        if command == "monitor":
-            argv = put(argv, command, "--watch", f"{site}:3")
-        failures[site] = complaint(argv, "" if "\0" in site else site.rpartition("> ")[2].partition("@")[0], tmp_path)
-    assert {site: one for site, one in failures.items() if one} == {}
-
-
-@pytest.mark.parametrize("command", SOURCES)
-def test_an_sae_of_another_width_or_kind(command: str, good: dict[str, Path], tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    made = {
-        "narrow": sk.SAE(16, 32, sk.TopK(4)),
-        "transcoder": sk.SAE(32, 64, sk.ReLU(), d_out=16, pre_bias="none"),
-    }
-    for name, sae in made.items():
-        sk.save(sae, tmp_path / name)
-        argv = put(commands(good, outputs)[command], command, "--sae", f"{SITE}={tmp_path / name}")
-        assert complaint(argv, SITE, outputs) is None, name
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_maps_of_saes_in_every_dtype(dtype: str, good: dict[str, Path], tmp_path: Path) -> None:
-    found = run([*commands(good, tmp_path)["maps"], "--sae-dtype", dtype, "--json", str(tmp_path / "maps.json")])
-    assert found.code == 0, found.err
-    assert run([*commands(good, tmp_path)["maps"], "--json", str(tmp_path / "single.json")]).code == 0
-    rows, single = (json.loads((tmp_path / f"{name}.json").read_text())["rows"] for name in ("maps", "single"))
-    tolerance = {"float64": 1e-4, "float16": 0.02, "bfloat16": 0.1}[dtype]
-    for one, other in zip(rows, single, strict=True):
-        assert one["inside"] == pytest.approx(other["inside"], abs=tolerance)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("option", "file"), [("--model", "config.json"), ("--sae", "cfg.json")])
 def test_a_field_of_a_config_is_of_another_type(option: str, file: str, good: dict[str, Path], tmp_path: Path) -> None:
@@ -242,17 +186,6 @@ def test_a_field_of_a_config_is_of_another_type(option: str, file: str, good: di
         if found.code not in (0, 2) or (found.code == 2 and (found.out or found.err.count("\n") != 1)):
             failures[kind] = found
     assert failures == {}
-
-
-@pytest.mark.parametrize("command", SOURCES)
-def test_nan_in_the_weights_of_an_sae_is_no_traceback(command: str, good: dict[str, Path], tmp_path: Path) -> None:
-    sae = sk.SAE(32, 64, sk.TopK(4))
-    with torch.no_grad():
-        sae.W_enc.fill_(float("nan"))
-    sk.save(sae, tmp_path / "nan")
-    found = run(put(commands(good, tmp_path)[command], command, "--sae", f"{SITE}={tmp_path / 'nan'}"))
-    assert found.code in (0, 2), found
-    assert found.err.count("\n") == (1 if command == "eval" or found.code else 0), found
 
 
 def test_names_of_all_letters(good: dict[str, Path], tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import cli
 import tiny_lm
+from places import ROOT
 from saekernels.cli import main
 from saekernels.cli.entry import build_parser
 
@@ -105,3 +108,16 @@ def options() -> Iterator[tuple[str, str, str]]:
                 yield name, (action.option_strings or [action.dest])[-1], getattr(action.type, "__name__", "")
 
     yield from walk(build_parser(), "")
+
+
+def inputs(folder: Path) -> dict[str, Path]:
+    """Inputs that nothing is wrong with, by name, made in a folder."""
+    paths = cli.files(folder)
+    paths |= {name: folder / f"{name}.json" for name in ("report", "family", "tokens")}
+    paths["tasks"] = ROOT / "examples/tasks/brackets.yaml"
+    paths["tokens"].write_text(json.dumps({str(paths["model"]): 1000}))
+    small = {"bootstrap": [0], "tokens": [200], "baselines": ["zero"]}
+    assert run(cli.arguments(paths, json=[paths["report"]], **small)).code == 0
+    fit = commands(paths, folder)["scaling fit"]
+    assert run([*fit[: fit.index("--out")], "--out", str(paths["family"])]).code == 0
+    return paths
