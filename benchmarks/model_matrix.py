@@ -30,7 +30,7 @@ import transformers
 from torch import Tensor, nn
 
 from saekernels import SAE, Document, evaluate
-from saekernels.errors import InputError
+from saekernels.errors import InputError, first_line
 from saekernels.sae.activations import TopK
 from tiny_models import VOCABULARY, CannotBuildError, build, model_types
 
@@ -98,8 +98,7 @@ def verdict(model_type: str) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return text.replace("|", "\\|")[:110]
+    return first_line(error).replace("|", "\\|")
 
 
 def _documents() -> list[Document]:

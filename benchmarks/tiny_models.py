@@ -10,6 +10,8 @@ import transformers
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from saekernels.errors import first_line
+
 VOCABULARY, LAYERS = 64, 2
 # The first pattern that a field's whole name matches gives its size.
 _SIZES: tuple[tuple[str, int], ...] = (
@@ -102,8 +104,7 @@ def build(model_type: str, seed: int = 0) -> nn.Module:
         if hasattr(made, "set_default_language"):
             made.set_default_language(config.languages[0])
     except Exception as error:
-        text = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise CannotBuildError(f"{type(error).__name__}: {text:.90}") from error
+        raise CannotBuildError(f"{type(error).__name__}: {first_line(error)}") from error
     size = sum(parameter.numel() for parameter in made.parameters())
     if size > 20_000_000:
         raise CannotBuildError(f"{size / 1e6:.0f} M parameters even so")
