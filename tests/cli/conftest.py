@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import sweep
+import cli
 
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Inputs of every kind that nothing is wrong with, by name. Do not change them."""
-    return sweep.inputs(tmp_path_factory.mktemp("good"))
+    return cli.inputs(tmp_path_factory.mktemp("good"))

@@ -13,7 +13,7 @@ import transformers
 import bad_inputs
 import saekernels as sk
 import tiny_lm
-from sweep import SITE, commands, complaint, put, run
+from cli import SITE, commands, complaint, put, run
 
 SOURCES = ("eval", "breadth", "maps", "monitor", "compat")
 

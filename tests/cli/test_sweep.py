@@ -14,7 +14,7 @@ import pytest
 
 import bad_inputs
 import tiny_lm
-from sweep import SITE, commands, complaint, options, put, run
+from cli import SITE, commands, complaint, options, put, run
 
 # Options whose value is a file or a folder: what stands for it, and what is wrong with that.
 FILES = {

@@ -164,7 +164,7 @@ def _module_head(call: Call, seen: list[Seen], logits: Tensor) -> Head | None:
     one = min(fitting, key=lambda one: one.given.shape[-1])
     body = _input_to(call, one.module)
     flat = one.given.ndim == 2
-    head = ModuleHead(call.logits, body, one.module, logits.shape[-1], flat, precision(call.model))
+    head = ModuleHead(call.logits, body, logits.shape[-1], precision(call.model), one.module, flat)
     # A module that looks from one row to another gives other logits where a row is alone.
     alone = torch.cat([head.logits(row) for row in one.given.reshape(-1, one.given.shape[-1]).split(1)])
     together = logits.reshape(rows_of(logits), -1)
