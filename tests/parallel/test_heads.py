@@ -10,6 +10,7 @@ import pytest
 import heads_script
 import ranks
 import tiny_lm
+from interrupted import in_small_chunks
 from places import SCRIPTS
 
 WAYS = ("data", "fsdp", "latents")
@@ -23,7 +24,10 @@ def together() -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["module", "whole"])
-def test_the_figures_are_those_of_one_process(kind: str, way: str, together: dict[str, Any]) -> None:
+def test_the_figures_are_those_of_one_process(
+    kind: str, way: str, together: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_small_chunks(heads_script.CHUNK, monkeypatch.setattr)
     want = json.loads(json.dumps(heads_script.figures(heads_script.make(kind), tiny_lm.saes())))
     got = together[f"{kind} {way}"]
     assert got["run"] == want["run"] == kind, "the head is taken as it is in one process"

@@ -17,8 +17,11 @@ from transformers import LlamaForCausalLM
 
 import ranks
 import tiny_lm
+from interrupted import in_small_chunks
 from saekernels import parallel
 from saekernels.eval import evaluate
+
+CHUNK = 40  # positions, so that every rank has a share
 
 
 class Mixture(nn.Module):
@@ -78,6 +81,7 @@ def shared(kind: str, way: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    in_small_chunks(CHUNK)
     distributed.init_process_group("gloo")
     found = {f"{kind} {way}": shared(kind, way) for way in sys.argv[1:] for kind in ("module", "whole")}
     if distributed.get_rank() == 0:
