@@ -90,7 +90,7 @@ def complaint(argv: list[str], names: str, outputs: Path) -> str | None:
         return f"exit code {found.code}: {found.err[:200]}"
     if found.out or found.err.count("\n") != 1 or "error: " not in found.err or "Traceback" in found.err:
         return f"says {found.out[:200]!r} and {found.err[:400]!r}"
-    if names.strip("-").lower() not in found.err.lower():
+    if names.strip("-").lower() not in found.err.replace(str(outputs.parent), "").lower():
         return f"does not name {names}: {found.err[:200]}"
     return f"leaves {os.listdir(outputs)}" if outputs.exists() and os.listdir(outputs) else None
 

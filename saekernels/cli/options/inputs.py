@@ -67,6 +67,7 @@ def load_model(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*device_map keys do not match")
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             model, found = transformers.AutoModelForCausalLM.from_pretrained(
                 name, dtype=kind, trust_remote_code=trust_code, output_loading_info=True, **options
             )
