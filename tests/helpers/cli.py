@@ -128,6 +128,8 @@ def put(argv: list[str], command: str, option: str, value: str) -> list[str]:
         at = len(command.split()) + _PLACES[option]
         return [*argv[:at], value, *argv[at + 1 :]]
     given = [f"{option}={value}"] if value.startswith("-") else [option, value]
+    if (command, option) == ("scaling fit", "--model"):
+        given.append(value)  # it needs two
     if option not in argv:
         return [*argv, *given]
     at = argv.index(option)
