@@ -10,10 +10,12 @@ import transformers
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from saekernels.errors import first_line
+
 VOCABULARY, LAYERS = 64, 2
 # The first pattern that a field's whole name matches gives its size.
 _SIZES: tuple[tuple[str, int], ...] = (
-    (r".*vocab_size(_per_layer_input)?|.*vocabulary_size", VOCABULARY),
+    (r".*vocab_size(_per_layer_input|_base)?|.*vocabulary_size|.*group_vocab", VOCABULARY),
     (r"bos_token_id|decoder_start_token_id", 0),
     (r"eos_token_id|pad_token_id|sep_token_id", 1),
     (r".*token_(id|index)", 2),
@@ -31,13 +33,15 @@ _SIZES: tuple[tuple[str, int], ...] = (
         4,
     ),
     (r"hidden_size_per_layer_input", 8),
-    (r"hidden_size|d_model|n_embd|emb_dim|embed_dim|embedding_size|word_embed_proj_dim|dim|hidden_dim|lru_width", 32),
+    (r"hidden_size(_global)?|d_model|n_embd|emb_dim|embed_dim|embedding_size|word_embed_proj_dim", 32),
+    (r"dim|hidden_dim|lru_width", 32),
     (r"(num_)?nextn_predict_layers|mtp_num_layers|num_mtp_layers|.*shared_layers|first_k_dense_replace", 0),
     (r"num_hidden_layers|n_layers?|num_layers|(en|de)coder_layers|num_(en|de)coder_layers|num_blocks", LAYERS),
     (r"n_groups?|topk_group|.*n_groups|n_shared_experts|num_shared_experts|num_expert_group", 1),
+    # All positions of a row: what is left out may hang on ties among rectified scores, and so on the row's length.
+    (r"index_topk|indexer_budget", 16),
     (r"num_experts_per_tok(en)?|.*top_?k.*|moe_k|num_selected_experts", 2),
     (r".*(num|n)_.*experts|num_experts|moe_num_experts", 4),
-    (r"index_topk", 8),
     (r".*state_size|.*d_state|ssm_state.*", 8),
     (
         r".*(max_position_embeddings|n_positions|n_ctx|max_target_positions|max_source_positions|max_seq_len|seq_length)",
@@ -59,10 +63,19 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "llama4": {"moe_layers": [1]},
     "llama4_text": {"moe_layers": [1]},
     "mamba2": {"head_dim": 16},
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "musicgen": {"num_codebooks": 1},
+    "musicgen_melody": {"num_codebooks": 1},
+    "reformer": {"axial_pos_embds": False},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},
 }
 # What a model asks for where its config's class says None.
-_UNSAID = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "head_dim": 8, "num_key_value_heads": 2}
+_UNSAID = {
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "head_dim": 8, "num_key_value_heads": 2,
+    "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
+    "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 16,
+    "indexer_compress_ratio": 2,
+}  # fmt: skip
 # What follows from other fields.
 _DERIVED = ("qk_head_dim",)
 
@@ -88,9 +101,10 @@ def build(model_type: str, seed: int = 0) -> nn.Module:
                 setattr(config, name, name == "is_decoder")
         config._attn_implementation = "eager"
         made = kind(config).float().eval().requires_grad_(False)
+        if hasattr(made, "set_default_language"):
+            made.set_default_language(config.languages[0])
     except Exception as error:
-        text = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise CannotBuildError(f"{type(error).__name__}: {text:.90}") from error
+        raise CannotBuildError(f"{type(error).__name__}: {first_line(error)}") from error
     size = sum(parameter.numel() for parameter in made.parameters())
     if size > 20_000_000:
         raise CannotBuildError(f"{size / 1e6:.0f} M parameters even so")

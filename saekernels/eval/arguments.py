@@ -8,12 +8,14 @@ from typing import Any
 from torch import nn
 
 from saekernels.errors import InputError, InputTypeError, kind_of
+from saekernels.eval.sums.bootstrap import MOST_REPLICATES
 from saekernels.parallel import LatentParallelSAE
 from saekernels.sae.edits import EditedSAE
 from saekernels.sae.module import SAE
 from saekernels.splice.given import NEEDED, as_sae
 
 _LEAST = {"tokens": 1, "batch_size": 1, "bootstrap": 0, "context": 2, "seed": 0}
+_MOST = {"bootstrap": MOST_REPLICATES}
 
 
 def given_saes(saes: object, model: nn.Module) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def check_tokenizer(tokenizer: object) -> None:
 
 
 def check_numbers(**values: Any) -> None:
-    """TypeError or InputError unless each is an int, not too small, or None where that is a default."""
+    """TypeError or InputError unless each is an int, not too small or large, or None where that is a default."""
     for name, value in values.items():
         if value is None and name in ("tokens", "context"):
             continue
@@ -48,6 +50,8 @@ def check_numbers(**values: Any) -> None:
             raise TypeError(f"{name}: got {value!r:.40}, need an int")
         if value < _LEAST[name]:
             raise InputError(f"{name} must be at least {_LEAST[name]}, got {value}")
+        if value > _MOST.get(name, value):
+            raise InputError(f"{name} must be at most {_MOST[name]:,}, got {value}")
 
 
 def check_choices(bos: object, model_name: object, encoder_ids: object) -> None:

@@ -16,11 +16,12 @@ from torch import nn
 
 from saekernels.eval.arguments import check_choices, check_numbers, check_tokenizer, given_saes
 from saekernels.eval.circumstances import data_notes, head_notes, name_of, origin_notes, run_facts
-from saekernels.eval.passes.calls import eval_mode, module_in, token_rows
+from saekernels.eval.passes.calls import eval_mode, module_in, token_rows, trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
 from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
+from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Progress, Work
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 # Of the files of a checkpoint folder.
 LAYOUT = 3
-_PROBE_TOKENS = 16
 
 
 def evaluate(
@@ -143,9 +143,9 @@ def evaluate(
     wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
     modes = (eval_mode(model, *saes.values()), torch.inference_mode(), _noted_once())
     with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
-        probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
+        probe = trial_ids(model, rows, context)
         runner = Runner(model, head, saes, device, seed)
-        order, tried = ranks.together(lambda: _tried(runner, probe))
+        order, tried = ranks.together(lambda: _tried(runner, probe, batch_size))
         spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
         passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
         work = Work(workspace, spool, ranks, batch_size, context, passes, progress)
@@ -194,10 +194,11 @@ class Wanted:
     reuse_layers: bool
 
 
-def _tried(runner: Runner, probe: torch.Tensor) -> tuple[dict[str, int], list[str]]:
-    """A trial of the head and of every site: site -> when the model comes to it; and notes."""
+def _tried(runner: Runner, probe: torch.Tensor, batch_size: int) -> tuple[dict[str, int], list[str]]:
+    """A trial of the head and of every site on ids [1, S]: site -> when the model comes to it; and notes."""
     told = check_head(runner.model, runner.head, probe)
-    return runner.probe(probe), [told] if told else []
+    order = try_sites(runner.model, runner.head.body, runner.saes, probe, batch_size)
+    return order, [told] if told else []
 
 
 def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:

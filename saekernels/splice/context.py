@@ -46,12 +46,13 @@ def splice(
             (``"model.layers.3"``: its output), ``"path@input"`` (its input), ``"path@module"`` (the SAE reads its
             input and replaces its output: a transcoder), or ``"READ -> WRITE"`` with any two of them
             (``"model.layers.3.mlp@input -> model.layers.3.post_feedforward_layernorm"``). ``"[head=2]"`` at the end
-            of one means one attention head, ``"[stream=0]"`` one of several residual streams. In an SAE's place may
-            stand a path or hub id, loaded to the site's device, or a live object of sae_lens, sparsify,
-            dictionary_learning or sae_bench, or one that was accelerated by its weights' names: its weights are
-            shared, so what is changed of it later counts from the next pass on, and gradients reach its parameters
-            (a matrix whose latents are columns is copied, anew after a change, unless the object is accelerated).
-            The SAE may be None where ``replace`` is not "sae".
+            of one means one attention head, ``"[stream=0]"`` one of several residual streams, ``"[batch=1]"`` an
+            activation whose batch is the second dimension, [S, B, width]. In an SAE's place may stand a path or hub
+            id, loaded to the site's device, or a live object of sae_lens, sparsify, dictionary_learning or sae_bench,
+            or one that was accelerated by its weights' names: its weights are shared, so what is changed of it later
+            counts from the next pass on, and gradients reach its parameters (a matrix whose latents are columns is
+            copied, anew after a change, unless the object is accelerated). The SAE may be None where ``replace`` is
+            not "sae".
         replace: "sae" puts in the reconstruction, "zero" zeros, "mean" the site's mean, "function" what the callable
             given in the SAE's place makes of (what is read, what is replaced); one for all, or site -> mode.
         means: site -> [d_out], needed where ``replace`` is "mean"; other sites are ignored.

@@ -103,9 +103,12 @@ def _fit(mask: Tensor, site: str, lead: torch.Size) -> Tensor:
         return mask.reshape(-1)
     if len(lead) == 3 and mask.shape == lead[:2]:
         return mask.unsqueeze(-1).expand(lead)
+    advice = "for generate(), give untouched as token ids"
+    if mask.shape == lead[::-1]:
+        advice = f"where the batch is the second dimension, the site is '{site}[batch=1]'"
     raise InputError(
         f"site {site!r}: the untouched mask has shape {tuple(mask.shape)}, the activation's positions have shape "
-        f"{tuple(lead)}; they must agree (for generate(), give untouched as token ids)"
+        f"{tuple(lead)}; they must agree ({advice})"
     )
 
 

@@ -17,9 +17,12 @@ from saekernels.splice.hooks import translated
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _END = re.compile(
-    r"(?P<path>[^@\[\]>]+?)\s*(@(?P<side>input|output|module))?(\[(?P<part>head|stream)=(?P<number>\d+)\])?"
+    r"(?P<path>[^@\[\]>]+?)\s*(@(?P<side>input|output|module))?(\[(?P<part>head|stream|batch)=(?P<number>\d+)\])?"
 )
-_SPELLING = "write 'path', 'path@input', 'path@module' or 'READ -> WRITE', each end perhaps with [head=N] or [stream=N]"
+_SPELLING = (
+    "write 'path', 'path@input', 'path@module' or 'READ -> WRITE', each end perhaps with [head=N], [stream=N] or "
+    "[batch=1]"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,8 @@ class End:
     """One side of a module: where an activation is read, or where one is replaced.
 
     part: "head" (of [..., heads, width], or of heads side by side in the last dimension) or "stream" (of
-    [streams, ..., width]), of which `number` is meant; None for the whole activation.
+    [streams, ..., width]), of which `number` is meant; "batch", where dimension `number` is that of the batch; None for
+    the whole activation, whose first dimension is.
     """
 
     path: str
@@ -68,9 +72,10 @@ def resolve_site(model: nn.Module, name: str) -> Site:
     ``"READ -> WRITE"`` reads an activation at one end and replaces that at another. An end is ``"path"`` (or
     ``"path@output"``), the output of the module with that name in ``model.named_modules()`` or TransformerLens'
     ``model.hook_dict``, or ``"path@input"``, its input; ``"...[head=2]"`` is one attention head of it and
-    ``"...[stream=0]"`` one of several residual streams. One end alone is read and replaced; ``"path@module"`` is
-    ``"path@input -> path"``. Hook points of TransformerLens are found in models of transformers, and modules of these
-    in models of TransformerLens (hooks.py beside this file): `Site.read` and `Site.write` say what they resolved to.
+    ``"...[stream=0]"`` one of several residual streams, and ``"...[batch=1]"`` all of an activation [S, B, width]. One
+    end alone is read and replaced; ``"path@module"`` is ``"path@input -> path"``. Hook points of TransformerLens are
+    found in models of transformers, and modules of these in models of TransformerLens (hooks.py beside this file):
+    `Site.read` and `Site.write` say what they resolved to.
     Raises ValueError for an unknown path (listing close names), another spelling, a container that is never
     called, a module inside a compiled one, where hooks are ignored, and an end that is read after it is replaced.
     """
@@ -205,7 +210,8 @@ def _activation(site: Site, end: End, value: Any, which: str) -> Tensor:
 
 
 def part_of(site: Site, end: End, x: Tensor, width: int | None) -> Tensor:
-    """The activation at an end as [..., width], without its heads or streams where the end names one of them.
+    """The activation at an end as [..., width], without its heads or streams where the end names one of them, and with
+    the batch first.
 
     All heads, [B, S, heads, head_width], are side by side where `width` is that of all of them. Raises InputError where
     the activation has no such head or stream.
@@ -214,6 +220,10 @@ def part_of(site: Site, end: End, x: Tensor, width: int | None) -> Tensor:
         if x.ndim == 4 and x.shape[-1] != width and x.shape[-2] * x.shape[-1] == width:
             return x.flatten(-2)
         return x
+    if end.part == "batch":
+        if not 0 < end.number < x.ndim - 1:
+            raise InputError(f"site {site.name!r}: an activation of shape {tuple(x.shape)} has no batch {end.number}")
+        return x.movedim(end.number, 0)
     axis, x = _parts(site, end, x, width)
     return x.select(axis, end.number)
 
@@ -222,6 +232,8 @@ def put_part(site: Site, end: End, x: Tensor, new: Tensor) -> Tensor:
     """`x` with `new` in the place of what `part_of` gave."""
     if end.part is None:
         return new.reshape(x.shape)
+    if end.part == "batch":
+        return new.movedim(0, end.number)
     axis, parts = _parts(site, end, x, new.shape[-1])
     return torch.select_scatter(parts, new, axis, end.number).reshape(x.shape)
 

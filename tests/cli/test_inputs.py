@@ -81,35 +81,21 @@ def test_old_copies_of_buffers_are_no_weights(tmp_path: Path) -> None:
         load_model(ModelNames(str(folder)), torch.device("cpu"), "float32")
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"hidden_size": "wide"}, "--model: cannot load .*hidden_size.*"),
-        ({"num_attention_heads": 0, "head_dim": None}, "--model: cannot load .*ZeroDivisionError"),
-        ({"vocab_size": None}, "--model: cannot load"),
-    ],
-)
-def test_broken_values_in_a_model_config(
-    config: dict[str, Any],
-    message: str,
-    files: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    model = saved(tmp_path / "broken", **config)
-    capsys.readouterr()
-    line = fails(capsys, arguments(files, model=[model]))
-    assert re.search(message, line), line
+WIDE, NO_HEADS = {"hidden_size": "wide"}, {"num_attention_heads": 0, "head_dim": None}
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("option", "config", "message"),
     [
-        ({"hidden_size": "wide"}, "hidden_size.*str"),
-        ({"num_attention_heads": 0, "head_dim": None}, "ZeroDivisionError"),
+        ("model", WIDE, "--model: cannot load .*hidden_size.*"),
+        ("model", NO_HEADS, "--model: cannot load .*ZeroDivisionError"),
+        ("model", {"vocab_size": None}, "--model: cannot load"),
+        ("tokenizer", WIDE, "cannot load a tokenizer from .*broken.*hidden_size.*str"),
+        ("tokenizer", NO_HEADS, "cannot load a tokenizer from .*broken.*ZeroDivisionError"),
     ],
 )
-def test_broken_values_in_the_config_beside_a_tokenizer(
+def test_broken_values_in_the_config_of_a_model_or_beside_a_tokenizer(
+    option: str,
     config: dict[str, Any],
     message: str,
     files: dict[str, Path],
@@ -118,8 +104,8 @@ def test_broken_values_in_the_config_beside_a_tokenizer(
 ) -> None:
     folder = saved(tmp_path / "broken", **config)
     capsys.readouterr()
-    line = fails(capsys, arguments(files, tokenizer=[folder]))
-    assert re.search(f"cannot load a tokenizer from .*broken.*{message}", line), line
+    line = fails(capsys, arguments(files, **{option: [folder]}))
+    assert re.search(message, line), line
 
 
 @pytest.mark.parametrize("option", ["model", "tokenizer", "data", "json", "html"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import tiny_lm
 from saekernels.eval import Document, InputError, evaluate
+from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.sae.activations import TopK
 from saekernels.sae.module import SAE
@@ -279,6 +280,36 @@ def test_a_config_number_stands_in_for_a_measured_one() -> None:
 def test_a_model_that_cannot_be_evaluated_is_refused_by_name(kind: type[Plain], said: str) -> None:
     with pytest.raises(InputError, match=said):
         evaluate(make(kind), None, {SITE: make_sae()}, make_documents(), context=CONTEXT)
+
+
+def test_padding_in_a_trial_hides_nothing() -> None:
+    """XLM takes a row to end as many tokens early as it has padding in it, and looks both ways."""
+    config = transformers.XLMConfig(vocab_size=VOCABULARY, emb_dim=WIDTH, n_layers=2, n_heads=4, pad_token_id=3)
+    model = transformers.XLMWithLMHeadModel(config).eval()
+    with pytest.raises(InputError, match="XLMWithLMHeadModel is not causal: another last token moves earlier logits"):
+        evaluate(model, None, {"transformer.attentions.0": make_sae()}, make_documents(), context=CONTEXT)
+    assert 3 not in trial_ids(model, VOCABULARY)
+
+
+def test_the_batch_may_be_the_second_dimension() -> None:
+    """The same figures for every size of a batch, and those of plain hooks."""
+    torch.manual_seed(0)
+    config = transformers.XLNetConfig(
+        vocab_size=VOCABULARY, d_model=WIDTH, n_layer=2, n_head=4, d_inner=48, attn_type="uni", initializer_range=0.3
+    )
+    model, site = transformers.XLNetLMHeadModel(config).eval(), "transformer.layer.0"
+    documents = [document for _ in range(4) for document in make_documents()]
+    found = [
+        evaluate(
+            model, None, {f"{site}[batch=1]": make_sae()}, documents, context=CONTEXT, bootstrap=0, batch_size=size
+        )
+        for size in (1, 3, CONTEXT)
+    ]
+    for one in found[1:]:
+        assert one.sites[0].ce.spliced == pytest.approx(found[0].sites[0].ce.spliced, abs=1e-6)
+        assert one.sites[0].fvu == pytest.approx(found[0].sites[0].fvu, rel=1e-6)
+    with pytest.raises(InputError, match=r"the site is 'transformer.layer.0\[batch=1\]'"):
+        evaluate(model, None, {site: make_sae()}, documents, context=CONTEXT, bootstrap=0, batch_size=CONTEXT)
 
 
 def test_a_text_without_a_tokenizer_is_refused() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, plan, run
 from saekernels.bench.cpu.terminal import record_text
 from saekernels.cli.commands import bench_gpu, bench_scorecard
-from saekernels.cli.options.arguments import at_least, seconds
+from saekernels.cli.options.arguments import at_least, not_empty, seconds
 from saekernels.cli.options.inputs import DTYPES
 from saekernels.cli.options.output import show, show_written
 from saekernels.errors import InputError
@@ -40,7 +40,8 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--threads", metavar="N", type=at_least(1), help=THREADS)
     how.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
     output = bench.group("output")
-    output.add_argument("--out", metavar="DIR", default="saekernels-bench", help="where the scorecard's files go")
+    where = "where the scorecard's files go"
+    output.add_argument("--out", metavar="DIR", type=not_empty, default="saekernels-bench", help=where)
     bench.set_defaults(run=bench_scorecard.run)
     _add_cpu(devices)
     bench_gpu.add_parsers(devices)
@@ -71,8 +72,8 @@ def _add_cpu(devices: Any) -> None:
     budget = "of timed calls per case; a contender that needs more for one call is skipped"
     how.add_argument("--budget", metavar="SECONDS", type=seconds, default=10.0, help=budget)
     output = parser.group("output")
-    output.add_argument("--json", metavar="PATH", help="write the record as JSON")
-    output.add_argument("--csv", metavar="PATH", help="write its rows as CSV")
+    output.add_argument("--json", metavar="PATH", type=not_empty, help="write the record as JSON")
+    output.add_argument("--csv", metavar="PATH", type=not_empty, help="write its rows as CSV")
     parser.set_defaults(run=run_bench)
 
 

@@ -13,10 +13,10 @@ from saekernels.bench.gpu import cards, checks, forecast, plots, runner
 from saekernels.bench.gpu.cases import Settings
 from saekernels.bench.gpu.contenders import OPS
 from saekernels.bench.gpu.record import Record, default_path
-from saekernels.cli.options.arguments import at_least, seconds
+from saekernels.cli.options.arguments import at_least, not_empty, seconds
 from saekernels.cli.options.output import show
 from saekernels.errors import InputError
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import check_writable, make_folder, write_whole
 
 WRONG = 1
 TUNABLE = ("screen", "decode", "linear_ce_kl", "segment")
@@ -48,7 +48,7 @@ def add_parsers(devices: Any) -> None:
     how.add_argument("--budget", metavar="SECONDS", type=seconds, default=4.0, help="of timed calls per case")
     output = parser.group("output")
     where = "the record, as JSON (default: benchmarks/results/GPU/DATE-COMMIT.json)"
-    output.add_argument("--json", metavar="PATH", help=where)
+    output.add_argument("--json", metavar="PATH", type=not_empty, help=where)
     output.add_argument("--no-plots", action="store_true", help="write the record alone")
     parser.set_defaults(run=run)
     _add_check(devices)
@@ -141,7 +141,7 @@ def scorecard(settings: Settings, json: str | None, with_plots: bool = True) -> 
         say(f"saekernels: {closed}")
         return WRONG
     path = Path(json) if json else default_path(made.hardware["gpu"], made.date, made.commit)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_whole(path, made.to_json())
     drawn = plots.draw(made, path) if with_plots else []
     show("\n".join(lines(made)) + "\n")

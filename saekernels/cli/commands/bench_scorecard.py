@@ -19,7 +19,7 @@ from saekernels.cli.options.arguments import not_empty
 from saekernels.cli.options.output import show
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError
-from saekernels.files.checked import write_whole
+from saekernels.files.checked import make_folder, write_whole
 
 SLOWER = 1
 
@@ -41,11 +41,7 @@ def add_compare(devices: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The scorecard of the GPU if there is one, else of the CPU; prints it, writes its files."""
-    folder = Path(arguments.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: cannot make {folder}: {error.strerror or error}") from error
+    folder = make_folder(arguments.out)
     if torch.cuda.is_available():
         return bench_gpu.scorecard(GpuSettings(quick=True), str(folder / "gpu.json"))
     settings = scorecard.settings(arguments.threads, arguments.quick)

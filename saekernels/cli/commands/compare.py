@@ -9,6 +9,7 @@ from typing import Any
 from saekernels.cli.options.arguments import at_least, not_empty
 from saekernels.cli.options.output import show, show_written
 from saekernels.eval.report.compare import as_text, compare, read_report
+from saekernels.eval.sums.bootstrap import MOST_REPLICATES
 from saekernels.files.checked import check_writable, write_whole
 
 
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
     reports.add_argument("b", metavar="B.json", type=not_empty, help="what is compared")
     intervals = parser.group("baselines and intervals")
     replicates = "bootstrap replicates for 95 %% intervals; 0: none"
-    intervals.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help=replicates)
+    intervals.add_argument("--bootstrap", metavar="N", type=at_least(0, MOST_REPLICATES), default=2000, help=replicates)
     intervals.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="of the bootstrap")
     output = parser.group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the differences as JSON")

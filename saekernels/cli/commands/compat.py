@@ -20,7 +20,7 @@ from saekernels.eval.compat import PEERS, PeerMetrics, core_output, peer_metrics
 from saekernels.eval.compat.packing import packed
 from saekernels.eval.compat.saebench import result_name
 from saekernels.eval.text.windows import context_of
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import check_writable, make_folder, write_whole
 
 _DEFAULT_CONTEXT = 128
 
@@ -47,13 +47,9 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.format and not arguments.json:
         raise InputError("--format saebench: needs --json DIR, the directory for its files")
     if arguments.format:
-        if Path(arguments.json).is_file():
+        if os.path.isfile(arguments.json):
             raise InputError(f"--json: {arguments.json} is a file; --format saebench needs a directory for its files")
-        try:
-            Path(arguments.json).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--json: cannot make {arguments.json}: {error.strerror or error}") from error
-        check_writable(Path(arguments.json) / "x")
+        check_writable(make_folder(arguments.json) / "x")
     elif arguments.json:
         check_writable(arguments.json)
 

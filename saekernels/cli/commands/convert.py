@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read, write, and say what it is, what was folded and what was lost."""
     out = Path(arguments.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if os.path.lexists(out) and not (os.path.isdir(out) and not any(out.iterdir())):
         raise InputError(f"out: {out} exists; give a new folder")
     dtype = DTYPES[arguments.dtype] if arguments.dtype else None
     try:

@@ -30,6 +30,7 @@ from saekernels.eval.studies.effective_compute import effective_compute
 from saekernels.eval.studies.family import Family, read_family
 from saekernels.eval.studies.task_runs import run_tasks, task_part
 from saekernels.eval.studies.tasks import Task, load_tasks
+from saekernels.eval.sums.bootstrap import MOST_REPLICATES
 from saekernels.eval.text.sources import files_of
 from saekernels.files.checked import check_writable, same_file, write_whole
 
@@ -72,7 +73,7 @@ def _add_comparisons(parser: Parser) -> None:
     group.add_argument("--baselines", metavar="KINDS", type=names_of(BASELINES), default=BASELINES, help=kinds)
     group.add_argument("--no-cumulative", action="store_true", help="leave out the splices of the first l sites")
     replicates = "bootstrap replicates for 95 %% intervals; 0: none"
-    group.add_argument("--bootstrap", metavar="N", type=at_least(0), default=2000, help=replicates)
+    group.add_argument("--bootstrap", metavar="N", type=at_least(0, MOST_REPLICATES), default=2000, help=replicates)
 
 
 def _add_extras(parser: Parser) -> None:

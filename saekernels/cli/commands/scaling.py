@@ -110,7 +110,7 @@ def _train_tokens(path: str | None) -> dict[str, int]:
         return {}
     try:
         found = read_json(path)
-        if not isinstance(found, dict) or not all(isinstance(n, int) and n > 0 for n in found.values()):
+        if not isinstance(found, dict) or not found or not all(isinstance(n, int) and n > 0 for n in found.values()):
             raise ValueError("need an object from model to a positive number of tokens")
     except (OSError, ValueError) as error:
         raise InputError(f"--train-tokens: cannot read {path}: {first_line(error)}") from error

@@ -107,30 +107,37 @@ def not_empty(text: str) -> str:
     return text
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An integer not below `least`."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An integer not below `least`, nor above `most`."""
 
     def whole_number(text: str) -> int:
         try:
-            value = int(text.replace("_", "").replace(",", ""))
+            value = int(_ungrouped(text))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"need a whole number, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"need a whole number, got {text!r:.40}") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"need at least {least}, got {text}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"need at most {most:,}, got {text:.40}")
         return value
 
     return whole_number
 
 
+def _ungrouped(text: str) -> str:
+    """Without the commas between groups of three digits: "1,000" is a number, and "1,8" are two."""
+    return text.replace(",", "") if re.fullmatch(r"\s*[-+]?\d{1,3}(,\d{3})+\s*", text) else text
+
+
 def count(text: str) -> int:
     """A whole number, also as 16e6."""
     try:
-        value = float(text.replace("_", "").replace(",", ""))
+        value = float(_ungrouped(text))
         found = int(value) if value == int(value) else -1
     except (ValueError, OverflowError):
         found = -1
     if found < 0 or found > 10**18:
-        raise argparse.ArgumentTypeError(f"need a whole number such as 16e6, got {text!r}")
+        raise argparse.ArgumentTypeError(f"need a whole number such as 16e6, got {text!r:.40}")
     return found
 
 

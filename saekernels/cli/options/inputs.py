@@ -57,7 +57,7 @@ def read_device_map(text: str | None) -> str | dict[str, Any] | None:
         raise InputError(
             f"--device-map: got {text!r}, need {strategies} or a JSON file: {first_line(error)}"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(place, str | int) for place in found.values()):
+    if not isinstance(found, dict) or not found or not all(isinstance(place, str | int) for place in found.values()):
         raise InputError(f"--device-map: {text} needs an object of a device for each module, got {found!r:.60}")
     return found
 
@@ -78,9 +78,9 @@ def load_saes(
     saes: dict[str, SAE | LatentParallelSAE] = {}
     given = set()
     for site, path in pairs:
-        if (site, os.path.realpath(path)) in given:
+        if (site, _real(path)) in given:
             raise InputError(f"--sae: {site}={path} is given twice")
-        given.add((site, os.path.realpath(path)))
+        given.add((site, _real(path)))
         entry = f"{site}#{os.path.basename(os.path.normpath(path))}" if site in saes else site
         if entry in saes:
             raise InputError(f"--sae: {entry!r} is given twice; name one of them, SITE#NAME={path}")
@@ -95,6 +95,14 @@ def load_saes(
         except (OSError, ValueError) as error:
             raise InputError(f"--sae {site}={path}: {first_line(error)}") from error
     return saes
+
+
+def _real(path: str) -> str:
+    """The path with links resolved, where it can be one at all."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a NUL byte
+        return path
 
 
 def _site_of(path: str, model: Any) -> str:

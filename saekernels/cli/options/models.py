@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from saekernels.cli.options.adapter import add_adapter, holds_adapter
 from saekernels.cli.options.gguf_model import check_rope, gguf_place, gguf_type, is_gguf, unpacked
 from saekernels.cli.options.inputs import DTYPES, first_reason, transformers
 from saekernels.display.numbers import counted
-from saekernels.errors import InputError
+from saekernels.errors import InputError, first_line
 from saekernels.eval.store.provenance import quantisation
 
 
@@ -133,9 +134,13 @@ def _model(names: ModelNames, config: Any, options: dict[str, Any]) -> Any:
     if hasattr(auto, "_model_mapping"):
         options = {**options, "trust_remote_code": names.trust_code}
     try:
-        with quiet:
+        with quiet, warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*device_map keys do not match")
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             # Shapes that do not fit are told below, by name; transformers would point to a report that nobody sees.
             model, found = auto.from_pretrained(**options, output_loading_info=True, ignore_mismatched_sizes=True)
+    except UserWarning as error:
+        raise InputError(f"--device-map: {first_line(error)}") from error
     except Exception as error:  # as for the config
         raise _cannot_load(names.model, error) from error
     _check_weights(names.model, model, found)

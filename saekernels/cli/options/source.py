@@ -23,6 +23,7 @@ from saekernels.cli.options.inputs import (
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 from saekernels.errors import InputError
 from saekernels.eval import Document, load_documents
+from saekernels.eval.sums.bootstrap import MOST_REPLICATES
 
 BOS = {"auto": None, "always": True, "never": False}
 EXAMPLE_NAME = "saekernels example"
@@ -91,7 +92,7 @@ def add_bootstrap(parser: Parser) -> None:
     """--bootstrap of the studies."""
     replicates = "bootstrap replicates for 95 %% intervals; 0: none"
     group = parser.group("baselines and intervals")
-    group.add_argument("--bootstrap", metavar="N", type=at_least(0), default=1000, help=replicates)
+    group.add_argument("--bootstrap", metavar="N", type=at_least(0, MOST_REPLICATES), default=1000, help=replicates)
 
 
 def load_source(

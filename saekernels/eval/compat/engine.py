@@ -20,6 +20,7 @@ from saekernels.eval.passes.head import find_head
 from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.layer_reuse import CLEAN, LayerReuse, check_reuse, find_reuse
 from saekernels.eval.passes.plan import Run, site_of
+from saekernels.eval.passes.trial import try_sites
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
 from saekernels.splice.context import splice
@@ -53,7 +54,7 @@ def peer_metrics(
     if peer not in PEERS:
         raise InputError(f"peer: got {peer!r}, need one of {', '.join(PEERS)}")
     for entry, sae in saes.items():
-        if "@" in entry or sae.d_in != sae.d_out:
+        if "@" in entry or "->" in entry or sae.d_in != sae.d_out:
             raise InputError(f"saes: {entry!r} is no SAE of one activation; {peer} evaluates transcoders wrongly")
     keep_ignored = keep_ignored and peer != "dictionary_learning"
     with torch.inference_mode():
@@ -105,6 +106,8 @@ class _Engine:
         self.reuse.forget()
 
     def _find_reuse(self, ids: Tensor) -> None:
+        try_sites(self.model, self.head.body, self.saes, ids)
+
         def spliced(run: Run, entries: tuple[str, ...]) -> Tensor:
             with splice(self.model, {site_of(entry): self.saes[entry] for entry in entries}):
                 return self.head.body(ids)

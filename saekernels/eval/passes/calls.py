@@ -145,7 +145,7 @@ def _weight_of(model: Any, getter: str) -> Tensor | None:
 
 
 def trial_ids(model: nn.Module, vocabulary: int | None = None, most: int | None = None) -> Tensor:
-    """[1, S] token ids for a trial run, S at most 16, the model's positions and `most`: 0, 1, 2, ...
+    """[1, S] token ids for a trial run, S at most 16, the model's positions and `most`: 0, 1, 2, ... but for padding.
 
     vocabulary: how many ids there are; unknown, only 0 and 1 are used.
     """
@@ -154,7 +154,10 @@ def trial_ids(model: nn.Module, vocabulary: int | None = None, most: int | None 
     rows = min(n for n in (vocabulary or 2, None if weight is None else len(weight)) if n is not None)
     if vocabulary is None and weight is not None:
         rows = len(weight)
-    return torch.arange(min(limits), device=input_device(model))[None] % max(1, rows)
+    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
+    # Some models take padding inside a row for its end.
+    usable = [one for one in range(min(rows, _TRIAL + 1)) if one != pad] or [0]
+    return torch.tensor([[usable[i % len(usable)] for i in range(min(limits))]], device=input_device(model))
 
 
 @contextlib.contextmanager

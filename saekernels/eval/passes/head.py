@@ -179,7 +179,7 @@ def _module_head(call: Call, seen: list[Seen], logits: Tensor) -> Head | None:
     one = min(fitting, key=lambda one: one.given.shape[-1])
     body = _input_to(call, one.module)
     flat = one.given.ndim == 2
-    head = ModuleHead(call.logits, body, one.module, logits.shape[-1], flat, precision(call.model))
+    head = ModuleHead(call.logits, body, logits.shape[-1], precision(call.model), one.module, flat)
     # A module that looks from one row to another gives other logits where a row is alone.
     alone = torch.cat([head.logits(row) for row in one.given.reshape(-1, one.given.shape[-1]).split(1)])
     together = logits.reshape(rows_of(logits), -1)
@@ -206,15 +206,17 @@ def check_head(model: nn.Module, head: Head, ids: Tensor) -> str | None:
 
     Returns a note where a row's logits hang on what shares its batch, as those of bitsandbytes' 8-bit products do.
 
-    Raises InputError if they differ by more than rounding, or if a later token moves an earlier logit: what is put
-    behind a shorter text to fill a batch would change its losses.
+    Raises InputError if they differ by more than rounding, or if an earlier logit changes with a later token or with
+    the length of its row: what is put behind a shorter text to fill a batch would change its losses.
     """
+    half = (ids.shape[1] + 1) // 2
     try:
         expected = whole_tensor(head.own(ids))
         got = head.logits(head.hidden(ids, torch.arange(ids.numel())))
         later = ids.clone()
         later[:, -1] = (later[:, -1] + 1) % int(ids.max() + 1)
         moved = whole_tensor(head.own(torch.cat([ids, later, ids.flip(1)])))
+        short = whole_tensor(head.own(ids[:, :half]))
     except RankLostError:
         raise
     except Exception as error:  # whatever a model of any kind may raise, for a config that does not fit itself, say
@@ -226,14 +228,18 @@ def check_head(model: nn.Module, head: Head, ids: Tensor) -> str | None:
             f"model: the {head.kind} head found for {kind} does not give its logits: they differ by {differ[0]:.3g}, "
             f"more than rounding ({differ[1]:.3g})"
         )
-    shared = _difference(moved[: len(ids)].reshape(-1, moved.shape[-1]), expected, head.dtype)
-    before, after, _ = (part[:, :-1].float() for part in moved.split(len(ids)))
-    differ = _difference(after.reshape(-1, after.shape[-1]), before, head.dtype)
-    if differ is not None:
-        raise InputError(
-            f"model: {kind} is not causal: another last token moves earlier logits by {differ[0]:.3g}, more than "
-            f"rounding ({differ[1]:.3g}), so a text's losses would hang on what shares its batch"
-        )
+    first, last, _ = moved.split(len(ids))
+    shared = _difference(first.reshape(-1, first.shape[-1]), expected, head.dtype)
+    trials = [(last[:, :-1], first[:, :-1], "another last token moves")]
+    if shared is None:  # else a row of another length is another batch, too
+        trials.append((short, expected[:, :half], "what stands behind them moves"))
+    for one, other, what in trials:
+        differ = _difference(one.float().reshape(-1, one.shape[-1]), other.float(), head.dtype)
+        if differ is not None:
+            raise InputError(
+                f"model: {kind} is not causal: {what} earlier logits by {differ[0]:.3g}, more than rounding "
+                f"({differ[1]:.3g}), so a text's losses would hang on what shares its batch"
+            )
     return shared and (
         f"Logits of {kind} hang on what shares a text's batch: in a trial they moved by {shared[0]:.3g}, more than "
         f"rounding ({shared[1]:.3g}), so another batch size gives other figures."

@@ -120,14 +120,11 @@ class LinearHead(Head):
 
 
 @dataclass(frozen=True)
-class ModuleHead(Head):
-    """logits = module(states), a few rows at a time; flat: the module takes [n, d] rather than [1, n, d]."""
+class _OpaqueHead(Head):
+    """A head without weights that could be seen: how many logits it gives, and the model's dtype."""
 
-    module: nn.Module
     width: int
-    flat: bool
     precision: torch.dtype
-    kind = "module"
 
     @property
     def vocabulary(self) -> int:
@@ -136,6 +133,15 @@ class ModuleHead(Head):
     @property
     def dtype(self) -> torch.dtype:
         return self.precision
+
+
+@dataclass(frozen=True)
+class ModuleHead(_OpaqueHead):
+    """logits = module(states), a few rows at a time; flat: the module takes [n, d] rather than [1, n, d]."""
+
+    module: nn.Module
+    flat: bool
+    kind = "module"
 
     def logits(self, hidden: Tensor) -> Tensor:
         z = self.module(hidden if self.flat else hidden[None])
@@ -143,20 +149,10 @@ class ModuleHead(Head):
 
 
 @dataclass(frozen=True)
-class WholeHead(Head):
+class WholeHead(_OpaqueHead):
     """The states are the model's logits themselves."""
 
-    width: int
-    precision: torch.dtype
     kind = "whole"
-
-    @property
-    def vocabulary(self) -> int:
-        return self.width
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.precision
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden.to(accumulator(hidden.dtype))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saekernels.errors import InputError, first_line
 from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant, only_prefix_special
 from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.layer_reuse import CLEAN, check_reuse, find_reuse, no_reuse
@@ -18,7 +17,6 @@ from saekernels.eval.passes.plan import Plan, Run, site_of
 from saekernels.eval.passes.random_errors import RandomErrors
 from saekernels.eval.sums.accumulate import DocumentSums, KlHistogram, SiteStats
 from saekernels.eval.text.batches import Batch
-from saekernels.parallel.collectives import RankLostError
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe
 from saekernels.splice.context import splice
@@ -76,29 +74,6 @@ class Runner:
         self.errors = RandomErrors(seed)
         self.constant: dict[str, ConstantRun] = {}
         self.prefix = 0
-
-    def probe(self, ids: Tensor) -> dict[str, int]:
-        """A trial run of every SAE on a few tokens, ids [B, S]; site -> when the model comes to it.
-
-        Raises InputError for an unknown site, an SAE of the wrong width, or a site that never runs.
-        """
-        order: dict[str, int] = {}
-        for entry, sae in self.saes.items():
-            site = site_of(entry)
-            try:
-                with splice(self.model, {site: sae}) as active:
-                    self.head.body(ids)
-            except RankLostError:
-                raise
-            except (ValueError, TypeError, RuntimeError) as error:
-                raise InputError(first_line(error)) from error
-            if not active.calls[site]:
-                kind = type(self.model).__name__
-                raise InputError(f"site {site!r}: it never runs in the body of {kind}, before the output head")
-        sites = {site_of(entry): self.saes[entry] for entry in self.saes}
-        with splice(self.model, sites, observer=lambda site, *_: order.setdefault(site, len(order))):
-            self.head.body(ids)
-        return order
 
     def prepare(self, plan: Plan, ids: Tensor, reuse_layers: bool) -> None:
         """Find out on a few tokens, ids [B, S], where the runs of the plan can begin."""

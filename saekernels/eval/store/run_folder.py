@@ -132,8 +132,8 @@ def _kept(path: Path) -> Iterator[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / _LOCK, "w")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(f"checkpoint: cannot use {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise InputError(f"checkpoint: cannot use {path}: {getattr(error, 'strerror', None) or error}") from error
     with lock:
         _lock(lock, path)
         yield path

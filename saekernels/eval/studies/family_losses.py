@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from saekernels.eval.arguments import check_numbers, check_tokenizer
+from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.two_passes import Progress
 from saekernels.eval.store.window_files import write_spool
@@ -53,7 +54,7 @@ def measure_losses(
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
     device = input_device(model)
     with tempfile.TemporaryDirectory(prefix="saekernels-") as folder, torch.inference_mode():
-        check_head(model, head, torch.arange(min(16, context), device=device)[None] % rows)
+        check_head(model, head, trial_ids(model, rows, context))
         text = chosen(documents, cutter, tokens, seed)
         spool = write_spool(Path(folder), text, context, cutter.has_bytes, rows)
         sums = torch.zeros(len(spool.domains), dtype=torch.float64)

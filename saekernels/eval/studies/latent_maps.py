@@ -64,12 +64,15 @@ class LatentMap:
         dense = torch.zeros(len(self.sources), len(self.targets))
         return dense.scatter_add_(0, self.indices.T, self.weights.T)
 
-    def codes(self, a: Tensor, k: int, shape: torch.Size) -> Codes:
-        """The k largest positive predictions of each token as codes of the downstream SAE, of this leading shape."""
+    def codes(self, a: Tensor, k: int, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Codes:
+        """The k largest positive predictions of each token as codes of the downstream SAE, of this leading shape.
+
+        dtype: the SAE's.
+        """
         values, at = topk(self.predict(a).clamp_min(0), min(k, len(self.targets)))
         latents = self.targets.to(at.device)[at.long()].int()
         size = (*shape, values.shape[-1])
-        return Codes(values.view(size), latents.view(size), None, shape, self.n_targets)
+        return Codes(values.to(dtype).view(size), latents.view(size), None, shape, self.n_targets)
 
 
 def select_dense(codes: Codes, latents: Tensor) -> Tensor:

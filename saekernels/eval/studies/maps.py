@@ -16,8 +16,10 @@ from torch import Tensor
 
 from saekernels.display.numbers import Interval
 from saekernels.errors import InputError
+from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.moments import fixed_k
+from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Progress
 from saekernels.eval.studies.latent_maps import LatentMap, LatentMoments, fit_map, select_dense
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
@@ -66,15 +68,13 @@ class _Maps:
         """InputError unless the upstream site comes first and the downstream SAE needs nothing of its input."""
         if self.sae_b.normalization is not None:
             raise InputError(f"maps: the SAE at {self.site_b} undoes a normalisation of its input, which is predicted")
-        ids = torch.arange(min(16, self.tokens.context), device=self.device)[None]
+        ids = trial_ids(self.model, self.head.vocabulary, self.tokens.context)
         check_head(self.model, self.head, ids)
-        order: list[str] = []
         sites = {self.site_a: self.sae_a, self.site_b: self.sae_b}
-        try:
-            with splice(self.model, sites, observer=lambda site, *_: order.append(site)):
-                self.head.body(ids)
-        except (ValueError, TypeError) as error:
-            raise InputError(str(error)) from error
+        try_sites(self.model, self.head.body, sites, ids, self.batch_size)
+        order: list[str] = []
+        with splice(self.model, sites, observer=lambda site, *_: order.append(site)):
+            self.head.body(ids)
         if order != [self.site_a, self.site_b]:
             raise InputError(f"maps: {self.site_a!r} must come before {self.site_b!r} in the model; it runs {order}")
 
@@ -125,7 +125,7 @@ class _Maps:
                 return self.sae_b(x.to(self.sae_b.W_dec)).to(y)
             assert self.seen is not None
             rows = select_dense(self.seen, found.sources)
-            return self.sae_b.decode(found.codes(rows, k, y.shape[:-1])).to(y)
+            return self.sae_b.decode(found.codes(rows, k, y.shape[:-1], self.sae_b.W_dec.dtype)).to(y)
 
         for batch in self._batches(windows):
             ids = batch.ids.to(self.device)

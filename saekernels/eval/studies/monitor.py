@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from saekernels.errors import InputError
+from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.plan import site_of
+from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Progress
 from saekernels.eval.store.window_files import write_spool
 from saekernels.eval.text.batches import Batch, batches
@@ -108,7 +110,9 @@ def monitor(
             yield document, windows
 
     with tempfile.TemporaryDirectory(prefix="saekernels-") as folder, torch.inference_mode():
-        check_head(model, head, torch.arange(min(16, tokens.context), device=device)[None])
+        ids = trial_ids(model, head.vocabulary, tokens.context)
+        check_head(model, head, ids)
+        try_sites(model, head.body, saes, ids, batch_size)
         spool = write_spool(Path(folder), text(), tokens.context, tokens.has_bytes, head.vocabulary)
         done = touched = 0
         for chunk in range(spool.chunks):

@@ -110,6 +110,8 @@ def _read(path: Path) -> Iterator[Task]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"tasks: cannot read {path}: {first_line(error)}") from error
+    if data == []:
+        raise InputError(f"tasks: {path} holds no task")
     for number, entry in enumerate(data if isinstance(data, list) else [data], 1):
         yield _parse(entry, f"{path}, task {number}")
 

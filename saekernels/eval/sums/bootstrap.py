@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 LEVEL = 0.95
+MOST_REPLICATES = 1_000_000
 _DRAWS_AT_ONCE = 4_000_000
 
 

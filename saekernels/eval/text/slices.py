@@ -80,8 +80,8 @@ def matched_tokens(text: str, template: str, tokens: Tokens) -> np.ndarray:
     """
     try:
         pattern = re.compile(template)
-    except re.error as error:
-        raise InputError(f"template: {template!r} is no regular expression: {first_line(error)}") from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"template: {template!r:.80} is no regular expression: {first_line(error)}") from error
     covered = np.zeros(len(text) + 1, dtype=bool)
     for match in pattern.finditer(text):
         covered[match.start() : match.end()] = True

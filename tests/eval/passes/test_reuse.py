@@ -55,8 +55,8 @@ def test_only_the_layers_from_the_first_site_on_are_computed() -> None:
         return [counts[index] for index in range(4)]
 
     whole, reused = work(reuse_layers=False), work()
-    # Trial runs: one per site, one of all for their order, and ten that find the head and check it.
-    trial = 3 + 1 + 10
+    # Trial runs: one per site, one of all for their order, and eleven that find the head and check it.
+    trial = 3 + 1 + 11
     # Ablations are found to be independent of the text by two trials each, and then not run.
     constant = 2 * 2 * 4
     # Means, clean, then splice, random and pca for each of 1, 2, 3 and all together, and the splice of 1 and 2.
