@@ -29,6 +29,8 @@ FILES = {
     "--device-map": ("report", bad_inputs.FILES),
     "--train-tokens": ("tokens", {**bad_inputs.FILES, "cut": bad_inputs.FILES["missing"]}),
     "source": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json")}),
+    "path": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json")}),
+    "--adapter": ("model", bad_inputs.FOLDERS),
     "a": ("report", bad_inputs.FILES),
     "b": ("report", bad_inputs.FILES),
 }  # fmt: skip
@@ -90,7 +92,7 @@ def test_a_bad_file(command: str, option: str, good: dict[str, Path], tmp_path: 
         names = "tokenizer" if kind.startswith("tokenizer") else option
         if (command, option) == ("scaling fit", "--model"):
             names = ""  # its tokenizer is looked for in the last model, and may be what is named
-        failures[kind] = complaint(argv, "" if option in ("a", "b", "source") else names, outputs)
+        failures[kind] = complaint(argv, "" if option in ("a", "b", "source", "path") else names, outputs)
     assert {kind: one for kind, one in failures.items() if one} == {}
 
 

@@ -21,7 +21,7 @@ from saekernels.cli import main
 from saekernels.cli.entry import build_parser
 
 SITE = tiny_lm.SITES[0]
-_PLACES = {"a": 0, "b": 1, "source": 0, "out": 1}
+_PLACES = {"a": 0, "b": 1, "source": 0, "path": 0, "out": 1}
 
 
 def files(folder: Path) -> dict[str, Path]:
