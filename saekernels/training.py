@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.ops import _check, decode, encode_topk
-from saekernels.sae.activations import Gated, GroupMax
+from saekernels.sae.activations import Gated, GroupMax, TopK
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import encoder_weights
 from saekernels.sae.module import SAE
@@ -58,6 +58,8 @@ class DeadLatents(nn.Module):
 def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
     """TopK codes of x [..., d_in] among some latents only, whatever the SAE's own activation: an auxiliary encoder.
 
+    The ReLU behind the choice is left out where the SAE is a TopK without one.
+
     Args:
         latents: [n] int64, each once.
         k: 1 <= k <= n.
@@ -79,7 +81,9 @@ def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
         x, scale, shift = sae.normalization.apply(x)
     W_enc, b_enc = encoder_weights(sae)
     bias = None if b_enc is None else b_enc[latents]
-    values, chosen = encode_topk(x, W_enc[latents], bias, k=k, pre_bias=sae.pre_bias)
+    signed = isinstance(sae.activation, TopK) and not sae.activation.relu
+    kept = "none" if signed else "relu"
+    values, chosen = encode_topk(x, W_enc[latents], bias, k=k, pre_bias=sae.pre_bias, activation=kept)
     return Codes(values, latents[chosen.long()].int(), None, x.shape[:-1], sae.n_latents, scale, shift)
 
 

@@ -68,7 +68,7 @@ def test_the_check_sees_what_is_wrong(tmp_path: Path) -> None:
     assert floors.wrong_arrows({"ops/topk.py": {"sae/module.py"}}) == [
         "saekernels/ops/topk.py (ops) imports saekernels/sae/module.py (sae), a room above it"
     ]
-    assert floors.wrong_arrows({"formats/load.py": {"splice/context.py"}})[0].endswith("a room beside it")
+    assert floors.wrong_arrows({"formats/load.py": {"adapters/swap.py"}})[0].endswith("a room beside it")
     assert floors.wrong_arrows({"sae/module.py": {"ops/topk.py", "sae/codes.py"}}) == []
     assert floors.circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert floors.circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []

@@ -23,9 +23,10 @@ from torch import Tensor
 from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.weights import LiveWeights, Rows
+from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from saekernels.sae.codes import Codes
+from saekernels.sae.metadata import Metadata
 
 PACKAGE, VERSIONS = "dictionary-learning", ("0.1",)
 
@@ -100,6 +101,19 @@ def plan(module: Any) -> State:
         raise NotAccelerated(f"{name}: {reason}")
     methods = {"encode": _encode, "decode": _decode, "forward": _forward}
     return State("dictionary_learning", _KINDS[kind].weights(), methods)
+
+
+def settings(module: Any) -> Settings:
+    """What the object computes now. Raises NotAccelerated where only some of its groups are active."""
+    kind = _KINDS[type(module)]
+    groups = getattr(module, "group_indices", None)
+    if groups is not None and module.active_groups != len(groups) - 1:
+        raise NotAccelerated(f"{type(module).__name__}: {module.active_groups} of its {len(groups) - 1} groups are on")
+    activation = kind.activation(module)
+    if isinstance(activation, BatchTopK) and bool(module.threshold < 0):
+        activation = ReLU()  # never set: the tool then lets every positive latent through
+    shifted = kind.shift(module) is not None
+    return Settings(activation, "b_dec" if shifted else "none", metadata=Metadata("dictionary_learning"))
 
 
 def _served(module: Any, x: Any) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.weights import LiveWeights, Rows
+from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.sae.activations import AbsTopK, Activation, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
 
 _NEEDED = {Gated: ("b_gate", "b_mag", "r_mag"), JumpReLU: ("threshold",), BatchTopK: ("threshold",)}
@@ -44,10 +44,22 @@ def plan(module: nn.Module, activation: Activation, names: dict[str, str]) -> St
     return _PlainState(weights, activation, names.get("b_pre"))
 
 
-def _tensor(module: nn.Module, path: str, role: str) -> Tensor:
+def settings(module: nn.Module) -> Settings:
+    """What a module that was accelerated by its weights' names computes."""
+    state = module.__dict__[STATE]
+    return Settings(state.activation, "none" if state.pre_bias is None else "separate", b_pre=state.pre_bias)
+
+
+def value_at(module: nn.Module, path: str) -> Any:
+    """What lies at a dotted path; None if nothing does."""
     value: Any = module
     for part in path.split("."):
         value = getattr(value, part, None)
+    return value
+
+
+def _tensor(module: nn.Module, path: str, role: str) -> Tensor:
+    value = value_at(module, path)
     if not isinstance(value, Tensor):
         raise NotAccelerated(f"{role}: {type(module).__name__} has no tensor {path!r}")
     return value

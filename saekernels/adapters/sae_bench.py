@@ -16,9 +16,10 @@ from torch import Tensor
 from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.weights import LiveWeights, Rows
+from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from saekernels.sae.codes import Codes
+from saekernels.sae.metadata import Metadata
 
 PACKAGE, VERSIONS = "sae-bench", ("0.6",)
 
@@ -50,6 +51,16 @@ def plan(module: Any) -> State:
         raise NotAccelerated(f"{type(module).__name__}: it is no sparse autoencoder whose maths is known")
     weights = LiveWeights(Rows("W_enc", turned=True), Rows("W_dec", turned=False), _KINDS[type(module)][1])
     return State("sae_bench", weights, {"encode": _encode, "decode": _decode, "forward": _forward})
+
+
+def settings(module: Any) -> Settings:
+    """What the object computes now. Raises NotAccelerated where its tool would raise."""
+    activation, _, shifted = _KINDS[type(module)]
+    if getattr(module, "use_threshold", False) and bool(module.threshold < 0):
+        raise NotAccelerated(f"{type(module).__name__}: its threshold was never set, and it is to be used")
+    hook = getattr(module.cfg, "hook_name", None)
+    origin = Metadata("SAEBench", model=getattr(module.cfg, "model_name", None), reads=hook, writes=hook)
+    return Settings(activation(module), "b_dec" if shifted else "none", metadata=origin)
 
 
 def _served(module: Any, x: Any) -> bool:

@@ -16,8 +16,18 @@ from torch import Tensor
 from saekernels.adapters.dense_latents import LazyTensor, dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.weights import CurrentWeights, LiveWeights, Rows
-from saekernels.sae.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
+from saekernels.adapters.weights import CurrentWeights, LiveWeights, Rows, Settings
+from saekernels.sae.activations import (
+    AbsTopK,
+    Activation,
+    ConstantNorm,
+    Gated,
+    JumpReLU,
+    LayerNorm,
+    Normalization,
+    ReLU,
+    TopK,
+)
 from saekernels.sae.codes import Codes
 
 PACKAGE, VERSIONS = "sae-lens", ("6.54",)
@@ -39,6 +49,13 @@ _TRANSCODERS: dict[type, tuple[Callable[[Any], Activation], dict[str, str]]] = {
     transcoder.SkipTranscoder: (lambda _: ReLU(), _BIASES),
     transcoder.JumpReLUTranscoder: (lambda _: JumpReLU(), _JUMP),
     transcoder.JumpReLUSkipTranscoder: (lambda _: JumpReLU(), _JUMP),
+}
+# The scale of "expected_average_only_in" is not in the object, whose own forward takes inputs as they are.
+_NORMALIZATIONS: dict[str, Normalization | None] = {
+    "none": None,
+    "expected_average_only_in": None,
+    "layer_norm": LayerNorm(),
+    "constant_norm_rescale": ConstantNorm(),
 }
 _REASONS = {
     "BatchTopKTrainingSAE": "it selects over the whole batch; saved for inference it is a JumpReLUSAE, which is served",
@@ -78,6 +95,30 @@ def plan(module: Any) -> State:
     return State("sae_lens", weights, methods)
 
 
+def settings(module: Any) -> Settings:
+    """What the object computes now. Raises NotAccelerated, with the reason, where that has no SAE's form."""
+    kind, cfg = type(module).__name__, module.cfg
+    make, _ = _SAES.get(type(module)) or _TRANSCODERS[type(module)]
+    transcoder = type(module) in _TRANSCODERS
+    if cfg.normalize_activations not in _NORMALIZATIONS:
+        raise NotAccelerated(f"{kind}: its inputs are normalised by {cfg.normalize_activations!r}, which is not served")
+    normalization = _NORMALIZATIONS[cfg.normalize_activations]
+    if transcoder and normalization is not None:
+        raise NotAccelerated(f"{kind}: a transcoder does not undo {cfg.normalize_activations!r}, as an SAE does")
+    if module.use_error_term:
+        raise NotAccelerated(f"{kind}: it adds its error (use_error_term); give the splice error_term=True")
+    if not _usual(module):
+        raise NotAccelerated(f"{kind}: its activation function is not the one of its config")
+    return Settings(
+        make(cfg),
+        "b_dec" if cfg.apply_b_dec_to_input and not transcoder else "none",
+        normalization,
+        bool(getattr(cfg, "rescale_acts_by_decoder_norm", False)),
+        None if getattr(module, "W_skip", None) is None else "W_skip",
+        config=cfg.to_dict(),
+    )
+
+
 def _weights(module: Any) -> CurrentWeights:
     state: State = module.__dict__[STATE]
     return state.weights.of(module, rescale=bool(getattr(module.cfg, "rescale_acts_by_decoder_norm", False)))
@@ -98,9 +139,12 @@ def _hooked(*points: Any) -> bool:
 
 def _plain(module: Any) -> bool:
     """Whether the latents are what the configuration says: no hook on what comes before them, the usual activation."""
+    return _usual(module) and not _hooked(module.hook_sae_acts_pre)
+
+
+def _usual(module: Any) -> bool:
     usual = module.get_activation_fn()
-    own = type(module.activation_fn) is type(usual) and vars(module.activation_fn).get("k") == vars(usual).get("k")
-    return own and not _hooked(module.hook_sae_acts_pre)
+    return type(module.activation_fn) is type(usual) and vars(module.activation_fn).get("k") == vars(usual).get("k")
 
 
 def _served(module: Any, x: Any) -> bool:

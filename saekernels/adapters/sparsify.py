@@ -13,9 +13,10 @@ from torch import Tensor
 from saekernels.adapters.dense_latents import LazyTensor
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.weights import LiveWeights, Rows
+from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.sae.activations import Activation, GroupMax, TopK
 from saekernels.sae.codes import Codes
+from saekernels.sae.metadata import Metadata
 
 PACKAGE, VERSIONS = "eai-sparsify", ("1.3",)
 _ACTIVATIONS: dict[str, Callable[[int], Activation]] = {"topk": TopK, "groupmax": GroupMax}
@@ -41,6 +42,15 @@ def plan(module: Any) -> State:
         Rows("encoder.weight", turned=False), Rows("W_dec", turned=False), {"b_enc": "encoder.bias", "b_dec": "b_dec"}
     )
     return State("sparsify", weights, {"encode": _encode, "decode": _decode})
+
+
+def settings(module: Any) -> Settings:
+    """What the object computes now. Raises NotAccelerated for one without a decoder."""
+    if module.W_dec is None:
+        raise NotAccelerated("SparseCoder: it has no decoder")
+    activation = _ACTIVATIONS[module.cfg.activation](module.cfg.k)
+    skip = None if module.W_skip is None else "W_skip"
+    return Settings(activation, "none" if module.cfg.transcode else "b_dec", W_skip=skip, metadata=Metadata("sparsify"))
 
 
 def _encode(module: Any, x: Tensor) -> Any:

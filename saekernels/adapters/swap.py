@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,25 +16,30 @@ from torch import nn
 
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import install, state_of
-from saekernels.adapters.tools import TOOLS, adapter
+from saekernels.adapters.tools import TOOLS, adapter, installed
 
 _ORIGINALS: dict[type, Callable[..., None] | None] = {}
 """Classes that are switched over, with what their own __dict__ had as __init__, or None."""
 
 
-def switch_on(tools: tuple[str, ...]) -> list[str]:
-    """Accelerate whatever the installed ones of these tools make; the names of those that are."""
-    on = []
-    for name in tools:
-        if importlib.util.find_spec(name) is None:
+def switch_on(tools: tuple[str, ...]) -> tuple[list[str], list[NotAccelerated]]:
+    """Accelerate whatever the installed ones of these tools make.
+
+    Returns their names, and why others are left out, which are installed and do not import.
+    """
+    on, left_out = [], []
+    for name in filter(installed, tools):
+        try:
+            own = adapter(name)
+        except NotAccelerated as error:
+            left_out.append(error)
             continue
-        own = adapter(name)
         for kind in own.classes():
             if kind not in _ORIGINALS:
                 _ORIGINALS[kind] = kind.__dict__.get("__init__")
                 kind.__init__ = _accelerating(kind, kind.__init__, own)
         on.append(name)
-    return on
+    return on, left_out
 
 
 def switch_off() -> None:
@@ -51,6 +56,9 @@ def switch_off() -> None:
 def swapped(*tools: str) -> Iterator[list[str]]:
     """Everything that these tools (all known ones by default) make inside is accelerated; the names of the installed.
 
+    A tool that is installed but does not import is left out with a warning that says why; one that is named raises
+    NotAccelerated. Raises ValueError for a tool that is not known, RuntimeError inside of another `swapped`.
+
     ```python
     with saekernels.swapped():
         sae = SAE.load_from_disk(path)     # accelerated
@@ -62,7 +70,12 @@ def swapped(*tools: str) -> Iterator[list[str]]:
     if _ORIGINALS:
         raise RuntimeError("swapped: it is on already")
     try:
-        yield switch_on(tools or TOOLS)
+        on, left_out = switch_on(tools or TOOLS)
+        if tools and left_out:
+            raise left_out[0]
+        for reason in left_out:
+            warnings.warn(f"swapped: left out: {reason}", stacklevel=3)
+        yield on
     finally:
         switch_off()
 

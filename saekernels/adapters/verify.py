@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from saekernels.adapters.errors import NotAccelerated, UnknownVersion
 from saekernels.adapters.patch import State, install, uninstall
+from saekernels.sae.module import SAE
 
 _ROWS = 8
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-3}
@@ -42,9 +43,7 @@ def warn_of_version(package: str, version: str, known: Sequence[str]) -> None:
 
 def install_checked(module: nn.Module, state: State) -> None:
     """Patch an object and compare it with what it gave before on random rows; raise, unpatched, if they differ."""
-    rows = state.weights.of(module).W_enc
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_ROWS, rows.shape[1], generator=generator).to(rows)
+    x = _rows(state.weights.of(module).W_enc)
     name = type(module).__name__
     try:
         with torch.no_grad():
@@ -55,11 +54,34 @@ def install_checked(module: nn.Module, state: State) -> None:
         uninstall(module)
         state.weights.restore(module)
         raise NotAccelerated(f"{name}: the small batch failed: {error}") from error
-    bound = _TOLERANCE.get(rows.dtype, 1e-4)
+    try:
+        _require_same(name, ours, theirs, x.dtype)
+    except NotAccelerated:
+        uninstall(module)
+        raise
+
+
+def compare(module: nn.Module, sae: SAE) -> None:
+    """NotAccelerated unless an SAE gives what an object itself gives on random rows."""
+    x = _rows(sae.W_enc)
+    name = type(module).__name__
+    try:
+        with torch.no_grad():
+            theirs, ours = _output(module(x)), _output(sae(x))
+    except Exception as error:
+        raise NotAccelerated(f"{name}: the small batch failed: {error}") from error
+    _require_same(name, ours, theirs, x.dtype)
+
+
+def _rows(W_enc: Tensor) -> Tensor:
+    return torch.randn(_ROWS, W_enc.shape[1], generator=torch.Generator().manual_seed(0)).to(W_enc)
+
+
+def _require_same(name: str, ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> None:
+    bound = _TOLERANCE.get(dtype, 1e-4)
     scale = float(theirs.abs().max())
     difference = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
     if not difference <= bound * max(scale, 1.0):
-        uninstall(module)
         raise NotAccelerated(
             f"{name}: on a small batch the result differs from its own by {difference:.3g} (outputs up to {scale:.3g}"
             "), so its maths is not the one that is known"

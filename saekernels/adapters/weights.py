@@ -1,4 +1,4 @@
-"""The weights of a live object of another tool, as the encoders and the decoder of this library want them.
+"""The weights and settings of a live object of another tool, as the encoders and the decoder of this library want them.
 
 Latents have to be rows. Where a tool keeps a matrix the other way round, its storage is laid out anew once and the
 tool's parameter becomes a view of it: same shape, same values, other strides, no second copy.
@@ -6,6 +6,7 @@ tool's parameter becomes a view of it: same shape, same values, other strides, n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +14,29 @@ from torch import Tensor, nn
 
 from saekernels.ops import PreparedWeights, decode, decode_csr
 from saekernels.ops.prepare import usable
-from saekernels.sae.activations import Activation
+from saekernels.sae.activations import Activation, Normalization
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import ENCODERS
+from saekernels.sae.metadata import Metadata
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an object of another tool computes beside its weights, as it is now, in the terms of `SAE`.
+
+    pre_bias: "none", "b_dec" or "separate", then of the parameter at the path b_pre. W_skip: the path of the skip
+    connection [d_out, d_in]. rescale: pre-activations are multiplied by the decoder's norms. metadata: what the object
+    says of the model that it was trained on. config: the same as its tool would write it, where a reader knows more.
+    """
+
+    activation: Activation
+    pre_bias: str = "b_dec"
+    normalization: Normalization | None = None
+    rescale: bool = False
+    W_skip: str | None = None
+    b_pre: str | None = None
+    metadata: Metadata | None = None
+    config: dict[str, Any] | None = None
 
 
 class Rows:
@@ -69,6 +90,22 @@ class Rows:
             self._seen, self._view, self._prepared = now, parameter.detach().t(), None
         return self._view
 
+    def read(self, module: nn.Module) -> Tensor:
+        """[F, d] as `get`, and the parameter left as it lies: columns are copied, and again after a change."""
+        owner, name = self.owner(module)
+        parameter = getattr(owner, name)
+        if not self.turned:
+            return parameter
+        if torch.is_grad_enabled() and parameter.requires_grad:
+            return parameter.t()
+        version = None if parameter.is_inference() else parameter._version
+        now = (id(parameter), version, parameter.data_ptr(), parameter.stride(), parameter.dtype, parameter.device)
+        if self._view is None or now != self._seen or version is None:
+            # An inference tensor could not be used where gradients pass to the input.
+            with torch.inference_mode(False):
+                self._seen, self._view, self._prepared = now, parameter.detach().t().contiguous(), None
+        return self._view
+
     def prepared(self, rows: Tensor) -> PreparedWeights | None:
         """`saekernels.prepare` of what `get` gave, from its second use without a change on; as `SAE.prepared`."""
         if (torch.is_grad_enabled() and rows.requires_grad) or not usable(rows):
@@ -105,6 +142,27 @@ class LiveWeights:
         """Paths of the parameters that became views."""
         return [rows.path for rows in (self._enc, self._dec) if rows.turned]
 
+    def again(self) -> LiveWeights:
+        """The same paths, with nothing remembered."""
+        enc, dec = (Rows(rows.path, rows.turned) for rows in (self._enc, self._dec))
+        return LiveWeights(enc, dec, self._biases)
+
+    def rows(self, module: nn.Module, name: str) -> Tensor:
+        """W_enc [F, d_in] or W_dec [F, d_out], by that name, and the object left as it is."""
+        return (self._enc if name == "W_enc" else self._dec).read(module)
+
+    def vector(self, module: nn.Module, role: str) -> Tensor | None:
+        """A bias or threshold; None where the object has none in that role."""
+        path = self._biases.get(role)
+        value: Any = module
+        for part in path.split(".") if path else ():
+            value = getattr(value, part)
+        return value if path else None
+
+    def prepared(self, W_enc: Tensor) -> PreparedWeights | None:
+        """W_enc prepared for the encoders, from its second use without a change on, or None."""
+        return self._enc.prepared(W_enc)
+
     def of(self, module: nn.Module, rescale: bool = False) -> CurrentWeights:
         """The weights as they are now."""
         return CurrentWeights(self, module, rescale)
@@ -134,11 +192,7 @@ class CurrentWeights:
             return self.W_dec
         if name not in ("b_enc", "b_dec", "threshold", "b_gate", "b_mag", "r_mag"):
             raise AttributeError(name)
-        path = self.live._biases.get(name)
-        value: Any = self.module
-        for part in path.split(".") if path else ():
-            value = getattr(value, part)
-        return value if path else None
+        return self.live.vector(self.module, name)
 
     def decoder_norms(self) -> Tensor:
         """[F], the Euclidean norms of the decoder's rows."""
@@ -147,7 +201,7 @@ class CurrentWeights:
 
     def prepared(self) -> PreparedWeights | None:
         """W_enc prepared for the encoders, from its second use without a change on, or None; as `SAE.prepared`."""
-        return None if self.rescale_by_decoder_norm else self.live._enc.prepared(self.W_enc)
+        return None if self.rescale_by_decoder_norm else self.live.prepared(self.W_enc)
 
     def encode(self, x: Tensor, activation: Activation) -> Codes:
         """Codes of x [..., d_in], from which the tool has taken its biases already."""

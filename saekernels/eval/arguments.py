@@ -5,26 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saekernels.errors import InputError, kind_of
+from torch import nn
+
+from saekernels.errors import InputError, InputTypeError, kind_of
 from saekernels.eval.text.windows import Tokens
 from saekernels.parallel import LatentParallelSAE
 from saekernels.sae.edits import EditedSAE
 from saekernels.sae.module import SAE
 from saekernels.splice.contradictions import contradictions
+from saekernels.splice.given import NEEDED, as_sae
 from saekernels.splice.sites import resolve_site
 
 _LEAST = {"tokens": 1, "batch_size": 1, "bootstrap": 0, "context": 2, "seed": 0}
 
 
-def check_saes(saes: object) -> None:
-    """TypeError or InputError unless `saes` maps at least one site to an SAE."""
+def given_saes(saes: object, model: nn.Module) -> dict[str, Any]:
+    """Site -> SAE, loaded or wrapped where something else was given; TypeError or InputError unless there is one."""
     if not isinstance(saes, Mapping):
         raise TypeError(f"saes: got {kind_of(saes)}, need a mapping from site to SAE")
     if not saes:
         raise InputError("saes: no SAE was given; need a mapping from site to SAE")
-    for site, sae in saes.items():
-        if not isinstance(sae, SAE | EditedSAE | LatentParallelSAE):
-            raise TypeError(f"saes: {site!r} is {kind_of(sae)}, need a saekernels.SAE")
+    made = {}
+    for entry, given in saes.items():
+        site = entry.partition("#")[0] if isinstance(entry, str) else entry
+        made[entry] = as_sae(given, model, site, "saes")
+        if not isinstance(made[entry], SAE | EditedSAE | LatentParallelSAE):
+            raise InputTypeError(f"saes: {entry!r} is {kind_of(given)}, need {NEEDED}")
+    return made
 
 
 def check_tokenizer(tokenizer: object) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from saekernels.display.numbers import counted
-from saekernels.eval.arguments import check_choices, check_numbers, check_saes, check_tokenizer, origin_notes
+from saekernels.eval.arguments import check_choices, check_numbers, check_tokenizer, given_saes, origin_notes
 from saekernels.eval.passes.calls import embedding_weight, eval_mode, module_in
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.head_kinds import Head
@@ -26,6 +27,7 @@ from saekernels.eval.passes.two_passes import Progress, Work
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
 from saekernels.eval.store.document_sums import Journal
+from saekernels.eval.store.provenance import provenance
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
@@ -49,7 +51,7 @@ _PROBE_TOKENS = 16
 def evaluate(
     model: Any,
     tokenizer: Any,
-    saes: Mapping[str, SAE],
+    saes: Mapping[str, SAE | nn.Module | str | os.PathLike[str]],
     documents: Iterable[Document],
     *,
     tokens: int | None = None,
@@ -79,7 +81,8 @@ def evaluate(
             was taken: "linear", or slower, with the same figures, "module" or "whole".
         tokenizer: the model's `transformers` tokenizer; bits per byte need a fast one. None where every document has
             its `ids`: no token is then special.
-        saes: site -> SAE, sites as in `saekernels.splice.splice`; "SITE#LABEL" for several SAEs of one site.
+        saes: site -> SAE, sites as in `saekernels.splice`, and so what may stand in an SAE's place (a path, a hub id,
+            another tool's object); "SITE#LABEL" for several SAEs of one site.
         documents: a sequence (shuffled by `seed`) or any iterable (read in its own order, no further than needed).
         tokens: stop once this many predictions count; None for all documents.
         batch_size: windows per batch; shorter windows share a batch up to batch_size * context positions.
@@ -114,7 +117,7 @@ def evaluate(
     """
     ranks = Ranks(mesh)
     model = module_in(model)
-    check_saes(saes)
+    saes = given_saes(saes, model)
     check_tokenizer(tokenizer)
     if ranks.first:
         check_documents(documents)
@@ -145,7 +148,7 @@ def evaluate(
     with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
         probe = torch.arange(min(_PROBE_TOKENS, context), device=device)[None] % rows
         runner = Runner(model, head, saes, device, seed)
-        order = ranks.together(lambda: _tried(runner, probe))
+        order, tried = ranks.together(lambda: _tried(runner, probe))
         spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
         passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
         work = Work(workspace, spool, ranks, batch_size, context, passes, progress)
@@ -172,6 +175,7 @@ def evaluate(
                 notes=[
                     *_data_notes(spool, tokens),
                     *_head_notes(model, head),
+                    *tried,
                     *origin_notes(model, saes, cutter),
                     *notes,
                 ],
@@ -193,10 +197,10 @@ class Wanted:
     reuse_layers: bool
 
 
-def _tried(runner: Runner, probe: torch.Tensor) -> dict[str, int]:
-    """A trial of the head and of every site: site -> when the model comes to it."""
-    check_head(runner.model, runner.head, probe)
-    return runner.probe(probe)
+def _tried(runner: Runner, probe: torch.Tensor) -> tuple[dict[str, int], list[str]]:
+    """A trial of the head and of every site: site -> when the model comes to it; and notes."""
+    told = check_head(runner.model, runner.head, probe)
+    return runner.probe(probe), [told] if told else []
 
 
 def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:
@@ -239,6 +243,7 @@ def _run(runner: Runner, work: Work, device: torch.device) -> dict[str, Any]:
         "layer_reuse": f"off: {runner.reuse.why}" if runner.reuse.why else "on",
         "computed_once": sorted(runner.constant),
         "seconds": round(time.perf_counter() - work.started, 3),
+        **provenance(runner.model),
     }
 
 

@@ -40,6 +40,11 @@ class Checkpoint:
         """F, the rows of W_enc."""
         return self.state["W_enc"].shape[0]
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Of a tensor once it is loaded."""
+        half = self.dtype in (torch.bfloat16, torch.float16)
+        return torch.float32 if half and name == "threshold" else self.dtype
+
     def part(self, rows: range, activation: Activation) -> Checkpoint:
         """The checkpoint of these latents alone, with this activation."""
         return replace(self, state=rows_in(self.state, rows), activation=activation)
@@ -55,8 +60,7 @@ class Checkpoint:
 
     def sae(self) -> SAE:
         """The SAE with these tensors."""
-        half = self.dtype in (torch.bfloat16, torch.float16)
-        kept = {n: v.to(torch.float32 if half and n == "threshold" else self.dtype) for n, v in self.state.items()}
+        kept = {name: value.to(self.dtype_of(name)) for name, value in self.state.items()}
         sae = self.module()
         sae.load_state_dict({name: torch.nn.Parameter(value.contiguous()) for name, value in kept.items()}, assign=True)
         sae.metadata = self.metadata

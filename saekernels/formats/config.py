@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saekernels.formats.files import FormatError
+from saekernels.formats.looking import opened
 
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_INTEGER = 2**31 - 1
@@ -85,6 +86,7 @@ def read_yaml(path: Path) -> Config:
 
 
 def _content(path: Path, kind: str, load: Any) -> Any:
+    opened(path)
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise FormatError(f"{path}: {path.stat().st_size} bytes is too large for a config")

@@ -10,11 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.formats.looking import opened
+
+# What wrappers put before every name: DataParallel, and modules that hold an SAE and nothing else.
+_PREFIXES = ("module.", "autoencoder.", "sae.", "model.")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class FormatError(ValueError):
     """A checkpoint that cannot be read or written, with the file and the reason."""
+
+
+class DamagedError(FormatError):
+    """A file of weights that cannot be read at all, in whatever format."""
 
 
 def _safetensors() -> Any:
@@ -26,12 +34,31 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, mapped into memory, by their own names."""
     library = _safetensors()
+    opened(path)
     try:
-        return library.torch.load_file(path)
+        return without_prefix(library.torch.load_file(path))
     except (OSError, library.SafetensorError, ValueError, KeyError) as error:
-        raise FormatError(f"{path}: damaged or not a safetensors file: {error}") from error
+        raise DamagedError(f"{path}: damaged or not a safetensors file: {error}") from error
+
+
+def without_prefix(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name, without what a wrapper put before all names of tensors, and without torch.compile's `_orig_mod`.
+
+    A prefix that only some tensors have is part of their names, and stays.
+    """
+    left = {".".join(part for part in name.split(".") if part != "_orig_mod"): value for name, value in found.items()}
+    if len(left) < len(found):
+        return dict(found)
+    names = [name for name, value in left.items() if isinstance(value, Tensor)]
+    prefix = next((one for one in _PREFIXES if names and all(name.startswith(one) for name in names)), None)
+    if prefix is None:
+        return left
+    return without_prefix(
+        {name.removeprefix(prefix) if isinstance(value, Tensor) else name: value for name, value in left.items()}
+    )
 
 
 class Tensors:
@@ -42,7 +69,7 @@ class Tensors:
 
     def __init__(self, path: Path, found: Mapping[str, Tensor] | None = None) -> None:
         self.path = path
-        self._left: dict[str, Tensor] = dict(found) if found is not None else _read_safetensors(path)
+        self._left: dict[str, Tensor] = dict(found) if found is not None else read_safetensors(path)
 
     def __contains__(self, name: str) -> bool:
         return name in self._left

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+_WEIGHTS = (".pt", ".pth", ".npz", ".safetensors")
+_CONFIGS = ("cfg.json", "config.json", "config.yaml", "config.yml", "hyperparams.json")
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(?P<inside>[^\\]+))?")
 
 
@@ -39,6 +41,9 @@ def fetch(name: str, revision: str | None = None) -> Path:
 
 
 def _beside(inside: str) -> list[str]:
-    """A config that lies beside a file."""
-    folder = inside.rpartition("/")[0]
-    return [f"{folder}/config.json" if folder else "config.json"] if inside.endswith((".pt", ".pth")) else []
+    """The configs that may lie beside a file: without them it could be read as something else."""
+    if not inside.endswith(_WEIGHTS):
+        return []
+    folder, _, name = inside.rpartition("/")
+    own = f"{name.rpartition('.')[0]}_cfg.json"
+    return [f"{folder}/{config}" if folder else config for config in (*_CONFIGS, own)]

@@ -17,24 +17,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saekernels.formats.files import FormatError, Tensors
+from saekernels.formats.files import DamagedError, FormatError, Tensors, without_prefix
+from saekernels.formats.looking import is_looking, opened
 
+# Entries that training scripts keep weights and configs under.
+_WEIGHTS = ("state_dict", "model_state_dict", "sae_state_dict", "model", "sae", "autoencoder")
+_CONFIGS = ("cfg", "config", "args", "hparams", "hyper_parameters")
+
+_LARGE = 2**20  # bytes
 # What the zipfile module raises: for damage, for methods it does not know, for an archive with a password.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
 def read_pt(path: Path) -> Mapping[str, Any]:
     """The dictionary in a torch file."""
+    opened(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = is_looking() and _is_zip(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = "it holds other objects than tensors, which are never unpickled" if _is_zip(path) else "damaged"
-        raise FormatError(f"{path}: not a readable torch file: {reason}") from error
+        raise DamagedError(f"{path}: not a readable torch file: {reason}") from error
     except Exception as error:  # whatever a damaged archive makes torch raise
-        raise FormatError(f"{path}: damaged or not a torch file: {_first(error)}") from error
+        raise DamagedError(f"{path}: damaged or not a torch file: {_first(error)}") from error
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         raise FormatError(f"{path}: got {type(found).__name__}, need a dictionary of tensors by name")
     return found
+
+
+def unwrapped(found: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """(tensors by their own names, the config that lies with them) of a torch file's dictionary.
+
+    Weights may be an entry of it, their names may have a wrapper's prefix; where several entries could be them,
+    everything stays where it is.
+    """
+    config: dict[str, Any] = {}
+    for name in _CONFIGS:
+        value = found.get(name)
+        if isinstance(value, Mapping) and not any(isinstance(one, Tensor) for one in value.values()):
+            config.update((key, one) for key, one in value.items() if isinstance(key, str))
+    inner = [found[name] for name in _WEIGHTS if isinstance(found.get(name), Mapping)]
+    inner = [one for one in inner if any(isinstance(value, Tensor) for value in one.values())]
+    if len(inner) == 1 and not any(isinstance(value, Tensor) and value.dim() > 1 for value in found.values()):
+        found = {str(key): value for key, value in inner[0].items()}
+    return without_prefix(found), config
 
 
 def tensors_of(path: Path, found: Mapping[str, Any]) -> Tensors:
@@ -44,11 +70,34 @@ def tensors_of(path: Path, found: Mapping[str, Any]) -> Tensors:
 
 def read_npz(path: Path) -> Tensors:
     """The arrays of a numpy archive."""
+    opened(path)
     try:
         with np.load(path, allow_pickle=False) as data:
-            return Tensors(path, {name: torch.from_numpy(np.ascontiguousarray(data[name])) for name in data.files})
+            mapped = _mapped(path) if is_looking() else {}
+            read = {name: np.ascontiguousarray(data[name]) for name in data.files if name not in mapped}
+            return Tensors(path, {name: torch.from_numpy(value) for name, value in {**read, **mapped}.items()})
     except (OSError, ValueError, TypeError, KeyError, EOFError, *_ZIP_ERRORS) as error:
-        raise FormatError(f"{path}: damaged or not a numpy archive: {_first(error)}") from error
+        raise DamagedError(f"{path}: damaged or not a numpy archive: {_first(error)}") from error
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Of a numpy archive the large arrays that lie in it as they are, mapped into memory, unchecked."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size < _LARGE:
+                continue
+            # Behind 30 bytes of the local header come its name and its extra field, whose lengths are its last.
+            file.seek(member.header_offset + 26)
+            lengths = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")
+            file.seek(lengths, 1)
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, by_column, dtype = header(file)
+            order: Any = "F" if by_column else "C"
+            array = np.memmap(path, dtype, mode="c", offset=file.tell(), shape=shape, order=order)
+            found[member.filename.removesuffix(".npy")] = array
+    return found
 
 
 def _is_zip(path: Path) -> bool:

@@ -109,7 +109,7 @@ class LatentParallelSAE(nn.Module):
         """This rank's winners in CSR, and all of them, k for each row."""
         activation = self.activation
         assert isinstance(activation, TopK | AbsTopK)
-        signed = isinstance(activation, AbsTopK)
+        magnitude = isinstance(activation, AbsTopK)
         offered = most_codes(self.n_latents, activation, distributed.get_world_size(self._group))
         kept = min(offered, self.own.n_latents)
         W_enc, b_enc = encoder_weights(self.own)
@@ -120,18 +120,18 @@ class LatentParallelSAE(nn.Module):
             b_enc,
             k=kept,
             pre_bias=self.own.pre_bias,
-            activation="abs" if signed else "none",
+            activation="abs" if magnitude else "none",
             prepared=self.own.prepared(),
             wide=True,
         )
         values, latents = mine.values, mine.indices
         if kept < offered:  # a shard with fewer latents offers as many codes, the last of them worse than any
-            values = nn.functional.pad(values, (0, offered - kept), value=0.0 if signed else -torch.inf)
+            values = nn.functional.pad(values, (0, offered - kept), value=0.0 if magnitude else -torch.inf)
             latents = nn.functional.pad(latents, (0, offered - kept), value=-1)
         names = torch.where(latents < 0, self.n_latents, latents + self.first)
-        every, chosen, won = merge_topk(values.detach(), names.int(), activation.k, signed, self._group)
+        every, chosen, won = merge_topk(values.detach(), names.int(), activation.k, magnitude, self._group)
         dtype = x.dtype
-        if not signed:
+        if isinstance(activation, TopK) and activation.relu:
             values, every = values.relu(), torch.where(every < 0, 0.0, every)
         offsets = nn.functional.pad(won.sum(1).cumsum(0), (1, 0))
         return values[won].to(dtype), latents[won], offsets, (every.to(dtype), chosen, None)

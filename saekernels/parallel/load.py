@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def load(
     input_scale: float | None = None,
     k: int | None = None,
     revision: str | None = None,
+    format: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> LatentParallelSAE:
     """`saekernels.load`, of which every rank keeps its latents alone.
 
@@ -36,6 +39,8 @@ def load(
         input_scale: for formats that do not hold theirs.
         k: for formats that do not hold theirs.
         revision: of a hub id.
+        format: for files that fit several formats.
+        config: for state dicts that do not say their maths.
 
     Returns:
         LatentParallelSAE in eval mode.
@@ -45,7 +50,9 @@ def load(
             group, or for fewer latents (or groups of a GroupMax) than ranks.
     """
     ranks, rank = size_and_rank(group)
-    found = open_checkpoint(path, dtype=dtype, input_scale=input_scale, k=k, revision=revision)
+    found = open_checkpoint(
+        path, dtype=dtype, input_scale=input_scale, k=k, revision=revision, format=format, config=config
+    )
     n_latents = found.n_latents
     rows = rows_of(n_latents, found.activation, ranks)[rank]
     own = finish(found.part(rows, activation_of(found.activation, rows, n_latents)), device, dtype)

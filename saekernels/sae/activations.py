@@ -32,15 +32,26 @@ class ReLU:
     name: ClassVar[str] = "standard"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TopK:
-    """The k largest pre-activations of a row, then ReLU (Gao et al. 2024, arXiv 2406.04093)."""
+    """The k largest pre-activations of a row, then ReLU (Gao et al. 2024, arXiv 2406.04093).
+
+    relu: False keeps them as they are, so that every token has k codes, of which some may be negative (circuit-tracer,
+    Qwen Scope, OpenAI's `postact_fn` Identity). The same unless fewer than k pre-activations are positive.
+    """
 
     k: int
+    relu: bool = True
     name: ClassVar[str] = "topk"
 
     def __post_init__(self) -> None:
         _check_k(self.k)
+        if not isinstance(self.relu, bool):
+            raise ValueError(f"relu: got {self.relu!r:.40}, need True or False")
+
+    def __repr__(self) -> str:
+        # Without the default: runs are told apart by this, and folders of runs from before `relu` go on.
+        return f"TopK(k={self.k})" if self.relu else f"TopK(k={self.k}, relu=False)"
 
 
 @dataclass(frozen=True)

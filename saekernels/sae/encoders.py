@@ -94,7 +94,7 @@ def _gated(sae: EncoderParameters, x: Tensor) -> Entries:
 
 ENCODERS: dict[type, Callable[[EncoderParameters, Tensor, Any], Entries]] = {
     ReLU: lambda sae, x, _: _above(sae, x),
-    TopK: lambda sae, x, activation: _top_k(sae, x, activation.k, "relu"),
+    TopK: lambda sae, x, activation: _top_k(sae, x, activation.k, "relu" if activation.relu else "none"),
     AbsTopK: lambda sae, x, activation: _top_k(sae, x, activation.k, "abs"),
     GroupMax: lambda sae, x, activation: _group_max(sae, x, activation.k),
     JumpReLU: lambda sae, x, _: _above(sae, x),

@@ -39,7 +39,7 @@ class SAE(nn.Module):
     Args:
         d_in: width of the input.
         n_latents: F.
-        activation: ReLU(), TopK(k), AbsTopK(k), GroupMax(k), JumpReLU(), BatchTopK(k) or Gated().
+        activation: ReLU(), TopK(k, relu), AbsTopK(k), GroupMax(k), JumpReLU(), BatchTopK(k) or Gated().
         d_out: width of the output; d_in unless this is a transcoder.
         pre_bias: "none"; "b_dec" (the decoder's bias is subtracted from the input); "separate" (a parameter b_pre
             [d_in]).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
@@ -26,7 +27,7 @@ Observer = Callable[[str, Tensor, Tensor, Tensor, "Codes | None", Tensor], Any]
 
 def splice(
     model: nn.Module,
-    sites: Mapping[str, SAE | Function | None],
+    sites: Mapping[str, SAE | nn.Module | str | os.PathLike[str] | Function | None],
     *,
     replace: Mode | Mapping[str, Mode] = "sae",
     means: Mapping[str, Tensor] | None = None,
@@ -45,8 +46,12 @@ def splice(
             (``"model.layers.3"``: its output), ``"path@input"`` (its input), ``"path@module"`` (the SAE reads its
             input and replaces its output: a transcoder), or ``"READ -> WRITE"`` with any two of them
             (``"model.layers.3.mlp@input -> model.layers.3.post_feedforward_layernorm"``). ``"[head=2]"`` at the end
-            of one means one attention head, ``"[stream=0]"`` one of several residual streams. The SAE may be None
-            where ``replace`` is not "sae".
+            of one means one attention head, ``"[stream=0]"`` one of several residual streams. In an SAE's place may
+            stand a path or hub id, loaded to the site's device, or a live object of sae_lens, sparsify,
+            dictionary_learning or sae_bench, or one that was accelerated by its weights' names: its weights are
+            shared, so what is changed of it later counts from the next pass on, and gradients reach its parameters
+            (a matrix whose latents are columns is copied, anew after a change, unless the object is accelerated).
+            The SAE may be None where ``replace`` is not "sae".
         replace: "sae" puts in the reconstruction, "zero" zeros, "mean" the site's mean, "function" what the callable
             given in the SAE's place makes of (what is read, what is replaced); one for all, or site -> mode.
         means: site -> [d_out], needed where ``replace`` is "mean"; other sites are ignored.
@@ -63,8 +68,9 @@ def splice(
         A Splice, to be entered once at a time; it may be used again later.
 
     Raises:
-        ValueError: here, for an unknown site (close names are listed), a missing mean or SAE, or widths that cannot
-            fit; in the forward pass, for widths or masks that turn out not to fit, or token ids without tokens.
+        ValueError: here, for an unknown site (close names are listed), a missing mean or SAE, a checkpoint that
+            cannot be loaded, an object whose maths is not known, or widths that cannot fit; in the forward pass, for
+            widths or masks that turn out not to fit, or token ids without tokens.
         TypeError: for an argument of the wrong kind.
 
     Warns where the checkpoint of an SAE (``SAE.metadata``) was trained at another place that this model has, or on a

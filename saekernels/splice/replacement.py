@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.errors import InputError
+from saekernels.splice.given import as_sae
 from saekernels.splice.sites import Site, module_widths, part_of, require_width, resolve_site
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ def _autocast_off(device_type: str) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def plan_replacement(
-    model: nn.Module, name: str, sae: SAE | Function | None, mode: Mode, means: Mapping[str, Tensor]
-) -> Replacement:
+def plan_replacement(model: nn.Module, name: str, sae: Any, mode: Mode, means: Mapping[str, Tensor]) -> Replacement:
     """The replacement for one site, with everything checked that can be known before a forward pass."""
     site = resolve_site(model, name)
     if mode == "function":
@@ -111,10 +110,7 @@ def plan_replacement(
         return Replacement(site, None, mode, None, sae)
     if sae is None and mode == "sae":
         raise ValueError(f'sites: {name!r} has no SAE, which replace="sae" needs')
-    missing = [key for key in ("d_in", "d_out", "W_dec", "forward_with_codes") if not hasattr(sae, key)]
-    if sae is not None and missing:
-        raise TypeError(f"sites: {name!r} needs a saekernels.SAE, got {type(sae).__name__} without {missing[0]}")
-    sae = cast("SAE | None", sae)
+    sae = cast("SAE | None", as_sae(sae, model, name, "sites"))
     site = _at_its_head(site, sae)
     if sae is not None and sae.d_in != sae.d_out and site.same:
         raise ValueError(

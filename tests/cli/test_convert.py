@@ -12,7 +12,7 @@ import saekernels as sk
 import zoo
 from cli import fails
 from saekernels.cli import main
-from zoo import D, random
+from zoo import D, F, random
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -31,10 +31,9 @@ def test_convert_writes_what_saelens_reads(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_options_reach_the_reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    w = {"W_enc": random(40, D), "W_dec": random(D, 40), "b_enc": random(40), "b_dec": random(D)}
-    torch.save(w, tmp_path / "layer3.sae.pt")
-    source, out = str(tmp_path / "layer3.sae.pt"), str(tmp_path / "out")
-    assert "k is in no file; give k" in refused(capsys, source, out)
+    w = {**zoo.LINEAR, "b_dec": random(D)}
+    source, out = str(zoo.dictionary(tmp_path / "old", w, {"dict_class": "AutoEncoderTopK"})), str(tmp_path / "out")
+    assert "'k' is None, need a positive integer" in refused(capsys, source, out)
     assert not Path(out).exists()
     assert main(["convert", source, out, "--k", "4", "--dtype", "bfloat16"]) == 0
     sae = sk.load(out)
@@ -68,3 +67,52 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "damaged or not a numpy archive" in refused(capsys, source, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "full" / "x").read_text() == "mine"
+
+
+def test_the_output_says_what_was_folded_and_what_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    norms = {"in": 4.0, "out": 2.0}
+    config = {"d_sae": F, "jump_relu_threshold": 0.5, "dataset_average_activation_norm": norms, "twist": 1}
+    zoo.llama(tmp_path / "llama", {**config, "sparsity_include_decoder_norm": True})
+    source, out = tmp_path / "llama", tmp_path / "out"
+    assert main(["convert", str(source), str(out)]) == 0
+    note, made, *folded = capsys.readouterr().out.splitlines()
+    assert note.startswith("Note: ")
+    assert note.endswith("fields that are not known here were not used: 'twist' (1)")
+    assert made.startswith(f"{out}: SAE(d_in=12, n_latents=40, JumpReLU(), pre_bias=none, normalization=Scale(factor=")
+    assert folded == [
+        "  decoder norms are folded into W_enc, b_enc and W_dec",
+        "  the scale of the input, 0.866025, is folded into W_enc, W_dec and b_dec",
+        "  fields that are not known here were neither used nor kept: 'twist'",
+    ]
+    with pytest.warns(UserWarning, match="'twist'"):
+        theirs = sk.load(source)
+    x = random(9, D, seed=5)
+    torch.testing.assert_close(sk.load(out)(x), theirs(x), rtol=1e-5, atol=1e-5)
+    assert main(["convert", str(out), str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["  written as it is"]
+
+
+def test_the_model_and_the_place_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "gemma-scope-2b-it-transcoders" / "layer_7" / "width_16k" / "average_l0_9"
+    zoo.gemma(place)
+    assert main(["convert", str(place), str(tmp_path / "out")]) == 0
+    assert "  written as it is\n" in capsys.readouterr().out
+    before, after = sk.load(place).metadata, sk.load(tmp_path / "out").metadata
+    assert before is not None
+    assert after is not None
+    assert (after.model, after.reads, after.writes) == (before.model, before.reads, before.writes)
+    assert after.sites == ("blocks.7.ln2.hook_normalized -> blocks.7.hook_mlp_out",)
+    about = json.loads((tmp_path / "out" / "cfg.json").read_text())["metadata"]
+    assert about == {
+        "sae_lens_version": "6.0.0", "model_name": "google/gemma-2-2b-it", "hook_name": "blocks.7.ln2.hook_normalized",
+        "hook_name_out": "blocks.7.hook_mlp_out", "converted_from": str(place),
+    }  # fmt: skip
+
+
+def test_what_saelens_cannot_express_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zoo.openai(tmp_path / "7.pt", activation_state_dict={"k": 5, "postact_fn": "Identity"})
+    coder = zoo.sparsify_folder(tmp_path / "coder", activation="groupmax")
+    for source, lacks in ((tmp_path / "7.pt", "TopK without a ReLU"), (coder, "GroupMax")):
+        told = refused(capsys, str(source), str(tmp_path / "out"))
+        assert f"need an architecture of SAELens, which has none for {lacks}: standard, topk, " in told
+        assert not (tmp_path / "out").exists()

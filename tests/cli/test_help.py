@@ -19,8 +19,8 @@ GROUPS = {
 }  # fmt: skip
 # What is not done unless it is asked for: there is nothing to tell.
 OFF = {
-    "--breadth", "--checkpoint", "--compat", "--csv", "--device-map", "--edit", "--events", "--format", "--html",
-    "--json", "--label-field", "--tasks", "--train-tokens",
+    "--adapter", "--breadth", "--checkpoint", "--compat", "--csv", "--device-map", "--edit", "--events", "--format",
+    "--html", "--json", "--label-field", "--tasks", "--train-tokens",
 }  # fmt: skip
 
 

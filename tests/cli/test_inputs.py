@@ -18,7 +18,7 @@ from saekernels.backends import registry
 from saekernels.cli import main
 from saekernels.cli.entry import build_parser
 from saekernels.cli.options import source
-from saekernels.cli.options.inputs import load_model
+from saekernels.cli.options.models import ModelNames, load_model
 from saekernels.eval import InputError
 
 EVAL_HELP = "saekernels eval --help"
@@ -73,12 +73,12 @@ def test_old_copies_of_buffers_are_no_weights(tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["model.rotary_emb.inv_freq"] = torch.ones(4)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    loaded = load_model(str(folder), torch.device("cpu"), "float32")
+    loaded = load_model(ModelNames(str(folder)), torch.device("cpu"), "float32").model
     assert torch.equal(loaded.lm_head.weight, tiny_lm.model().lm_head.weight)
     tensors["model.layers.0.self_attn.masked_bias"] = torch.ones(())
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"has 1 weight that its config has no place for, such as .*masked_bias"):
-        load_model(str(folder), torch.device("cpu"), "float32")
+        load_model(ModelNames(str(folder)), torch.device("cpu"), "float32")
 
 
 @pytest.mark.parametrize(

@@ -348,3 +348,22 @@ def test_the_mode_of_a_model_in_training_comes_back_and_dropout_does_not_count()
     assert model.training
     model.eval()
     check_head(model, head, ids)
+
+
+class BatchRounded(Plain):
+    """States are rounded by the largest of the batch, as bitsandbytes' 8-bit products do."""
+
+    def states(self, ids: Tensor) -> Tensor:
+        x = super().states(ids)
+        step = x.abs().amax() / 15
+        return (x / step).round() * step
+
+
+def test_a_model_whose_logits_hang_on_the_batch_is_told() -> None:
+    options = {"context": CONTEXT, "bootstrap": 0}
+    report = evaluate(make(BatchRounded), None, {SITE: make_sae()}, make_documents(), **options)  # type: ignore[arg-type]
+    told = [note for note in report.notes if "hang on what shares a text's batch" in note]
+    assert len(told) == 1
+    assert told[0].startswith("Logits of BatchRounded hang on what shares a text's batch: in a trial they moved by ")
+    report = evaluate(make(Plain), None, {SITE: make_sae()}, make_documents(), **options)  # type: ignore[arg-type]
+    assert not [note for note in report.notes if "batch" in note]

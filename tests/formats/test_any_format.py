@@ -116,6 +116,9 @@ def test_hub_ids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         revision="abc",
     )
     assert asked == [("google/gemma-scope-2b-pt-res", "abc", ["layer_3/width_16k", "layer_3/width_16k/*"])]
+    sk.load("google/gemma-scope-2b-pt-res/layer_3/width_16k/params.npz")
+    beside = {f"layer_3/width_16k/{name}" for name in ("params.npz", "config.yaml", "config.json", "params_cfg.json")}
+    assert beside <= set(asked.pop()[2]), "a config beside a file may say what it computes"
     with pytest.raises(FileNotFoundError, match="has no 'layer_9'"):
         sk.load("google/gemma-scope-2b-pt-res/layer_9")
     for name in ("missing", "./a/b", "/no/such", "a/b/../../c", "~/a/b"):

@@ -53,7 +53,7 @@ def test_circuit_tracer_sets_say_in_their_config_what_their_layers_select(tmp_pa
     z = X @ w["W_enc"].T + w["b_enc"]
     for options in ({}, {"k": K}):
         sae = sk.load(path, **options)
-        assert sae.activation == sk.TopK(K)
+        assert sae.activation == sk.TopK(K, relu=False)
         same(sae, topk(z) @ w["W_dec"] + w["b_dec"])
     assert sae.metadata is not None
     assert (sae.metadata.model, sae.metadata.reads, sae.metadata.writes) == (

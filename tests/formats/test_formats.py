@@ -182,7 +182,13 @@ def test_missing_path_and_parent_folder(tmp_path: Path) -> None:
 
 
 def test_save_refuses_what_saelens_has_no_name_for(tmp_path: Path) -> None:
-    for sae in (sk.SAE(8, 24, sk.GroupMax(4)), sk.SAE(8, 24, sk.Gated(), d_out=4, pre_bias="none")):
-        with pytest.raises(sk.FormatError, match="need an architecture of SAELens"):
+    for sae, lacks in (
+        (sk.SAE(8, 24, sk.GroupMax(4)), "GroupMax"),
+        (sk.SAE(8, 24, sk.TopK(4), d_out=4, pre_bias="none"), "TopK transcoders"),
+        (sk.SAE(8, 24, sk.TopK(4), skip=True), "TopK transcoders"),
+        (sk.SAE(8, 24, sk.TopK(4, relu=False)), "TopK without a ReLU"),
+        (sk.SAE(8, 24, sk.AbsTopK(4), skip=True), "AbsTopK transcoders"),
+    ):
+        with pytest.raises(sk.FormatError, match=f"need an architecture of SAELens, which has none for {lacks}: "):
             sk.save(sae, tmp_path / "sae")
         assert not (tmp_path / "sae").exists()

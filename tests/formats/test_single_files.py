@@ -32,8 +32,8 @@ def test_openai_normalises_where_it_selects(tmp_path: Path) -> None:
             + w["pre_bias"]
         ),
     )
-    openai(tmp_path / "7.pt", activation_state_dict={"k": K, "postact_fn": "Identity"})
-    with pytest.raises(sk.FormatError, match="'postact_fn' is 'Identity'"):
+    openai(tmp_path / "7.pt", activation_state_dict={"k": K, "postact_fn": "Tanh"})
+    with pytest.raises(sk.FormatError, match="'postact_fn' is 'Tanh', need 'ReLU' or 'Identity'"):
         sk.load(tmp_path / "7.pt")
 
 

@@ -39,6 +39,10 @@ SAELENS: list[tuple[dict[str, Any], str]] = [
     ({"d_sae": 2**40}, r"'d_sae' is 1099511627776, need at most 2\^31 - 1"),
     ({"d_sae": 2**31 - 1, "d_in": 2**31 - 1}, "the config needs"),
     ({"d_in": 8.0}, "'d_in' is 8.0, need a positive integer"),
+    (
+        {"architecture": "transcoder", "k": ..., "d_out": 8, "normalize_activations": "layer_norm"},
+        "'normalize_activations' is 'layer_norm' for a transcoder, need 'none'",
+    ),
 ]
 
 

@@ -97,6 +97,17 @@ def _circuit() -> Files:
     return {"layer_3.safetensors": to_safetensors(tensors)}
 
 
+def _state_dict() -> Files:
+    tensors = {"W_enc": _t(D, F), "W_dec": _t(F, D), "b_enc": _t(F), "b_dec": _t(D)}
+    wrapped = {"state_dict": {f"module.{n}": v for n, v in tensors.items()}, "cfg": {"activation": "topk", "k": K}}
+    return {"mine.pt": _torch(wrapped), "cfg.json": _json(apply_b_dec_to_input=True)}
+
+
+def _toy() -> Files:
+    tensors = {"W_enc": _t(1, D, F), "_W_dec": _t(1, F, D), "b_enc": _t(1, F), "b_dec": _t(1, D), "log_theta": _t(1, F)}
+    return {"toy.safetensors": to_safetensors(tensors), "cfg.json": _json(weight_normalize_eps=1e-8, d_in=D)}
+
+
 KINDS: dict[str, Callable[[], Files]] = {
     "saelens topk": lambda: _saelens(sk.TopK(K)),
     "saelens jumprelu": lambda: _saelens(sk.JumpReLU(), normalization=sk.LayerNorm()),
@@ -109,6 +120,8 @@ KINDS: dict[str, Callable[[], Files]] = {
     "goodfire": _goodfire,
     "qwen scope": _qwen,
     "circuit tracer": _circuit,
+    "state dict": _state_dict,
+    "toy SAE": _toy,
 }
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saekernels.eval import Document
 from saekernels.sae.activations import ReLU, TopK
 from saekernels.sae.module import SAE
 
@@ -98,3 +102,38 @@ def patched_forward(module: nn.Module, wrap: Callable[..., object]) -> Iterator[
 def count_hooks(model: nn.Module) -> int:
     """Forward and pre-forward hooks on all modules."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def token_documents(vocabulary: int, count: int = 4) -> list[Document]:
+    """Documents of random ids from 3 on."""
+    rng = np.random.default_rng(0)
+    return [Document("", ids=tuple(int(i) for i in rng.integers(3, vocabulary, n))) for n in rng.integers(5, 40, count)]
+
+
+@torch.no_grad()
+def own_losses(
+    run: Callable[[Tensor], Tensor], module: nn.Module, sae: nn.Module, documents: list[Document], context: int
+) -> tuple[float, float]:
+    """Mean next-token cross-entropy, clean and with the SAE in the place of the module's output; every window alone.
+
+    run: ids [1, S] -> logits [1, S, V].
+    """
+
+    def put(_: Any, args: Any, output: Any) -> Any:
+        return (sae(output[0]), *output[1:]) if isinstance(output, tuple) else sae(output)
+
+    def loss(ids: Tensor) -> Tensor:
+        return F.cross_entropy(run(ids)[0, :-1].double(), ids[0, 1:], reduction="sum")
+
+    clean, spliced, count = 0.0, 0.0, 0
+    for document in documents:
+        for start in range(0, len(document.ids or ()), context):
+            ids = torch.tensor([document.ids[start : start + context]])  # type: ignore[index]
+            if ids.shape[1] < 2:
+                continue
+            count += ids.shape[1] - 1
+            clean += float(loss(ids))
+            handle = module.register_forward_hook(put)
+            spliced += float(loss(ids))
+            handle.remove()
+    return clean / count, spliced / count

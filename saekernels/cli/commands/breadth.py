@@ -66,8 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html:
         require_matplotlib()
     named = (arguments.domain, arguments.template, arguments.token)
-    result = breadth_of(load_source(arguments), arguments, arguments.site, named, arguments.ranks)
-    show(print_breadth(result))
+    source = load_source(arguments)
+    result = breadth_of(source, arguments, arguments.site, named, arguments.ranks)
+    show(source.told() + print_breadth(result))
     if arguments.json:
         write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
     if arguments.html:
@@ -109,7 +110,12 @@ def breadth_of(
             seed=arguments.seed,
             progress=progress,
         )
-    return {"model": arguments.model_name, **found.to_dict(slices.names(source.tokenizer)), "notes": notes}
+    return {
+        "model": arguments.model_name,
+        **source.facts,
+        **found.to_dict(slices.names(source.tokenizer)),
+        "notes": notes,
+    }
 
 
 def entry_of(entries: Sequence[str], site: str | None, option: str = "--site") -> str:

@@ -74,7 +74,7 @@ def run_compat(arguments: argparse.Namespace, source: Source) -> int:
     special = _special(tokenizer)
     pad = tokenizer.pad_token_id
     found = peer_metrics(arguments.compat, source.model, source.saes, batches, ignore=special, pad=pad)
-    show(_text(found, len(batches) * size * context))
+    show(source.told() + _text(found, len(batches) * size * context))
     if arguments.format:
         for one in found:
             _write_core(arguments, source, one, context, size, len(batches))
@@ -82,6 +82,7 @@ def run_compat(arguments: argparse.Namespace, source: Source) -> int:
         result = {
             "compat": arguments.compat,
             "model": arguments.model_name,
+            **source.facts,
             "tokens": len(batches) * size * context,
             "context": context,
             "results": [{"site": one.entry, "metrics": one.metrics} for one in found],

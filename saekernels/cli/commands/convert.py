@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from saekernels.cli.options.arguments import at_least, not_empty, positive
+from saekernels.cli.options.arguments import not_empty
+from saekernels.cli.options.checkpoint import add_options, given
 from saekernels.cli.options.inputs import DTYPES
 from saekernels.cli.options.output import show
 from saekernels.errors import InputError, first_line, missing_extra
@@ -19,7 +20,9 @@ def add_parser(commands: Any) -> None:
         "convert",
         help="rewrite an SAE checkpoint in SAELens' format",
         description="Read an SAE or transcoder (SAELens, sparsify, dictionary_learning, Gemma Scope, Llama Scope, "
-        "Llamascopium, OpenAI, Goodfire, Qwen Scope, circuit-tracer) and write it as SAELens does.",
+        "Llamascopium, OpenAI, Goodfire, Qwen Scope, circuit-tracer) and write it as SAELens (6 and later) does. What "
+        "SAELens has no place for is folded into the weights where that is exact, or refused by name; the output says "
+        "what was folded and what could not be kept.",
         examples=(
             ("saekernels convert trained/sae converted", ""),
             ("saekernels convert google/gemma-scope-2b-pt-res/layer_6/width_16k/average_l0_70 gemma_6", ""),
@@ -28,18 +31,14 @@ def add_parser(commands: Any) -> None:
     files = parser.group("files")
     files.add_argument("source", metavar="PATH|HUB_ID", type=not_empty, help="a folder, a file, or owner/name/folder")
     files.add_argument("out", metavar="DIR", type=not_empty, help="the folder to write")
-    files.add_argument("--revision", metavar="NAME", type=not_empty, help="of a repository on the hub (default: main)")
-    told = parser.group("what the files do not say")
-    told.add_argument("--k", metavar="N", type=at_least(1), help="active latents (default: as the files say)")
-    scale = "factor on inputs that the SAE was trained with (default: as the files say)"
-    told.add_argument("--input-scale", metavar="S", type=positive, help=scale)
+    add_options(parser)
     weights = "of the weights (default: the checkpoint's)"
     parser.group("precision").add_argument("--dtype", choices=list(DTYPES), help=weights)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, write, and say what it is."""
+    """Read, write, and say what it is, what was folded and what was lost."""
     out = Path(arguments.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"out: {out} exists; give a new folder")
@@ -47,14 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            sae = load(arguments.source, dtype=dtype, input_scale=arguments.input_scale, k=arguments.k,
-                       revision=arguments.revision)  # fmt: skip
-        save(sae, out, metadata={"converted_from": str(arguments.source)})
+            sae = load(arguments.source, dtype=dtype, **given(arguments))
+        changed = save(sae, out, metadata={"converted_from": str(arguments.source)})
     except ImportError as error:
         raise missing_extra("safetensors", "writing checkpoints") from error
     except (OSError, ValueError) as error:
         raise InputError(first_line(error)) from error
     for one in told:
         show(f"Note: {one.message}\n")
-    show(f"{out}: {sae}\n")
+    show("\n".join([f"{out}: {sae}", *(f"  {one}" for one in changed or ("written as it is",))]) + "\n")
     return 0

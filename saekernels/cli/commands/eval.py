@@ -151,6 +151,7 @@ def _run(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh |
         )
     if ranks.index:
         return 0
+    report.run.update(source.facts)
     report.run["command"] = shlex.join(["saekernels", *arguments.argv])
     failures = _add_parts(report, source, given.family, given.tasks, arguments)
     return _deliver(report, failures, arguments) if ranks.first else 0

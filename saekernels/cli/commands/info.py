@@ -1,4 +1,4 @@
-"""`saekernels info`: versions, devices, and which backend serves which op and why another does not."""
+"""`saekernels info`: versions, devices, which backend serves which op and why another does not; or a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ import torch
 from saekernels._version import __version__
 from saekernels.backends import registry
 from saekernels.cli.commands import stats
+from saekernels.cli.options import checkpoint
+from saekernels.cli.options.arguments import not_empty
 from saekernels.cli.options.output import show
 from saekernels.display.tables import WIDTH
+from saekernels.errors import InputError, first_line, missing_extra
+from saekernels.formats.describe import describe
 
 PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
 
@@ -23,10 +27,20 @@ PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safete
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "info",
-        help="versions, devices and backends",
-        description="Versions, devices, and which backend serves which op for each dtype, and why another does not.",
-        examples=(("saekernels info", ""), ("saekernels info --stats --json", "")),
+        help="versions, devices and backends; or what an SAE's checkpoint is",
+        description="Versions, devices, and which backend serves which op for each dtype, and why another does not. "
+        "With a PATH instead, what the SAE or transcoder there is, without loading its weights: format, files, sizes, "
+        "activation, biases, normalisation, memory, what the files say of the model and the text, the site that it "
+        "would be placed at, and every field that was ignored.",
+        examples=(
+            ("saekernels info", ""),
+            ("saekernels info --stats --json", ""),
+            ("saekernels info trained/sae", "what is in a checkpoint"),
+        ),
     )
+    what = "a checkpoint: a folder, a file, or owner/name/folder, which is downloaded (default: this installation)"
+    parser.group("files").add_argument("path", metavar="PATH|HUB_ID", nargs="?", type=not_empty, help=what)
+    checkpoint.add_options(parser)
     output = parser.group("output")
     output.add_argument("--json", action="store_true", help="print JSON")
     ways = "encode rows of several kinds; count those that were screened, scored whole, or fell back"
@@ -35,11 +49,31 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    told = {f"--{name.replace('_', '-')}": value for name, value in checkpoint.given(arguments).items()}
+    if arguments.path is not None:
+        if arguments.stats:
+            raise InputError("--stats: it is about this installation, not about a checkpoint; give one of the two")
+        facts = _of_checkpoint(arguments)
+        text = json.dumps(facts, indent=2, default=str) if arguments.json else "\n".join(checkpoint.lines(facts))
+        show(text + "\n")
+        return 0
+    lone = [name for name, value in told.items() if value is not None]
+    if lone:
+        raise InputError(f"{lone[0]}: it is about a checkpoint; give its PATH as well")
     facts = gather()
     if arguments.stats:
         facts["stats"] = stats.counts()
     show((json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts))) + "\n")
     return 0
+
+
+def _of_checkpoint(arguments: argparse.Namespace) -> dict[str, Any]:
+    try:
+        return describe(arguments.path, **checkpoint.given(arguments))
+    except ImportError as error:
+        raise missing_extra("safetensors", "reading checkpoints") from error
+    except (OSError, ValueError) as error:
+        raise InputError(first_line(error)) from error
 
 
 def gather() -> dict[str, Any]:

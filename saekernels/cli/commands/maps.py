@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=progress,
         )
-    result = {"model": arguments.model_name, **found}
-    show(_text(result))
+    result = {"model": arguments.model_name, **source.facts, **found}
+    show(source.told() + _text(result))
     if arguments.json:
         write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
     show_written([(arguments.json, "the figures")])

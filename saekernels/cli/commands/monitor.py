@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         for one in found
     ]
-    show(text_table(_HEADINGS, rows, after=_LEGEND))
+    show(source.told() + text_table(_HEADINGS, rows, after=_LEGEND))
     if arguments.events:
         write_whole(arguments.events, "".join(line + "\n" for line in events))
     show_written([(arguments.events, "one JSON object a line")])

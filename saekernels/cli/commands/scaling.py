@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty, tokens_or_all
-from saekernels.cli.options.inputs import DTYPES, load_model, load_tokenizer, pick_device
+from saekernels.cli.options.inputs import DTYPES, pick_device
+from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 from saekernels.cli.options.output import show
 from saekernels.cli.options.progress import progress_bar
 from saekernels.display.numbers import readable
@@ -37,9 +38,9 @@ def add_parser(commands: Any) -> None:
     )
     model = parser.group("model")
     models = "the family, the smallest first"
-    model.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, nargs="+", required=True, help=models)
+    model.add_argument("--model", metavar="DIR|HUB_ID|FILE.gguf", type=not_empty, nargs="+", required=True, help=models)
     shared = "of all of them (default: the last model's)"
-    model.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help=shared)
+    model.add_argument("--tokenizer", metavar="DIR|HUB_ID|FILE.gguf", type=not_empty, help=shared)
     trained = "JSON: model as given -> tokens it was trained on; without it there is no compute axis"
     model.add_argument("--train-tokens", metavar="FILE", type=not_empty, help=trained)
     text = parser.group("text")
@@ -69,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     if unknown:
         raise InputError(f"--train-tokens: {unknown[0]!r} is none of the models")
     device = pick_device(arguments.device)
-    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model[-1])
+    tokenizer = load_tokenizer(ModelNames(arguments.model[-1], arguments.tokenizer))
     documents = load_documents(arguments.data, text_field=arguments.text_field, seed=arguments.seed)
     members: list[Member] = []
     context = arguments.context
     for name in arguments.model:
-        model = load_model(name, device, arguments.dtype)
+        model = load_model(ModelNames(name), device, arguments.dtype).model
         with progress_bar() as progress:
             found = measure_losses(
                 model,

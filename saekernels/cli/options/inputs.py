@@ -1,4 +1,4 @@
-"""What the eval command is given by name: model, tokenizer, SAEs. Every failure becomes one InputError."""
+"""What a command is given by name: devices, dtypes, SAEs. Every failure becomes one InputError."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from saekernels import parallel
-from saekernels.display.numbers import counted
 from saekernels.errors import InputError, first_line, missing_extra
 from saekernels.files.checked import read_json
 from saekernels.formats import load
@@ -47,50 +46,6 @@ def pick_device(name: str, place: int = 0) -> torch.device:
     return device
 
 
-def load_model(
-    name: str,
-    device: torch.device,
-    dtype: str,
-    device_map: str | dict[str, Any] | None = None,
-    trust_code: bool = False,
-) -> Any:
-    """A causal LM in eval mode, from a directory or the hub.
-
-    device_map: where its parts go instead, as transformers understands it. trust_code: run the Python code that a
-    checkpoint may bring, and not refuse it.
-    """
-    transformers = _transformers()
-    _check_local(name, "--model")
-    kind = "auto" if dtype == "auto" else DTYPES[dtype]
-    options = {} if device_map is None else {"device_map": device_map}
-    try:
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=kind, trust_remote_code=trust_code, output_loading_info=True, **options
-        )
-    except Exception as error:  # a config with values that do not fit can fail anywhere, in any way
-        damaged = type(error).__name__ == "SafetensorError"
-        what = f"the weights of {name!r} are damaged" if damaged else f"cannot load {name!r}"
-        raise InputError(f"--model: {what}: {_own_code(error) or _reason(error)}") from error
-    _check_weights(name, model, found)
-    return (model.to(device) if device_map is None else model).eval()
-
-
-def _check_weights(name: str, model: Any, found: dict[str, Any]) -> None:
-    """InputError unless the checkpoint has the weights of the model and no others: it would be another model."""
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise InputError(
-            f"--model: the checkpoint {name!r} lacks {counted(len(missing), 'weight')}, such as {missing[0]!r}"
-        )
-    # What a class says may be there is already left out, but not old copies of what a module computes for itself.
-    unknown = sorted(set(found["unexpected_keys"]) - {buffer for buffer, _ in model.named_buffers()})
-    if unknown:
-        raise InputError(
-            f"--model: the checkpoint {name!r} has {counted(len(unknown), 'weight')} that its config has no place for, "
-            f"such as {unknown[0]!r}"
-        )
-
-
 def read_device_map(text: str | None) -> str | dict[str, Any] | None:
     """What --device-map says: a strategy of accelerate, or the device of each module from a JSON file."""
     if text is None or text in DEVICE_MAPS:
@@ -105,22 +60,6 @@ def read_device_map(text: str | None) -> str | dict[str, Any] | None:
     if not isinstance(found, dict) or not all(isinstance(place, str | int) for place in found.values()):
         raise InputError(f"--device-map: {text} needs an object of a device for each module, got {found!r:.60}")
     return found
-
-
-def _own_code(error: Exception) -> str | None:
-    """What is to be said where transformers refuses to run a checkpoint's code."""
-    wants = "it brings Python code of its own, which was not run; --trust-remote-code runs it, with your rights"
-    return wants if "trust_remote_code" in str(error) else None
-
-
-def load_tokenizer(name: str, trust_code: bool = False) -> Any:
-    """The tokenizer of that directory or hub id; trust_code as for the model."""
-    transformers = _transformers()
-    _check_local(name, "--tokenizer")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_code)
-    except Exception as error:  # as for the model
-        raise InputError(f"cannot load a tokenizer from {name!r}: {_own_code(error) or _reason(error)}") from error
 
 
 def load_saes(
@@ -182,27 +121,19 @@ def device_of_site(model: Any, site: str, otherwise: torch.device) -> torch.devi
         return otherwise
 
 
-def _check_local(name: str, option: str) -> None:
-    """A path that is not there would be asked of the hub, which takes long and says something else."""
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_path and not os.path.exists(name):
-        raise InputError(f"{option}: {name} does not exist")
-    if os.path.isfile(name):
-        raise InputError(f"{option}: {name} is a file; need a directory or a hub id")
-
-
-def _reason(error: Exception) -> str:
+def first_reason(error: Exception) -> str:
     """What an exception says; with its type where that alone says what it is about."""
     told = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
     return first_line(error) if told else f"{type(error).__name__}: {first_line(error)}"
 
 
-def _transformers() -> Any:
+def transformers() -> Any:
+    """The package. Raises InputError where it is missing."""
     try:
-        import transformers
+        import transformers as package
     except ImportError as error:
         raise missing_extra("transformers", "loading a model") from error
     # Missing weights are an error here, so the long reports say nothing new.
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return transformers
+    package.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    package.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return package

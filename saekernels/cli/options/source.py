@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,12 +16,11 @@ from saekernels.cli.options.inputs import (
     DEVICE_MAPS,
     DTYPES,
     device_of_site,
-    load_model,
     load_saes,
-    load_tokenizer,
     pick_device,
     read_device_map,
 )
+from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 from saekernels.errors import InputError
 from saekernels.eval import Document, load_documents
 
@@ -32,21 +31,34 @@ EXAMPLE = " (default: the bundled example's)"
 
 @dataclass(frozen=True)
 class Source:
-    """A loaded model with its tokenizer, SAEs and text, all of them on one device."""
+    """A loaded model with its tokenizer, SAEs and text, all of them on one device.
+
+    facts: how the model's weights came about (`LoadedModel`).
+    """
 
     model: Any
     tokenizer: Any
     saes: dict[str, Any]
     documents: Iterable[Document]
     device: torch.device
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """The facts as a line, for tables that say nothing else of the model; "" without any."""
+        return "; ".join(f"{name}: {what}" for name, what in self.facts.items()) + "\n" * bool(self.facts)
 
 
 def add_source(parser: Parser) -> None:
     """The options that every measurement has: model and SAEs, text, precision and device."""
     model = parser.group("model")
-    model.add_argument("--model", metavar="DIR|HUB_ID", type=not_empty, help="a transformers causal LM" + EXAMPLE)
+    kinds = "a causal LM of transformers, or a GGUF file (dequantised)"
+    model.add_argument("--model", metavar="DIR|HUB_ID|FILE.gguf", type=not_empty, help=kinds + EXAMPLE)
     habit = "its tokenizer, if elsewhere (default: as --model)"
-    model.add_argument("--tokenizer", metavar="DIR|HUB_ID", type=not_empty, help=habit)
+    model.add_argument("--tokenizer", metavar="DIR|HUB_ID|FILE.gguf", type=not_empty, help=habit)
+    revision = "branch, tag or commit of the model's repository on the hub, and of its tokenizer there (default: main)"
+    model.add_argument("--revision", metavar="NAME", type=not_empty, help=revision)
+    adapter = "a PEFT adapter over the model; sites keep the model's own names"
+    model.add_argument("--adapter", metavar="DIR|HUB_ID", type=not_empty, help=adapter)
     where = "an SAE checkpoint and its site: module, module@input, module@module (transcoder) or 'READ -> WRITE'; "
     where += "SITE#NAME=PATH for several of one site; PATH alone where its files say the site"
     where += EXAMPLE
@@ -102,14 +114,15 @@ def load_source(
             seed=arguments.seed,
         )
     device_map = read_device_map(getattr(arguments, "device_map", None))
-    model = load_model(arguments.model, device, arguments.dtype, device_map, arguments.trust_remote_code)
-    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.trust_remote_code)
+    names = ModelNames.of(arguments)
+    loaded = load_model(names, device, arguments.dtype, device_map)
+    model, tokenizer = loaded.model, load_tokenizer(names)
 
     def device_at(site: str) -> torch.device:
         return device if device_map is None else device_of_site(model, site, device)
 
     saes = load_saes(arguments.sae, model, device_at, arguments.sae_dtype, group)
-    return Source(model, tokenizer, saes, documents, device)
+    return Source(model, tokenizer, saes, documents, device, loaded.facts)
 
 
 def _say_if_slow(device: torch.device, command: str) -> None:
@@ -133,7 +146,7 @@ def fill_from_example(arguments: argparse.Namespace) -> None:
     if not (example.MODEL_DIR.is_dir() and example.SAE_DIRS and example.EVAL_DATA.is_file()):
         raise InputError(f"the bundled example is not in {example.ROOT}; give --model, --sae and --data")
     arguments.model = str(example.MODEL_DIR)
-    changed = arguments.sae or arguments.data or arguments.tokenizer
+    changed = arguments.sae or arguments.data or arguments.tokenizer or arguments.adapter
     arguments.model_name = arguments.model if changed else EXAMPLE_NAME
     arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
     if not changed and getattr(arguments, "family", "") is None and example.FAMILY.is_file():

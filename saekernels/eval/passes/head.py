@@ -95,8 +95,9 @@ def _difference(got: Tensor, expected: Tensor, dtype: torch.dtype) -> tuple[floa
 
 def _linear_head(call: Call, ids: Tensor, seen: list[Seen], logits: Tensor) -> Head | None:
     """A product with a matrix [V, d], and a curve that is the same for every logit."""
+    adapted = _adapted(seen)
     for one in reversed(seen):
-        weight = getattr(one.module, "weight", None)
+        weight = None if one.module in adapted else getattr(one.module, "weight", None)
         if isinstance(weight, Tensor) and tuple(weight.shape) == (logits.shape[-1], one.given.shape[-1]):
 
             def plant(values: Tensor, one: Seen = one) -> Tensor | None:
@@ -110,6 +111,20 @@ def _linear_head(call: Call, ids: Tensor, seen: list[Seen], logits: Tensor) -> H
     if output is None or body is None or body is call.model or any(one.module is output for one in seen):
         return None
     return _linear(call, output, _base(body), Curve())
+
+
+def _adapted(seen: list[Seen]) -> set[nn.Module]:
+    """Layers whose output an adapter of peft changes, with all that is in them.
+
+    Such a layer shows the weight that it had before, and a small change passes for rounding.
+    """
+    gave = {one.module: one.gave for one in seen}
+    found: set[nn.Module] = set()
+    for module, output in gave.items():
+        inner = getattr(module, "base_layer", None)
+        if isinstance(inner, nn.Module) and not (inner in gave and torch.equal(gave[inner], output)):
+            found.update(module.modules())
+    return found
 
 
 def _linear(call: Call, module: nn.Module, body: Body, curve: Curve) -> LinearHead:
@@ -186,8 +201,10 @@ def _transformer_lens_head(call: Call) -> Head | None:
     return LinearHead(call.logits, run, model.W_U.T.contiguous(), model.b_U, softcap)
 
 
-def check_head(model: nn.Module, head: Head, ids: Tensor) -> None:
+def check_head(model: nn.Module, head: Head, ids: Tensor) -> str | None:
     """Compare the cut with the model's own logits on a few tokens, ids [B, S], and see that the model is causal.
+
+    Returns a note where a row's logits hang on what shares its batch, as those of bitsandbytes' 8-bit products do.
 
     Raises InputError if they differ by more than rounding, or if a later token moves an earlier logit: what is put
     behind a shorter text to fill a batch would change its losses.
@@ -197,7 +214,7 @@ def check_head(model: nn.Module, head: Head, ids: Tensor) -> None:
         got = head.logits(head.hidden(ids, torch.arange(ids.numel())))
         later = ids.clone()
         later[:, -1] = (later[:, -1] + 1) % int(ids.max() + 1)
-        moved = whole_tensor(head.own(torch.cat([ids, later])))
+        moved = whole_tensor(head.own(torch.cat([ids, later, ids.flip(1)])))
     except RankLostError:
         raise
     except Exception as error:  # whatever a model of any kind may raise, for a config that does not fit itself, say
@@ -209,10 +226,15 @@ def check_head(model: nn.Module, head: Head, ids: Tensor) -> None:
             f"model: the {head.kind} head found for {kind} does not give its logits: they differ by {differ[0]:.3g}, "
             f"more than rounding ({differ[1]:.3g})"
         )
-    before, after = (half[:, :-1].float() for half in moved.split(len(ids)))
+    shared = _difference(moved[: len(ids)].reshape(-1, moved.shape[-1]), expected, head.dtype)
+    before, after, _ = (part[:, :-1].float() for part in moved.split(len(ids)))
     differ = _difference(after.reshape(-1, after.shape[-1]), before, head.dtype)
     if differ is not None:
         raise InputError(
             f"model: {kind} is not causal: another last token moves earlier logits by {differ[0]:.3g}, more than "
             f"rounding ({differ[1]:.3g}), so a text's losses would hang on what shares its batch"
         )
+    return shared and (
+        f"Logits of {kind} hang on what shares a text's batch: in a trial they moved by {shared[0]:.3g}, more than "
+        f"rounding ({shared[1]:.3g}), so another batch size gives other figures."
+    )

@@ -85,14 +85,15 @@ class LayerReuse:
         before = [vars(block).get("forward") for block in skipped]
         try:
             for block in skipped:
-                block.forward = lambda *args, **kwargs: self._kept[start.source, start.depth]
+                # By name in the block itself: a block may hand on what is set on it, as TransformerLens' bridges do.
+                vars(block)["forward"] = lambda *args, **kwargs: self._kept[start.source, start.depth]
             yield
         finally:
             for block, forward in zip(skipped, before, strict=True):
                 if forward is None:
                     vars(block).pop("forward", None)
                 else:
-                    block.forward = forward
+                    vars(block)["forward"] = forward
 
 
 def no_reuse(why: str) -> LayerReuse:

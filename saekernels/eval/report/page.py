@@ -10,7 +10,7 @@ from saekernels.eval.report.abbreviations import marked, note
 from saekernels.eval.report.breadth_page import breadth_parts
 from saekernels.eval.report.breadth_text import gap_sentence
 from saekernels.eval.report.data import ReportData
-from saekernels.eval.report.reading import reading
+from saekernels.eval.report.reading import reading, weights_told
 from saekernels.eval.report.sections import (
     ablation_section,
     baseline_section,
@@ -42,7 +42,7 @@ def page(report: ReportData) -> str:
         reading(report),
         [section for section in sections if section],
         report.to_dict(),
-        facts=f"{counts}, windows of {report.context} tokens, seed {report.seed}",
+        facts=f"{counts}, windows of {report.context} tokens, seed {report.seed}{weights_told(report)}",
         notes=report.notes,
         tiles=tiles(report),
         mark=marked,

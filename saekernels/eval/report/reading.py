@@ -78,6 +78,11 @@ def headed(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def weights_told(report: ReportData) -> str:
+    """How the model's weights came about, "; weights: Q4_1 GGUF, dequantised to float32"; "" for nothing to tell."""
+    return "".join(f"; {key}: {report.run[key]}" for key in ("weights", "adapter", "revision") if key in report.run)
+
+
 def reading(report: ReportData) -> str:
     """One sentence that says what the result means."""
     row = report.all_sites

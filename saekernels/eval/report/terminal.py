@@ -16,6 +16,7 @@ from saekernels.eval.report.reading import (
     reading,
     rows_of,
     site_cells,
+    weights_told,
     worst_of,
 )
 
@@ -71,6 +72,7 @@ def _facts(report: ReportData) -> str:
     counts = f"{counted(report.tokens, 'token')} of {counted(report.documents, 'document')}"
     text = f"{report.model}: {counts}, clean CE {number(report.all_sites.ce.clean)} nats per token"
     site, name = next(iter(_names(report).items()))
+    text += weights_told(report)
     return text + (f"; {name} stands for {site}" if name != site and len(report.sites) > 1 else "")
 
 

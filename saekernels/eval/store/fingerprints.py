@@ -22,6 +22,8 @@ from saekernels.parallel.devices import whole
 _PLAIN = (bool, int, float, str, tuple, type(None))
 # Of a model's config: where it lies and what wrote it, which change no figure.
 _NAMES = ("_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype")
+# Likewise, of an adapter's.
+_PEFT_NAMES = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
 
 
 def fingerprint(module: nn.Module, settings: bool = False) -> str:
@@ -44,7 +46,7 @@ def fingerprint(module: nn.Module, settings: bool = False) -> str:
             digest.update(f"{name} {type(part).__name__} {_settings(part)}".encode())
         for own, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
             digest.update(f"{name}.{own} {tuple(value.shape)} {value.dtype}".encode())
-            _feed(digest, whole(part, own).detach().reshape(-1))
+            _feed(digest, whole(part, own).detach())
     return _short(digest)
 
 
@@ -52,12 +54,31 @@ def of_model(model: nn.Module) -> str:
     """A model's dtype and a digest of its weights, its transformers config and the code that its checkpoint brought."""
     to_dict = getattr(getattr(model, "config", None), "to_dict", None)
     config = {key: value for key, value in to_dict().items() if key not in _NAMES} if callable(to_dict) else {}
-    content = json.dumps(config, sort_keys=True, default=str)
+    content = json.dumps(config, sort_keys=True, default=str) + "".join(_adapters(model))
     # A plain module has its settings in its parts alone.
     weights = fingerprint(model, settings=not callable(to_dict))
     code = _own_code(*(type(part) for part in model.modules()))
     dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
     return f"{dtype} {_short(hashlib.sha256(f'{weights} {content} {code}'.encode()))}".strip()
+
+
+def _adapters(model: nn.Module) -> list[str]:
+    """What peft's layers do with their weights: of which kind they are, which of them count, by how much."""
+    names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
+    found = [
+        repr((name, *(getattr(part, one, None) for one in names)))
+        for name, part in model.named_modules()
+        if isinstance(getattr(part, "disable_adapters", None), bool)  # a method of models of transformers
+    ]
+    configs = getattr(model, "peft_config", None) or {}
+    for name, config in configs.items() if found else ():
+        fields = {key: value for key, value in config.to_dict().items() if key not in _PEFT_NAMES}
+        found.append(json.dumps({name: fields}, sort_keys=True, default=_in_order))
+    return found
+
+
+def _in_order(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def of_sae(sae: nn.Module) -> str:
@@ -99,9 +120,15 @@ def _settings(part: nn.Module) -> str:
     return repr(found)
 
 
-def _feed(digest: Any, flat: Tensor) -> None:
-    """All bytes, a piece at a time on the CPU."""
-    for piece in flat.split(1 << 24):
+def _feed(digest: Any, value: Tensor) -> None:
+    """All bytes, a piece at a time on the CPU; of a tensor made of others, as torchao's are, all of those."""
+    if hasattr(value, "__tensor_flatten__"):
+        names, rest = value.__tensor_flatten__()
+        digest.update(repr((type(value).__name__, names, rest)).encode())
+        for name in names:
+            _feed(digest, getattr(value, name))
+        return
+    for piece in value.reshape(-1).split(1 << 24):
         digest.update(piece.to("cpu").contiguous().view(torch.uint8).numpy())
 
 

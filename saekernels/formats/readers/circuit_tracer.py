@@ -2,10 +2,13 @@
 
 Rows of W_enc are latents. W_dec has a row for each latent too, or, in files from before its decoders were read row by
 row, a column. The activation is in the file (thresholds, or k) or in the config; files without either are ReLU.
+Their TopK and JumpReLU keep what they choose as it is: no ReLU follows.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -19,14 +22,18 @@ from saekernels.sae.metadata import Metadata
 NAME = "circuit-tracer"
 FILES = "layer_N.safetensors (+ config.yaml)"
 CONFIGS = ("config.yaml", "config.yml", "config.json")
+_LAYER = re.compile(r"layer_\d+")
 _THRESHOLDS = ("threshold", "activation_function.threshold")
 _WITHOUT_EFFECT = ("scan", "transcoders", "features", "repo_id", "revision", "id", "n_layers", "d_model", "license")
 
 
-def find(path: Path) -> Path | None:
-    """The layer's file, which has to be named: a folder holds one for each layer."""
-    own = path.is_file() and path.suffix == ".safetensors" and path.name not in ("params.safetensors",)
-    return path if own else None
+def sure(path: Path, found: Mapping[str, Tensor]) -> bool:
+    """Whether a safetensors file is of this format for certain: by its name, the set's config, or what it selects by.
+
+    Other matrices with latents as rows could be anyone's.
+    """
+    named = _LAYER.fullmatch(path.stem) is not None or len(_config(path)) > 0
+    return named or any(name in found for name in (*_THRESHOLDS, "k", "W_skip")) or "W_enc" not in found
 
 
 def read(path: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
@@ -40,7 +47,9 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
         raise FormatError(f"{path}: need W_enc and W_dec of one layer; cross-layer transcoders are no single SAE")
     n_latents, d_in = tensors.shape("W_enc")
     (d_out,) = tensors.shape("b_dec", 1)
-    by_latent = tensors.shape("W_dec") != (d_out, n_latents) or d_out == n_latents
+    by_latent = d_out == n_latents or tensors.shape("W_dec") != (d_out, n_latents)
+    if d_out == n_latents != d_in:
+        raise FormatError(f"{path}: W_dec has shape {[d_out, d_out]}, which does not tell the latents' side")
     state = {
         "W_enc": tensors.take("W_enc", n_latents, d_in),
         "b_enc": tensors.take("b_enc", n_latents),
@@ -90,7 +99,7 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
         counts = {integer({"k": one}, "k", tensors.path) for one in told_k}
         if len(counts) != 1:
             raise FormatError(f"{tensors.path}: k is {sorted(counts) or 'in no file'}, need one value; give k")
-        return TopK(counts.pop())
+        return TopK(counts.pop(), relu=False)
     if k is not None:
         raise FormatError(f"k: got {k}, but {tensors.path} is {kind!r}, which has none")
     if kind == "relu":
@@ -98,6 +107,9 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
     if kind != "jumprelu" or "threshold" not in state:
         needed = "thresholds in the file" if kind == "jumprelu" else "relu, topk or jumprelu"
         raise FormatError(f"{config.path}: 'activation' is {named!r:.40}, need {needed}")
+    least = float(state["threshold"].min())
+    if least < 0:
+        raise FormatError(f"{tensors.path}: a threshold is {least:g}, need at least 0: negative latents are not served")
     return JumpReLU()
 
 

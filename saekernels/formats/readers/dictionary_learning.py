@@ -39,6 +39,17 @@ def claims(found: Mapping[str, Any]) -> bool:
     return (linear or {"W_enc", "W_dec", "threshold"} <= set(found)) or {"step", "ae"} <= set(found)
 
 
+def sure(path: Path, found: Mapping[str, Any]) -> bool:
+    """Whether a file that `claims` is this tool's for certain: its tensors have the tool's own names, or its name has.
+
+    An encoder and a decoder of torch.nn.Linear, or four matrices and vectors with a threshold, could be anyone's.
+    """
+    names = {name for name, value in found.items() if isinstance(value, Tensor)}
+    anyones = ({"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"},
+               {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"})  # fmt: skip
+    return path.name == "ae.pt" or names not in anyones or len(_trainer(path)) > 0
+
+
 def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The dictionary of a file that `read_pt` has read."""
     refuse_scale(input_scale, path)

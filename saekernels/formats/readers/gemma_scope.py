@@ -18,11 +18,13 @@ from torch import Tensor
 from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.config import Config, read_json, told
 from saekernels.formats.files import FormatError, Tensors, refuse_k, refuse_scale
+from saekernels.formats.looking import is_looking
 from saekernels.formats.pickles import read_npz
 from saekernels.sae.activations import JumpReLU
 from saekernels.sae.metadata import Metadata
 
 NAME = "Gemma Scope"
+PARAMETERS = ("params.npz", "params.safetensors")
 FILES = "params.npz or params.safetensors (+ config.json)"
 _NAMES = {"w_enc": "W_enc", "w_dec": "W_dec"}
 _WITHOUT_EFFECT = ("width", "l0", "num_params", "layer", "site", "type", "dtype")
@@ -38,8 +40,8 @@ _HOOKS = {
 
 def find(path: Path) -> Path | None:
     """The parameter file, given it or its folder."""
-    candidates = [path] if path.is_file() else [path / "params.npz", path / "params.safetensors"]
-    return next((one for one in candidates if one.name in ("params.npz", "params.safetensors") and one.is_file()), None)
+    candidates = [path] if path.is_file() else [path / name for name in PARAMETERS]
+    return next((one for one in candidates if one.name in PARAMETERS and one.is_file()), None)
 
 
 def read(path: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
@@ -70,7 +72,7 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
             raise FormatError(f"{path}: 'scaling_factor' is not 1 for all latents, and nothing says what it scales")
     tensors.done()
     embedding = any("embedding" in part for part in path.parts[-4:-1])
-    if embedding:
+    if embedding and not is_looking():
         state["W_enc"], state["W_dec"] = state["W_enc"] / math.sqrt(d_in), state["W_dec"] * math.sqrt(d_in)
     return build(path, state, JumpReLU(), _metadata(path, config, embedding))
 

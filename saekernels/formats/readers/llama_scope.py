@@ -18,6 +18,7 @@ from torch import Tensor
 from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.config import Config, boolean, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors, refuse_k
+from saekernels.formats.looking import is_looking
 from saekernels.formats.pickles import read_pt, tensors_of
 from saekernels.sae.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
 from saekernels.sae.metadata import Metadata
@@ -43,28 +44,36 @@ _WITHOUT_EFFECT = """
 
 
 def find(path: Path) -> Path | None:
-    """The folder, given it or a file in it."""
-    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    """The folder, given it or its config; the file of weights, where that is what was named."""
+    folder = _folder(path)
     named = any((folder / name).is_file() for name in _CONFIGS)
-    return folder if named and _weights(folder) is not None else None
+    if not named or _weights(path) is None:
+        return None
+    return path if path.is_file() and path.name not in _CONFIGS else folder
 
 
-def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
-    """The SAE or transcoder of a folder. Crosscoders, cross-layer transcoders and attention SAEs are refused."""
+def read(found: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
+    """The SAE or transcoder of a folder, or of its file of weights that was named.
+
+    Crosscoders, cross-layer transcoders and attention SAEs are refused.
+    """
+    folder = _folder(found)
     path = next(folder / name for name in _CONFIGS if (folder / name).is_file())
     config = read_json(path)
     refuse_k(k, path)
     if config.get("sae_type", "sae") not in ("sae", "transcoder") or config.get("use_glu_encoder"):
         what = "a gated linear encoder" if config.get("use_glu_encoder") else f"a {config['sae_type']!r:.40}"
         raise FormatError(f"{path}: {what} is no SAE of one encoder and one decoder")
-    weights = _weights(folder)
+    weights = _weights(found)
     assert weights is not None
     tensors = Tensors(weights) if weights.suffix == ".safetensors" else _from_pt(weights)
     d = integer(config, "d_model", path)
     state, norms = _state(tensors, d, config)
     scale, ratio = _scales(config, norms, d, path)
     pre_bias = _pre_bias(config, state, ratio)
-    state["W_dec"], state["b_dec"] = state["W_dec"] * ratio, state["b_dec"] * ratio
+    state["b_dec"] = state["b_dec"] * ratio
+    if not is_looking():
+        state["W_dec"] = state["W_dec"] * ratio
     activation = _activation(config, tensors, state, path, scale)
     tensors.done()
     normalization: Normalization | None = Scale(scale) if scale is not None else None
@@ -94,7 +103,15 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     )
 
 
-def _weights(folder: Path) -> Path | None:
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def _weights(path: Path) -> Path | None:
+    """The weights: the file that was named, else the first in the tool's own order."""
+    folder = _folder(path)
+    if path.is_file() and path.name not in _CONFIGS:
+        return path if path.relative_to(folder).as_posix() in _WEIGHTS else None
     return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
 
 
@@ -203,7 +220,8 @@ def _activation(
     if "threshold" not in state:
         raw = config.get("jump_relu_threshold")
         value = float(raw) * (scale or 1.0) if isinstance(raw, int | float) else math.inf
-        if isinstance(raw, bool) or not abs(value) <= torch.finfo(torch.float32).max:
-            raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need a number, or thresholds in the file")
+        if isinstance(raw, bool) or not 0 <= value <= torch.finfo(torch.float32).max:
+            need = "a number of at least 0, or thresholds in the file"
+            raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need {need}")
         state["threshold"] = torch.full((n_latents,), value)
     return JumpReLU()

@@ -57,8 +57,6 @@ def _activation(found: Mapping[str, Any], path: Path) -> Activation:
     if name != "TopK" or not isinstance(options, Mapping):
         raise FormatError(f"{path}: 'activation' is {name!r:.40}, need 'TopK' or 'ReLU'")
     after = options.get("postact_fn", "ReLU")
-    if after != "ReLU":
-        raise FormatError(
-            f"{path}: 'postact_fn' is {after!r:.40}, need 'ReLU': others give latents that are not served"
-        )
-    return TopK(integer(options, "k", path))
+    if after not in ("ReLU", "Identity"):
+        raise FormatError(f"{path}: 'postact_fn' is {after!r:.40}, need 'ReLU' or 'Identity'")
+    return TopK(integer(options, "k", path), relu=after == "ReLU")

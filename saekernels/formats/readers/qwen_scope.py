@@ -1,4 +1,7 @@
-"""Qwen Scope: layerN.sae.pt; TopK, nothing taken from the input. k is in the repository's name alone."""
+"""Qwen Scope: layerN.sae.pt; TopK without a ReLU, nothing taken from the input.
+
+k is in the repository's name alone. Their model cards keep the k largest pre-activations as they are.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
     }
     tensors.done()
     try:
-        activation = TopK(k)
+        activation = TopK(k, relu=False)
     except ValueError as error:
         raise FormatError(str(error)) from error
     layer = _LAYER.search(path.name)

@@ -20,7 +20,9 @@ _WITHOUT_EFFECT = ("normalize_decoder", "multi_topk", "auxk_alpha")
 
 
 def find(path: Path) -> Path | None:
-    """The folder of a sparsify checkpoint, given it or a file in it."""
+    """The folder of a sparsify checkpoint, given it or a file of the checkpoint."""
+    if path.is_file() and path.name not in (WEIGHTS, "cfg.json"):
+        return None
     folder = path if path.is_dir() else path.parent
     return folder if (folder / WEIGHTS).is_file() else None
 

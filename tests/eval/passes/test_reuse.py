@@ -186,3 +186,32 @@ def test_forward_comes_back_after_an_exception() -> None:
     assert "forward" not in vars(model.layers[0])
     assert vars(model.layers[1])["forward"] is own
     assert not any(layer._forward_hooks for layer in model.layers)
+
+
+class HandsOn(nn.Module):
+    """A block that gives what is set on it to the block within, as TransformerLens' bridges do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        within = self.__dict__.get("_modules", {}).get("inner")
+        if name == "forward" and within is not None:
+            setattr(within, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+def test_a_block_that_hands_on_what_is_set_on_it_is_as_it_was_afterwards() -> None:
+    model, plain = tiny_lm.model(), tiny_lm.model()
+    model.model.layers = nn.ModuleList([HandsOn(layer) for layer in model.model.layers])
+    saes = {"model.layers.1": tiny_lm.sae(1)}
+    got, want = run(model, saes), run(plain, saes)
+    assert got["all_sites"] == want["all_sites"]
+    assert not any("forward" in vars(part) for part in model.modules())
+    ids = torch.arange(9)[None]
+    assert torch.equal(model(ids).logits, plain(ids).logits)

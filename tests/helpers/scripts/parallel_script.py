@@ -51,7 +51,8 @@ def saes(dtype: torch.dtype) -> Any:
         if exact(dtype) and {"normalization", "rescale_by_decoder_norm"} & option.keys():
             continue
         groups = 37 if latents == 37 else 8
-        for activation in (TopK(4), AbsTopK(30), ReLU(), JumpReLU(), BatchTopK(), Gated(), GroupMax(groups)):
+        top = (TopK(4), TopK(30, relu=False), AbsTopK(30))
+        for activation in (*top, ReLU(), JumpReLU(), BatchTopK(), Gated(), GroupMax(groups)):
             if option.get("rescale_by_decoder_norm") and isinstance(activation, Gated):
                 continue
             torch.manual_seed(1)

@@ -1,0 +1,141 @@
+"""A tool that is installed but does not import is left out by `swapped` and the plugin, with the reason; others work.
+
+The tools are packages made here: one works, one needs what is not there, one fails in another way.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from places import ROOT
+
+SPARSIFY = """
+from types import SimpleNamespace
+from torch import nn, randn
+
+class SparseCoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.W_dec = nn.Linear(8, 24), nn.Parameter(randn(24, 8))
+        self.b_dec, self.num_latents, self.dtype = nn.Parameter(randn(8)), 24, self.W_dec.dtype
+        self.cfg = SimpleNamespace(activation="topk", k=3, transcode=False)
+
+    def encode(self, x):
+        return (self.encoder(x - self.b_dec).relu().topk(3, sorted=True))
+"""
+PACKAGES = {
+    "sparsify/__init__.py": "",
+    "sparsify/sparse_coder.py": SPARSIFY,
+    "sparsify/fused_encoder.py": "from collections import namedtuple\n"
+    "EncoderOutput = namedtuple('EncoderOutput', 'values indices pre')\n",
+    "dictionary_learning/__init__.py": "import a_package_that_is_not_there\n",
+    "sae_bench/__init__.py": "raise RuntimeError('no device\\nsecond line')\n",
+    "sae_lens/__init__.py": "raise AttributeError('np.float_ was removed')\n",
+}
+BROKEN = {
+    "dictionary_learning": "ModuleNotFoundError: No module named 'a_package_that_is_not_there'",
+    "sae_bench": "RuntimeError: no device",
+    "sae_lens": "AttributeError: np.float_ was removed",
+}
+REASONS = {name: f"{name} is installed but does not import as it is known here: {why}" for name, why in BROKEN.items()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in PACKAGES.items():
+        (tmp_path / "packages" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "packages" / name).write_text(text)
+    (tmp_path / "work").mkdir()
+    return tmp_path
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, because what is once imported stays."""
+    path = os.pathsep.join([str(folder / "packages"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=folder / "work",
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+def test_the_swap_leaves_out_what_does_not_import(folder: Path) -> None:
+    done = run(
+        folder, "-c",
+        "import warnings, torch, saekernels as sk\n"
+        "from sparsify.sparse_coder import SparseCoder\n"
+        "plain = SparseCoder()\n"
+        "with warnings.catch_warnings(record=True) as told:\n"
+        "    warnings.simplefilter('always')\n"
+        "    with sk.swapped() as on:\n"
+        "        coder = SparseCoder()\n"
+        "print(on)\n"
+        "for one in told:\n"
+        "    print(one.category.__name__, one.filename.rpartition('/')[2], one.message)\n"
+        "coder.load_state_dict(plain.state_dict())\n"
+        "x = torch.randn(5, 8)\n"
+        "print(sk.is_accelerated(coder), sk.is_accelerated(SparseCoder()))\n"
+        "print(torch.allclose(coder.encode(x).values, plain.encode(x).values, atol=1e-5))\n",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, *told, swapped, values = done.stdout.splitlines()
+    assert first == "['sparsify']"
+    assert sorted(told) == [f"UserWarning <string> swapped: left out: {REASONS[name]}" for name in sorted(BROKEN)]
+    assert swapped == "True False"
+    assert values == "True"
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_one_that_is_named_raises_with_the_reason(name: str, folder: Path) -> None:
+    done = run(
+        folder, "-c",
+        "import saekernels as sk\n"
+        "from sparsify.sparse_coder import SparseCoder\n"
+        "try:\n"
+        f"    with sk.swapped('sparsify', {name!r}): print('on')\n"
+        "except sk.NotAccelerated as error:\n"
+        "    print(error)\n"
+        "print(sk.is_accelerated(SparseCoder()))\n"
+        "with sk.swapped('sparsify') as on: print(on)\n",
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [REASONS[name], "False", "['sparsify']"], done.stderr
+
+
+def test_the_plugin_says_in_its_header_what_it_leaves_out(folder: Path) -> None:
+    (folder / "work" / "test_own.py").write_text(
+        "import saekernels\n"
+        "from sparsify.sparse_coder import SparseCoder\n"
+        "def test_it():\n"
+        "    assert saekernels.is_accelerated(SparseCoder())\n"
+    )
+    plugin = ("-W", "error", "-m", "pytest", "-p", "saekernels.adapters.pytest_plugin", "-p", "no:cacheprovider")
+    done = run(folder, *plugin, "-n0", "test_own.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    header = [line for line in done.stdout.splitlines() if line.startswith("saekernels: ")]
+    assert header[0] == "saekernels: objects of sparsify are accelerated as they are made"
+    assert sorted(header[1:]) == [f"saekernels: left out: {REASONS[name]}" for name in sorted(BROKEN)]
+    (folder / "packages" / "sparsify" / "sparse_coder.py").write_text("import a_package_that_is_not_there\n")
+    (folder / "work" / "test_own.py").write_text("def test_it(): pass\n")
+    done = run(folder, *plugin, "-n0", "test_own.py")
+    assert "saekernels: objects of no tool are accelerated as they are made\n" in done.stdout
+    assert "saekernels: left out: sparsify is installed but does not import" in done.stdout
+
+
+def test_an_object_of_such_a_tool_is_refused_with_the_reason(folder: Path) -> None:
+    (folder / "packages" / "sparsify" / "fused_encoder.py").write_text("")
+    done = run(
+        folder, "-c",
+        "import saekernels as sk\n"
+        "from sparsify.sparse_coder import SparseCoder\n"
+        "try:\n"
+        "    sk.accelerate(SparseCoder())\n"
+        "except sk.NotAccelerated as error:\n"
+        "    print(error)\n",
+    )  # fmt: skip
+    reason = "ImportError: cannot import name 'EncoderOutput' "
+    told = f"sparsify is installed but does not import as it is known here: {reason}"
+    assert done.stdout.startswith(told), done.stderr

@@ -1,0 +1,348 @@
+"""What SAELens' format can hold of an SAE: written, read again, the same function and the same metadata; else refused.
+
+Weights are float64 and random, or float32 on a grid where folding has no rounding: then all is the same to the bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import saekernels as sk
+from saekernels.sae.activations import Activation, Normalization
+from saekernels.sae.metadata import Metadata
+
+D, F, OUT = 8, 24, 5
+ACTIVATIONS: tuple[Activation, ...] = (
+    sk.ReLU(), sk.TopK(4), sk.TopK(F), sk.TopK(4, relu=False), sk.TopK(F, relu=False), sk.AbsTopK(4), sk.GroupMax(4),
+    sk.GroupMax(1), sk.GroupMax(F), sk.JumpReLU(), sk.BatchTopK(4), sk.BatchTopK(), sk.Gated(),
+)  # fmt: skip
+NORMALIZATIONS: tuple[Normalization | None, ...] = (
+    None, sk.LayerNorm(), sk.LayerNorm(1e-3), sk.ConstantNorm(), sk.Scale(0.25), sk.Scale(0.37),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an SAE is, beside its weights."""
+
+    activation: Activation
+    normalization: Normalization | None
+    pre_bias: str
+    d_out: int
+    skip: bool
+    rescaled: bool
+
+    @property
+    def possible(self) -> bool:
+        """Whether `SAE` can be that."""
+        gated = isinstance(self.activation, sk.Gated)
+        return not (self.rescaled and gated) and not (self.pre_bias == "b_dec" and self.d_out != D)
+
+    @property
+    def expressible(self) -> bool:
+        """Whether SAELens has a form for it, by what its classes compute."""
+        transcoder, a = self.skip or self.d_out != D, self.activation
+        if self.normalization == sk.LayerNorm(1e-3):
+            return False
+        if transcoder and isinstance(self.normalization, sk.LayerNorm | sk.ConstantNorm):
+            return False
+        if isinstance(a, sk.TopK):
+            return (a.relu and (not transcoder or a.k == F)) or (not a.relu and a.k == F and not transcoder)
+        if isinstance(a, sk.GroupMax):
+            return a.k == F or (a.k == 1 and not transcoder)
+        return not (isinstance(a, sk.AbsTopK) and transcoder)
+
+    def sae(self, grid: bool, seed: int) -> sk.SAE:
+        dtype = torch.float32 if grid else torch.float64
+        sae = sk.SAE(
+            D, F, self.activation, d_out=self.d_out, pre_bias=self.pre_bias, normalization=self.normalization,
+            rescale_by_decoder_norm=self.rescaled, skip=self.skip, dtype=dtype,
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, value in (*sae.named_parameters(), *sae.named_buffers()):
+                drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+                value.copy_((drawn * 4).round() / 4 if grid else drawn * (0.4 if name == "r_mag" else 1.0))
+            if grid:
+                sae.W_dec.copy_(rows_of_norms_that_are_powers_of_two(self.d_out, generator))
+                if isinstance(self.activation, sk.Gated):
+                    sae.r_mag.zero_()
+        return sae.eval()
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is rounded on the grid."""
+        inside = isinstance(self.normalization, sk.LayerNorm | sk.ConstantNorm)
+        # What is normalised has all its bits, so that what is added in another order, or folded, is rounded otherwise.
+        moved = self.pre_bias == "separate" or self.rescaled or self.activation == sk.TopK(F, relu=False)
+        return self.normalization != sk.Scale(0.37) and not (inside and moved)
+
+
+def rows_of_norms_that_are_powers_of_two(width: int, generator: torch.Generator) -> Tensor:
+    rows = torch.zeros(F, width)
+    for row in rows:
+        places = torch.randperm(width, generator=generator)[:4]
+        signs = torch.randint(0, 2, (4,), generator=generator) * 2.0 - 1
+        row[places] = signs * 2.0 ** int(torch.randint(-2, 3, (), generator=generator))
+    return rows
+
+
+def kinds() -> Iterator[Kind]:
+    biases, widths, both = ("none", "b_dec", "separate"), (D, OUT), (False, True)
+    every = itertools.product(ACTIVATIONS, NORMALIZATIONS, biases, widths, both, both)
+    return (kind for made in every if (kind := Kind(*made)).possible)
+
+
+names = st.none() | st.sampled_from(["blocks.1.hook_resid_post", "blocks.2.attn.hook_z", "blocks.0.hook_mlp_out"])
+plain = st.none() | st.booleans() | st.integers(-5, 5) | st.text("ab", max_size=3) | st.floats(-2, 2)
+METADATA = st.builds(
+    Metadata,
+    st.just("SAELens"),
+    model=st.none() | st.text("gpt2-small/", min_size=1, max_size=9),
+    reads=names,
+    writes=names,
+    head=st.none() | st.integers(0, 11),
+    prepend_bos=st.none() | st.booleans(),
+    context=st.none() | st.integers(1, 4096),
+    dataset=st.none() | st.just("owner/text"),
+    model_options=st.dictionaries(st.sampled_from(["center_writing_weights", "fold_ln", "dtype"]), plain, max_size=2),
+    other=st.dictionaries(
+        st.sampled_from(["hf_hook_name", "hook_layer", "seqpos_slice", "neuronpedia_id", "whatever"]),
+        st.integers(0, 9) | st.text("xy", min_size=1, max_size=2) | st.lists(st.integers(0, 3), min_size=1, max_size=2),
+        max_size=3,
+    ),
+)
+
+
+def comparable(metadata: Metadata | None) -> Metadata:
+    """Without what every file of SAELens has, and with one spelling of "where it reads, it writes"."""
+    assert metadata is not None
+    own = {k: v for k, v in metadata.other.items() if k not in ("sae_lens_version", "reshape_activations")}
+    return replace(metadata, other=own, writes=metadata.writes or metadata.reads)
+
+
+def inputs(grid: bool, seed: int) -> Tensor:
+    x = torch.randn(9, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (x * 4).round().float() / 4 if grid else x
+
+
+def check(kind: Kind, sae: sk.SAE, loaded: sk.SAE, grid: bool, seed: int) -> None:
+    """The same outputs and the same codes."""
+    x = inputs(grid, seed)
+    with torch.no_grad():
+        (out, codes), (want, dense) = loaded.forward_with_codes(x), sae.forward_with_codes(x)
+    if grid and kind.exact:
+        assert torch.equal(out, want), kind
+        assert torch.equal(codes.to_dense(), dense.to_dense()), kind
+    elif not grid:
+        close = {"rtol": 1e-9, "atol": 1e-9, "msg": lambda m: f"{kind}: {m}"}
+        torch.testing.assert_close(out, want, **close)
+        torch.testing.assert_close(codes.to_dense(), dense.to_dense(), **close)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_every_kind_is_written_exactly_or_refused(
+    activation: Activation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for number, kind in enumerate(one for one in kinds() if one.activation == activation):
+        place, grid = tmp_path / str(number), number % 2 == 0
+        sae = kind.sae(grid, number)
+        if kind.expressible:
+            sk.save(sae, place)
+            check(kind, sae, sk.load(place), grid, number)
+            other = kind.sae(not grid, number)
+            sk.save(other, place)
+            check(kind, other, sk.load(place), not grid, number)
+        else:
+            with pytest.raises(sk.FormatError, match=r"^sae: got "):
+                sk.save(sae, place)
+            assert not place.exists()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(kind=st.sampled_from(list(kinds())), metadata=METADATA, grid=st.booleans(), seed=st.integers(0, 999))
+def test_the_same_function_and_metadata_come_back(kind: Kind, metadata: Metadata, grid: bool, seed: int) -> None:
+    sae = kind.sae(grid, seed)
+    sae.metadata = metadata
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "a"
+        if not kind.expressible:
+            event("refused")
+            with pytest.raises(sk.FormatError, match=r"^sae: got "):
+                sk.save(sae, place)
+            assert not place.exists()
+            return
+        notes = sk.save(sae, place)
+        event("folded" if notes else "as it is")
+        loaded = sk.load(place)
+        again = sk.save(loaded, Path(folder) / "b")
+        files = [{p.name: p.read_bytes() for p in (Path(folder) / one).iterdir()} for one in ("a", "b")]
+    check(kind, sae, loaded, grid, seed)
+    if not notes:
+        assert repr(loaded) == repr(sae)
+        assert all(torch.equal(value, sae.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert comparable(loaded.metadata) == comparable(metadata)
+    assert again == ()
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [
+    Kind(sk.ReLU(), sk.Scale(0.37), "separate", D, False, True),
+    Kind(sk.Gated(), sk.Scale(0.37), "separate", OUT, True, False),
+], ids=["standard", "gated transcoder"])  # fmt: skip
+def test_folded_weights_are_rounded_once(kind: Kind, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Each tensor of the file is the float64 formula, off by half a unit in the last place."""
+    sae = kind.sae(False, 3).to(dtype)
+    notes = sk.save(sae, tmp_path)
+    assert any(note.startswith("b_pre is folded into ") for note in notes)
+    found = {name: value.double() for name, value in sk.load(tmp_path).state_dict().items()}
+    w = {name: value.double() for name, value in sae.state_dict().items()}
+    shift = w["W_enc"] @ w["b_pre"]
+    if "r_mag" in w:
+        gain = w["r_mag"].exp()
+        b_enc = w["b_mag"] - gain * shift
+        right = {"W_enc": w["W_enc"] * gain[:, None] * 0.37, "W_dec": w["W_dec"] / 0.37, "b_enc": b_enc}
+        right |= {"threshold": b_enc - gain * (w["b_gate"] - shift), "W_skip": w["W_skip"]}
+    else:
+        n = w["W_dec"].norm(dim=1)
+        right = {"W_enc": w["W_enc"] * n[:, None] * 0.37, "W_dec": w["W_dec"] / n[:, None] / 0.37}
+        right["b_enc"] = (w["b_enc"] - shift) * n
+    right["b_dec"] = w["b_dec"] / 0.37
+    assert set(found) == set(right)
+    for name, want in right.items():
+        unit = torch.finfo(torch.float32 if name == "threshold" else dtype).eps
+        off = (found[name] - want).abs() / want.abs().clamp(min=torch.finfo(dtype).smallest_normal)
+        assert float(off.max()) <= unit / 2 * (1 + 1e-9), name
+
+
+def test_the_writer_says_what_it_did(tmp_path: Path) -> None:
+    plain = Kind(sk.TopK(4), None, "b_dec", D, False, True).sae(False, 1)
+    assert sk.save(plain, tmp_path / "a") == ()
+    mixed = Kind(sk.BatchTopK(4), sk.Scale(0.37), "separate", D, False, True).sae(False, 1)
+    mixed.metadata = Metadata("another", ignored=("twist",))
+    assert sk.save(mixed, tmp_path / "b") == (
+        "BatchTopK(k=4) is written as JumpReLU(), here the same function; its k, 4, is a record and is not kept",
+        "b_pre is folded into b_enc",
+        "decoder norms are folded into W_enc, b_enc and W_dec",
+        "the scale of the input, 0.37, is folded into W_enc, W_dec and b_dec",
+        "fields that are not known here were neither used nor kept: 'twist'",
+    )
+    half = Kind(sk.Gated(), None, "none", OUT, False, False).sae(False, 1).to(torch.bfloat16)
+    assert sk.save(half, tmp_path / "c") == (
+        "Gated() is written as JumpReLU(), here the same function",
+        "gates are folded into W_enc, b_enc and threshold",
+        "what is folded is rounded to bfloat16",
+        "thresholds are in float32 in the file, but SAELens rounds them to the dtype of the weights",
+    )
+    skip = Kind(sk.ReLU(), None, "b_dec", D, True, False).sae(False, 1)
+    told = "b_dec, which SAELens' transcoders do not subtract, is folded into b_enc"
+    assert sk.save(skip, tmp_path / "d") == (told,)
+
+
+@pytest.mark.parametrize(("about", "reshape"), [
+    ({"reads": "blocks.2.attn.hook_z", "writes": "blocks.2.attn.hook_z"}, "hook_z"),
+    ({"reads": "blocks.2.attn.hook_z", "writes": "blocks.2.hook_attn_out"}, "none"),
+    ({"reads": "blocks.2.attn.hook_z", "writes": "blocks.2.attn.hook_z", "head": 1}, "none"),
+    ({"reads": "blocks.2.attn.hook_z", "other": {"reshape_activations": "none"}}, "none"),
+    ({"reads": "blocks.2.hook_resid_post"}, "none"),
+])  # fmt: skip
+def test_heads_side_by_side_are_reshaped_as_saelens_does(about: Any, reshape: str, tmp_path: Path) -> None:
+    sae = Kind(sk.ReLU(), None, "none", D, False, False).sae(False, 1)
+    sae.metadata = Metadata("another", **about)
+    sk.save(sae, tmp_path)
+    assert json.loads((tmp_path / "cfg.json").read_text())["reshape_activations"] == reshape
+
+
+@pytest.mark.parametrize(("version", "kept"), [("6.12.1", "6.12.1"), ("5.3.0", "6.0.0"), (None, "6.0.0"), (7, "6.0.0")])
+def test_the_version_is_one_whose_layout_it_is(version: object, kept: object, tmp_path: Path) -> None:
+    sae = Kind(sk.ReLU(), None, "none", D, False, False).sae(False, 1)
+    sae.metadata = Metadata("SAELens", model="own", other={"sae_lens_version": version})
+    sk.save(sae, tmp_path, metadata={"model_name": "given", "converted_from": "here"})
+    about = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    assert about == {"sae_lens_version": kept, "model_name": "given", "converted_from": "here"}
+
+
+REFUSALS: list[tuple[Any, type[Exception], str]] = [
+    (lambda: Kind(sk.ReLU(), sk.ConstantNorm(), "none", OUT, False, False).sae(False, 0), sk.FormatError,
+     r"^sae: got ConstantNorm\(\) in a transcoder, need none: SAELens does not undo it on its outputs$"),
+    (lambda: sk.EditedSAE(sk.SAE(D, F, sk.ReLU()), []), TypeError, r"^sae: got EditedSAE, need a saekernels\.SAE$"),
+    (lambda: sk.SAE(D, F, sk.ReLU(), normalization=sk.Scale(1e-7), dtype=torch.float16), sk.FormatError,
+     r"^sae: W_dec does not fit into torch\.float16 once it is folded; give another dtype$"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "kind", "message"), REFUSALS, ids=["normalised transcoder", "edited", "overflow"])
+def test_what_cannot_be_written_is_refused_by_name(make: Any, kind: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(kind, match=message):
+        sk.save(make(), tmp_path / "sae")
+    assert not (tmp_path / "sae").exists()
+
+
+def test_a_gate_of_no_gain_cannot_be_folded(tmp_path: Path) -> None:
+    sae = Kind(sk.Gated(), None, "none", OUT, False, False).sae(False, 1)
+    with torch.no_grad():
+        sae.r_mag[3] = -torch.inf
+    with pytest.raises(sk.FormatError, match=r"^sae: exp\(r_mag\) of a latent is 0 or infinite, need a finite one"):
+        sk.save(sae, tmp_path / "sae")
+
+
+@pytest.mark.parametrize("normalization", ["layer_norm", "constant_norm_rescale"])
+def test_saelens_transcoders_that_normalise_are_refused(normalization: str, tmp_path: Path) -> None:
+    """SAELens normalises their input and does not undo it on the output, which no SAE here does."""
+    from zoo import change_config
+
+    sk.save(Kind(sk.ReLU(), None, "none", OUT, False, False).sae(False, 1), tmp_path)
+    change_config(tmp_path, normalize_activations=normalization)
+    with pytest.raises(
+        sk.FormatError, match=f"'normalize_activations' is '{normalization}' for a transcoder, need 'none'"
+    ):
+        sk.load(tmp_path)
+
+
+def test_norms_are_read_where_saelens_reads_them(tmp_path: Path) -> None:
+    from zoo import change_config
+
+    sk.save(Kind(sk.AbsTopK(4), None, "none", D, False, True).sae(False, 1), tmp_path / "a")
+    assert sk.load(tmp_path / "a").rescale_by_decoder_norm
+    sk.save(Kind(sk.ReLU(), None, "none", D, False, False).sae(False, 1), tmp_path / "b")
+    change_config(tmp_path / "b", rescale_acts_by_decoder_norm=True)
+    with pytest.raises(sk.FormatError, match="'rescale_acts_by_decoder_norm' is true, need false for 'standard'"):
+        sk.load(tmp_path / "b")
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_saelens_computes_the_same_from_it(activation: Activation, tmp_path: Path) -> None:
+    sae_lens = pytest.importorskip("sae_lens")
+    x = inputs(False, 1)
+    written = 0
+    for number, kind in enumerate(one for one in kinds() if one.activation == activation and one.expressible):
+        sae = kind.sae(False, number)
+        sae.metadata = Metadata("SAELens", model="m", reads="blocks.0.a", writes="blocks.0.b", head=2, context=9)
+        sk.save(sae, tmp_path / str(number))
+        theirs = sae_lens.SAE.load_from_disk(tmp_path / str(number))
+        with torch.no_grad():
+            torch.testing.assert_close(theirs(x), sae(x), rtol=1e-9, atol=1e-9, msg=lambda m, k=kind: f"{k}: {m}")
+            torch.testing.assert_close(theirs.encode(x), sae.encode(x).to_dense(), rtol=1e-9, atol=1e-9)
+        about = theirs.cfg.metadata
+        assert (about.model_name, about.hook_name, about.hook_name_out, about.hook_head_index, about.context_size) == (
+            "m", "blocks.0.a", "blocks.0.b", 2, 9,
+        )  # fmt: skip
+        written += 1
+    assert written > 0 or activation in (sk.TopK(4, relu=False), sk.GroupMax(4))
