@@ -8,13 +8,10 @@ from typing import Any
 from torch import nn
 
 from saekernels.errors import InputError, InputTypeError, kind_of
-from saekernels.eval.text.windows import Tokens
 from saekernels.parallel import LatentParallelSAE
 from saekernels.sae.edits import EditedSAE
 from saekernels.sae.module import SAE
-from saekernels.splice.contradictions import contradictions
 from saekernels.splice.given import NEEDED, as_sae
-from saekernels.splice.sites import resolve_site
 
 _LEAST = {"tokens": 1, "batch_size": 1, "bootstrap": 0, "context": 2, "seed": 0}
 
@@ -63,22 +60,3 @@ def check_choices(bos: object, model_name: object, encoder_ids: object) -> None:
         isinstance(encoder_ids, Sequence) and encoder_ids and all(isinstance(one, int) for one in encoder_ids)
     ):
         raise TypeError(f"encoder_ids: got {encoder_ids!r:.40}, need a sequence of token ids, or None")
-
-
-def origin_notes(model: Any, saes: Mapping[str, Any], tokens: Tokens) -> list[str]:
-    """Where this evaluation is another than what the SAEs' checkpoints say that they were trained on, a note each."""
-    notes: list[str] = []
-    begins_with_bos = getattr(tokens.tokenizer, "bos_token_id", None) in tokens.prefix
-    for entry, sae in saes.items():
-        metadata = getattr(sae, "metadata", None)
-        if metadata is None:
-            continue
-        site = resolve_site(model, entry.partition("#")[0])
-        notes += [f"At {told}." for told in contradictions(model, site, metadata)]
-        if metadata.prepend_bos is not None and metadata.prepend_bos != begins_with_bos:
-            trained, now = ("with", "without") if metadata.prepend_bos else ("without", "with")
-            notes.append(f"At {entry!r}: the SAE was trained {trained} a BOS token before each text, and is run {now}.")
-        if metadata.context is not None and tokens.context > metadata.context:
-            windows = f"windows of {metadata.context} tokens, and is run on windows of {tokens.context}"
-            notes.append(f"At {entry!r}: the SAE was trained on {windows}.")
-    return list(dict.fromkeys(notes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from saekernels.display.numbers import counted
-from saekernels.eval.arguments import check_choices, check_numbers, check_tokenizer, given_saes, origin_notes
-from saekernels.eval.passes.calls import embedding_weight, eval_mode, module_in
+from saekernels.eval.arguments import check_choices, check_numbers, check_tokenizer, given_saes
+from saekernels.eval.circumstances import data_notes, head_notes, name_of, origin_notes, run_facts
+from saekernels.eval.passes.calls import eval_mode, module_in, token_rows
 from saekernels.eval.passes.head import check_head, find_head
-from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
 from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
@@ -27,7 +25,6 @@ from saekernels.eval.passes.two_passes import Progress, Work
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
 from saekernels.eval.store.document_sums import Journal
-from saekernels.eval.store.provenance import provenance
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
@@ -126,7 +123,7 @@ def evaluate(
     check_baselines(baselines)
     context = context_of(model, tokenizer, context)
     head = ranks.together(lambda: find_head(model, encoder_ids, context))
-    rows = _embedding_rows(model, head)
+    rows = token_rows(model, head.vocabulary)
     cutter = Tokens(tokenizer, context, bos=bos, rows=rows)
     device = input_device(model)
     config = {
@@ -159,7 +156,7 @@ def evaluate(
             figures = summarise(plan, saes, sums, records, spool, work.strata, bootstrap, seed)
             rows, everything, curve, notes = figures
             return Report(
-                model=model_name or _name(model),
+                model=model_name or name_of(model),
                 tokens=spool.tokens,
                 documents=len(spool.domains),
                 nbytes=int(spool.per_document()[:, 1].sum()) if spool.has_bytes else None,
@@ -173,13 +170,13 @@ def evaluate(
                 seed=seed,
                 bootstrap=bootstrap,
                 notes=[
-                    *_data_notes(spool, tokens),
-                    *_head_notes(model, head),
+                    *data_notes(spool, tokens),
+                    *head_notes(model, head),
                     *tried,
                     *origin_notes(model, saes, cutter),
                     *notes,
                 ],
-                run=_run(runner, work, device),
+                run=run_facts(runner, work, device),
             )
 
         return ranks.once(report)
@@ -231,22 +228,6 @@ def _measure(
     return plan, sums, work.measure(runner, means, sums)
 
 
-def _run(runner: Runner, work: Work, device: torch.device) -> dict[str, Any]:
-    """How it was done; nothing of it changes a figure."""
-    return {
-        "device": str(device),
-        "dtype": str(runner.head.dtype).removeprefix("torch."),
-        "head": runner.head.kind,
-        "batch_size": work.batch_size,
-        "processes": work.ranks.size,
-        "passes": runner.passes() + 1,
-        "layer_reuse": f"off: {runner.reuse.why}" if runner.reuse.why else "on",
-        "computed_once": sorted(runner.constant),
-        "seconds": round(time.perf_counter() - work.started, 3),
-        **provenance(runner.model),
-    }
-
-
 def _means(plan: Plan, collector: Collector) -> Means:
     means = {site: moments.mean_out.float() for site, moments in collector.moments.items()}
     wanted: dict[str, set[int]] = {}
@@ -261,38 +242,9 @@ def _means(plan: Plan, collector: Collector) -> Means:
     return Means(means, probes)
 
 
-def _embedding_rows(model: Any, head: Head) -> int:
-    weight = embedding_weight(model)
-    return head.vocabulary if weight is None else min(len(weight), head.vocabulary)
-
-
-def _name(model: Any) -> str:
-    config = getattr(model, "config", None)
-    return getattr(config, "_name_or_path", "") or type(model).__name__
-
-
-def _head_notes(model: Any, head: Head) -> list[str]:
-    how = {"module": "came from its head module", "whole": "were taken whole from every pass"}.get(head.kind)
-    kind = type(model).__name__
-    return [] if how is None else [f"Logits of {kind} {how}: the same figures as by a linear head, slower."]
-
-
 @contextlib.contextmanager
 def _noted_once() -> Iterator[None]:
     """What splices warn of at every pass stands in the report's notes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OriginWarning)
         yield
-
-
-def _data_notes(spool: Spool, wanted: int | None) -> list[str]:
-    notes = []
-    if wanted is not None and spool.tokens < wanted:
-        found = counted(spool.tokens, "countable token")
-        notes.append(f"The data hold only {found} of the {wanted:,} asked for.")
-    if spool.left_out:
-        notes.append(f"Left out: {counted(spool.left_out, 'record')} without text (empty or null).")
-    if not spool.has_bytes:
-        why = "Tokens were given in place of texts" if spool.tokenized else "The tokenizer gives no character offsets"
-        notes.append(f"{why}, so bits per byte are unknown.")
-    return notes

@@ -125,6 +125,12 @@ def embedding_weight(model: Any) -> Tensor | None:
     return _weight_of(model, "get_input_embeddings")
 
 
+def token_rows(model: Any, vocabulary: int) -> int:
+    """Token ids that a model can read and its head, of so many, can predict."""
+    weight = embedding_weight(model)
+    return vocabulary if weight is None else min(len(weight), vocabulary)
+
+
 def output_embedding(model: Any) -> nn.Module | None:
     """What the model calls its output embedding, if that has a weight [V, d]."""
     return None if _weight_of(model, "get_output_embeddings") is None else model.get_output_embeddings()
