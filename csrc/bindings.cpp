@@ -115,6 +115,7 @@ void bind_prepared(py::module_& m) {
     py::dict counts;
     counts["direct_rows"] = stats().direct_rows.load();
     counts["screened_rows"] = stats().screened_rows.load();
+    counts["rescreened_rows"] = stats().rescreened_rows.load();
     counts["rescored"] = stats().rescored.load();
     counts["overflow_rows"] = stats().overflow_rows.load();
     counts["unbounded_rows"] = stats().unbounded_rows.load();

@@ -2,7 +2,8 @@
 // gives the same bits for any number of them, and throws std::invalid_argument that names the argument at fault.
 //
 // Working memory, whatever T and F are: 16 MiB of rows and packed rows, 16 MiB (or 4 MiB per thread, if that is more)
-// of candidates, counts or softmax statistics, and about 1 MiB per thread. Threshold codes are held twice while they
+// of candidates, counts or softmax statistics, as much again where a screen needs long lists of candidates, and about
+// 1 MiB per thread. Threshold codes are held twice while they
 // are copied out; segment sums take 12 bytes per entry and 8 per latent; k in the tens of thousands takes 24 * k bytes
 // per thread.
 #pragma once

@@ -16,15 +16,12 @@ class CentredRows {
 
   // Rows [first, first + count) of x; pre_bias may be null.
   void load(const Matrix& x, const float* pre_bias, int64_t first, int64_t count, int threads) {
-    constexpr int64_t kShare = 16;
-    parallel_for(ceil_div(count, kShare), threads, [&](int64_t task, int) {
-      for (int64_t r = task * kShare; r < std::min(count, (task + 1) * kShare); ++r) {
-        float* out = data_.get() + r * padded_;
-        simd_.load_row(x, first + r, 0, depth_, out);
-        for (int64_t k = 0; k < depth_ && pre_bias != nullptr; ++k) out[k] -= pre_bias[k];
-        std::fill(out + depth_, out + padded_, 0.0f);
-      }
-    });
+    load_each(x, pre_bias, [=](int64_t r) { return first + r; }, count, threads);
+  }
+
+  // Rows ids[0 .. count) of x.
+  void pick(const Matrix& x, const float* pre_bias, const int64_t* ids, int64_t count, int threads) {
+    load_each(x, pre_bias, [=](int64_t r) { return ids[r]; }, count, threads);
   }
 
   const float* row(int64_t r) const { return data_.get() + r * padded_; }
@@ -33,6 +30,19 @@ class CentredRows {
   Matrix matrix(int64_t count) const { return {data_.get(), count, padded_, padded_, 1, DType::kFloat32}; }
 
  private:
+  template <class RowOf>
+  void load_each(const Matrix& x, const float* pre_bias, const RowOf& row_of, int64_t count, int threads) {
+    constexpr int64_t kShare = 16;
+    parallel_for(ceil_div(count, kShare), threads, [&](int64_t task, int) {
+      for (int64_t r = task * kShare; r < std::min(count, (task + 1) * kShare); ++r) {
+        float* out = data_.get() + r * padded_;
+        simd_.load_row(x, row_of(r), 0, depth_, out);
+        for (int64_t k = 0; k < depth_ && pre_bias != nullptr; ++k) out[k] -= pre_bias[k];
+        std::fill(out + depth_, out + padded_, 0.0f);
+      }
+    });
+  }
+
   const Level& simd_;
   int64_t depth_, padded_;
   Buffer<float> data_;

@@ -7,11 +7,12 @@
 namespace saekernels {
 
 struct Stats {
-  std::atomic<int64_t> direct_rows{0};     // scored exactly at once: too few rows for a screen to pay
-  std::atomic<int64_t> screened_rows{0};   // screened and certified
-  std::atomic<int64_t> rescored{0};        // scores computed exactly after a screen
-  std::atomic<int64_t> overflow_rows{0};   // fallback: more candidates than room
-  std::atomic<int64_t> unbounded_rows{0};  // fallback: NaN, infinity or a norm past all bounds in the row
+  std::atomic<int64_t> direct_rows{0};      // scored exactly at once: too few rows for a screen to pay
+  std::atomic<int64_t> screened_rows{0};    // screened and certified
+  std::atomic<int64_t> rescreened_rows{0};  // more candidates than room: screened a second time, in fp32
+  std::atomic<int64_t> rescored{0};         // scores computed exactly after a screen
+  std::atomic<int64_t> overflow_rows{0};    // fallback: more candidates than room, also in fp32
+  std::atomic<int64_t> unbounded_rows{0};   // fallback: NaN, infinity or a norm past all bounds in the row
 };
 
 inline Stats& stats() {

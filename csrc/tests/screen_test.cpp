@@ -67,7 +67,7 @@ void check_reaches(int64_t rows, int64_t depth, int64_t latents, Kind kind, bool
   }
   CentredRows centred(level(), rows, depth);
   centred.load(encoder.x, nullptr, 0, rows, 2);
-  const auto screen = make_screen(encoder, rows, 64);
+  const auto screen = make_screen(encoder, screening(), rows, 64);
   screen->pack(centred, rows, 2);
   ScreenTile tile = screen->make_tile();
   double used = 0;

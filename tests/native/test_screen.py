@@ -111,6 +111,47 @@ def test_differences_below_the_screens_precision_decide(screen: str) -> None:
     assert counted(lambda: cpu.encode_topk(x, W, None, None, 50, "none"))["overflow_rows"] == 0
 
 
+def almost_alike(alike: int, step: float, F: int = 20_000) -> tuple[Tensor, Tensor, Tensor]:
+    """(x, W, the best latents in order): so many latents that differ by multiples of `step`, others far below."""
+    x, W = torch.ones(16, 64), torch.randn(F, 64) * 1e-3
+    chosen = torch.randperm(F)[:alike]
+    W[chosen] = torch.tensor([1.001, 0.999]).repeat(32)  # bf16 rounds them, and the sum is that of ones
+    W[chosen, 0] += torch.arange(alike) * step
+    return x, W, chosen.flip(0)
+
+
+def test_rows_too_crowded_for_bf16_meet_the_fp32_screen_together() -> None:
+    x, W, best = almost_alike(6000, 2.0**-16)
+    cpu.set_screening("bf16")
+    counts = counted(lambda: cpu.encode_topk(x, W, None, None, 50, "none"))
+    assert (counts["rescreened_rows"], counts["screened_rows"], counts["overflow_rows"]) == (16, 16, 0)
+    assert counts["rescored"] < 16 * 300
+    _, indices = cpu.encode_topk(x, W, None, None, 50, "none")
+    assert torch.equal(indices.long(), best[:50].expand(16, 50))
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_lists_grow_as_far_as_the_screen_needs(prepared: bool) -> None:
+    x, W, best = almost_alike(1500, 2.0**-16)
+    cpu.set_screening("bf16")
+    block = cpu.prepare(W) if prepared else None
+    counts = counted(lambda: cpu.encode_topk(x, W, None, None, 50, "none", block))
+    assert (counts["rescreened_rows"], counts["screened_rows"], counts["overflow_rows"]) == (0, 16, 0)
+    assert counts["rescored"] > 16 * 1000
+    _, indices = cpu.encode_topk(x, W, None, None, 50, "none", block)
+    assert torch.equal(indices.long(), best[:50].expand(16, 50))
+
+
+@pytest.mark.parametrize(("d", "k", "most"), [(4096, 64, 2.7), (8192, 32, 5)])
+def test_wide_rows_are_certified_by_the_bf16_screen(d: int, k: int, most: float) -> None:
+    x, W, b = data(T=12, d=d, F=6000)
+    cpu.set_screening("bf16")
+    counts = counted(lambda: cpu.encode_topk(x, W, b, None, k, "none"))
+    assert (counts["screened_rows"], counts["rescreened_rows"], counts["overflow_rows"]) == (12, 0, 0)
+    assert counts["rescored"] < 12 * most * k
+    assert same_bits(cpu.encode_topk(x, W, b, None, k, "none"), one_by_one(x, W, b, k))
+
+
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("scale", [1e-30, 1e-19, 1.0, 1e15])
 @pytest.mark.parametrize("tails", ["gaussian", "heavy", "one direction"])

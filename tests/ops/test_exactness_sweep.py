@@ -62,6 +62,37 @@ def heavy_tailed(T: int, d: int) -> Tensor:
     return torch.distributions.StudentT(2.0).sample((T, d))
 
 
+def one_large_dimension(T: int, d: int) -> Tensor:
+    """60 times the others, as some models have."""
+    x = torch.randn(T, d)
+    x[:, 7] *= 60
+    return x
+
+
+def attention_sinks(T: int, d: int) -> Tensor:
+    """Rows of 170 times the usual norm, as the first positions of SmolLM2 have."""
+    x = torch.randn(T, d)
+    x[::16] *= 170
+    return x
+
+
+@pytest.mark.parametrize("screen", ["fp32", "bf16"])
+@pytest.mark.parametrize(("d", "F", "k"), [(4096, 8192, 256), (8192, 6144, 64)])
+@pytest.mark.parametrize("draw", [gaussian, anisotropic, heavy_tailed, one_large_dimension, attention_sinks])
+def test_wide_rows(screen: str, d: int, F: int, k: int, draw: Callable[[int, int], Tensor]) -> None:
+    cpu.set_screening(screen)
+    before = cpu.stats()
+    assert wrong_rows(draw(96, d), gaussian(F, d) / d**0.5, 0.1 * torch.randn(F), k) == 0
+    assert cpu.stats()["overflow_rows"] == before["overflow_rows"]
+
+
+@pytest.mark.parametrize("screen", ["fp32", "bf16"])
+def test_wide_rows_and_weights_with_heavy_tails(screen: str) -> None:
+    cpu.set_screening(screen)
+    W = torch.distributions.StudentT(3.0).sample((8192, 4096)) / 64
+    assert wrong_rows(gaussian(96, 4096), W, 0.1 * torch.randn(8192), 128) == 0
+
+
 @pytest.mark.parametrize("screen", ["fp32", "bf16"])
 @pytest.mark.parametrize("draw", [gaussian, anisotropic, heavy_tailed])
 def test_random_rows(screen: str, draw: Callable[[int, int], Tensor]) -> None:

@@ -4,6 +4,7 @@
 
 #include "cpu/encode/emit.h"
 #include "cpu/encode/score_tiles.h"
+#include "cpu/rows.h"
 #include "cpu/stats.h"
 
 namespace saekernels {
@@ -14,17 +15,17 @@ constexpr int64_t kNear = 16;  // latents that stay in the first cache while all
 
 class DirectTopk {
  public:
-  DirectTopk(const Encoder& encoder, int64_t k, Activation activation, const CentredRows& rows, int64_t capacity_rows,
-             int threads)
+  DirectTopk(const Encoder& encoder, int64_t k, Activation activation, int64_t capacity_rows, int threads)
       : simd_(level()),
         encoder_(encoder),
         k_(k),
         activation_(activation),
-        rows_(rows),
         latents_(encoder.weight.rows),
         workers_(gemm_workers(capacity_rows, latents_, encoder.x.cols, threads)),
         capacity_(candidate_capacity(k, latents_)),
-        block_(std::clamp<int64_t>(candidate_bytes(workers_) / (workers_ * capacity_ * 8), 1, capacity_rows)),
+        block_(block_rows(capacity_rows, encoder.x.cols, workers_ * capacity_ * 8, candidate_bytes(workers_))),
+        rows_(simd_, block_, encoder.x.cols),
+        pre_bias_(load_vector(simd_, encoder.pre_bias)),
         keys_(workers_ * block_ * capacity_),
         counts_(workers_ * block_),
         thresholds_(workers_ * block_) {
@@ -33,9 +34,10 @@ class DirectTopk {
 
   int64_t block() const { return block_; }
 
-  void run(const int64_t* ids, int64_t n, int64_t first, const TopkOut& out) {
+  void run(const int64_t* ids, int64_t n, const TopkOut& out) {
+    rows_.pick(encoder_.x, pre_bias_.get(), ids, n, workers_);
     for (int64_t slot = 0; slot < workers_ * block_; ++slot) candidates(slot).reset();
-    parallel_for(ceil_div(latents_, kColumns), workers_, [&](int64_t tile, int worker) { scan(tile, worker, ids, n); });
+    parallel_for(ceil_div(latents_, kColumns), workers_, [&](int64_t tile, int worker) { scan(tile, worker, n); });
     parallel_for(n, workers_for(static_cast<double>(n * workers_ * capacity_), 1e4, workers_), [&](int64_t i, int) {
       Buffer<uint64_t> merged(workers_ * capacity_);
       Buffer<float> scratch(k_);
@@ -45,8 +47,7 @@ class DirectTopk {
         std::copy(part.keys, part.keys + *part.count, merged.get() + found);
         found += *part.count;
       }
-      emit_row(simd_, merged.get(), found, k_, activation_, out.dtype, first + ids[i], scratch.get(), out.values,
-               out.indices);
+      emit_row(simd_, merged.get(), found, k_, activation_, out.dtype, ids[i], scratch.get(), out.values, out.indices);
     });
   }
 
@@ -61,7 +62,7 @@ class DirectTopk {
     return {keys_.get() + slot * capacity_, counts_.get() + slot, thresholds_.get() + slot};
   }
 
-  void scan(int64_t tile, int worker, const int64_t* ids, int64_t n) const {
+  void scan(int64_t tile, int worker, int64_t n) const {
     const Scratch& scratch = scratch_[static_cast<size_t>(worker)];
     const int64_t first = tile * kColumns, count = std::min(kColumns, latents_ - first);
     const Matrix latents = scratch.tile.load(simd_, encoder_.weight, first, count);
@@ -73,7 +74,7 @@ class DirectTopk {
       const int64_t near = std::min(kNear, count - j);
       for (int64_t i = 0; i < n; ++i) {
         const Candidates best = candidates(worker * block_ + i);
-        simd_.dot_rows(rows_.row(ids[i]), latents, j, near, scores);
+        simd_.dot_rows(rows_.row(i), latents, j, near, scores);
         const int found = simd_.filter_above(scores, scratch.bias.get() + j, static_cast<int>(near), *best.threshold,
                                              magnitude, hits);
         for (int h = 0; h < found; ++h) {
@@ -89,10 +90,11 @@ class DirectTopk {
   const Encoder& encoder_;
   int64_t k_;
   Activation activation_;
-  const CentredRows& rows_;
   int64_t latents_;
   int workers_;
   int64_t capacity_, block_;
+  CentredRows rows_;
+  Buffer<float> pre_bias_;
   Buffer<uint64_t> keys_;
   Buffer<int32_t> counts_;
   Buffer<float> thresholds_;
@@ -101,14 +103,12 @@ class DirectTopk {
 
 }  // namespace
 
-void direct_topk(const Encoder& encoder, int64_t k, Activation activation, const CentredRows& rows,
-                 const std::vector<int64_t>& ids, int64_t first, int threads, const TopkOut& out) {
+void direct_topk(const Encoder& encoder, int64_t k, Activation activation, const std::vector<int64_t>& ids, int threads,
+                 const TopkOut& out) {
   if (ids.empty()) return;
   const auto n = static_cast<int64_t>(ids.size());
-  DirectTopk encode(encoder, k, activation, rows, n, threads);
-  for (int64_t i = 0; i < n; i += encode.block()) {
-    encode.run(ids.data() + i, std::min(encode.block(), n - i), first, out);
-  }
+  DirectTopk encode(encoder, k, activation, n, threads);
+  for (int64_t i = 0; i < n; i += encode.block()) encode.run(ids.data() + i, std::min(encode.block(), n - i), out);
 }
 
 }  // namespace saekernels

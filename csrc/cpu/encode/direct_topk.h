@@ -5,12 +5,11 @@
 #include <vector>
 
 #include "cpu/kernels.h"
-#include "cpu/rows.h"
 
 namespace saekernels {
 
-// Rows `ids` of `rows`; row ids[i] is the row first + ids[i] of `out`.
-void direct_topk(const Encoder& encoder, int64_t k, Activation activation, const CentredRows& rows,
-                 const std::vector<int64_t>& ids, int64_t first, int threads, const TopkOut& out);
+// Rows `ids` of x, and of `out`.
+void direct_topk(const Encoder& encoder, int64_t k, Activation activation, const std::vector<int64_t>& ids, int threads,
+                 const TopkOut& out);
 
 }  // namespace saekernels

@@ -1,8 +1,9 @@
-// Candidates for the best k when scores are known only to lie in intervals. The k-th largest lower end is a floor that
-// the k-th best score reaches; whoever's upper end does not reach the floor is out.
+// Candidates for the best k when scores are known only to lie in intervals. The k-th largest lower end that a worker
+// has seen is a floor that the k-th best score reaches; whoever's upper end does not reach the floor is out.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 
 #include "cpu/memory.h"
@@ -15,55 +16,95 @@ struct Interval {
   int32_t index;
 };
 
-constexpr int32_t kOverflowed = -1;
-
-// Room for k, for those that the intervals cannot tell from the k-th, and for newcomers between two cuts.
+// Room to begin with: for k, for those that the intervals cannot tell from the k-th, and for newcomers between two
+// cuts.
 inline int64_t interval_capacity(int64_t k, int64_t latents) {
   return std::min(std::max<int64_t>(2 * k, k + 256), std::max<int64_t>(latents, 1));
 }
 
-// The state of one row in one worker; `count` is kOverflowed once more candidates are needed than there is room for.
-struct Intervals {
-  Interval* items;
-  int32_t* count;
-  float* floor;
-
-  void reset() const {
-    *count = 0;
-    *floor = -std::numeric_limits<float>::infinity();
-  }
-  bool overflowed() const { return *count == kOverflowed; }
-
-  // False once the row has overflowed.
-  bool add(float score, float reach, int32_t index, int64_t k, int64_t capacity) const {
-    const float infinity = std::numeric_limits<float>::infinity();
-    const bool known = score - score == 0 && reach < infinity;  // neither NaN nor infinite
-    const float low = known ? score - reach : -infinity, high = known ? score + reach : infinity;
-    if (high < *floor) return true;
-    if (*count == capacity && !make_room(k, capacity)) return false;
-    items[(*count)++] = {low, high, index};
-    return true;
-  }
-
-  // Raises the floor and drops what lies below it.
-  void cut(int64_t k) const {
-    if (*count < k) return;
-    Interval* end = items + *count;
-    std::nth_element(items, items + (k - 1), end, [](const Interval& a, const Interval& b) { return a.low > b.low; });
-    *floor = std::max(*floor, items[k - 1].low);
-    const float limit = *floor;
-    *count =
-        static_cast<int32_t>(std::remove_if(items, end, [=](const Interval& i) { return i.high < limit; }) - items);
+// The floor of a row. All workers raise it and read it; a stale value is a lower one, which is right as well.
+class Floor {
+ public:
+  void reset() { value_.store(-std::numeric_limits<float>::infinity(), std::memory_order_relaxed); }
+  float get() const { return value_.load(std::memory_order_relaxed); }
+  float raise(float to) {
+    float now = get();
+    while (now < to && !value_.compare_exchange_weak(now, to, std::memory_order_relaxed)) {
+    }
+    return std::max(now, to);
   }
 
  private:
-  bool make_room(int64_t k, int64_t capacity) const {
-    cut(k);
-    // A cut costs as much as the buffer holds: one that frees too little will have to be made again at once.
-    if (*count + capacity / 8 < capacity) return true;
-    *count = kOverflowed;
-    return false;
+  std::atomic<float> value_{-std::numeric_limits<float>::infinity()};
+};
+
+// Raises the floor to the k-th lower end, if there are so many, and drops what lies below it; how many are left. The k
+// with the largest lower ends then come first.
+inline int64_t cut_intervals(Interval* items, int64_t count, int64_t k, Floor* floor) {
+  if (count >= k) {
+    std::nth_element(items, items + (k - 1), items + count,
+                     [](const Interval& a, const Interval& b) { return a.low > b.low; });
+    floor->raise(items[k - 1].low);
   }
+  const float limit = floor->get();
+  return std::remove_if(items, items + count, [=](const Interval& i) { return i.high < limit; }) - items;
+}
+
+// What the lists of a worker may take beyond their first room: all of them in bytes, and one of them in intervals.
+struct Growth {
+  int64_t bytes;
+  int64_t most;
+};
+
+// The candidates of one row in one worker.
+class Intervals {
+ public:
+  // A row that has failed keeps none.
+  void start(Interval* room, int64_t capacity, bool failed) {
+    items_ = room;
+    capacity_ = capacity;
+    count_ = 0;
+    failed_ = failed;
+    own_ = {};
+  }
+  bool failed() const { return failed_; }
+  const Interval* begin() const { return items_; }
+  const Interval* end() const { return items_ + count_; }
+
+  // Does nothing for an interval below the floor. The row fails once it needs more room than it may have.
+  void add(float score, float reach, int32_t index, int64_t k, Floor* floor, Growth* growth) {
+    const float infinity = std::numeric_limits<float>::infinity();
+    const bool known = score - score == 0 && reach < infinity;  // neither NaN nor infinite
+    const float low = known ? score - reach : -infinity, high = known ? score + reach : infinity;
+    if (high < floor->get()) return;
+    if (count_ == capacity_ && !make_room(k, floor, growth)) return;
+    items_[count_++] = {low, high, index};
+  }
+
+ private:
+  bool make_room(int64_t k, Floor* floor, Growth* growth) {
+    count_ = cut_intervals(items_, count_, k, floor);
+    // A cut costs as much as the list holds: one that frees too little would have to be made again at once.
+    if (count_ + capacity_ / 8 < capacity_) return true;
+    const int64_t wanted = 2 * capacity_, bytes = capacity_ * static_cast<int64_t>(sizeof(Interval));
+    if (wanted > growth->most || bytes > growth->bytes) {
+      failed_ = true;
+      count_ = 0;
+      return false;
+    }
+    Buffer<Interval> larger(wanted);
+    std::copy(items_, items_ + count_, larger.get());
+    own_ = std::move(larger);
+    items_ = own_.get();
+    capacity_ = wanted;
+    growth->bytes -= bytes;
+    return true;
+  }
+
+  Interval* items_ = nullptr;
+  int64_t capacity_ = 0, count_ = 0;
+  bool failed_ = false;
+  Buffer<Interval> own_;
 };
 
 }  // namespace saekernels

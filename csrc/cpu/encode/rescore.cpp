@@ -37,6 +37,16 @@ ByLatent group(const Pairs& pairs, int64_t latents) {
   return grouped;
 }
 
+// Few latents are wanted, at places that no hardware foresees: asks for the next one while this one is used.
+void prefetch_wanted(const Matrix& tile, const int64_t* starts, int64_t from, int64_t columns) {
+  constexpr int64_t kMostBytes = 8 << 10;
+  while (from < columns && starts[from] == starts[from + 1]) ++from;
+  if (from == columns || tile.col_stride != 1) return;
+  const auto* row = static_cast<const char*>(element(tile, from, 0));
+  const int64_t bytes = std::min(kMostBytes, tile.cols * element_size(tile.dtype));
+  for (int64_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(row + offset, 0, 3);
+}
+
 // Latents [first, first + columns) of the encoder, which are [from, from + columns) of `grouped`.
 void score_latents(const Level& simd, const Encoder& encoder, const CentredRows& rows, const ByLatent& grouped,
                    int64_t first, int64_t from, int64_t columns, const RescoreScratch& scratch, Pairs* pairs) {
@@ -48,11 +58,14 @@ void score_latents(const Level& simd, const Encoder& encoder, const CentredRows&
   load_tile(simd, encoder.bias, first, columns, columns, scratch.bias.get());
   std::fill(scratch.latent.get() + depth, scratch.latent.get() + rows.padded(), 0.0f);
   Buffer<float> dots(starts[columns] - starts[0]);
+  const bool in_place = tile.dtype == DType::kFloat32 && tile.col_stride == 1 && depth == rows.padded();
   for (int64_t j = 0; j < columns; ++j) {
     const int64_t begin = starts[j], n = starts[j + 1] - begin;
     if (n == 0) continue;
-    simd.load_row(tile, j, 0, depth, scratch.latent.get());
-    simd.gather_dot(scratch.latent.get(), grouped.rows.get() + begin, n, block, dots.get());
+    prefetch_wanted(tile, starts, j + 1, columns);
+    if (!in_place) simd.load_row(tile, j, 0, depth, scratch.latent.get());
+    const float* latent = in_place ? static_cast<const float*>(element(tile, j, 0)) : scratch.latent.get();
+    simd.gather_dot(latent, grouped.rows.get() + begin, n, block, dots.get());
     for (int64_t i = 0; i < n; ++i) {
       pairs->scores[static_cast<size_t>(grouped.places[begin + i])] = dots[i] + scratch.bias[j];
     }

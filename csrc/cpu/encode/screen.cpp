@@ -7,10 +7,8 @@ namespace {
 
 class Fp32Screen final : public Screen {
  public:
-  Fp32Screen(const Level& simd, const Encoder& encoder, int64_t capacity, int64_t max_columns)
-      : Screen(simd, encoder.x.cols,
-               tile_shape(simd, std::min(tile_columns(encoder.x.cols), max_columns), encoder.x.cols), capacity,
-               encoder.prepared),
+  Fp32Screen(const Level& simd, int64_t depth, const Prepared* prepared, int64_t capacity, int64_t max_columns)
+      : Screen(simd, depth, tile_shape(simd, std::min(tile_columns(depth), max_columns), depth), capacity, prepared),
         rows_(round_up(capacity, simd.mr) * depth_) {}
 
   void pack(const CentredRows& rows, int64_t count, int threads) override {
@@ -56,8 +54,8 @@ class Fp32Screen final : public Screen {
 
 class Bf16Screen final : public Screen {
  public:
-  Bf16Screen(const Level& simd, const Encoder& encoder, int64_t capacity, int64_t max_columns)
-      : Screen(simd, encoder.x.cols, shape_for(encoder.x.cols, max_columns), capacity, encoder.prepared),
+  Bf16Screen(const Level& simd, int64_t depth, const Prepared* prepared, int64_t capacity, int64_t max_columns)
+      : Screen(simd, depth, shape_for(depth, max_columns), capacity, prepared),
         padded_(round_up(depth_, kScreenDepth)),
         rows_(round_up(capacity, 2 * kScreenPanel) * padded_) {}
 
@@ -172,10 +170,13 @@ void Screen::load(const Encoder& encoder, int64_t first, int64_t count, ScreenTi
   }
 }
 
-std::unique_ptr<Screen> make_screen(const Encoder& encoder, int64_t capacity, int64_t max_columns) {
+std::unique_ptr<Screen> make_screen(const Encoder& encoder, Screening kind, int64_t capacity, int64_t max_columns) {
   const Level& simd = level();
-  if (screening() == Screening::kBf16) return std::make_unique<Bf16Screen>(simd, encoder, capacity, max_columns);
-  return std::make_unique<Fp32Screen>(simd, encoder, capacity, max_columns);
+  const Prepared* prepared = encoder.prepared;
+  if (prepared != nullptr && prepared->screening != kind) prepared = nullptr;
+  const int64_t depth = encoder.x.cols;
+  if (kind == Screening::kBf16) return std::make_unique<Bf16Screen>(simd, depth, prepared, capacity, max_columns);
+  return std::make_unique<Fp32Screen>(simd, depth, prepared, capacity, max_columns);
 }
 
 }  // namespace saekernels

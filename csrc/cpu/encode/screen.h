@@ -65,8 +65,8 @@ class Screen {
   Buffer<RowReach> reaches_;
 };
 
-// The screen of the machine at hand for row blocks of at most `capacity` rows.
-std::unique_ptr<Screen> make_screen(const Encoder& encoder, int64_t capacity, int64_t max_columns);
+// A screen for row blocks of at most `capacity` rows. What was prepared for another kind of screen is not used.
+std::unique_ptr<Screen> make_screen(const Encoder& encoder, Screening kind, int64_t capacity, int64_t max_columns);
 
 // Latents [first, first + count), count <= kScreenPanel, rounded to bf16 [kScreenPanel][padded] with zeros behind them;
 // norms and errors from above. `staged` is scratch [padded].

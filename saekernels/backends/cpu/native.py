@@ -60,9 +60,10 @@ def set_screening(name: str) -> None:
 def stats() -> dict[str, int]:
     """What the encoders did since the process began.
 
-    direct_rows: scored exactly at once, being few; screened_rows: certified after a screen; rescored: scores computed
-    exactly after a screen; overflow_rows, unbounded_rows: rows that no screen could certify (more candidates than
-    room; NaN, infinities or norms past all bounds) and that were scored exactly as a whole.
+    direct_rows: scored exactly at once, being few; screened_rows: certified after a screen; rescreened_rows: had more
+    candidates than room after a bf16 screen and met the fp32 one; rescored: scores computed exactly after a screen;
+    overflow_rows, unbounded_rows: rows that no screen could certify (more candidates than room; NaN, infinities or
+    norms past all bounds) and that were scored exactly as a whole.
     """
     return dict(module().stats())
 

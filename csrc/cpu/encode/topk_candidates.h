@@ -1,0 +1,87 @@
+// The candidates of a block of rows for their best k, as workers find them tile by tile.
+#pragma once
+
+#include <vector>
+
+#include "cpu/encode/intervals.h"
+#include "cpu/encode/screen.h"
+
+namespace saekernels {
+
+class TopkCandidates {
+ public:
+  TopkCandidates(int64_t k, int64_t latents, int64_t rows, int workers)
+      : k_(k),
+        capacity_(interval_capacity(k, latents)),
+        // With more candidates than this, scoring them one by one costs more than another screen.
+        most_(latents / 16 + 8 * k + 1024),
+        rows_(rows),
+        workers_(workers),
+        room_(workers * rows * capacity_),
+        lists_(static_cast<size_t>(workers * rows)),
+        floors_(static_cast<size_t>(rows)),
+        growth_(static_cast<size_t>(workers)) {}
+
+  static int64_t bytes_per_row(int64_t k, int64_t latents, int workers) {
+    return workers * (interval_capacity(k, latents) * static_cast<int64_t>(sizeof(Interval)) +
+                      static_cast<int64_t>(sizeof(Intervals)));
+  }
+
+  // Before anything else is asked of rows [0, rows).
+  void start(const Screen& screen, int64_t rows) {
+    for (int w = 0; w < workers_; ++w) {
+      growth_[static_cast<size_t>(w)] = {candidate_bytes(workers_) / workers_, most_};
+      for (int64_t row = 0; row < rows; ++row) {
+        list(w, row).start(room_.get() + (w * rows_ + row) * capacity_, capacity_, !screen.row_reach(row).finite());
+      }
+    }
+    for (int64_t row = 0; row < rows; ++row) floors_[static_cast<size_t>(row)].reset();
+  }
+
+  // Takes in a row's scores of a tile, to which the bias is added; `depth` of the dots.
+  void add(const Level& simd, const Screen& screen, int64_t row, const ScreenTile& tile, float* scores, int64_t depth,
+           bool magnitude, int worker) {
+    Intervals& kept = list(worker, row);
+    if (kept.failed()) return;
+    Floor& floor = floors_[static_cast<size_t>(row)];
+    const RowReach row_reach = screen.row_reach(row);
+    const float widest = reach(row_reach, tile.widest, depth), lowest = floor.get();
+    // NaN lets everything pass; the latents' own reaches decide then.
+    const bool bounded = widest < std::numeric_limits<float>::infinity() && lowest - lowest == 0;
+    const float limit = bounded ? lowest - widest : std::numeric_limits<float>::quiet_NaN();
+    const int hits =
+        simd.filter_above(scores, tile.bias.get(), static_cast<int>(tile.count), limit, magnitude, tile.hits.get());
+    Growth& growth = growth_[static_cast<size_t>(worker)];
+    for (int h = 0; h < hits && !kept.failed(); ++h) {
+      const int64_t j = tile.hits[h];
+      const float score = magnitude ? std::fabs(scores[j]) : scores[j];
+      kept.add(score, reach(row_reach, tile.reach_of(j), depth), static_cast<int32_t>(tile.first + j), k_, &floor,
+               &growth);
+    }
+  }
+
+  // What all workers kept of a row and the floor does not rule out, the k with the largest lower ends first; nothing
+  // where the row failed. Different rows may be merged at the same time.
+  void merge(int64_t row, std::vector<Interval>* out) {
+    out->clear();
+    for (int w = 0; w < workers_; ++w) {
+      if (list(w, row).failed()) return out->clear();
+      out->insert(out->end(), list(w, row).begin(), list(w, row).end());
+    }
+    const auto found = static_cast<int64_t>(out->size());
+    out->resize(static_cast<size_t>(cut_intervals(out->data(), found, k_, &floors_[static_cast<size_t>(row)])));
+    if (static_cast<int64_t>(out->size()) < k_) out->clear();
+  }
+
+ private:
+  Intervals& list(int worker, int64_t row) { return lists_[static_cast<size_t>(worker * rows_ + row)]; }
+
+  int64_t k_, capacity_, most_, rows_;
+  int workers_;
+  Buffer<Interval> room_;
+  std::vector<Intervals> lists_;
+  std::vector<Floor> floors_;
+  std::vector<Growth> growth_;
+};
+
+}  // namespace saekernels
