@@ -14,6 +14,7 @@ import saekernels as sk
 from places import ROOT
 from saekernels.example import EVAL_DATA, MODEL_DIR, SAE_DIRS
 
+pytestmark = pytest.mark.peers
 SITE = "model.layers.1"
 
 
