@@ -49,15 +49,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise InputError(f"cannot write {target}: {reason}")
 
 
-def make_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder at `path`, which is made if it is not there. Raises InputError if it cannot be."""
+def make_folder(path: str | os.PathLike[str], option: str) -> Path:
+    """The folder at `path`, which is made if it is not there. Raises InputError, naming the option, if it cannot be."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        raise InputError(f"{option}: cannot make {folder}: {error.strerror or error}") from error
     except ValueError as error:  # a NUL byte in the name
-        raise InputError(f"cannot make the folder {str(folder)!r}: {error}") from error
+        raise InputError(f"{option}: cannot make {str(folder)!r}: {error}") from error
     return folder
 
 

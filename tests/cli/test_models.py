@@ -30,7 +30,9 @@ def loaded(name: Path, **options: Any) -> Any:
 
 
 HUB = """
+import torch
 from saekernels.cli import main
+torch.set_num_threads(1)  # as the tests: sums of several threads round otherwise
 for number, revision in enumerate(({revisions})):
     code = main([*{argv!r}, *revision, "--json", f"{out}/{{number}}.json"])
     assert code == 0, code

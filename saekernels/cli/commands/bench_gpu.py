@@ -141,7 +141,7 @@ def scorecard(settings: Settings, json: str | None, with_plots: bool = True) -> 
         say(f"saekernels: {closed}")
         return WRONG
     path = Path(json) if json else default_path(made.hardware["gpu"], made.date, made.commit)
-    make_folder(path.parent)
+    make_folder(path.parent, "--json")
     write_whole(path, made.to_json())
     drawn = plots.draw(made, path) if with_plots else []
     show("\n".join(lines(made)) + "\n")

@@ -41,7 +41,7 @@ def add_compare(devices: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The scorecard of the GPU if there is one, else of the CPU; prints it, writes its files."""
-    folder = make_folder(arguments.out)
+    folder = make_folder(arguments.out, "--out")
     if torch.cuda.is_available():
         return bench_gpu.scorecard(GpuSettings(quick=True), str(folder / "gpu.json"))
     settings = scorecard.settings(arguments.threads, arguments.quick)

@@ -49,7 +49,7 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.format:
         if os.path.isfile(arguments.json):
             raise InputError(f"--json: {arguments.json} is a file; --format saebench needs a directory for its files")
-        check_writable(make_folder(arguments.json) / "x")
+        check_writable(make_folder(arguments.json, "--json") / "x")
     elif arguments.json:
         check_writable(arguments.json)
 
