@@ -39,7 +39,7 @@ def test_screened_topk(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, acti
     # More rows than a tile where it is enough to see it once.
     case = encoder(17 if activation == "relu" else 5, 500, 37, dtype)
     failures = count_failures(monkeypatch)
-    with screening(monkeypatch, step=4, rank=6, capacity=192):
+    with screening(monkeypatch, step=4, rank=6, capacity=96):
         rounded, wide = encode_topk(*case, 9, activation), encode_topk(*case, 9, activation, out=torch.float32)
         check_topk(case, rounded, 9, activation)
         assert wide[0].dtype == torch.float32
@@ -59,7 +59,7 @@ def test_dense_topk(T: int, F: int) -> None:
 
 def test_both_layouts_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
     case = encoder(5, 300, 33)
-    with screening(monkeypatch, step=4, rank=5, capacity=192):
+    with screening(monkeypatch, step=4, rank=5, capacity=96):
         want = encode_topk(*case, 8, "none")
         columns = case._replace(W=case.W.t().contiguous().t())
         wide_x, wide_W = torch.full((5, 66), torch.nan), torch.full((300, 70), torch.nan)
@@ -71,8 +71,8 @@ def test_both_layouts_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.testing.assert_close(got[0], want[0], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("rank", "capacity"), [(40, 64), (1, 192), (2, 1024)], ids=["overflow", "short", "mixed"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rank", "capacity"), [(40, 64), (1, 96), (2, 512)], ids=["overflow", "short", "mixed"])
+@pytest.mark.parametrize("dtype", [DTYPES[0], pytest.param(DTYPES[1], marks=pytest.mark.slow)])
 def test_failed_rows_are_recomputed(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rank: int, capacity: int
 ) -> None:
@@ -90,7 +90,7 @@ def test_ties_nan_and_infinities(monkeypatch: pytest.MonkeyPatch, dtype: torch.d
     case.x[2] = torch.nan
     case.x[3, 5] = torch.inf
     case.W[7, 3], case.W[9, 2] = torch.inf, torch.nan
-    with screening(monkeypatch, step=4, rank=6, capacity=192):
+    with screening(monkeypatch, step=4, rank=6, capacity=96):
         values, indices = encode_topk(*case, 10, "none")
     want = reference.encode_topk(*case, 10, "none")
     # 0 * inf is NaN too, so row 1 has two of those ahead of its ties.
@@ -104,7 +104,7 @@ def test_planted_tile_and_repeated_latents(monkeypatch: pytest.MonkeyPatch) -> N
     case = encoder(5, 512, 24)
     case.W[128:160] = case.x[0] * torch.linspace(1, 2, 32)[:, None]
     case.W[300:330] = case.W[200]
-    with screening(monkeypatch, step=4, rank=9, capacity=192):
+    with screening(monkeypatch, step=4, rank=9, capacity=96):
         got = encode_topk(*case, 16, "none")
     check_topk(case, got, 16)
     assert set(got[1][0].tolist()) == set(range(144, 160))
@@ -156,7 +156,7 @@ def test_a_screen_at_its_worst_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_hint_changes_speed_only(monkeypatch: pytest.MonkeyPatch) -> None:
     case = encoder(6, 400, 24)
-    with screening(monkeypatch, step=4, rank=6, capacity=192):
+    with screening(monkeypatch, step=4, rank=6, capacity=96):
         want = encode_topk(*case, 10, "none")
         for hint in (torch.tensor(1.0), torch.tensor([1.0, 0.9, torch.nan, 9.0, -9.0, 1.1])):
             got = encode_topk(*case, 10, "none", hint=hint)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+from collections.abc import Iterator
 from typing import IO
 
 import pytest
@@ -13,6 +15,15 @@ from torch import Tensor
 import soak
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture(autouse=True)
+def only_what_is_made_here() -> Iterator[None]:
+    """Every round collects garbage: of what other tests of this process have left there is much to look through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def test_work_that_leaks_nothing_passes() -> None:
