@@ -19,6 +19,7 @@ import torch
 from saekernels.formats.checkpoint import Checkpoint
 from saekernels.formats.config import Config
 from saekernels.formats.files import DamagedError, FormatError, read_safetensors
+from saekernels.formats.looking import followed
 from saekernels.formats.pickles import read_pt, unwrapped
 from saekernels.formats.readers import (
     circuit_tracer,
@@ -35,6 +36,9 @@ from saekernels.formats.readers import (
 
 FORMATS = (saelens, sparsify, llama_scope, gemma_scope)
 TORCH_FORMATS = (openai, goodfire, dictionary_learning, qwen_scope, state_dict)
+# Files that other formats' weights have beside them.
+_CONFIGS = ("cfg.json", "config.json", "config.yaml", "config.yml", "hyperparams.json")
+_WEIGHTS = (".pt", ".pth", ".npz", ".safetensors")
 _BY_SHAPE = (qwen_scope, circuit_tracer, state_dict)
 
 
@@ -69,8 +73,24 @@ def read(place: Path, wanted: Wanted) -> Checkpoint:
     if not fitting:
         raise FormatError(_unknown(place))
     if wanted.config is not None and not any(one.form is state_dict for one in fitting):
-        raise FormatError(f"config: got {sorted(wanted.config)}, but {place} is of {fitting[0]}, which says it itself")
-    return fitting[0].read() if len(fitting) == 1 else _the_one(place, fitting)
+        own = f"which has its own: {fitting[0].form.FILES}"
+        raise FormatError(f"config: got {sorted(wanted.config)}, but {place} is of {fitting[0]}, {own}")
+    return _read(fitting[0]) if len(fitting) == 1 else _the_one(place, fitting)
+
+
+def _read(one: Candidate) -> Checkpoint:
+    """What fits, read. Warns of configs beside the weights that its format does not read: they might say otherwise."""
+    with followed() as files:
+        found = one.read()
+    weights = {one.place, *files} if one.place.is_file() else set(files)
+    weights = {file for file in weights if file.suffix in _WEIGHTS}
+    names = {file: (*_CONFIGS, f"{file.stem}.json", f"{file.stem}_cfg.json") for file in weights}
+    beside = {file.parent / name for file in weights for name in names[file]}
+    unread = sorted(path.name for path in beside - set(files) if path.is_file())
+    if unread:
+        told = f"{', '.join(map(repr, unread))} beside it is no part of {found.metadata.format} and was not read"
+        warnings.warn(f"{one.place}: {told}", stacklevel=4)
+    return found
 
 
 def _form(name: str) -> Any:
@@ -90,7 +110,7 @@ def _the_one(place: Path, fitting: list[Candidate]) -> Checkpoint:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             try:
-                found.append((one, one.read(), told))
+                found.append((one, _read(one), told))
             except DamagedError:
                 raise
             except FormatError as error:
@@ -234,4 +254,8 @@ def _unknown(place: Path) -> str:
     hint = f"; it has checkpoints inside: {', '.join(inside[:8])}" if inside else ""
     layers = any(re.match("layer", entry.name) and entry.is_file() for entry in place.iterdir())
     hint += "; name the file of one layer" if layers else ""
+    if not layers and any(re.match(r"(W_(enc|dec)|params_layer)_\d+", entry.name) for entry in place.iterdir()):
+        return (
+            f"path: got {str(place)!r}, a cross-layer transcoder, which writes to several layers and is no single SAE"
+        )
     return f"path: got {str(place)!r} with {found}, need a checkpoint {wanted}{hint}"

@@ -17,7 +17,12 @@ from saekernels.sae.activations import BatchTopK, JumpReLU
 
 
 def describe(
-    path: str | Path, *, input_scale: float | None = None, k: int | None = None, revision: str | None = None
+    path: str | Path,
+    *,
+    input_scale: float | None = None,
+    k: int | None = None,
+    revision: str | None = None,
+    format: str | None = None,
 ) -> dict[str, Any]:
     """All that `saekernels.load` would read at `path`, JSON-ready; arguments and errors are `load`'s.
 
@@ -33,7 +38,7 @@ def describe(
     """
     with looking() as files, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        found = open_checkpoint(path, dtype=None, input_scale=input_scale, k=k, revision=revision)
+        found = open_checkpoint(path, dtype=None, input_scale=input_scale, k=k, revision=revision, format=format)
         sizes = [{"path": str(file), "bytes": file.stat().st_size} for file in files]
         return {
             "path": str(path),

@@ -70,6 +70,7 @@ class Tensors:
     def __init__(self, path: Path, found: Mapping[str, Tensor] | None = None) -> None:
         self.path = path
         self._left: dict[str, Tensor] = dict(found) if found is not None else read_safetensors(path)
+        self._names = sorted(self._left)
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
@@ -77,7 +78,7 @@ class Tensors:
     def shape(self, name: str, dimensions: int = 2) -> tuple[int, ...]:
         """The shape of a tensor that tells sizes no config holds; none of them 0."""
         if name not in self._left:
-            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {sorted(self._left)}")
+            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {self._names}")
         shape = tuple(self._left[name].shape)
         if len(shape) != dimensions or 0 in shape:
             raise FormatError(f"{self.path}: tensor {name!r} has shape {list(shape)}, need {dimensions} dimensions")
@@ -98,6 +99,11 @@ class Tensors:
             raise FormatError(f"{self.path}: tensor {name!r} has shape {list(value.shape)}, need one number")
         return None if value is None else float(value)
 
+    def total(self, name: str) -> int | None:
+        """The sum of a tensor of counts; None if it is not there."""
+        value = self._left.get(name)
+        return None if value is None else int(value.sum())
+
     def drop(self, *names: str) -> None:
         """Leave these out: statistics that the function does not need."""
         for name in names:
@@ -106,7 +112,7 @@ class Tensors:
     def take(self, name: str, *shape: int) -> Tensor:
         """The float tensor `name` of this shape."""
         if name not in self._left:
-            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {sorted(self._left)}")
+            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {self._names}")
         value = self._left.pop(name)
         if tuple(value.shape) != shape:
             raise FormatError(

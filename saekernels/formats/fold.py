@@ -65,6 +65,9 @@ def fold(sae: SAE) -> SaeLensForm:
             f"sae: got {sae}, need an architecture of SAELens, which has none for {lacks}: {', '.join(ARCHITECTURES)}"
         )
     _check_normalization(sae, transcoder)
+    told = sae.metadata
+    if told is not None and not transcoder and told.writes not in (None, told.reads):
+        notes.append(f"a transcoder of equal widths is written as {architecture!r}: the same function of what it reads")
     factor = sae.normalization.factor if isinstance(sae.normalization, Scale) else 1.0
     # Its classes with a k rescale themselves, but by the norms of a W_dec that our scale is folded into.
     rescaled = sae.rescale_by_decoder_norm and isinstance(activation, TopK | AbsTopK) and factor == 1.0

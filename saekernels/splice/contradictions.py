@@ -26,6 +26,10 @@ def contradictions(model: nn.Module, site: Site, metadata: Metadata | None) -> l
     ends = {"to read": (metadata.reads, site.read), "to replace": (metadata.writes, site.write)}
     if metadata.reads == metadata.writes and site.same:
         ends = {"at": (metadata.reads, site.read)}
+    elif None not in (metadata.reads, metadata.writes) and site.same:
+        both = f"to read {metadata.reads!r} and replace {metadata.writes!r}"
+        told.append(f"{site.name!r}: the SAE was trained {both}, and reads what it replaces here")
+        ends = {}
     for verb, (named, end) in ends.items():
         there = _end_of(model, named)
         if there is not None and (there.module, there.is_input) != (end.module, end.is_input):

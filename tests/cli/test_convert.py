@@ -96,7 +96,7 @@ def test_the_model_and_the_place_are_kept(tmp_path: Path, capsys: pytest.Capture
     place = tmp_path / "gemma-scope-2b-it-transcoders" / "layer_7" / "width_16k" / "average_l0_9"
     zoo.gemma(place)
     assert main(["convert", str(place), str(tmp_path / "out")]) == 0
-    assert "  written as it is\n" in capsys.readouterr().out
+    assert "a transcoder of equal widths is written as 'jumprelu': the same function" in capsys.readouterr().out
     before, after = sk.load(place).metadata, sk.load(tmp_path / "out").metadata
     assert before is not None
     assert after is not None

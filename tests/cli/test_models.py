@@ -30,9 +30,7 @@ def loaded(name: Path, **options: Any) -> Any:
 
 
 HUB = """
-import torch
 from saekernels.cli import main
-torch.set_num_threads(1)  # as the tests: sums of several threads round otherwise
 for number, revision in enumerate(({revisions})):
     code = main([*{argv!r}, *revision, "--json", f"{out}/{{number}}.json"])
     assert code == 0, code
@@ -65,7 +63,8 @@ def test_a_revision_of_the_hub_is_what_is_evaluated(files: dict[str, Path], tmp_
     assert done.returncode == 0, done.stderr
     found = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(3)]
     clean = [one["all_sites"]["ce"]["clean"] for one in found]
-    assert clean == pytest.approx([wanted["main"], wanted["step1000"], wanted["step1000"]], abs=1e-9)
+    # Another process rounds its float32 products otherwise, by how its weights lie in memory.
+    assert clean == pytest.approx([wanted["main"], wanted["step1000"], wanted["step1000"]], abs=1e-6)
     assert abs(clean[0] - clean[1]) > 0.01
     assert [one["run"].get("revision") for one in found] == [None, f"step1000 ({commit[:12]})", commit]
     assert "revision: step1000" in done.stdout

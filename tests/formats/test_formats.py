@@ -80,7 +80,11 @@ def test_saelens_before_6_0(tmp_path: Path) -> None:
     """TopK hidden behind architecture `standard`, and a fine-tuned scaling factor on the codes."""
     folder = saelens_folder(tmp_path / "sae", architecture="standard", k=..., activation_fn_str="topk")
     change_config(
-        folder, activation_fn_kwargs={"k": 4}, hook_point="blocks.0.hook_resid_pre", normalize_activations=False
+        folder,
+        activation_fn_kwargs={"k": 4},
+        hook_point="blocks.0.hook_resid_pre",
+        normalize_activations=False,
+        metadata=...,
     )
     plain = sk.load(folder)
     assert plain.activation == sk.TopK(4)

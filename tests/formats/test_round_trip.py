@@ -173,6 +173,11 @@ def test_every_kind_is_written_exactly_or_refused(
             assert not place.exists()
 
 
+def without_class(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the note that SAELens has no class for what is written, by where it reads and writes."""
+    return tuple(note for note in notes if not note.startswith("a transcoder of equal widths is written as"))
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(list(kinds())), metadata=METADATA, grid=st.booleans(), seed=st.integers(0, 999))
 def test_the_same_function_and_metadata_come_back(kind: Kind, metadata: Metadata, grid: bool, seed: int) -> None:
@@ -186,10 +191,10 @@ def test_the_same_function_and_metadata_come_back(kind: Kind, metadata: Metadata
                 sk.save(sae, place)
             assert not place.exists()
             return
-        notes = sk.save(sae, place)
+        notes = without_class(sk.save(sae, place))
         event("folded" if notes else "as it is")
         loaded = sk.load(place)
-        again = sk.save(loaded, Path(folder) / "b")
+        again = without_class(sk.save(loaded, Path(folder) / "b"))
         files = [{p.name: p.read_bytes() for p in (Path(folder) / one).iterdir()} for one in ("a", "b")]
     check(kind, sae, loaded, grid, seed)
     if not notes:

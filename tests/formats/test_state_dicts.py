@@ -34,6 +34,10 @@ def top(x: Tensor, shift: bool = True) -> Tensor:
     return topk(pre(x, shift)) @ W["W_dec"] + W["b_dec"]
 
 
+def top_without_b_enc(x: Tensor) -> Tensor:
+    return topk(pre(x) - W["b_enc"]) @ W["W_dec"] + W["b_dec"]
+
+
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("beside", ["sae_cfg.json", "sae.json", "cfg.json", "config.json"])
 def test_a_config_beside_the_file_says_the_maths(suffix: str, beside: str, tmp_path: Path) -> None:
@@ -85,8 +89,10 @@ def test_neel_nandas_and_bussmanns_configs_are_known(tmp_path: Path) -> None:
     assert check(tmp_path / "25.pt", relu).metadata.model == "gelu-1l"
     folder = tmp_path / "gpt2-small_blocks.8.hook_resid_pre"
     folder.mkdir()
-    torch.save({**W, "num_batches_not_active": torch.zeros(F)}, folder / "sae.pt")
-    for kind, formula in (("vanilla", relu), ("topk", top)):
+    for kind, formula in (("vanilla", relu), ("topk", top_without_b_enc)):
+        # His TopK has a b_enc that it does not add.
+        own = {**W, "b_enc": torch.zeros(F)} if kind == "topk" else W
+        torch.save({**own, "num_batches_not_active": torch.zeros(F)}, folder / "sae.pt")
         (folder / "config.json").write_text(json.dumps({**BUSSMANN, "sae_type": kind}))
         for path in (folder, folder / "sae.pt"):
             sae = check(path, formula)
@@ -94,21 +100,47 @@ def test_neel_nandas_and_bussmanns_configs_are_known(tmp_path: Path) -> None:
         assert sae.metadata.ignored == ()
     for changes, message in [
         ({"sae_type": "batchtopk"}, "BatchTopK selects over a whole batch, need its tensor 'threshold'"),
-        ({"sae_type": "topk", "input_unit_norm": True}, "'input_unit_norm' is True, need none"),
+        ({"sae_type": "topk", "input_unit_norm": "layer"}, "'input_unit_norm' is 'layer', need true or false"),
         ({"sae_type": "topk", "activation": "softplus"}, "'activation' is 'softplus', need one of"),
         ({"sae_type": "topk", "dict_size": F + 1}, f"'dict_size' is {F + 1}, but sae.pt has {F}"),
-        ({"sae_type": "jumprelu"}, "it says 'jumprelu', but sae.pt has no 'threshold'"),
+        ({"sae_type": "jumprelu", "apply_b_dec_to_input": True}, "it says 'jumprelu', but sae.pt has no 'threshold'"),
     ]:
         (folder / "config.json").write_text(json.dumps({**BUSSMANN, **changes}))
         with pytest.raises(sk.FormatError, match=message):
             sk.load(folder)
-    torch.save({**W, "threshold": torch.tensor(0.4)}, folder / "sae.pt")
+    torch.save(W, folder / "sae.pt")
+    (folder / "config.json").write_text(json.dumps({**BUSSMANN, "sae_type": "topk"}))
+    with pytest.raises(sk.FormatError, match="b_enc is not 0, which the tool of its config does not add for 'topk'"):
+        sk.load(folder)
+    torch.save({**W, "b_enc": torch.zeros(F), "threshold": torch.tensor(0.4)}, folder / "sae.pt")
     (folder / "config.json").write_text(json.dumps({**BUSSMANN, "sae_type": "batchtopk"}))
-    check(folder, lambda x: jump(pre(x), 0.4) @ W["W_dec"] + W["b_dec"])
+    check(folder, lambda x: jump(pre(x) - W["b_enc"], 0.4) @ W["W_dec"] + W["b_dec"])
     torch.save({**W, "jumprelu.log_threshold": random(F, seed=3)}, folder / "sae.pt")
-    (folder / "config.json").write_text(json.dumps({**BUSSMANN, "sae_type": "jumprelu"}))
     theta = random(F, seed=3).exp()
-    check(folder, lambda x: jump(pre(x), theta) @ W["W_dec"] + W["b_dec"])
+    for reads_b_dec in (None, True, False):
+        said = {} if reads_b_dec is None else {"apply_b_dec_to_input": reads_b_dec}
+        (folder / "config.json").write_text(json.dumps({**BUSSMANN, "sae_type": "jumprelu", **said}))
+        if reads_b_dec is None:  # which his callers say at every call
+            with pytest.raises(sk.FormatError, match="no file says whether b_dec is taken from the input"):
+                sk.load(folder)
+            continue
+        shift = 0 if reads_b_dec else W["b_dec"] @ W["W_enc"]
+        check(folder, lambda x, shift=shift: jump(pre(x) + shift, theta) @ W["W_dec"] + W["b_dec"])
+
+
+def test_bussmanns_inputs_of_unit_norm(tmp_path: Path) -> None:
+    torch.save({**W, "b_enc": torch.zeros(F)}, tmp_path / "sae.pt")
+    config = {**BUSSMANN, "sae_type": "topk", "input_unit_norm": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def formula(x: Tensor) -> Tensor:
+        mean, centred = x.mean(-1, keepdim=True), x - x.mean(-1, keepdim=True)
+        std = centred.std(-1, keepdim=True)
+        return top_without_b_enc(centred / (std + 1e-5)) * std + mean
+
+    check(tmp_path, formula)
+    with pytest.raises(sk.FormatError, match=r"input_scale: got 2\.0, but .* normalises every input by itself"):
+        sk.load(tmp_path, input_scale=2.0)
 
 
 @pytest.mark.parametrize("kind", ["relu", "jumprelu", "gated", "tied"])
@@ -126,6 +158,11 @@ def test_arenas_toy_sae(kind: str, tmp_path: Path) -> None:
         del w["_W_dec"]
     rows = W["W_enc"].T if kind == "tied" else W["W_dec"]
     decoder = rows / (rows.norm(dim=1, keepdim=True) + 1e-8)
+    if kind in ("jumprelu", "gated"):  # whose classes differ in whether they normalise
+        torch.save(w, tmp_path / "toy.pt")
+        with pytest.raises(sk.FormatError, match=r"rows are not of norm 1, .*; save the rows that are used as W_dec"):
+            sk.load(tmp_path / "toy.pt")
+        w["_W_dec"] = decoder
 
     def formula(x: Tensor) -> Tensor:
         s = (x - W["b_dec"]) @ W["W_enc"]

@@ -22,7 +22,9 @@ SAELENS: list[tuple[dict[str, Any], str]] = [
     ({**OLD, "activation_fn_str": "tanh-relu"}, "activation function 'tanh-relu'"),
     ({**OLD, "activation_fn": "topk"}, "activation function 'topk' and k = None"),
     ({"architecture": "standard", "activation_fn": "gelu"}, "activation function 'gelu'"),
-    ({"architecture": "standard", "activation_fn_str": "topk", "k": ...}, "'topk' and k = None"),
+    ({"architecture": "standard", "activation_fn_str": "topk", "k": ...}, "function 'topk', need 'topk'"),
+    ({**OLD, "activation_fn": "topk", "activation_fn_kwargs": {"k": 4, "signed": True}}, "has 'signed': True, need k"),
+    ({"architecture": "transcoder", "k": ..., "d_out": 8}, "'apply_b_dec_to_input' is true, need false"),
     ({"architecture": "gated", "activation_fn": "topk"}, "'gated' with the activation function 'topk'"),
     ({"activation_fn": "relu"}, "'topk' with the activation function 'relu'"),
     ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 5}}, "'k' is 4 and 5 in 'activation_fn_kwargs'"),
@@ -40,7 +42,13 @@ SAELENS: list[tuple[dict[str, Any], str]] = [
     ({"d_sae": 2**31 - 1, "d_in": 2**31 - 1}, "the config needs"),
     ({"d_in": 8.0}, "'d_in' is 8.0, need a positive integer"),
     (
-        {"architecture": "transcoder", "k": ..., "d_out": 8, "normalize_activations": "layer_norm"},
+        {
+            "architecture": "transcoder",
+            "k": ...,
+            "d_out": 8,
+            "apply_b_dec_to_input": False,
+            "normalize_activations": "layer_norm",
+        },
         "'normalize_activations' is 'layer_norm' for a transcoder, need 'none'",
     ),
 ]

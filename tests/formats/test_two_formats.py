@@ -174,4 +174,4 @@ def test_formats_are_named_as_the_table_names_them(tmp_path: Path) -> None:
         sk.load(tmp_path, format=3)  # type: ignore[arg-type]
     refused(tmp_path, "format: got 'Gemma Scope'", "has none of its files: params.npz", format="Gemma Scope")
     refused(tmp_path, "tensor 'encoder_linear.weight' is missing", format="Goodfire")
-    refused(tmp_path, "config: got ['k']", "'SAELens'", "which says it itself", config={"k": 3})
+    refused(tmp_path, "config: got ['k']", "'SAELens'", "which has its own: cfg.json", config={"k": 3})

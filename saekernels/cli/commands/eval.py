@@ -118,6 +118,8 @@ class _Given:
 def _load(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> _Given:
     if ranks.first:
         _check_outputs(arguments)
+    if arguments.keep_error and not arguments.edit:
+        raise InputError("--keep-error: needs --edit, whose edits it is about")
     family = read_family(arguments.family) if arguments.family else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
     group = mesh.get_group(LATENTS) if mesh is not None and arguments.latent_parallel > 1 else None
@@ -213,8 +215,9 @@ def _add_parts(
         try:
             part()
         except InputError as error:
-            failures.append(str(error))
             report.notes.append(f"Left out: {error}.")
+            if part is not effective or getattr(arguments, "family_asked_for", True):
+                failures.append(str(error))
     return failures
 
 

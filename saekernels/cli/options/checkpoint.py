@@ -10,9 +10,11 @@ from saekernels.display.numbers import counted
 
 
 def add_options(parser: Parser) -> None:
-    """--revision, --k and --input-scale."""
+    """--revision, --format, --k and --input-scale."""
     told = parser.group("what the files do not say")
     told.add_argument("--revision", metavar="NAME", type=not_empty, help="of a repository on the hub (default: main)")
+    which = "its name in docs/reference/formats.md, where the files fit two (default: as the files say)"
+    told.add_argument("--format", metavar="NAME", type=not_empty, help=which)
     told.add_argument("--k", metavar="N", type=at_least(1), help="active latents (default: as the files say)")
     scale = "factor on inputs that the SAE was trained with (default: as the files say)"
     told.add_argument("--input-scale", metavar="S", type=positive, help=scale)
@@ -20,7 +22,8 @@ def add_options(parser: Parser) -> None:
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was told, as `saekernels.load` takes it."""
-    return {"revision": arguments.revision, "k": arguments.k, "input_scale": arguments.input_scale}
+    names = ("revision", "format", "k", "input_scale")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

@@ -151,5 +151,5 @@ def fill_from_example(arguments: argparse.Namespace) -> None:
     arguments.model_name = arguments.model if changed else EXAMPLE_NAME
     arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
     if not changed and getattr(arguments, "family", "") is None and example.FAMILY.is_file():
-        arguments.family = str(example.FAMILY)
+        arguments.family, arguments.family_asked_for = str(example.FAMILY), False
     arguments.data = arguments.data or [str(example.EVAL_DATA)]

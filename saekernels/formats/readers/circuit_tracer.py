@@ -95,6 +95,8 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
         raise FormatError(f"{tensors.path}: its tensors are of {inside!r}, but {config.path} says {named!r:.40}")
     kind = inside or outside or ("topk" if k is not None else "relu")
     told_k = [_whole(one) for one in (own, config.get("k"), k) if one is not None]
+    if kind == "relu" and named is None and config.get("k") is not None:
+        raise FormatError(f"{config.path}: it gives 'k' ({config['k']!r:.40}) without 'activation', need both")
     if kind == "topk":
         counts = {integer({"k": one}, "k", tensors.path) for one in told_k}
         if len(counts) != 1:

@@ -56,6 +56,8 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
     if {"step", "ae"} <= set(found):
         raise FormatError(f"{path}: the state of an interrupted training run, need a finished ae.pt")
     tensors = tensors_of(path, found)
+    if 3 in (tensors.dimensions("encoder.weight"), tensors.dimensions("decoder.weight")):
+        raise FormatError(f"{path}: a crosscoder, which reads and writes several activations and is no single SAE")
     trainer = _trainer(path)
     if "r_mag" in tensors:
         state, activation, pre_bias = _gated(tensors)
@@ -145,6 +147,9 @@ def _top_k(path: Path, tensors: Tensors, trainer: Config, k: int | None) -> Chec
     state = _matrices(tensors) if matryoshka else _linear(tensors, "b_dec")
     own = tensors.number("k")
     threshold = tensors.number("threshold")
+    groups = tensors.total("group_sizes")
+    if groups is not None and groups != len(state["W_enc"]):
+        raise FormatError(f"{path}: its group_sizes sum to {groups}, but it has {len(state['W_enc'])} latents")
     tensors.drop("group_sizes", "k", "threshold")
     tensors.done()
     metadata = _metadata(path, trainer, state)

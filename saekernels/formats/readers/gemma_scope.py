@@ -52,11 +52,14 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
     config = read_json(beside) if beside.is_file() else Config(path, {})
     tensors = read_npz(path) if path.suffix == ".npz" else Tensors(path)
     names = {lower: lower if lower in tensors else name for lower, name in _NAMES.items()}
-    if tensors.dimensions(names["w_dec"]) == 3:
+    if 3 in (tensors.dimensions(names["w_enc"]), tensors.dimensions(names["w_dec"])):
         raise FormatError(f"{path}: a cross-layer transcoder, which writes to several layers and is no single SAE")
     _check(config, "affine_skip_connection" in tensors)
     d_in, n_latents = tensors.shape(names["w_enc"])
     d_out = tensors.shape(names["w_dec"])[1]
+    width = told(config, "width", int)
+    if width not in (None, n_latents):
+        raise FormatError(f"{config.path}: 'width' is {width}, but {path.name} has {n_latents} latents")
     state: dict[str, Tensor] = {
         "W_enc": tensors.take(names["w_enc"], d_in, n_latents).T,
         "W_dec": tensors.take(names["w_dec"], n_latents, d_out),

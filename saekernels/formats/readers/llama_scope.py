@@ -69,6 +69,7 @@ def read(found: Path, input_scale: float | None = None, k: int | None = None) ->
     tensors = Tensors(weights) if weights.suffix == ".safetensors" else _from_pt(weights)
     d = integer(config, "d_model", path)
     state, norms = _state(tensors, d, config)
+    _check_latents(config, len(state["W_enc"]), weights)
     scale, ratio = _scales(config, norms, d, path)
     pre_bias = _pre_bias(config, state, ratio)
     state["b_dec"] = state["b_dec"] * ratio
@@ -79,6 +80,7 @@ def read(found: Path, input_scale: float | None = None, k: int | None = None) ->
     normalization: Normalization | None = Scale(scale) if scale is not None else None
     norm = config.get("norm_activation")
     if norm == "token-wise":
+        _refuse_transcoder(config, state)
         normalization = ConstantNorm()
     elif scale is None and norm in _DATASET_WISE:
         if input_scale is None:
@@ -101,6 +103,23 @@ def read(found: Path, input_scale: float | None = None, k: int | None = None) ->
         normalization=normalization,
         rescale_by_decoder_norm=boolean(config, "sparsity_include_decoder_norm", path),
     )
+
+
+def _refuse_transcoder(config: Config, state: dict[str, Tensor]) -> None:
+    """Of a token-wise norm: the output is scaled by the norm of what it replaces, which a transcoder does not read."""
+    ends = [config.get("hook_point_in"), config.get("hook_point_out", config.get("hook_point_in"))]
+    if state["W_enc"].shape[1] != state["W_dec"].shape[1] or ends[0] != ends[1]:
+        raise FormatError(
+            f"{config.path}: 'norm_activation' is 'token-wise' for a transcoder, need dataset-wise or inference: its "
+            "output is scaled by the norm of what it replaces"
+        )
+
+
+def _check_latents(config: Config, n_latents: int, weights: Path) -> None:
+    """FormatError where the config has another number of latents than the tensors; pruned files have fewer."""
+    d_sae = told(config, "d_sae", int)
+    if d_sae not in (None, n_latents) and weights.stem != "pruned":
+        raise FormatError(f"{config.path}: 'd_sae' is {d_sae}, but {weights.name} has {n_latents} latents")
 
 
 def _folder(path: Path) -> Path:

@@ -31,6 +31,8 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
     """The SAE of a file that `read_pt` has read; k from a folder named ...-L0_K, unless it is given."""
     refuse_scale(input_scale, path)
     named = _L0.findall(str(path.resolve().parent))
+    if k is not None and named and int(named[-1]) != k:
+        raise FormatError(f"k: got {k}, but {path} is of a repository with L0_{named[-1]}")
     k = k if k is not None else int(named[-1]) if named else None
     if k is None:
         raise FormatError(f"{path}: k is in no file; give k, or keep the repository's name (...-L0_K) in the path")

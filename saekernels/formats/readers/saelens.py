@@ -47,7 +47,9 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     d_in, n_latents = integer(config, "d_in", path), integer(config, "d_sae", path)
     d_out = integer(config, "d_out", path) if transcoder else d_in
     activation = kind(integer(config, "k", path)) if kind in (TopK, AbsTopK) else kind()
-    reads_b_dec = boolean(config, "apply_b_dec_to_input", path, True) and not transcoder
+    reads_b_dec = boolean(config, "apply_b_dec_to_input", path, not transcoder)
+    if reads_b_dec and transcoder:
+        raise FormatError(f"{path}: 'apply_b_dec_to_input' is true, need false for {architecture!r}")
     rescaled = boolean(config, "rescale_acts_by_decoder_norm", path)
     if rescaled and not isinstance(activation, TopK | AbsTopK):
         raise FormatError(f"{path}: 'rescale_acts_by_decoder_norm' is true, need false for {architecture!r}")

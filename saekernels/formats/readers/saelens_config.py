@@ -63,7 +63,7 @@ _WITHOUT_EFFECT = """
     llm_compilation_mode model_kwargs sae_compilation_mode prefetch tokens_per_buffer b_dec_init_method
     act_store_device jumprelu_bandwidth jumprelu_init_threshold matryoshka_widths topk_threshold_lr
     aux_loss_coefficient decoder_init_norm hook_point_out_layer layer_out d_sae subset_size
-    n_running_sparsity_samples ctx_len finetuning_tokens finetuning_method log_optimizer_state_to_wandb
+    n_running_sparsity_samples ctx_len sae_lens_version finetuning_tokens finetuning_method log_optimizer_state_to_wandb
     log_activations_store_to_wandb wandb_group unique_id
 """.split()  # noqa: SIM905
 DTYPES = {
@@ -83,6 +83,10 @@ def read_since_6_0(path: Path) -> Config:
         _check_old_layout(config, path)
     function, k = _old_activation(config, path)
     architecture = text(config, "architecture", path, "standard")
+    if "metadata" in config and function == "topk" and architecture == "standard":
+        raise FormatError(
+            f"{path}: 'architecture' is 'standard' with the activation function 'topk', need 'topk' and k"
+        )
     if not _agree(architecture, function, k):
         raise FormatError(
             f"{path}: 'architecture' is {architecture!r} with the activation function {function!r} and k = {k!r:.40}; "
@@ -118,6 +122,9 @@ def _old_activation(config: Config, path: Path) -> tuple[str | None, Any]:
     kwargs = config.get("activation_fn_kwargs") or {}
     if not isinstance(kwargs, dict):
         raise FormatError(f"{path}: 'activation_fn_kwargs' is {kwargs!r:.40}, need an object")
+    others = [name for name, value in kwargs.items() if name != "k" and value]
+    if others:
+        raise FormatError(f"{path}: 'activation_fn_kwargs' has {others[0]!r}: {kwargs[others[0]]!r:.40}, need k alone")
     k = kwargs.get("k")
     if k is not None and config.get("k", k) != k:
         raise FormatError(f"{path}: 'k' is {config['k']!r:.40} and {k!r:.40} in 'activation_fn_kwargs', need one value")

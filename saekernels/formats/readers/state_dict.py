@@ -19,7 +19,7 @@ from saekernels.formats.files import FormatError, Tensors
 from saekernels.formats.looking import is_looking
 from saekernels.formats.pickles import tensors_of
 from saekernels.formats.readers import state_dict_maths as maths
-from saekernels.sae.activations import Scale
+from saekernels.sae.activations import ReLU, Scale
 from saekernels.sae.metadata import Metadata
 
 NAME = "state dict"
@@ -36,6 +36,7 @@ _WITHOUT_EFFECT = """
     model_batch_size buffer_size buffer_batches max_grad_norm dtype device num_batches_in_buffer l1_warmup_frac
     wandb_project perf_log_freq checkpoint_freq top_k_aux aux_penalty n_batches_to_dead bandwidth softmax_aux_penalty
     pool_size quantile quantile_lr name sparsity_coeff ste_epsilon group_sizes weight_normalize_eps n_inst
+    reinit resample_scheme b_dec_init
 """.split()  # noqa: SIM905
 
 
@@ -89,28 +90,46 @@ def read(
     _vectors(tensors, state)
     said = maths.of(config, tensors, state, toy, k)
     tensors.done()
-    if toy:  # its decoder's rows are made unit vectors at every use
-        eps = config.get("weight_normalize_eps", 1e-8)
-        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
-            raise FormatError(f"{config.path}: 'weight_normalize_eps' is {eps!r:.40}, need a number from 0 to 1")
-        if not is_looking():
-            state["W_dec"] = state["W_dec"] / (state["W_dec"].norm(dim=1, keepdim=True) + eps)
+    if toy:
+        _normalise(path, config, state, isinstance(said.activation, ReLU), "W_dec" in renamed)
     for names, size in ((("d_in", "act_size"), state["W_enc"].shape[1]), (("d_sae", "dict_size"), len(state["W_enc"]))):
         for name in names:
             if name in config and integer(config, name, config.path) != size:
                 raise FormatError(f"{config.path}: {name!r} is {config[name]}, but {path.name} has {size}")
-    normalization = None if input_scale is None else Scale(input_scale)
+    if input_scale is not None and said.normalization is not None:
+        raise FormatError(f"input_scale: got {input_scale}, but {config.path} normalises every input by itself")
+    normalization = said.normalization if input_scale is None else Scale(input_scale)
     metadata = _metadata(config)
     return build(path, state, said.activation, metadata, pre_bias=said.pre_bias, normalization=normalization)
+
+
+def _normalise(path: Path, config: Config, state: dict[str, Tensor], plain: bool, named: bool) -> None:
+    """ToySAE's decoder has rows of norm 1 at every use; its subclasses' does not in all versions.
+
+    plain: ToySAE itself. named: the decoder is `W_dec`, which subclasses use as it is.
+    """
+    eps = config.get("weight_normalize_eps", 1e-8)
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
+        raise FormatError(f"{config.path}: 'weight_normalize_eps' is {eps!r:.40}, need a number from 0 to 1")
+    if is_looking() or (named and not plain):
+        return
+    norms = state["W_dec"].norm(dim=1, keepdim=True)
+    if plain:
+        state["W_dec"] = state["W_dec"] / (norms + eps)
+    elif bool((norms - 1).abs().max() > 1e-3):
+        raise FormatError(
+            f"{path}: its decoder's rows are not of norm 1, and versions of its class differ in making them so; "
+            "save the rows that are used as W_dec"
+        )
 
 
 def _config(path: Path, inside: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
     """What the file, the config beside it and the caller say; FormatError where two of them differ."""
     names = (f"{path.stem}_cfg.json", f"{path.stem}.json", *CONFIGS)
-    beside = next((one for name in names if (one := path.parent / name).is_file()), None)
-    fields: dict[str, Any] = dict(read_json(beside)) if beside else {}
-    place = beside or path
-    for source in (inside, given):
+    there = [one for name in names if (one := path.parent / name).is_file()]
+    fields: dict[str, Any] = {}
+    place = there[0] if there else path
+    for source in (*map(read_json, there), inside, given):
         for name, value in source.items():
             if name in fields and fields[name] != value:
                 raise FormatError(f"{place}: {name!r} is {fields[name]!r:.40}, but elsewhere {value!r:.40}")
@@ -120,9 +139,12 @@ def _config(path: Path, inside: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
 def _one_instance(path: Path, found: Mapping[str, Any]) -> Tensors:
     """The tensors without a dimension of instances, which ARENA's ToySAE has."""
-    W_enc = found.get("W_enc", found.get("W_gate"))
+    W_enc, W_dec = found.get("W_enc", found.get("W_gate")), found.get("W_dec")
     if not isinstance(W_enc, Tensor) or W_enc.dim() != 3:
         return tensors_of(path, found)
+    if isinstance(W_dec, Tensor) and (W_dec.dim() != 3 or len(W_dec) != len(W_enc)):
+        shapes = f"W_enc {list(W_enc.shape)}, W_dec {list(W_dec.shape)}"
+        raise FormatError(f"{path}: a crosscoder, which reads and writes several activations, no single SAE: {shapes}")
     if len(W_enc) != 1:
         raise FormatError(
             f"{path}: {len(W_enc)} SAEs in one file (W_enc is {list(W_enc.shape)}), need one; keep instance i with "

@@ -8,7 +8,16 @@ from torch import Tensor
 
 from saekernels.formats.config import Config, boolean, integer
 from saekernels.formats.files import FormatError, Tensors
-from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from saekernels.sae.activations import (
+    Activation,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    LayerNorm,
+    Normalization,
+    ReLU,
+    TopK,
+)
 
 _KINDS = {
     "relu": "relu", "standard": "relu", "vanilla": "relu", "topk": "topk", "batchtopk": "batchtopk",
@@ -24,10 +33,11 @@ _HOW = {
 
 @dataclass(frozen=True)
 class Maths:
-    """An activation, and the pre-bias as `SAE` names it."""
+    """An activation, the pre-bias as `SAE` names it, and how the input is normalised."""
 
     activation: Activation
     pre_bias: str
+    normalization: Normalization | None
 
 
 def of(config: Config, tensors: Tensors, state: dict[str, Tensor], toy: bool, k: int | None) -> Maths:
@@ -35,23 +45,33 @@ def of(config: Config, tensors: Tensors, state: dict[str, Tensor], toy: bool, k:
 
     toy: the tensors are of ARENA's ToySAE, which takes b_dec from its input and selects by ReLU unless it has more.
     """
-    _refuse_normalised(config)
+    normalization = _normalization(config)
     kind = _kind(config, tensors, state, toy, k)
-    pre_bias = _pre_bias(config, state, toy)
+    pre_bias = _pre_bias(config, state, toy, kind)
+    if _is_bussmanns(config) and kind in ("topk", "batchtopk") and state["b_enc"].any():
+        raise FormatError(f"{tensors.path}: its b_enc is not 0, which the tool of its config does not add for {kind!r}")
     unsaid = [_HOW[name] for name, value in (("activation", kind), ("bias", pre_bias)) if value is None]
     if kind is None or pre_bias is None:
         raise FormatError(
             f"{tensors.path}: no file says {' and '.join(unsaid)}; say it in a cfg.json beside it, by "
             "load(..., config={...}), or, where a known tool wrote it, by format=..."
         )
-    return Maths(_activation(kind, config, tensors, state, k), pre_bias)
+    return Maths(_activation(kind, config, tensors, state, k), pre_bias, normalization)
 
 
-def _refuse_normalised(config: Config) -> None:
-    """Inputs that are normalised by a formula that no tensor or field gives."""
+def _is_bussmanns(config: Config) -> bool:
+    """Whether a config is of Bart Bussmann's BatchTopK."""
+    return {"sae_type", "act_size", "dict_size"} <= set(config)
+
+
+def _normalization(config: Config) -> Normalization | None:
+    """Bussmann's (x - mean) / (std + 1e-5), which he undoes; FormatError for what no tensor or field gives."""
+    if _is_bussmanns(config) and boolean(config, "input_unit_norm", config.path):
+        return LayerNorm()
     for name in ("normalize_activations", "input_unit_norm"):
         if config.get(name) not in (None, False, "none"):
             raise FormatError(f"{config.path}: {name!r} is {config[name]!r:.40}, need none for a plain state dict")
+    return None
 
 
 def _kind(config: Config, tensors: Tensors, state: dict[str, Tensor], toy: bool, k: int | None) -> str | None:
@@ -83,15 +103,18 @@ def _named(config: Config, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def _pre_bias(config: Config, state: dict[str, Tensor], toy: bool) -> str | None:
+def _pre_bias(config: Config, state: dict[str, Tensor], toy: bool, kind: str | None) -> str | None:
     """ "none", "b_dec" or "separate" as configs and names say; None where nothing does."""
     said = boolean(config, "apply_b_dec_to_input", config.path) if "apply_b_dec_to_input" in config else None
-    of_a_tool = toy or {"enc_dtype", "dict_mult"} <= set(config) or {"sae_type", "act_size", "dict_size"} <= set(config)
+    bussmanns = _is_bussmanns(config)
+    of_a_tool = toy or {"enc_dtype", "dict_mult"} <= set(config) or bussmanns
     if "b_pre" in state:
         return "separate"
     same_width = state["W_enc"].shape[1] == state["b_dec"].shape[0]
     if said and not same_width:
         raise FormatError(f"{config.path}: 'apply_b_dec_to_input' is true, need equal widths in and out")
+    if bussmanns and kind == "jumprelu":
+        of_a_tool = False  # his callers say it at every call, by use_pre_enc_bias
     if said is None and same_width and state["b_dec"].any():
         return "b_dec" if of_a_tool else None
     return "b_dec" if said else "none"  # where nobody says: no width, or no value, to take
