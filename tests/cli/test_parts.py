@@ -48,6 +48,7 @@ def test_edits_are_further_saes_of_their_site(files: Files, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        (["--keep-error"], "--keep-error: needs --edit"),
         (["--edit", "x"], "need SITE:LATENT:OP"),
         (["--edit", f"{SITES[0]}:3:double"], "need SITE:LATENT:OP"),
         (["--edit", f"{SITES[0]}:3:scale"], "scale needs 1 finite numbers"),

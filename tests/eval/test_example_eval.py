@@ -154,6 +154,17 @@ def test_the_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert row["delta_ce"]["nats"] < costs["pca"] < costs["mean"]
 
 
+def test_a_family_that_nobody_asked_for_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was measured with other windows: a note, and an error where it was asked for."""
+    small = ["eval", "--context", "3", "--tokens", "60", "--bootstrap", "0", "--baselines", "none", "--no-cumulative"]
+    assert main(small) == 0
+    told = capsys.readouterr()
+    assert "Left out: family: measured with windows" in " ".join(told.out.split())
+    assert "error" not in told.err
+    assert main([*small, "--family", str(example.FAMILY)]) == 2
+    assert "family: measured with windows of" in capsys.readouterr().err
+
+
 def test_the_example_shows_that_narrow_probes_fail_outside(tmp_path: Path) -> None:
     out = tmp_path / "breadth.json"
     assert main(["breadth", "--tokens", "15000", "--bootstrap", "0", "--ranks", "1", "32", "--json", str(out)]) == 0

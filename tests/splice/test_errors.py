@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.sae.edits import Edit, EditedSAE
+from saekernels.sae.metadata import Metadata
 from saekernels.splice.context import splice
+from saekernels.splice.contradictions import OriginWarning
 from splice_helpers import WIDTH, count_hooks, make_sae, tiny_model, tokens
 
 pytest.importorskip("transformers")
@@ -98,6 +101,20 @@ def test_edits_that_keep_an_error_need_what_they_read(site, llama):
     edited = EditedSAE(make_sae(), [Edit(3, "zero")], keep_error=True)
     with pytest.raises(ValueError, match="keep_error=True need a site that reads what it replaces"):
         splice(llama, {site: edited})
+
+
+def test_a_transcoder_where_it_reads_what_it_replaces_is_told(llama):
+    """Also where this model has no place by the names of its checkpoint."""
+    sae = make_sae()
+    sae.metadata = Metadata("x", reads="blocks.1.ln2.hook_normalized", writes="blocks.1.hook_mlp_out")
+    said = "'model.layers.1.mlp': the SAE was trained to read 'blocks.1.ln2.hook_normalized' and replace "
+    with pytest.warns(
+        OriginWarning, match=re.escape(said + "'blocks.1.hook_mlp_out', and reads what it replaces here")
+    ):
+        splice(llama, {SITE + ".mlp": sae})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        splice(llama, {SITE + ".post_attention_layernorm -> " + SITE + ".mlp": sae})
 
 
 def test_other_arguments(llama):
