@@ -66,7 +66,8 @@ def fold(sae: SAE) -> SaeLensForm:
         )
     _check_normalization(sae, transcoder)
     told = sae.metadata
-    if told is not None and not transcoder and told.writes not in (None, told.reads):
+    moves = told is not None and None not in (told.reads, told.writes) and told.reads != told.writes
+    if moves and not transcoder:
         notes.append(f"a transcoder of equal widths is written as {architecture!r}: the same function of what it reads")
     factor = sae.normalization.factor if isinstance(sae.normalization, Scale) else 1.0
     # Its classes with a k rescale themselves, but by the norms of a W_dec that our scale is folded into.
