@@ -104,7 +104,7 @@ def _state_dict() -> Files:
 
 
 def _toy() -> Files:
-    tensors = {"W_enc": _t(1, D, F), "_W_dec": _t(1, F, D), "b_enc": _t(1, F), "b_dec": _t(1, D), "log_theta": _t(1, F)}
+    tensors = {"W_enc": _t(1, D, F), "_W_dec": _t(1, F, D), "b_enc": _t(1, F), "b_dec": _t(1, D)}
     return {"toy.safetensors": to_safetensors(tensors), "cfg.json": _json(weight_normalize_eps=1e-8, d_in=D)}
 
 
