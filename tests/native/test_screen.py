@@ -111,24 +111,6 @@ def test_differences_below_the_screens_precision_decide(screen: str) -> None:
     assert counted(lambda: cpu.encode_topk(x, W, None, None, 50, "none"))["overflow_rows"] == 0
 
 
-@pytest.mark.parametrize("T", [1, 4])
-def test_few_rows_are_screened_where_latents_come_packed(T: int) -> None:
-    x, W, b = data(T=T, d=200, F=6000)
-    cpu.set_screening("bf16")
-    block = cpu.prepare(W)
-    exact, packed = (
-        counted(lambda: one_by_one(x, W, b, 20)),
-        counted(lambda: cpu.encode_topk(x, W, b, None, 20, "none", block)),
-    )
-    assert (exact["direct_rows"], exact["screened_rows"]) == (T, 0)
-    assert (packed["direct_rows"], packed["screened_rows"]) == (0, T)
-    assert same_bits(cpu.encode_topk(x, W, b, None, 20, "none", block), one_by_one(x, W, b, 20))
-    limit = torch.tensor(1.5)
-    assert counted(lambda: cpu.encode_threshold(x, W, b, None, limit, block))["screened_rows"] == T
-    packed_codes, codes = (cpu.encode_threshold(x, W, b, None, limit, one) for one in (block, None))
-    assert all(torch.equal(*pair) for pair in zip(packed_codes, codes, strict=True))
-
-
 def almost_alike(alike: int, step: float, F: int = 20_000) -> tuple[Tensor, Tensor, Tensor]:
     """(x, W, the best latents in order): so many latents that differ by multiples of `step`, others far below."""
     x, W = torch.ones(16, 64), torch.randn(F, 64) * 1e-3

@@ -43,7 +43,7 @@ class ThresholdEncoder {
   }
 
   void run(ThresholdCodes* codes) {
-    const bool few = scored_directly(encoder_);
+    const bool few = encoder_.x.rows <= kDirectRows;
     codes->offsets.assign(static_cast<size_t>(encoder_.x.rows) + 1, 0);
     for (int64_t first = 0; first < encoder_.x.rows; first += block_) {
       const int64_t rows = std::min(block_, encoder_.x.rows - first);

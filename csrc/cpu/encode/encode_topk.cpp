@@ -160,7 +160,7 @@ void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int t
   if (encoder.x.rows == 0 || k == 0) return;
   Ids all(static_cast<size_t>(encoder.x.rows));
   std::iota(all.begin(), all.end(), 0);
-  if (scored_directly(encoder)) {
+  if (encoder.x.rows <= kDirectRows) {
     direct_topk(encoder, k, activation, all, threads, out);
     return count(stats().direct_rows, encoder.x.rows);
   }

@@ -14,14 +14,8 @@
 
 namespace saekernels {
 
-// Up to so many rows, packing latents costs more than it saves: encoders then score them exactly at once, unless the
-// latents come packed.
+// Up to so many rows, packing costs more than it saves: encoders then score them exactly at once.
 constexpr int64_t kDirectRows = 4;
-
-inline bool scored_directly(const Encoder& encoder) {
-  const bool packed = encoder.prepared != nullptr && encoder.prepared->panels != nullptr;
-  return encoder.x.rows <= kDirectRows && !packed;
-}
 
 // Scratch of one worker, and the tile that it holds now.
 struct ScreenTile {
