@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from saekernels.errors import InputError, InputTypeError, kind_of
+from saekernels.eval.passes.plan import site_of
 from saekernels.eval.sums.bootstrap import MOST_REPLICATES
 from saekernels.parallel import LatentParallelSAE
 from saekernels.sae.edits import EditedSAE
@@ -26,7 +27,7 @@ def given_saes(saes: object, model: nn.Module) -> dict[str, Any]:
         raise InputError("saes: no SAE was given; need a mapping from site to SAE")
     made = {}
     for entry, given in saes.items():
-        site = entry.partition("#")[0] if isinstance(entry, str) else entry
+        site = site_of(entry) if isinstance(entry, str) else entry
         made[entry] = as_sae(given, model, site, "saes")
         if not isinstance(made[entry], SAE | EditedSAE | LatentParallelSAE):
             raise InputTypeError(f"saes: {entry!r} is {kind_of(given)}, need {NEEDED}")

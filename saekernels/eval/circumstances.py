@@ -10,6 +10,7 @@ import torch
 
 from saekernels.display.numbers import counted
 from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.runner import Runner
 from saekernels.eval.passes.two_passes import Work
 from saekernels.eval.store.provenance import provenance
@@ -70,7 +71,7 @@ def origin_notes(model: Any, saes: Mapping[str, Any], tokens: Tokens) -> list[st
         metadata = getattr(sae, "metadata", None)
         if metadata is None:
             continue
-        site = resolve_site(model, entry.partition("#")[0])
+        site = resolve_site(model, site_of(entry))
         notes += [f"At {told}." for told in contradictions(model, site, metadata)]
         if metadata.prepend_bos is not None and metadata.prepend_bos != begins_with_bos:
             trained, now = ("with", "without") if metadata.prepend_bos else ("without", "with")

@@ -60,9 +60,13 @@ class Site:
         return self.read.module is self.write.module
 
 
+def _ends(name: str) -> list[re.Match[str] | None]:
+    return [_END.fullmatch(end.strip()) for end in name.split("->")]
+
+
 def has_two_ends(name: str) -> bool:
     """Whether a site string reads at one place and replaces at another, as transcoders do."""
-    ends = [_END.fullmatch(end.strip()) for end in name.split("->")]
+    ends = _ends(name)
     return len(ends) > 1 or (ends[0] is not None and ends[0]["side"] == "module")
 
 
@@ -81,7 +85,7 @@ def resolve_site(model: nn.Module, name: str) -> Site:
     """
     if not isinstance(name, str):
         raise TypeError(f"sites: a site is a string such as 'model.layers.3', got {type(name).__name__}")
-    ends = [_END.fullmatch(end.strip()) for end in name.split("->")]
+    ends = _ends(name)
     found = [end for end in ends if end is not None]
     both = len(found) == 2 and any(end["side"] == "module" for end in found)
     if len(found) != len(ends) or len(ends) > 2 or both:

@@ -9,27 +9,15 @@ import torch
 from torch import nn
 
 import saekernels as sk
-from live_saes import MAKERS, D, F, K, close, lens_training, made
+from live_saes import MAKERS, REFUSED, D, F, K, close, lens_training, made, made_refused
 from saekernels.adapters import NotAccelerated, UnknownVersion, verify
 
 pytestmark = pytest.mark.peers
 
 
-REFUSED = {
-    "batchtopk": "selects over the whole batch",
-    "matryoshka_batchtopk": "every prefix",
-    "standard": "dense while it trains",
-    "gated": "needs every gate",
-    "jumprelu": "needs every pre-activation",
-}
-
-
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_training_saes_whose_maths_is_dense_are_refused_by_name(architecture: str) -> None:
-    options = {"k": K} if "topk" in architecture else {}
-    if architecture.startswith("matryoshka"):
-        options["matryoshka_widths"] = [64, F]
-    module = lens_training(architecture, **options)()
+    module = made_refused(architecture)
     with pytest.raises(NotAccelerated, match=f"{type(module).__name__}: .*{REFUSED[architecture]}"):
         sk.accelerate(module)
     assert not sk.is_accelerated(module)

@@ -156,3 +156,21 @@ class Store:
 
     def get_batch_tokens(self, _: int | None = None) -> Tensor:
         return next(self.left)
+
+
+# Training SAEs of sae-lens that no adapter serves, with what their refusal says.
+REFUSED = {
+    "batchtopk": "selects over the whole batch",
+    "matryoshka_batchtopk": "every prefix",
+    "standard": "dense while it trains",
+    "gated": "needs every gate",
+    "jumprelu": "needs every pre-activation",
+}
+
+
+def made_refused(architecture: str) -> Any:
+    """A new one of these."""
+    options: dict[str, Any] = {"k": K} if "topk" in architecture else {}
+    if architecture.startswith("matryoshka"):
+        options["matryoshka_widths"] = [64, F]
+    return lens_training(architecture, **options)()

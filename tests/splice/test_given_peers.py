@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import saekernels as sk
-from live_saes import MAKERS, D, F, K, close, lens_training, made, output
+from live_saes import MAKERS, REFUSED, D, K, close, made, made_refused, output
 from saekernels.adapters import verify
 from saekernels.adapters.live import live_sae
 from saekernels.splice.contradictions import OriginWarning
@@ -142,21 +142,9 @@ def test_a_scale_that_was_not_folded_is_told() -> None:
         close(spliced(module, nn.Sequential(nn.Identity()), "0", x), module(x))
 
 
-REFUSED = {
-    "batchtopk": "selects over the whole batch",
-    "matryoshka_batchtopk": "every prefix",
-    "standard": "dense while it trains",
-    "gated": "needs every gate",
-    "jumprelu": "needs every pre-activation",
-}
-
-
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_what_the_adapters_refuse_is_refused_by_name(architecture: str) -> None:
-    options = {"k": K} if "topk" in architecture else {}
-    if architecture.startswith("matryoshka"):
-        options["matryoshka_widths"] = [64, F]
-    module = lens_training(architecture, **options)()
+    module = made_refused(architecture)
     kind = type(module).__name__
     with pytest.raises(
         ValueError, match=f"^sites: '0' cannot take this object for an SAE: {kind}: .*{REFUSED[architecture]}"

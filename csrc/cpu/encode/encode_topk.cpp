@@ -171,10 +171,11 @@ void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int t
     left.crowded = std::move(still.crowded);
     left.unbounded.insert(left.unbounded.end(), still.unbounded.begin(), still.unbounded.end());
   }
-  direct_topk(encoder, k, activation, left.crowded, threads, out);
-  direct_topk(encoder, k, activation, left.unbounded, threads, out);
   count(stats().overflow_rows, static_cast<int64_t>(left.crowded.size()));
   count(stats().unbounded_rows, static_cast<int64_t>(left.unbounded.size()));
+  // Together: every call reads all weights.
+  left.crowded.insert(left.crowded.end(), left.unbounded.begin(), left.unbounded.end());
+  direct_topk(encoder, k, activation, left.crowded, threads, out);
 }
 
 }  // namespace saekernels
