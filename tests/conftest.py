@@ -21,6 +21,9 @@ from saekernels.backends import registry  # noqa: E402
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# For the processes that tests start: threads beyond the cores that are free sleep while they wait, and do not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Tiny models only lose by threads, which would wait for each other. Tests of threading set their own number.
 torch.set_num_threads(1)
 

@@ -1,9 +1,9 @@
 """What is published, installed as users do: sdist and wheel, with a compiler and without, away from the sources.
 
-    python tests/packages.py            # some four minutes
+    python tests/packages.py            # some three minutes
 
-Builds the source distribution and, from it, the wheel; checks their files; installs each into an environment of its
-own that has torch and numpy alone, and there encodes, asks for `info` and compares the versions.
+Builds the source distribution and, from it, the wheel; checks their files; installs each in turn into a new environment
+that has what they ask for alone, and there encodes, asks for `info` and compares the versions.
 """
 
 from __future__ import annotations
@@ -85,17 +85,17 @@ def check_files(sdist: Path, wheel: Path) -> None:
     assert f"-{number[1]}-" in wheel.name
 
 
-def install(folder: Path, archive: Path, name: str, native: bool, environment: dict[str, str]) -> None:
-    """Into an environment of its own; `native`: whether the compiled module must be there, or must not."""
-    place = folder / name
-    run(sys.executable, "-m", "venv", str(place))
+def install(place: Path, archive: Path, name: str, native: bool, environment: dict[str, str]) -> None:
+    """Into that environment, and out again; `native`: whether the compiled module must be there, or must not."""
     python = str(place / "bin" / "python")
     constraints = ["-c", str(ROOT / "constraints.txt")]
     run(python, "-m", "pip", "install", "-q", *constraints, str(archive), env=environment)
-    told = run(python, "-c", PROGRAM, cwd=folder, env=environment)
+    told = run(python, "-c", PROGRAM, cwd=place, env=environment)
     assert ("native: yes" in told) == native, f"{name}: {told}"
-    info = run(str(place / "bin" / "saekernels"), "info", cwd=folder, env=environment)
+    info = run(str(place / "bin" / "saekernels"), "info", cwd=place, env=environment)
     assert "backend reference" in info
+    run(python, "-m", "pip", "uninstall", "-q", "-y", "saekernels", env=environment)
+    assert not list(place.rglob("saekernels*")), f"{name} leaves files behind"
     print(f"{name}: {told.strip()}", flush=True)
 
 
@@ -109,10 +109,12 @@ def main() -> int:
         check_files(sdist, wheel)
         # CXX names no compiler: as on a machine without one.
         none = {**clean, "CXX": "/nowhere/c++", "CC": "/nowhere/cc", "SAEKERNELS_CUDA": "0"}
-        install(folder, sdist, "sdist without a compiler", False, none)
-        install(folder, wheel, "wheel", False, clean)
+        place = folder / "environment"
+        run(sys.executable, "-m", "venv", str(place))
+        install(place, sdist, "sdist without a compiler", False, none)
+        install(place, wheel, "wheel", False, clean)
         if shutil.which("c++"):
-            install(folder, sdist, "sdist with a compiler", True, {**clean, "SAEKERNELS_CUDA": "0"})
+            install(place, sdist, "sdist with a compiler", True, {**clean, "SAEKERNELS_CUDA": "0"})
     return 0
 
 
