@@ -20,6 +20,8 @@ from saekernels.backends import registry  # noqa: E402
 # Without a GPU, Triton's kernels are interpreted. To be said before anything imports triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    # Those of sparsify are not ours to interpret, which takes minutes.
+    os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
 
 # For the processes that tests start: threads beyond the cores that are free sleep while they wait, and do not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
