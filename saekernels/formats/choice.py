@@ -36,6 +36,7 @@ from saekernels.formats.readers import (
 
 FORMATS = (saelens, sparsify, llama_scope, gemma_scope)
 TORCH_FORMATS = (openai, goodfire, dictionary_learning, qwen_scope, state_dict)
+ALL = (*FORMATS, *TORCH_FORMATS, circuit_tracer)
 # Files that other formats' weights have beside them.
 _CONFIGS = ("cfg.json", "config.json", "config.yaml", "config.yml", "hyperparams.json")
 _WEIGHTS = (".pt", ".pth", ".npz", ".safetensors")
@@ -66,7 +67,7 @@ class Candidate:
 
 def read(place: Path, wanted: Wanted) -> Checkpoint:
     """The checkpoint at a path. FormatError where nothing fits, or where what fits would be several functions."""
-    named = None if wanted.format is None else _form(wanted.format)
+    named = None if wanted.format is None else form_of(wanted.format)
     fitting = list(_candidates(place, wanted, named))
     if not fitting and named is not None:
         raise FormatError(f"format: got {wanted.format!r}, but {place} has none of its files: {named.FILES}")
@@ -93,13 +94,12 @@ def _read(one: Candidate) -> Checkpoint:
     return found
 
 
-def _form(name: str) -> Any:
-    """The format of that name, in whatever case."""
-    known = {form.NAME: form for form in (*FORMATS, *TORCH_FORMATS, circuit_tracer)}
-    for own, form in known.items():
-        if isinstance(name, str) and name.casefold() == own.casefold():
+def form_of(name: str) -> Any:
+    """The format of that name, in whatever case. ValueError where there is none."""
+    for form in ALL:
+        if isinstance(name, str) and name.casefold() == form.NAME.casefold():
             return form
-    raise ValueError(f"format: got {name!r:.40}, need one of {', '.join(map(repr, known))}")
+    raise ValueError(f"format: got {name!r:.40}, need one of {', '.join(repr(form.NAME) for form in ALL)}")
 
 
 def _the_one(place: Path, fitting: list[Candidate]) -> Checkpoint:
@@ -244,9 +244,7 @@ def _single(place: Path, suffixes: tuple[str, ...]) -> Path | None:
 
 
 def _unknown(place: Path) -> str:
-    wanted = "folder or file of one: " + "; ".join(
-        f"{form.NAME}: {form.FILES}" for form in (*FORMATS, *TORCH_FORMATS, circuit_tracer)
-    )
+    wanted = "folder or file of one: " + "; ".join(f"{form.NAME}: {form.FILES}" for form in ALL)
     if place.is_file():
         return f"path: got {str(place)!r}, need a checkpoint {wanted}"
     found = sorted(entry.name for entry in place.iterdir())[:8]

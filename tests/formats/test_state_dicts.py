@@ -64,8 +64,8 @@ def test_what_nobody_says_is_asked_for(suffix: str, tmp_path: Path) -> None:
         sk.load(path)
     assert str(caught.value) == (
         f"{path}: no file says what is selected ('activation': 'relu', or 'topk' with 'k') and whether b_dec is taken "
-        "from the input ('apply_b_dec_to_input': true or false); say it in a cfg.json beside it, by load(..., "
-        "config={...}), or, where a known tool wrote it, by format=..."
+        "from the input ('apply_b_dec_to_input': true or false); say it in a cfg.json beside it, by "
+        "config=..., or, where a known tool wrote it, by format=..."
     )
     check(path, relu, config={"activation": "relu", "apply_b_dec_to_input": True})
     check(path, lambda x: top(x, shift=False), config={"apply_b_dec_to_input": False}, k=K)

@@ -224,7 +224,7 @@ def test_what_the_files_do_not_say_can_be_given(tmp_path: Path, capsys: pytest.C
     tensors = {"W_enc": random(F, D), "W_dec": random(D, F), "b_enc": random(F), "b_dec": random(D)}
     torch.save(tensors, tmp_path / "layer3.sae.pt")
     path = str(tmp_path / "layer3.sae.pt")
-    assert "k is in no file; give k" in fails(capsys, ["info", path])
+    assert "k is in no file; give --k, or keep" in fails(capsys, ["info", path])
     assert main(["info", path, "--k", "7"]) == 0
     assert "activation       TopK(k=7, relu=False)\n" in capsys.readouterr().out
 
