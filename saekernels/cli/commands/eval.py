@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from saekernels import example
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
@@ -95,42 +96,54 @@ def _add_extras(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
-    fill_from_example(arguments)
+    all_example = fill_from_example(arguments)
     check_options(arguments)
     if arguments.compat:
         one_process_only("--compat")
         return run_compat(arguments, load_source(arguments))
     device = pick_device(arguments.device, local_rank())
     with processes(arguments.latent_parallel, device, arguments.checkpoint) as mesh:
-        return _run(arguments, device, mesh, Ranks(mesh))
+        return _run(arguments, _table(arguments.family, all_example), device, mesh, Ranks(mesh))
+
+
+def _table(family: str | None, all_example: bool) -> str | None:
+    """Where a family's table is: what --family says, or the bundled one of the bundled example."""
+    if family is None and all_example and example.FAMILY.is_file():
+        return str(example.FAMILY)
+    return family
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What the options name, loaded."""
+    """What the options name, loaded; a family with the place of its table."""
 
     source: Source
     saes: Mapping[str, Any]
-    family: Family | None
+    family: tuple[Family, str] | None
     tasks: Sequence[Task]
 
 
-def _load(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> _Given:
+def _load(
+    arguments: argparse.Namespace, table: str | None, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks
+) -> _Given:
     if ranks.first:
         _check_outputs(arguments)
     if arguments.keep_error and not arguments.edit:
         raise InputError("--keep-error: needs --edit, whose edits it is about")
-    family = read_family(arguments.family) if arguments.family else None
+    family = (read_family(table), table) if table else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
     group = mesh.get_group(LATENTS) if mesh is not None and arguments.latent_parallel > 1 else None
     source = load_source(arguments, device, group, read=ranks.index == 0)
     if isinstance(arguments.breadth, str):
         entry_of(list(source.saes), arguments.breadth, "--breadth")
-    return _Given(source, with_edits(source.saes, arguments.edit, arguments.keep_error), family, tasks)
+    saes = with_edits(source.saes, arguments.edit, arguments.keep_error)
+    return _Given(source, saes, family, tasks)
 
 
-def _run(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> int:
-    given = ranks.together(lambda: _load(arguments, device, mesh, ranks))
+def _run(
+    arguments: argparse.Namespace, table: str | None, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks
+) -> int:
+    given = ranks.together(lambda: _load(arguments, table, device, mesh, ranks))
     source = given.source
     with progress_bar(shown=ranks.first) as progress:
         report = evaluate(
@@ -156,7 +169,7 @@ def _run(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh |
         return 0
     report.run.update(source.facts)
     report.run["command"] = shlex.join(["saekernels", *arguments.argv])
-    failures = _add_parts(report, source, given.family, given.tasks, arguments)
+    failures = _add_parts(report, given, arguments)
     return _deliver(report, failures, arguments) if ranks.first else 0
 
 
@@ -190,15 +203,17 @@ def _say_where(arguments: argparse.Namespace) -> None:
         show("\nNothing was written; --html page.html writes a page with plots, --json report.json the figures.\n")
 
 
-def _add_parts(
-    report: Report, source: Source, family: Family | None, tasks: Sequence[Task], arguments: argparse.Namespace
-) -> list[str]:
-    """What goes beside the splices; what cannot be measured is told, and must not cost the rest of the report."""
+def _add_parts(report: Report, given: _Given, arguments: argparse.Namespace) -> list[str]:
+    """What goes beside the splices; what cannot be measured is told, and must not cost the rest of the report.
+
+    Returns what was asked for and failed: the bundled family, which nobody asks for, is left out with a note.
+    """
     failures = []
+    source, tasks = given.source, given.tasks
 
     def effective() -> None:
-        assert family is not None
-        report.extras["effective_compute"], notes = effective_compute(report, family, arguments.family)
+        assert given.family is not None
+        report.extras["effective_compute"], notes = effective_compute(report, *given.family)
         report.notes.extend(notes)
 
     def narrow() -> None:
@@ -210,13 +225,13 @@ def _add_parts(
         site = None if arguments.breadth is True else arguments.breadth
         report.extras["breadth"] = breadth_of(source, arguments, site)
 
-    wanted = ((effective, family is not None), (narrow, bool(tasks)), (breadth, arguments.breadth is not None))
+    wanted = ((effective, given.family is not None), (narrow, bool(tasks)), (breadth, arguments.breadth is not None))
     for part in (part for part, asked in wanted if asked):
         try:
             part()
         except InputError as error:
             report.notes.append(f"Left out: {error}.")
-            if part is not effective or getattr(arguments, "family_asked_for", True):
+            if part is not effective or arguments.family is not None:
                 failures.append(str(error))
     return failures
 

@@ -138,13 +138,16 @@ def _say_if_slow(device: torch.device, command: str) -> None:
         )
 
 
-def fill_from_example(arguments: argparse.Namespace) -> None:
-    """What is not given comes from the bundled example; a model of one's own needs its own SAEs and data."""
+def fill_from_example(arguments: argparse.Namespace) -> bool:
+    """What is not given comes from the bundled example; a model of one's own needs its own SAEs and data.
+
+    Returns whether all of it is the example's.
+    """
     if arguments.model and not (arguments.sae and arguments.data):
         raise InputError("--model needs --sae SITE=PATH and --data as well")
     if arguments.model:
         arguments.model_name = arguments.model
-        return
+        return False
     if not arguments.sae and (lone := checkpoint.asked(arguments, checkpoint.SAES)):
         raise InputError(f"{lone[0]}: it is about the checkpoints of --sae; give those as well")
     from saekernels import example
@@ -155,6 +158,5 @@ def fill_from_example(arguments: argparse.Namespace) -> None:
     changed = arguments.sae or arguments.data or arguments.tokenizer or arguments.adapter
     arguments.model_name = arguments.model if changed else EXAMPLE_NAME
     arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
-    if not changed and getattr(arguments, "family", "") is None and example.FAMILY.is_file():
-        arguments.family, arguments.family_asked_for = str(example.FAMILY), False
     arguments.data = arguments.data or [str(example.EVAL_DATA)]
+    return not changed
