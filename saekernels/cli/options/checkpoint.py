@@ -11,7 +11,7 @@ from saekernels.cli.options.arguments import Parser, at_least, not_empty, positi
 from saekernels.display.numbers import counted
 from saekernels.errors import InputError, first_line
 from saekernels.files.checked import read_json
-from saekernels.formats.choice import ALL, form_of
+from saekernels.formats.candidates import ALL, form_of
 
 # Before these options where a command has others of those names, of the model or the output.
 SAES = "sae-"
