@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def describe(
     k: int | None = None,
     revision: str | None = None,
     format: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that `saekernels.load` would read at `path`, JSON-ready; arguments and errors are `load`'s.
 
@@ -38,7 +40,9 @@ def describe(
     """
     with looking() as files, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        found = open_checkpoint(path, dtype=None, input_scale=input_scale, k=k, revision=revision, format=format)
+        found = open_checkpoint(
+            path, dtype=None, input_scale=input_scale, k=k, revision=revision, format=format, config=config
+        )
         sizes = [{"path": str(file), "bytes": file.stat().st_size} for file in files]
         return {
             "path": str(path),

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from saekernels.formats import hub
+from saekernels.formats.candidates import FORMATS as FORMATS
+from saekernels.formats.candidates import TORCH_FORMATS as TORCH_FORMATS
+from saekernels.formats.candidates import Wanted
 from saekernels.formats.checkpoint import Checkpoint
-from saekernels.formats.choice import FORMATS as FORMATS
-from saekernels.formats.choice import TORCH_FORMATS as TORCH_FORMATS
-from saekernels.formats.choice import Wanted, read
+from saekernels.formats.choice import read
 from saekernels.formats.files import FLOATS
 from saekernels.formats.write import write
 from saekernels.sae.activations import Scale

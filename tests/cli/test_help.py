@@ -15,7 +15,8 @@ from saekernels.cli.options.arguments import Parser
 
 WIDTH = 100
 GROUPS = {
-    "model", "text", "precision and device", "baselines and intervals", "extras", "scale and resume", "output",
+    "model", "what the SAEs' files do not say, of every --sae", "text", "precision and device",
+    "baselines and intervals", "extras", "scale and resume", "output",
 }  # fmt: skip
 # What is not done unless it is asked for: there is nothing to tell.
 # Options of those names that have a default here.

@@ -138,8 +138,9 @@ def test_the_device_without_values_is_refused(
 )
 def test_only_the_whole_example_is_called_the_example(given: list[str], name: str) -> None:
     parsed = build_parser().parse_args(["eval", *given])
-    source.fill_from_example(parsed)
+    assert source.fill_from_example(parsed) == (not given)
     assert parsed.model_name == name
+    assert parsed.family is None, "only what was asked for is among the arguments"
 
 
 def test_a_misspelt_simd_level_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

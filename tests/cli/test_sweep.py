@@ -27,6 +27,8 @@ FILES = {
     "--family": ("family", bad_inputs.FILES),
     "--tasks": ("tasks", bad_inputs.FILES),
     "--device-map": ("report", bad_inputs.FILES),
+    "--config": ("report", bad_inputs.FILES),
+    "--sae-config": ("report", bad_inputs.FILES),
     "--train-tokens": ("tokens", {**bad_inputs.FILES, "cut": bad_inputs.FILES["missing"]}),
     "source": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json")}),
     "path": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json")}),
@@ -40,9 +42,10 @@ WORDS = {
     "--compat": "x", "--format": "x", "--edit": f"{SITE}:1:set", "--watch": f"{SITE}:1>1e", "--site": "x",
     "--domain": "x", "--upstream": "x", "--downstream": "x", "--gpu": "x", "--card": "x", "--ops": "x", "--dtypes": "x",
     "--shapes": "1,2", "--kernels": "x", "--checks": "x", "--template": "(" * 3000, "--breadth": "x", "--token": "\0",
+    "--sae-format": "x",
 }  # fmt: skip
 # Any text is right: names of fields and of revisions.
-FREE = ("--text-field", "--domain-field", "--label-field", "--revision")
+FREE = ("--text-field", "--domain-field", "--label-field", "--revision", "--sae-revision")
 
 
 NUMERIC = ("whole_number", "tokens_or_all", "count", "seconds", "positive", "_spread")
@@ -139,7 +142,7 @@ def test_what_is_no_number(command: str, option: str, good: dict[str, Path], tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), NUMBERS, ids=[" ".join(one) for one in NUMBERS])
 def test_what_is_no_number_of_any_kind(command: str, option: str, good: dict[str, Path], tmp_path: Path) -> None:
-    fractions = ("1.5",) if option in ("--budget", "--input-scale") else ()
+    fractions = ("1.5",) if option in ("--budget", "--input-scale", "--sae-input-scale") else ()
     values = tuple(one for one in bad_inputs.NUMBERS[4:] if one not in fractions)
     assert numbers(command, option, values, good, tmp_path) == {}
 

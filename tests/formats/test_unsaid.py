@@ -133,6 +133,6 @@ def test_the_command_line_says_which_format(tmp_path: Path, capsys: pytest.Captu
     torch.save(square, tmp_path / "x.pt")
     for command in (["info", str(tmp_path / "x.pt")], ["convert", str(tmp_path / "x.pt"), str(tmp_path / "out")]):
         assert main(command) == 2
-        assert "say format='Qwen Scope' where rows are" in capsys.readouterr().err
+        assert "say --format 'Qwen Scope' where rows are" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "x.pt"), "--format", "qwen scope", "--k", "3"]) == 0
     assert "TopK(k=3, relu=False)" in capsys.readouterr().out

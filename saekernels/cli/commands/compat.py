@@ -29,7 +29,7 @@ def add_options(extras: Any) -> None:
     """--compat and --format."""
     peers = "instead of our report, the metrics of another tool by its own formulas, on windows packed as it does"
     extras.add_argument("--compat", choices=PEERS, help=peers)
-    formats = "with --compat saebench: write SAEBench Core results into the directory given by --json"
+    formats = "of the output, with --compat saebench: SAEBench Core results in the directory given by --json"
     extras.add_argument("--format", choices=["saebench"], help=formats)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saekernels.cli.options.arguments import not_empty
-from saekernels.cli.options.checkpoint import add_options, given
+from saekernels.cli.options.checkpoint import add_options, given, in_options
 from saekernels.cli.options.inputs import DTYPES
 from saekernels.cli.options.output import show
 from saekernels.errors import InputError, first_line, missing_extra
@@ -26,6 +26,7 @@ def add_parser(commands: Any) -> None:
         "what was folded and what could not be kept.",
         examples=(
             ("saekernels convert trained/sae converted", ""),
+            ("saekernels convert mine.pt converted --format 'state dict' --config said.json", ""),
             ("saekernels convert google/gemma-scope-2b-pt-res/layer_6/width_16k/average_l0_70 gemma_6", ""),
         ),
     )
@@ -44,16 +45,17 @@ def run(arguments: argparse.Namespace) -> int:
     if os.path.lexists(out) and not (os.path.isdir(out) and not any(out.iterdir())):
         raise InputError(f"out: {out} exists; give a new folder")
     dtype = DTYPES[arguments.dtype] if arguments.dtype else None
+    beside = given(arguments)
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            sae = load(arguments.source, dtype=dtype, **given(arguments))
+            sae = load(arguments.source, dtype=dtype, **beside)
         changed = save(sae, out, metadata={"converted_from": str(arguments.source)})
     except ImportError as error:
         raise missing_extra("safetensors", "writing checkpoints") from error
     except (OSError, ValueError) as error:
-        raise InputError(first_line(error)) from error
+        raise InputError(in_options(first_line(error))) from error
     for one in told:
-        show(f"Note: {one.message}\n")
+        show(f"Note: {in_options(str(one.message))}\n")
     show("\n".join([f"{out}: {sae}", *(f"  {one}" for one in changed or ("written as it is",))]) + "\n")
     return 0

@@ -10,29 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from saekernels import example
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
+from saekernels.cli.commands.eval_output import check_outputs, deliver
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.edits import edit, with_edits
 from saekernels.cli.options.inputs import pick_device
-from saekernels.cli.options.output import OutputError, show, show_written
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
-from saekernels.cli.options.progress import progress_bar, say_finished
+from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
-from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
 from saekernels.eval import Report, evaluate
 from saekernels.eval.passes.plan import BASELINES
-from saekernels.eval.report.page import page
-from saekernels.eval.report.terminal import as_text
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.studies.effective_compute import effective_compute
 from saekernels.eval.studies.family import Family, read_family
 from saekernels.eval.studies.task_runs import run_tasks, task_part
 from saekernels.eval.studies.tasks import Task, load_tasks
 from saekernels.eval.sums.bootstrap import MOST_REPLICATES
-from saekernels.eval.text.sources import files_of
-from saekernels.files.checked import check_writable, same_file, write_whole
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -95,42 +91,54 @@ def _add_extras(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
-    fill_from_example(arguments)
+    all_example = fill_from_example(arguments)
     check_options(arguments)
     if arguments.compat:
         one_process_only("--compat")
         return run_compat(arguments, load_source(arguments))
     device = pick_device(arguments.device, local_rank())
     with processes(arguments.latent_parallel, device, arguments.checkpoint) as mesh:
-        return _run(arguments, device, mesh, Ranks(mesh))
+        return _run(arguments, _table(arguments.family, all_example), device, mesh, Ranks(mesh))
+
+
+def _table(family: str | None, all_example: bool) -> str | None:
+    """Where a family's table is: what --family says, or the bundled one of the bundled example."""
+    if family is None and all_example and example.FAMILY.is_file():
+        return str(example.FAMILY)
+    return family
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What the options name, loaded."""
+    """What the options name, loaded; a family with the place of its table."""
 
     source: Source
     saes: Mapping[str, Any]
-    family: Family | None
+    family: tuple[Family, str] | None
     tasks: Sequence[Task]
 
 
-def _load(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> _Given:
+def _load(
+    arguments: argparse.Namespace, table: str | None, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks
+) -> _Given:
     if ranks.first:
-        _check_outputs(arguments)
+        check_outputs(arguments)
     if arguments.keep_error and not arguments.edit:
         raise InputError("--keep-error: needs --edit, whose edits it is about")
-    family = read_family(arguments.family) if arguments.family else None
+    family = (read_family(table), table) if table else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
     group = mesh.get_group(LATENTS) if mesh is not None and arguments.latent_parallel > 1 else None
     source = load_source(arguments, device, group, read=ranks.index == 0)
     if isinstance(arguments.breadth, str):
         entry_of(list(source.saes), arguments.breadth, "--breadth")
-    return _Given(source, with_edits(source.saes, arguments.edit, arguments.keep_error), family, tasks)
+    saes = with_edits(source.saes, arguments.edit, arguments.keep_error)
+    return _Given(source, saes, family, tasks)
 
 
-def _run(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks) -> int:
-    given = ranks.together(lambda: _load(arguments, device, mesh, ranks))
+def _run(
+    arguments: argparse.Namespace, table: str | None, device: torch.device, mesh: DeviceMesh | None, ranks: Ranks
+) -> int:
+    given = ranks.together(lambda: _load(arguments, table, device, mesh, ranks))
     source = given.source
     with progress_bar(shown=ranks.first) as progress:
         report = evaluate(
@@ -156,49 +164,21 @@ def _run(arguments: argparse.Namespace, device: torch.device, mesh: DeviceMesh |
         return 0
     report.run.update(source.facts)
     report.run["command"] = shlex.join(["saekernels", *arguments.argv])
-    failures = _add_parts(report, source, given.family, given.tasks, arguments)
-    return _deliver(report, failures, arguments) if ranks.first else 0
+    failures = _add_parts(report, given, arguments)
+    return deliver(report, failures, arguments) if ranks.first else 0
 
 
-def _deliver(report: Report, failures: list[str], arguments: argparse.Namespace) -> int:
-    """Show the report and write its files."""
-    say_finished(report.tokens, report.run["passes"], report.run["seconds"])
-    unseen: Exception | None = None
-    try:
-        show(as_text(report))
-    except (OutputError, BrokenPipeError) as error:
-        unseen = error  # the files are then all that stays of hours of work
-    _write(report, arguments)
-    if unseen is not None:
-        raise unseen
-    _say_where(arguments)
-    if failures:
-        raise InputError(f"{'; '.join(failures)}; the report is without that part")
-    return 0
+def _add_parts(report: Report, given: _Given, arguments: argparse.Namespace) -> list[str]:
+    """What goes beside the splices; what cannot be measured is told, and must not cost the rest of the report.
 
-
-def _say_where(arguments: argparse.Namespace) -> None:
-    """What was written, and how to open it."""
-    files = (
-        (arguments.html, "open it in a browser"),
-        (arguments.json, "saekernels compare A.json B.json reads two of these"),
-        (arguments.checkpoint, "the same command goes on from here, or shows the same report at once"),
-    )
-    if any(path for path, _ in files):
-        show_written(files)
-    else:
-        show("\nNothing was written; --html page.html writes a page with plots, --json report.json the figures.\n")
-
-
-def _add_parts(
-    report: Report, source: Source, family: Family | None, tasks: Sequence[Task], arguments: argparse.Namespace
-) -> list[str]:
-    """What goes beside the splices; what cannot be measured is told, and must not cost the rest of the report."""
+    Returns what was asked for and failed: the bundled family, which nobody asks for, is left out with a note.
+    """
     failures = []
+    source, tasks = given.source, given.tasks
 
     def effective() -> None:
-        assert family is not None
-        report.extras["effective_compute"], notes = effective_compute(report, family, arguments.family)
+        assert given.family is not None
+        report.extras["effective_compute"], notes = effective_compute(report, *given.family)
         report.notes.extend(notes)
 
     def narrow() -> None:
@@ -210,53 +190,12 @@ def _add_parts(
         site = None if arguments.breadth is True else arguments.breadth
         report.extras["breadth"] = breadth_of(source, arguments, site)
 
-    wanted = ((effective, family is not None), (narrow, bool(tasks)), (breadth, arguments.breadth is not None))
+    wanted = ((effective, given.family is not None), (narrow, bool(tasks)), (breadth, arguments.breadth is not None))
     for part in (part for part, asked in wanted if asked):
         try:
             part()
         except InputError as error:
             report.notes.append(f"Left out: {error}.")
-            if part is not effective or getattr(arguments, "family_asked_for", True):
+            if part is not effective or arguments.family is not None:
                 failures.append(str(error))
     return failures
-
-
-def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Before the hours of work: can the results be written at all, and over nothing that is read?"""
-    outputs = {"--json": arguments.json, "--html": arguments.html}
-    given = {option: path for option, path in outputs.items() if path}
-    for option, path in given.items():
-        check_writable(path)
-        for file in (file for source in arguments.data for file in files_of(source)):
-            if same_file(path, file):
-                raise InputError(f"{option}: {path} is the file {file} of --data; it would be overwritten")
-    if len(given) == 2 and same_file(arguments.json, arguments.html):
-        raise InputError(f"--json and --html: both are {arguments.json}")
-    if arguments.html:
-        require_matplotlib()
-
-
-def _write(report: Report, arguments: argparse.Namespace) -> None:
-    """Both files, once both are rendered; a place that fails does not keep the other from being written."""
-    texts = {arguments.json: report.to_json()} if arguments.json else {}
-    if arguments.html:
-        texts[arguments.html] = page(report)
-    written: list[str] = []
-    failures: list[str] = []
-    try:
-        for path, text in texts.items():
-            try:
-                write_whole(path, text)
-                written.append(path)
-            except InputError as error:
-                failures.append(str(error))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_written(written)) from None
-    if failures:
-        folder = arguments.checkpoint
-        kept = [f"all figures are in {folder}, and the same command with another place writes them"] if folder else []
-        raise InputError("; ".join([*failures, _written(written), *kept]))
-
-
-def _written(paths: list[str]) -> str:
-    return f"{' and '.join(paths) or 'nothing'} was written"

@@ -49,7 +49,6 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    told = {f"--{name.replace('_', '-')}": value for name, value in checkpoint.given(arguments).items()}
     if arguments.path is not None:
         if arguments.stats:
             raise InputError("--stats: it is about this installation, not about a checkpoint; give one of the two")
@@ -57,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         text = json.dumps(facts, indent=2, default=str) if arguments.json else "\n".join(checkpoint.lines(facts))
         show(text + "\n")
         return 0
-    lone = [name for name, value in told.items() if value is not None]
-    if lone:
+    if lone := checkpoint.asked(arguments):
         raise InputError(f"{lone[0]}: it is about a checkpoint; give its PATH as well")
     facts = gather()
     if arguments.stats:
@@ -68,12 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _of_checkpoint(arguments: argparse.Namespace) -> dict[str, Any]:
+    beside = checkpoint.given(arguments)
     try:
-        return describe(arguments.path, **checkpoint.given(arguments))
+        return describe(arguments.path, **beside)
     except ImportError as error:
         raise missing_extra("safetensors", "reading checkpoints") from error
     except (OSError, ValueError) as error:
-        raise InputError(first_line(error)) from error
+        raise InputError(checkpoint.in_options(first_line(error))) from error
 
 
 def gather() -> dict[str, Any]:

@@ -3,27 +3,78 @@
 from __future__ import annotations
 
 import argparse
+import re
+import textwrap
 from typing import Any
 
 from saekernels.cli.options.arguments import Parser, at_least, not_empty, positive
 from saekernels.display.numbers import counted
+from saekernels.errors import InputError, first_line
+from saekernels.files.checked import read_json
+from saekernels.formats.candidates import ALL, form_of
+
+# Before these options where a command has others of those names, of the model or the output.
+SAES = "sae-"
+_TOLD = ("revision", "format", "config", "k", "input_scale")
+# "format: got 'x'"; "give k"; "say format='x'".
+_REFUSED = re.compile(r"^(revision|format|config|k|input_scale)(?=: got)|(?<=; give )(k)(?=$|,)")
+_ADVISED = re.compile(r"(?<= )(format|config|input_scale)=(?: |(?=['.]))")
 
 
-def add_options(parser: Parser) -> None:
-    """--revision, --format, --k and --input-scale."""
-    told = parser.group("what the files do not say")
-    told.add_argument("--revision", metavar="NAME", type=not_empty, help="of a repository on the hub (default: main)")
-    which = "its name in docs/reference/formats.md, where the files fit two (default: as the files say)"
-    told.add_argument("--format", metavar="NAME", type=not_empty, help=which)
-    told.add_argument("--k", metavar="N", type=at_least(1), help="active latents (default: as the files say)")
-    scale = "factor on inputs that the SAE was trained with (default: as the files say)"
-    told.add_argument("--input-scale", metavar="S", type=positive, help=scale)
+def add_options(parser: Parser, prefix: str = "") -> None:
+    """What `saekernels.load` is told beside a path, as --format, --config and so on; "sae-": of every --sae."""
+    told = parser.group("what the SAEs' files do not say, of every --sae" if prefix else "what the files do not say")
+
+    def add(name: str, metavar: str, kind: Any, what: str, default: str = "as the files say") -> None:
+        told.add_argument(f"--{prefix}{name}", metavar=metavar, type=kind, help=f"{what} (default: {default})")
+
+    add("revision", "NAME", not_empty, "of a repository on the hub", "main")
+    add("format", "NAME", not_empty, f"where the files fit two, {', '.join(form.NAME for form in ALL)}")
+    add("config", "FILE", not_empty, "JSON that says the maths of a plain state dict, in the fields of a cfg.json")
+    add("k", "N", at_least(1), "active latents")
+    add("input-scale", "S", positive, "factor on inputs that the SAE was trained with")
 
 
-def given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was told, as `saekernels.load` takes it."""
-    names = ("revision", "format", "k", "input_scale")
-    return {name: getattr(arguments, name) for name in names}
+def asked(arguments: argparse.Namespace, prefix: str = "") -> list[str]:
+    """The options of `add_options` that were given."""
+    return [_option(name, prefix) for name, value in _values(arguments, prefix).items() if value is not None]
+
+
+def given(arguments: argparse.Namespace, prefix: str = "") -> dict[str, Any]:
+    """What was told, as `saekernels.load` takes it. InputError for a format of no such name, and for a config."""
+    told = _values(arguments, prefix)
+    if told["format"] is not None:
+        try:
+            form_of(told["format"])
+        except ValueError as error:
+            raise InputError(in_options(str(error), prefix)) from error
+    if told["config"] is not None:
+        told["config"] = _read_config(told["config"], _option("config", prefix))
+    return told
+
+
+def in_options(message: str, prefix: str = "") -> str:
+    """What `saekernels.load` says, with the options of a command for its arguments."""
+    message = _REFUSED.sub(lambda named: _option(named[0], prefix), message)
+    return _ADVISED.sub(lambda named: f"{_option(named[1], prefix)} ", message)
+
+
+def _values(arguments: argparse.Namespace, prefix: str) -> dict[str, Any]:
+    return {name: getattr(arguments, f"{prefix}{name}".replace("-", "_")) for name in _TOLD}
+
+
+def _option(name: str, prefix: str) -> str:
+    return f"--{prefix}{name.replace('_', '-')}"
+
+
+def _read_config(path: str, option: str) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option}: cannot read {path}: {first_line(error)}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{option}: {path} needs an object of fields, got {textwrap.shorten(repr(found), 60)}")
+    return found
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from saekernels import parallel
+from saekernels.cli.options.checkpoint import SAES, in_options
 from saekernels.errors import InputError, first_line, missing_extra
 from saekernels.files.checked import read_json
 from saekernels.formats import load
@@ -67,14 +68,16 @@ def load_saes(
     model: Any,
     device_at: Callable[[str], torch.device],
     dtype: str,
+    told: Mapping[str, Any],
     group: Any = None,
 ) -> dict[str, SAE | LatentParallelSAE]:
     """Site -> SAE, in the given order; a site that comes again gets the name of its checkpoint, "SITE#NAME".
 
     pairs: (site, path); for the site "", where the checkpoint says that it was trained. model: where the sites are.
-    device_at: the device of a site's SAE. group: the processes over which each SAE is spread, if it is.
+    device_at: the device of a site's SAE. told: of every checkpoint, as `saekernels.load` takes it.
+    group: the processes over which each SAE is spread, if it is.
     """
-    pairs = [(site or _site_of(path, model), path) for site, path in pairs]
+    pairs = [(site or _site_of(path, model, told), path) for site, path in pairs]
     saes: dict[str, SAE | LatentParallelSAE] = {}
     given = set()
     for site, path in pairs:
@@ -87,13 +90,13 @@ def load_saes(
         device = device_at(site.partition("#")[0])
         try:
             if group is None:
-                saes[entry] = load(path, device=device, dtype=DTYPES[dtype])
+                saes[entry] = load(path, device=device, dtype=DTYPES[dtype], **told)
             else:
-                saes[entry] = parallel.load(path, group, device=device, dtype=DTYPES[dtype])
+                saes[entry] = parallel.load(path, group, device=device, dtype=DTYPES[dtype], **told)
         except ImportError as error:
             raise missing_extra("safetensors", "reading SAEs") from error
         except (OSError, ValueError) as error:
-            raise InputError(f"--sae {site}={path}: {first_line(error)}") from error
+            raise InputError(f"--sae {site}={path}: {in_options(first_line(error), SAES)}") from error
     return saes
 
 
@@ -105,20 +108,20 @@ def _real(path: str) -> str:
         return path
 
 
-def _site_of(path: str, model: Any) -> str:
+def _site_of(path: str, model: Any, told: Mapping[str, Any]) -> str:
     """The place that a checkpoint says it was trained at, where this model has it."""
     try:
-        metadata = open_checkpoint(path, dtype=None, input_scale=None, k=None, revision=None).metadata
+        metadata = open_checkpoint(path, dtype=None, **told).metadata
     except (OSError, ValueError) as error:
-        raise InputError(f"--sae {path}: {first_line(error)}") from error
+        raise InputError(f"--sae {path}: {in_options(first_line(error), SAES)}") from error
     for site in metadata.sites:
         try:
             resolve_site(model, site)
         except ValueError:
             continue
         return site
-    told = f"its files say {' or '.join(map(repr, metadata.sites))}" if metadata.sites else "its files do not say where"
-    raise InputError(f"--sae {path}: no place for it in this model: {told}; give SITE={path}")
+    said = f"its files say {' or '.join(map(repr, metadata.sites))}" if metadata.sites else "its files do not say where"
+    raise InputError(f"--sae {path}: no place for it in this model: {said}; give SITE={path}")
 
 
 def device_of_site(model: Any, site: str, otherwise: torch.device) -> torch.device:

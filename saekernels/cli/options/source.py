@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from saekernels.backends import registry
+from saekernels.cli.options import checkpoint
 from saekernels.cli.options.arguments import Parser, at_least, not_empty, site_and_path, tokens_or_all
 from saekernels.cli.options.inputs import (
     DEVICE_MAPS,
@@ -66,6 +67,7 @@ def add_source(parser: Parser) -> None:
     model.add_argument("--sae", metavar="[SITE=]PATH", type=site_and_path, nargs="+", action="extend", help=where)
     trust = "run the Python code that the model's or tokenizer's checkpoint brings; without it such a one is refused"
     model.add_argument("--trust-remote-code", action="store_true", help=trust)
+    checkpoint.add_options(parser, checkpoint.SAES)
     text = parser.group("text")
     kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]" + EXAMPLE
     text.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)
@@ -105,6 +107,7 @@ def load_source(
     """
     device = device or pick_device(arguments.device)
     _say_if_slow(device, arguments.command)
+    told = checkpoint.given(arguments, checkpoint.SAES)
     documents: Iterable[Document] = ()
     if read:
         documents = load_documents(
@@ -122,7 +125,7 @@ def load_source(
     def device_at(site: str) -> torch.device:
         return device if device_map is None else device_of_site(model, site, device)
 
-    saes = load_saes(arguments.sae, model, device_at, arguments.sae_dtype, group)
+    saes = load_saes(arguments.sae, model, device_at, arguments.sae_dtype, told, group)
     return Source(model, tokenizer, saes, documents, device, loaded.facts)
 
 
@@ -135,13 +138,18 @@ def _say_if_slow(device: torch.device, command: str) -> None:
         )
 
 
-def fill_from_example(arguments: argparse.Namespace) -> None:
-    """What is not given comes from the bundled example; a model of one's own needs its own SAEs and data."""
+def fill_from_example(arguments: argparse.Namespace) -> bool:
+    """What is not given comes from the bundled example; a model of one's own needs its own SAEs and data.
+
+    Returns whether all of it is the example's.
+    """
     if arguments.model and not (arguments.sae and arguments.data):
         raise InputError("--model needs --sae SITE=PATH and --data as well")
     if arguments.model:
         arguments.model_name = arguments.model
-        return
+        return False
+    if not arguments.sae and (lone := checkpoint.asked(arguments, checkpoint.SAES)):
+        raise InputError(f"{lone[0]}: it is about the checkpoints of --sae; give those as well")
     from saekernels import example
 
     if not (example.MODEL_DIR.is_dir() and example.SAE_DIRS and example.EVAL_DATA.is_file()):
@@ -150,6 +158,5 @@ def fill_from_example(arguments: argparse.Namespace) -> None:
     changed = arguments.sae or arguments.data or arguments.tokenizer or arguments.adapter
     arguments.model_name = arguments.model if changed else EXAMPLE_NAME
     arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
-    if not changed and getattr(arguments, "family", "") is None and example.FAMILY.is_file():
-        arguments.family, arguments.family_asked_for = str(example.FAMILY), False
     arguments.data = arguments.data or [str(example.EVAL_DATA)]
+    return not changed

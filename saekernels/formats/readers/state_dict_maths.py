@@ -54,7 +54,7 @@ def of(config: Config, tensors: Tensors, state: dict[str, Tensor], toy: bool, k:
     if kind is None or pre_bias is None:
         raise FormatError(
             f"{tensors.path}: no file says {' and '.join(unsaid)}; say it in a cfg.json beside it, by "
-            "load(..., config={...}), or, where a known tool wrote it, by format=..."
+            "config=..., or, where a known tool wrote it, by format=..."
         )
     return Maths(_activation(kind, config, tensors, state, k), pre_bias, normalization)
 
