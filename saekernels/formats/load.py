@@ -51,7 +51,7 @@ def load(
         input_scale: the factor on inputs of an SAE that was trained on scaled activations and whose checkpoint does not
             hold it (SAELens' `expected_average_only_in`); such a checkpoint loads with a warning without it.
         k: active latents, for files that do not say (Qwen Scope, state dicts).
-        revision: of the hub's repository.
+        revision: of the hub's repository; refused for what is on the disk.
         format: its format by name ("state dict", "Qwen Scope", ...), for files that fit several.
         config: what no file says of a plain state dict, in the fields of a cfg.json:
             {"activation": "topk", "k": 32, "apply_b_dec_to_input": True} (b_dec is taken from the input).
@@ -63,7 +63,7 @@ def load(
         FileNotFoundError: there is no such path, or nothing under that id.
         FormatError (a ValueError): an unknown format or architecture, a damaged file, tensors that do not fit, a file
             or folder that fits two formats and would be another function in each.
-        TypeError, ValueError: a dtype or an input scale that no SAE can have.
+        TypeError, ValueError: a dtype or an input scale that no SAE can have, a revision of what is no hub id.
     """
     found = open_checkpoint(
         path, dtype=dtype, input_scale=input_scale, k=k, revision=revision, format=format, config=config
@@ -90,6 +90,8 @@ def open_checkpoint(
     place = Path(path)
     if not place.exists():
         place = hub.fetch(str(path), revision)
+    elif revision is not None:
+        raise ValueError(f"revision: got {revision!r} for {path}, which is on this machine's disk; need a hub id")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = read(place, Wanted(input_scale, k, format, config))

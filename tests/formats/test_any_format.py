@@ -126,6 +126,9 @@ def test_hub_ids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             hub.fetch(name)
     assert len(asked) == 2
 
+    with pytest.raises(ValueError, match=r"^revision: got 'abc' for .*layer_3.*, which is on this machine's disk"):
+        sk.load(root / "layer_3" / "width_16k", revision="abc")
+
     def refuse(*_: Any, **__: Any) -> str:
         raise OSError("no network\nsecond line")
 

@@ -185,6 +185,19 @@ def test_nothing_is_told_of_saes_that_are_not_given(
     [(["convert", "SAE", "out"], "--"), (["info", "SAE"], "--"), (["eval", "--sae", f"{SITE}=SAE"], "--sae-")],
     ids=["convert", "info", "eval"],
 )
+def test_a_revision_of_what_is_on_the_disk(
+    argv: list[str], option: str, given: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [word.replace("SAE", str(given["mine"])) for word in argv]
+    said = fails(capsys, [*argv, f"{option}revision", "step1000"])
+    assert f"{option}revision: got 'step1000' for {given['mine']}, which is on this machine's disk" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [(["convert", "SAE", "out"], "--"), (["info", "SAE"], "--"), (["eval", "--sae", f"{SITE}=SAE"], "--sae-")],
+    ids=["convert", "info", "eval"],
+)
 def test_a_name_that_is_no_formats_and_a_file_that_is_no_config(
     argv: list[str], option: str, given: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
