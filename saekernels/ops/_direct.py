@@ -1,0 +1,72 @@
+"""When an op may be computed at once: where torch's dispatcher would do nothing but hand its arguments to the kernel.
+
+For a single token its share is most of the time of a call. What else it may have to do (autograd, autocast, vmap, modes,
+tracing) shows in what it includes and excludes in this thread, or is asked by name. Under a profiler all calls go
+through the dispatcher, so that a profile has the ops' names.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_included, _excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_local_exclude_set
+_function_modes = torch._C._len_torch_function_stack
+_profiling = torch.autograd._profiler_enabled
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_TYPES, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
+
+
+def _thread() -> tuple[int, int]:
+    """The dispatch keys that this thread adds and leaves out, as bits."""
+    return _included().raw_repr(), _excluded().raw_repr()
+
+
+def _plain_threads() -> frozenset[tuple[int, int]]:
+    """Those of a thread that nothing was asked of, in inference mode and without."""
+    found = set()
+
+    def look() -> None:
+        for inference in (False, True):
+            with torch.inference_mode(inference):
+                found.add(_thread())
+
+    # A new thread, because this one may import us inside of any mode.
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return frozenset(found)
+
+
+_PLAIN_THREADS = _plain_threads()
+
+
+def direct(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether an op of these tensors may be computed at once: dense CPU tensors, none of which needs a gradient."""
+    # torch.compile knows the first by name, so it traces nothing of the others.
+    if (
+        torch.compiler.is_compiling()
+        or _function_modes()
+        or _profiling()
+        or forward_ad._current_level >= 0
+        or _thread() not in _PLAIN_THREADS
+    ):
+        return False
+    grad = torch.is_grad_enabled()
+    for value in tensors:
+        # The data at its address are its elements, and nobody records what is done with it.
+        if value is not None and (
+            type(value) not in _TYPES
+            or not value.is_cpu
+            or value.layout is not _STRIDED
+            or value.is_neg()
+            or value._is_zerotensor()
+            or _is_wrapped(value)
+            or (grad and value.requires_grad)
+        ):
+            return False
+    return True
