@@ -1,8 +1,8 @@
 """When an op may be computed at once: where torch's dispatcher would do nothing but hand its arguments to the kernel.
 
-For a single token its share is most of the time of a call. What else it may have to do (autograd, autocast, vmap, modes,
-tracing) shows in what it includes and excludes in this thread, or is asked by name. Under a profiler all calls go
-through the dispatcher, so that a profile has the ops' names.
+For a single token its share is most of the time of a call. What else it may have to do (autocast, vmap, modes, tracing)
+shows in the keys that this thread adds and leaves out, or is asked by name. Under a profiler all calls go through the
+dispatcher, so that a profile has the ops' names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 _included, _excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_local_exclude_set
 _function_modes = torch._C._len_torch_function_stack
-_profiling = torch.autograd._profiler_enabled
+_profiling = torch._C._autograd._profiler_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _TYPES, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
 

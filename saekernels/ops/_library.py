@@ -98,7 +98,7 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
     for device, key in AUTOCAST_DEVICES.items() if op.MATRICES else ():
         LIBRARY.impl(name, _autocast_rule(name, op, device, key), key)
 
-    dispatched = kernel if composite else getattr(getattr(torch.ops, NAMESPACE), name).default
+    dispatched = kernel if composite else getattr(getattr(torch.ops, NAMESPACE), name)
 
     def call(*tensors: Any, **options: Any) -> Any:
         for option, value in options.items():

@@ -170,7 +170,7 @@ class Decode(Op):
 
 
 def _plain_offsets(rows: int, k: int) -> Tensor:
-    """`uniform_offsets` on the CPU; of few rows kept for the next call, a fifth of whose time making them would take."""
+    """`uniform_offsets` on the CPU; those of few rows are kept, for making them takes a fifth of a call's time."""
     return _kept_offsets(rows, k) if rows <= 256 else uniform_offsets(rows, k, torch.device("cpu"))
 
 
