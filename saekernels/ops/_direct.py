@@ -1,7 +1,7 @@
 """When an op may be computed at once: where torch's dispatcher would do nothing but hand its arguments to the kernel.
 
-For a single token its share is most of the time of a call. What else it may have to do (autocast, vmap, modes, tracing)
-shows in the keys that this thread adds and leaves out, or is asked by name. Under a profiler all calls go through the
+For a single token its share is most of the time of a call. What else it may have to do (vmap, modes, tracing) shows in
+the keys that this thread adds to a tensor's own, or is asked by name. Under a profiler all calls go through the
 dispatcher, so that a profile has the ops' names.
 """
 
@@ -14,26 +14,21 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_included, _excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_local_exclude_set
+_included = torch._C._dispatch_tls_local_include_set
 _function_modes = torch._C._len_torch_function_stack
-_profiling = torch._C._autograd._profiler_enabled
+_profiling, _autocast = torch._C._autograd._profiler_enabled, torch._C._is_any_autocast_enabled
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _TYPES, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
 
 
-def _thread() -> tuple[int, int]:
-    """The dispatch keys that this thread adds and leaves out, as bits."""
-    return _included().raw_repr(), _excluded().raw_repr()
-
-
-def _plain_threads() -> frozenset[tuple[int, int]]:
-    """Those of a thread that nothing was asked of, in inference mode and without."""
+def _plain_keys() -> frozenset[int]:
+    """What a thread adds of which nothing was asked, as bits; in inference mode and without."""
     found = set()
 
     def look() -> None:
         for inference in (False, True):
             with torch.inference_mode(inference):
-                found.add(_thread())
+                found.add(_included().raw_repr())
 
     # A new thread, because this one may import us inside of any mode.
     thread = threading.Thread(target=look)
@@ -42,7 +37,7 @@ def _plain_threads() -> frozenset[tuple[int, int]]:
     return frozenset(found)
 
 
-_PLAIN_THREADS = _plain_threads()
+_PLAIN_KEYS = _plain_keys()
 
 
 def direct(tensors: Iterable[Tensor | None]) -> bool:
@@ -53,7 +48,8 @@ def direct(tensors: Iterable[Tensor | None]) -> bool:
         or _function_modes()
         or _profiling()
         or forward_ad._current_level >= 0
-        or _thread() not in _PLAIN_THREADS
+        or _autocast()
+        or _included().raw_repr() not in _PLAIN_KEYS
     ):
         return False
     grad = torch.is_grad_enabled()

@@ -8,6 +8,9 @@ namespace {
 // A sum takes its rows a strip of columns at a time: as many as are accumulated in registers, so that nothing is loaded
 // but the rows, and each strip of a row is fetched while those of kAhead rows before it are added.
 constexpr int kStripVecs = 8;
+// 512 bytes of a row with AVX-512, where half of the registers suffice for either size of element.
+template <class T>
+constexpr int kVecsOf = kStripVecs * (Vec::kWidth == 16 ? 4 / static_cast<int>(sizeof(T)) : 1);
 constexpr int64_t kAhead = 8;
 
 template <class T, int kVecs>
@@ -17,11 +20,12 @@ struct Strip {
   static constexpr bool kPairs = std::is_same_v<T, Bf16> && kVecs % 2 == 0;
 
   Strip() {
+#pragma GCC unroll 16
     for (Vec& lanes : sum) lanes = Vec::zero();
   }
 
   static void prefetch(const T* row) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (size_t byte = 0; byte < kColumns * sizeof(T); byte += 64) {
       __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 3);
     }
@@ -29,7 +33,7 @@ struct Strip {
 
   void add(Vec weight, const T* row) {
     if constexpr (kPairs) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < kVecs; i += 2) {
         Vec even, odd;
         load_pairs(row + i * Vec::kWidth, &even, &odd);
@@ -37,15 +41,17 @@ struct Strip {
         sum[i + 1] = fma(weight, odd, sum[i + 1]);
       }
     } else {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < kVecs; ++i) sum[i] = fma(weight, Vec::load(row + i * Vec::kWidth), sum[i]);
     }
   }
 
   void store(float* out) const {
     if constexpr (kPairs) {
+#pragma GCC unroll 16
       for (int i = 0; i < kVecs; i += 2) store_pairs(sum[i], sum[i + 1], out + i * Vec::kWidth);
     } else {
+#pragma GCC unroll 16
       for (int i = 0; i < kVecs; ++i) sum[i].store(out + i * Vec::kWidth);
     }
   }
@@ -72,7 +78,7 @@ inline void sum_strip(float* out, const float* weights, const int32_t* ids, int6
     strip.add(Vec::broadcast(weights[e]), base + ids[e] * row_stride);
   }
   for (int64_t i = 0; e < n; ++e, ++i) {
-    if (i < next.count) Strip<T, kStripVecs>::prefetch(next.base + next.ids[i] * row_stride);
+    if (i < next.count) Strip<T, kVecsOf<T>>::prefetch(next.base + next.ids[i] * row_stride);
     strip.add(Vec::broadcast(weights[e]), base + ids[e] * row_stride);
   }
   strip.store(out);
@@ -92,8 +98,8 @@ inline void gather_sum_typed(float* out, const float* weights, const int32_t* id
     }
   };
   if (m.col_stride == 1) {
-    strips(std::integral_constant<int, kStripVecs>{});
-    strips(std::integral_constant<int, 2>{});
+    strips(std::integral_constant<int, kVecsOf<T>>{});
+    strips(std::integral_constant<int, 4>{});
     strips(std::integral_constant<int, 1>{});
   }
   for (; j < m.cols; ++j) {
