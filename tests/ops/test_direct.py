@@ -157,6 +157,21 @@ def test_modes_profiles_and_vmap_see_the_op(name: str) -> None:
         assert same_bits(tuple(value[1] for value in stacked), expected)
 
 
+def test_traces_and_transforms_have_calls_go_through_the_dispatcher() -> None:
+    seen = []
+
+    def call(x: Tensor) -> Tensor:
+        seen.append(direct((x,)) or direct((W,)))
+        return sk.topk(x, 4).values
+
+    torch.jit.trace(call, (X,), check_trace=False)
+    graph = torch.fx.experimental.proxy_tensor.make_fx(call)(X).graph
+    assert torch.ops.saekernels.topk.default in [node.target for node in graph.nodes]
+    torch.func.functionalize(call)(X)
+    torch.vmap(call)(X[None])
+    assert seen == [False] * 4
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_views_that_are_negated_lazily_are_read_as_they_are(name: str) -> None:
     negated = torch.complex(X, -X).conj().imag
