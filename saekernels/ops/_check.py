@@ -45,13 +45,18 @@ def tensors(**values: object) -> None:
 
 def scalars(backend: object, **values: tuple[object, type]) -> None:
     """TypeError unless each value, given as (value, type), is of its type. A bool is no number; backend may be None."""
-    if backend is not None and not isinstance(backend, str):
-        raise TypeError(f"backend: got {backend!r}, need str")
+    if backend is not None:
+        scalar("backend", backend, str)
     for name, (value, kind) in values.items():
-        if not isinstance(value, _ALLOWED.get(kind, kind)) or isinstance(value, bool) != (kind is bool):
-            raise TypeError(f"{name}: got {value!r}, need {'a number' if kind is float else kind.__name__}")
-        if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError(f"{name}: got {value}, need a number of 64 bits")
+        scalar(name, value, kind)
+
+
+def scalar(name: str, value: object, kind: type) -> None:
+    """TypeError unless `value` is of its type, ValueError for an int of more than 64 bits. A bool is no number."""
+    if not isinstance(value, _ALLOWED.get(kind, kind)) or isinstance(value, bool) != (kind is bool):
+        raise TypeError(f"{name}: got {value!r}, need {'a number' if kind is float else kind.__name__}")
+    if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name}: got {value}, need a number of 64 bits")
 
 
 def dtype_in(name: str, value: Tensor, allowed: Sequence[torch.dtype]) -> None:
@@ -62,7 +67,7 @@ def dtype_in(name: str, value: Tensor, allowed: Sequence[torch.dtype]) -> None:
 
 def shape(name: str, value: Tensor, expected: Sequence[tuple[str, int | torch.SymInt]]) -> None:
     """ValueError unless the shape is `expected`, given as (symbol, size) pairs."""
-    if value.dim() != len(expected) or any(got != want for got, (_, want) in zip(value.shape, expected, strict=True)):
+    if value.shape != tuple([size for _, size in expected]):
         symbols = ", ".join(symbol for symbol, _ in expected)
         sizes = ", ".join(str(size) for _, size in expected)
         raise ValueError(f"{name}: got shape {list(value.shape)}, need [{symbols}] = [{sizes}]")
@@ -77,9 +82,22 @@ def same_device(reference_name: str, reference: Tensor, **others: Tensor | None)
             )
 
 
+def in_one_place(**values: Tensor | None) -> None:
+    """TypeError unless all are dense, ValueError unless all live where the first does; None is let through."""
+    first = device = None
+    for name, value in values.items():
+        if value is None:
+            continue
+        tensor(name, value)
+        if first is None:
+            first, device = name, value.device
+        elif value.device != device:
+            raise ValueError(f"{name}: got device {value.device}, need {device}, the device of {first}")
+
+
 def matrix(name: str, value: Tensor, rows: str, columns: str) -> None:
     """ValueError unless `value` is 2-D with at least one row and column, and fewer than 2^31 rows."""
-    if value.dim() != 2 or value.shape[0] < 1 or value.shape[1] < 1:
+    if value.dim() != 2 or 0 in value.shape:
         raise ValueError(f"{name}: got shape {list(value.shape)}, need [{rows}, {columns}] with both at least 1")
     if value.shape[0] >= 2**31:
         raise ValueError(f"{name}: got {value.shape[0]} rows, need fewer than 2^31 (indices are int32)")
@@ -87,11 +105,15 @@ def matrix(name: str, value: Tensor, rows: str, columns: str) -> None:
 
 def vector_beside(name: str, value: Tensor | None, size: tuple[str, int | torch.SymInt], partner: Tensor) -> None:
     """A bias, threshold or gate: [size], in the partner's dtype or float32."""
-    if value is None:
-        return
-    tensor(name, value)
-    dtype_in(name, value, tuple(dict.fromkeys((partner.dtype, torch.float32))))
-    shape(name, value, [size])
+    if value is not None:
+        beside(name, value, partner)
+        shape(name, value, [size])
+
+
+def beside(name: str, value: Tensor, partner: Tensor) -> None:
+    """TypeError unless the dtype is the partner's or float32."""
+    if value.dtype not in (partner.dtype, torch.float32):
+        dtype_in(name, value, tuple(dict.fromkeys((partner.dtype, torch.float32))))
 
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
@@ -108,8 +130,6 @@ def k_of(k: int | torch.SymInt, latents: int | torch.SymInt, of: str) -> None:
 
 def encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None, precision: str) -> None:
     """What both encoders ask of x [..., d], W_enc [F, d], b_enc [F], pre_bias [d]."""
-    tensor("x", x)
-    tensor("W_enc", W_enc)
     dtype_in("x", x, FLOATS)
     dtype_in("W_enc", W_enc, (x.dtype,))
     matrix("W_enc", W_enc, "F", "d")
@@ -119,7 +139,6 @@ def encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | N
     vector_beside("b_enc", b_enc, ("F", latents), x)
     vector_beside("pre_bias", pre_bias, ("d", width), x)
     choice("precision", precision, PRECISIONS)
-    same_device("x", x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
 
 
 def indices_in_range(indices: Tensor, latents: int | torch.SymInt, name: str = "indices") -> None:
@@ -158,9 +177,11 @@ def offsets_data(offsets: Tensor, entries: int) -> None:
 
 def entries(kernels: Any, indices: Tensor, offsets: Tensor | None, latents: int | torch.SymInt) -> Tensor:
     """The indices as int32, after the checks of their data that `kernels` do not make themselves."""
+    narrow = indices.dtype == torch.int32
+    if narrow and kernels.CHECKS_ENTRIES:
+        return indices
     # Narrowing could turn a wrong index into a right one, so what is wider is checked before.
-    if not kernels.CHECKS_ENTRIES or indices.dtype != torch.int32:
-        indices_in_range(indices, latents)
+    indices_in_range(indices.reshape(-1), latents)
     if offsets is not None and not kernels.CHECKS_ENTRIES:
-        offsets_data(offsets, indices.shape[0])
-    return indices if indices.dtype == torch.int32 else indices.int()
+        offsets_data(offsets, indices.numel())
+    return indices if narrow else indices.int()

@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from saekernels.ops import _check
+from saekernels.ops._direct import direct
+
 NAMESPACE = "saekernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
@@ -33,11 +36,15 @@ class Op:
     DYNAMIC_SHAPE: ClassVar[bool] = False
 
     def check(self) -> None:
-        """Raise TypeError or ValueError for arguments of the wrong dtype, shape, device or range."""
+        """Raise TypeError or ValueError for arguments of the wrong dtype, shape or range; they are in one place."""
 
     def compute(self) -> Any:
         """The outputs, on every device."""
         raise NotImplementedError
+
+    def at_once(self) -> Any:
+        """The same where no op that it is made of needs the dispatcher either."""
+        return self.compute()
 
     def empty(self) -> Any:
         """Outputs of the right shapes and dtypes, for fake tensors."""
@@ -52,23 +59,32 @@ class Op:
         raise NotImplementedError
 
 
-def register(name: str, op: type[Op]) -> None:
-    """Register saekernels::`name`."""
+def register(name: str, op: type[Op]) -> Callable[..., Any]:
+    """Register saekernels::`name`. Returns what calls it: f(*tensors, **options), past the dispatcher where it may be.
+
+    TypeError for a tensor or an option of another type, NotImplementedError for a forward-mode tangent.
+    """
     composite = op.empty is Op.empty
     tags = [torch.Tag.pt2_compliant_tag] + [torch.Tag.flexible_layout] * (not composite)
     if op.DYNAMIC_SHAPE:
         tags.append(torch.Tag.dynamic_output_shape)
     LIBRARY.define(name + schema(op), tags=tuple(tags))
 
+    names = [field.name for field in _fields(op)]
+    tensor_names = [field.name for field in _fields(op) if str(field.type).startswith("Tensor")]
+    kinds = {field.name: _KINDS[field.type] for field in _fields(op) if field.type in _KINDS}
+
+    def checked(*args: Any, **kwargs: Any) -> Op:
+        made = op(*args, **kwargs)
+        _check.in_one_place(**{tensor: getattr(made, tensor) for tensor in tensor_names})
+        made.check()
+        return made
+
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        call = op(*args, **kwargs)
-        call.check()
-        return call.compute()
+        return checked(*args, **kwargs).compute()
 
     def fake(*args: Any, **kwargs: Any) -> Any:
-        call = op(*args, **kwargs)
-        call.check()
-        return call.empty()
+        return checked(*args, **kwargs).empty()
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
         op(*inputs, **keyword_only_inputs).save(ctx, output)
@@ -82,11 +98,40 @@ def register(name: str, op: type[Op]) -> None:
     for device, key in AUTOCAST_DEVICES.items() if op.MATRICES else ():
         LIBRARY.impl(name, _autocast_rule(name, op, device, key), key)
 
+    dispatched = kernel if composite else getattr(getattr(torch.ops, NAMESPACE), name)
+
+    def call(*tensors: Any, **options: Any) -> Any:
+        for option, value in options.items():
+            kind, at_once = kinds[option]
+            if type(value) not in at_once:
+                _check.scalar(option, value, kind)
+        if direct(tensors):
+            made = op(*tensors, **options)
+            made.check()
+            return made.at_once()
+        _check.tensors(**dict(zip(names, tensors, strict=False)))
+        return dispatched(*tensors, **options)
+
+    return call
+
+
+# By annotation: the type of an option, and the types that need no second look (an int has a range).
+_KINDS: dict[Any, tuple[type, tuple[type, ...]]] = {
+    "bool": (bool, (bool,)),
+    "str": (str, (str,)),
+    "str | None": (str, (str, type(None))),
+    "int | SymInt": (int, ()),
+}
+
+
+def _fields(op: type[Op]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(op)  # type: ignore[arg-type] # every subclass is one
+
 
 def schema(op: type[Op]) -> str:
     """Everything behind the name, e.g. "(Tensor x, *, SymInt k) -> (Tensor, Tensor)"."""
     arguments = []
-    for field in dataclasses.fields(op):  # type: ignore[arg-type] # every subclass is one
+    for field in _fields(op):
         if field.kw_only and "*" not in arguments:
             arguments.append("*")
         kind = "SymInt" if field.type == "int | SymInt" else str(field.type).replace(" | None", "?")
@@ -102,6 +147,11 @@ def padded(values: Sequence[Any], size: int, fill: Any = None) -> tuple[Any, ...
     return (*values, *[fill] * (size - len(values)))
 
 
+def rows_of(matrix: Tensor) -> Tensor:
+    """[..., d] as [T, d]."""
+    return matrix if matrix.dim() == 2 else matrix.reshape(-1, matrix.shape[-1])
+
+
 def reshaped(fresh: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A tensor that nobody else holds, in another shape of as many elements; no view, so it may be changed in place."""
     return fresh if fresh.shape == shape else fresh.resize_(shape)
@@ -114,7 +164,7 @@ def values_dtype(dtype: torch.dtype, wide: bool) -> torch.dtype:
 
 def _autocast_rule(name: str, op: type[Op], device: str, key: str) -> Callable[..., Any]:
     """As torch.nn.functional.linear: matrices take the region's dtype, vectors may stay float32, float64 stays."""
-    names = [field.name for field in dataclasses.fields(op)]  # type: ignore[arg-type]
+    names = [field.name for field in _fields(op)]
     excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def cast(argument: str, value: Any, dtype: torch.dtype) -> Any:

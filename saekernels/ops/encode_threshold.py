@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, padded, register
+from saekernels.ops._library import Op, padded, register, rows_of
 from saekernels.ops.encoder_gradient import encoder_gradient
 from saekernels.ops.prepare import PreparedWeights, block_of
 
@@ -60,16 +60,13 @@ def encode_threshold(
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
-    _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
-    _check.scalars(backend, precision=(precision, str), sparse_grad=(sparse_grad, bool))
-    if isinstance(threshold, Tensor):
-        _check.tensors(threshold=threshold)
-    else:
+    if not isinstance(threshold, Tensor):
         _check.scalars(backend, threshold=(threshold, float))
+        _check.tensor("x", x)
         wide = torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float32
         threshold = torch.full((), float(threshold), dtype=wide, device=x.device)
     return CsrCodes(
-        *torch.ops.saekernels.encode_threshold(
+        *_encode_threshold(
             x,
             W_enc,
             b_enc,
@@ -107,13 +104,11 @@ class EncodeThreshold(Op):
         if threshold.dim():
             _check.vector_beside("threshold", threshold, ("F", self.W_enc.shape[0]), x)
         else:
-            _check.dtype_in("threshold", threshold, tuple(dict.fromkeys((x.dtype, torch.float32))))
-        _check.same_device("x", x, threshold=threshold)
+            _check.beside("threshold", threshold, x)
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         kernels = registry.select("encode_threshold", self.x.device.type, self.x.dtype, self.backend)
-        rows = self.x.reshape(-1, self.x.shape[-1])
-        encoder = (rows, self.W_enc, self.b_enc, self.pre_bias)
+        encoder = (rows_of(self.x), self.W_enc, self.b_enc, self.pre_bias)
         return kernels.encode_threshold(*encoder, self.threshold, self.prepared, precision=self.precision)
 
     def empty(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,4 +135,4 @@ class EncodeThreshold(Op):
         return d_x, d_W, d_b, None, d_pre, None
 
 
-register("encode_threshold", EncodeThreshold)
+_encode_threshold = register("encode_threshold", EncodeThreshold)

@@ -11,7 +11,7 @@ from torch import SymInt, Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, padded, register, reshaped, values_dtype
+from saekernels.ops._library import Op, padded, register, reshaped, rows_of, values_dtype
 from saekernels.ops.encoder_gradient import encoder_gradient
 from saekernels.ops.prepare import PreparedWeights, block_of
 from saekernels.ops.sparse_maps import uniform_offsets
@@ -71,17 +71,8 @@ def encode_topk(
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
-    _check.tensors(x=x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
-    _check.scalars(
-        backend,
-        k=(k, int),
-        activation=(activation, str),
-        precision=(precision, str),
-        sparse_grad=(sparse_grad, bool),
-        wide=(wide, bool),
-    )
     return TopKCodes(
-        *torch.ops.saekernels.encode_topk(
+        *_encode_topk(
             x,
             W_enc,
             b_enc,
@@ -100,7 +91,6 @@ def encode_topk(
 
 def _hint_tensor(hint: float | Tensor | None, x: Tensor, backend: str | None) -> Tensor | None:
     if hint is None or isinstance(hint, Tensor):
-        _check.tensors(hint=hint)
         return hint
     _check.scalars(backend, hint=(hint, float))
     _check.tensor("x", x)
@@ -133,17 +123,16 @@ class EncodeTopK(Op):
         _check.k_of(self.k, self.W_enc.shape[0], "W_enc")
         _check.choice("activation", self.activation, _check.ACTIVATIONS)
         if hint is not None:
-            _check.dtype_in("hint", hint, tuple(dict.fromkeys((x.dtype, torch.float32))))
+            _check.beside("hint", hint, x)
             if hint.dim() and hint.shape != x.shape[:-1]:
                 need = f"{list(x.shape[:-1])}, one per row of x, or []"
                 raise ValueError(f"hint: got shape {list(hint.shape)}, need {need}")
-            _check.same_device("x", x, hint=hint)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         x, hint = self.x, self.hint
         kernels = registry.select("encode_topk", x.device.type, x.dtype, self.backend)
         values, indices = kernels.encode_topk(
-            x.reshape(-1, x.shape[-1]),
+            rows_of(x),
             self.W_enc,
             self.b_enc,
             self.pre_bias,
@@ -179,4 +168,4 @@ class EncodeTopK(Op):
         return *encoder_gradient(ctx, grad.reshape(-1), indices.reshape(-1), offsets, needs), None, None
 
 
-register("encode_topk", EncodeTopK)
+_encode_topk = register("encode_topk", EncodeTopK)

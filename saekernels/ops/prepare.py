@@ -54,8 +54,7 @@ class PreparedWeights:
     def _fingerprint(self) -> tuple[object, ...]:
         W = self.weights
         kernels = registry.select("prepare", W.device.type, W.dtype)
-        sample = kernels.fingerprint(W.detach())
-        return (sample, W._version, W.data_ptr(), W.shape, W.stride(), W.dtype, W.device, kernels.screening())
+        return (*kernels.fingerprint(W), W._version, kernels.screening())
 
 
 def prepare(W_enc: Tensor) -> PreparedWeights:
@@ -91,8 +90,11 @@ def usable(W_enc: Tensor) -> bool:
 
 def block_of(prepared: PreparedWeights | None, W_enc: Tensor) -> Tensor | None:
     """What the encoders' op takes; None where nothing was prepared, or where autocast will replace W_enc."""
-    if prepared is None or torch.is_autocast_enabled(W_enc.device.type):
+    if prepared is None:
         return None
     if not isinstance(prepared, PreparedWeights):
         raise TypeError(f"prepared: got {type(prepared).__name__}, need what prepare(W_enc) returns")
+    _check.tensor("W_enc", W_enc)
+    if torch.is_autocast_enabled(W_enc.device.type):
+        return None
     return prepared.block_for(W_enc)

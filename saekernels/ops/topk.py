@@ -10,7 +10,7 @@ from torch import SymInt, Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, register, reshaped
+from saekernels.ops._library import Op, register, reshaped, rows_of
 from saekernels.ops.encode_topk import TopKCodes
 
 
@@ -28,9 +28,7 @@ def topk(scores: Tensor, k: int, *, backend: str | None = None) -> TopKCodes:
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or range, by name.
     """
-    _check.tensors(scores=scores)
-    _check.scalars(backend, k=(k, int))
-    return TopKCodes(*torch.ops.saekernels.topk(scores, k, backend=backend))
+    return TopKCodes(*_topk(scores, k=k, backend=backend))
 
 
 @dataclass(slots=True)
@@ -44,7 +42,6 @@ class TopK(Op):
 
     def check(self) -> None:
         scores = self.scores
-        _check.tensor("scores", scores)
         _check.dtype_in("scores", scores, _check.FLOATS)
         if scores.dim() < 1 or scores.shape[-1] < 1 or scores.shape[-1] >= 2**31:
             raise ValueError(f"scores: got shape {list(scores.shape)}, need [..., F] with 1 <= F < 2^31")
@@ -53,7 +50,7 @@ class TopK(Op):
     def compute(self) -> tuple[Tensor, Tensor]:
         scores = self.scores
         kernels = registry.select("topk", scores.device.type, scores.dtype, self.backend)
-        values, indices = kernels.topk(scores.reshape(-1, scores.shape[-1]), self.k)
+        values, indices = kernels.topk(rows_of(scores), self.k)
         shape = (*scores.shape[:-1], self.k)
         return reshaped(values, shape), reshaped(indices, shape)
 
@@ -73,4 +70,4 @@ class TopK(Op):
         return zeros.scatter(-1, indices.long(), grads[0]), None
 
 
-register("topk", TopK)
+_topk = register("topk", TopK)

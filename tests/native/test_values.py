@@ -1,14 +1,16 @@
-"""The native backend's total-order keys and its conversions between fp32 and the 16-bit types."""
+"""The native backend's total-order keys, its conversions between fp32 and the 16-bit types, the bits of its sums."""
 
 from __future__ import annotations
 
 import math
 import struct
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from native_helpers import LEVELS, best_level_again, needs_native  # noqa: F401
 from saekernels.backends import cpu
@@ -76,3 +78,46 @@ def test_rounding_is_to_nearest_even(level: str, dtype: torch.dtype) -> None:
         top, index = cpu.encode_topk(torch.ones(1, 1, dtype=dtype), zero, values, None, values.numel(), "none")
         got = torch.empty_like(values).scatter_(0, index[0].long(), top[0].float())
     torch.testing.assert_close(got, values.to(dtype).float(), rtol=0, atol=0)
+
+
+def in_order(values: Tensor, rows: Tensor, fused: bool) -> Tensor:
+    """[d] float32: values[e] * rows[e] added one after the other, each sum rounded once, or the product as well."""
+    total = np.zeros(rows.shape[1], dtype=np.float32)
+    for value, row in zip(values.float().numpy(), rows.float().numpy(), strict=True):
+        product = np.longdouble(value) * np.longdouble(row) if fused else value * row
+        total = (product + total).astype(np.float32)
+    return torch.from_numpy(total)
+
+
+def fuses() -> bool:
+    """Whether the level in use multiplies and adds with one rounding: 1 * -(1 + 2^-11) + (1 + 2^-12)^2 = 2^-24."""
+    values, rows = torch.tensor([1.0, 1 + 2**-12]), torch.tensor([[-1 - 2**-11], [1 + 2**-12]])
+    return bool(cpu.decode(values, torch.arange(2).int(), torch.tensor([0, 2]), rows, None) != 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("level", LEVELS)
+def test_decode_and_segment_outer_add_in_the_order_of_entries(level: str, dtype: torch.dtype) -> None:
+    """To the bit, at widths with and without whole strips of columns, for any number of entries to look ahead over."""
+    cpu.set_simd_level(level)
+    fused = fuses()
+    assert fused or level == "portable"
+    counts = torch.tensor([0, 1, 3, 4, 7, 8, 9, 16, 21, 0, 40])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    nnz, latents = int(offsets[-1]), 30
+    values = torch.randn(nnz).to(dtype)
+    indices = torch.randint(latents, (nnz,), dtype=torch.int32)
+    owners = torch.arange(len(counts)).repeat_interleave(counts)
+    for width in (1, 5, 16, 31, 33, 64, 130, 160, 300):
+        for turned in (False, True):
+            W, a = torch.randn(latents, width).to(dtype), torch.randn(len(counts), width).to(dtype)
+            W, a = (W.T.contiguous().T, a.T.contiguous().T) if turned else (W, a)
+            got = cpu.decode(values, indices, offsets, W, None, torch.float32)
+            for row, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+                want = in_order(values[begin:end], W[indices[begin:end].long()], fused)
+                assert torch.equal(got[row], want), f"row {row}, width {width}"
+            outer = cpu.segment_outer(values, indices, offsets, a, latents)
+            for latent in range(latents):
+                mine = (indices == latent).nonzero()[:, 0]
+                want = in_order(values[mine], a[owners[mine]], fused).to(dtype)
+                assert torch.equal(outer[latent], want), f"latent {latent}, width {width}"

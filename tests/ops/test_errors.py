@@ -104,6 +104,19 @@ def test_message(case: tuple[Callable[[], Any], type[Exception], str]) -> None:
         call()
 
 
+@pytest.mark.parametrize("case", CASES, ids=[message[:40] for _, _, message in CASES])
+def test_the_same_message_past_the_dispatcher_and_through_it(
+    case: tuple[Callable[[], Any], type[Exception], str],
+) -> None:
+    call, kind, _ = case
+    with pytest.raises(kind) as at_once:
+        call()
+    # A default device is a mode, in which calls go through the dispatcher.
+    with torch.device("cpu"), pytest.raises(kind) as dispatched:
+        call()
+    assert str(at_once.value) == str(dispatched.value)
+
+
 def test_float64_is_refused_by_a_named_native_backend() -> None:
     with pytest.raises(ValueError, match=r"backend: got 'cpu', which cannot serve encode_topk for torch\.float64"):
         sk.encode_topk(X.double(), W.double(), k=2, backend="cpu")

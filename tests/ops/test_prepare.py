@@ -63,6 +63,26 @@ def test_changed_weights_are_noticed(write: str, screen: str) -> None:
     assert same_bits(again, first) == (write == "other screen")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["rows", "columns", "part"])
+@pytest.mark.parametrize(("F", "d"), [(60, 30), (3, 1), (1, 4096), (900, 40), (97, 211)])
+def test_the_sample_is_every_so_many_th_element(F: int, d: int, layout: str, dtype: torch.dtype) -> None:
+    """4,096 of them, spread evenly, or all: a change of any is noticed at once; what lies between rows is not read."""
+    whole = torch.randn(F, d + 3).to(dtype)
+    W = {"rows": whole[:, :d].contiguous(), "columns": whole[:, :d].T.contiguous().T, "part": whole[:, :d]}[layout]
+    step = (F * d // 4096) | 1
+    before = cpu.fingerprint(W)
+    places = range(0, F * d, step)
+    for at in (*places[:70], *places[-70:]):
+        kept = W.data[at // d, at % d].clone()
+        W.data[at // d, at % d] = 77.0
+        assert cpu.fingerprint(W) != before, f"element {at}"
+        W.data[at // d, at % d] = kept
+    assert cpu.fingerprint(W) == before
+    whole[:, d:] = 5.0
+    assert cpu.fingerprint(W) == before
+
+
 def test_a_partial_write_past_the_version_counter_needs_a_refresh(screen: str) -> None:
     W = torch.randn(9000, 40)
     ready = sk.prepare(W)

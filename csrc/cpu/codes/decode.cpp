@@ -31,8 +31,8 @@ void decode(const Entries& codes, const Matrix& weight, const Matrix& bias, int 
     simd.load_row(values, 0, first, count, weights.get());
     for (int64_t row = first_row; row < end_row; ++row) {
       const int64_t begin = codes.offsets[row], n = codes.offsets[row + 1] - begin;
-      std::fill(sum.get(), sum.get() + width, 0.0f);
-      simd.gather_sum(sum.get(), weights.get() + (begin - first), codes.indices + begin, n, weight);
+      simd.gather_sum(sum.get(), weights.get() + (begin - first), codes.indices + begin, n, first + count - (begin + n),
+                      weight);
       if (bias.data != nullptr) {
         for (int64_t j = 0; j < width; ++j) sum[j] += fp32_bias[j];
       }

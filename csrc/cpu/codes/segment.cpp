@@ -56,11 +56,12 @@ void segment_outer(const Entries& codes, const Matrix& a, int64_t segments, int 
   const int64_t share = std::clamp<int64_t>(ceil_div(segments, 16 * workers), 1, 256);
   parallel_for(ceil_div(segments, share), workers, [&](int64_t task, int) {
     Buffer<float> sum(a.cols);
-    for (int64_t i = task * share; i < std::min(segments, (task + 1) * share); ++i) {
+    const int64_t end = std::min(segments, (task + 1) * share);
+    const int64_t last = sorted.starts[static_cast<size_t>(end)];
+    for (int64_t i = task * share; i < end; ++i) {
       const int64_t begin = sorted.starts[static_cast<size_t>(i)];
       const int64_t n = sorted.starts[static_cast<size_t>(i) + 1] - begin;
-      std::fill(sum.get(), sum.get() + a.cols, 0.0f);
-      simd.gather_sum(sum.get(), sorted.weights.get() + begin, sorted.rows.get() + begin, n, a);
+      simd.gather_sum(sum.get(), sorted.weights.get() + begin, sorted.rows.get() + begin, n, last - (begin + n), a);
       simd.store_row(sum.get(), a.cols, out.dtype, row_of(out, i));
     }
   });

@@ -94,18 +94,39 @@ void prepare(const Matrix& weight, int threads, void* out) {
   });
 }
 
-uint64_t fingerprint(const Matrix& weight, int64_t samples) {
-  const int64_t count = weight.rows * weight.cols;
-  // An odd step meets every column and, where there are fewer than the samples, every row.
-  const int64_t step = (count / samples) | 1;
-  const size_t size = static_cast<size_t>(element_size(weight.dtype));
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (int64_t at = 0; at < count; at += step) {
-    uint32_t bits = 0;
-    std::memcpy(&bits, element(weight, at / weight.cols, at % weight.cols), size);
-    hash = (hash ^ bits) * 0x100000001b3u;  // FNV-1a, a word at a time
+template <class Bits>
+uint64_t hash_every(const Matrix& weight, int64_t step) {
+  constexpr uint64_t kPrime = 0x100000001b3u;  // FNV-1a, a word at a time
+  constexpr int kLanes = 4;                    // of which each waits for its own products alone
+  const int64_t count = weight.rows * weight.cols, columns = step % weight.cols;
+  const int64_t stride = step / weight.cols * weight.row_stride + columns * weight.col_stride;
+  const int64_t wrap = weight.row_stride - weight.cols * weight.col_stride;
+  uint64_t lanes[kLanes] = {0xcbf29ce484222325u, 1, 2, 3};
+  int64_t next = 0, column = 0;
+  const auto take = [&](uint64_t* lane) {
+    Bits bits;
+    std::memcpy(&bits, static_cast<const char*>(weight.data) + next * static_cast<int64_t>(sizeof bits), sizeof bits);
+    *lane = (*lane ^ bits) * kPrime;
+    next += stride;
+    column += columns;
+    if (column >= weight.cols) {
+      column -= weight.cols;
+      next += wrap;
+    }
+  };
+  int64_t at = 0;
+  for (; at + (kLanes - 1) * step < count; at += kLanes * step) {
+    for (uint64_t& lane : lanes) take(&lane);
   }
-  return hash;
+  for (; at < count; at += step) take(&lanes[0]);
+  for (int i = 1; i < kLanes; ++i) lanes[0] = (lanes[0] ^ lanes[i]) * kPrime;
+  return lanes[0];
+}
+
+uint64_t fingerprint(const Matrix& weight, int64_t samples) {
+  // An odd step meets every column and, where there are fewer than the samples, every row.
+  const int64_t step = ((weight.rows * weight.cols) / samples) | 1;
+  return element_size(weight.dtype) == 4 ? hash_every<uint32_t>(weight, step) : hash_every<uint16_t>(weight, step);
 }
 
 Prepared read_prepared(const void* data, int64_t bytes, const Matrix& weight) {

@@ -51,8 +51,9 @@ struct Level {
   int (*filter_above)(float* scores, const float* bias, int count, float threshold, bool magnitude, uint16_t* hits);
   // The same with one threshold per position, each less `slack`.
   int (*filter_each)(float* scores, const float* bias, const float* thresholds, float slack, int count, uint16_t* hits);
-  // acc[j] += sum over e, in order, of weights[e] * m[ids[e]][j], for every column j.
-  void (*gather_sum)(float* acc, const float* weights, const int32_t* ids, int64_t n, const Matrix& m);
+  // out[j] = sum over e, in order, of weights[e] * m[ids[e]][j], for every column j. ids[n .. n + ahead) are rows that
+  // the next call will want.
+  void (*gather_sum)(float* out, const float* weights, const int32_t* ids, int64_t n, int64_t ahead, const Matrix& m);
   // <a, b> of two fp32 rows, zero-padded to a multiple of kDotLanes.
   float (*dot)(const float* a, const float* b, int64_t padded);
   // out[j] = <a, m[first + j]> for j < count; `a` as in dot.

@@ -1,6 +1,7 @@
 // Included last by each level's translation unit, after its vec_*.h: the kernels, and the table that exports them.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 

@@ -79,6 +79,12 @@ inline void load_pairs(const Bf16* p, Vec* even, Vec* odd) {
   even->v = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
   odd->v = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+// The way back: 2 x kWidth fp32 in their order.
+inline void store_pairs(Vec even, Vec odd, float* out) {
+  const __m256 low = _mm256_unpacklo_ps(even.v, odd.v), high = _mm256_unpackhi_ps(even.v, odd.v);
+  _mm256_storeu_ps(out, _mm256_permute2f128_ps(low, high, 0x20));
+  _mm256_storeu_ps(out + Vec::kWidth, _mm256_permute2f128_ps(low, high, 0x31));
+}
 inline Vec round_to_int(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // 2^n for integral n in [-126, 127].
 inline Vec pow2(Vec n) {

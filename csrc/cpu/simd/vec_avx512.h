@@ -73,6 +73,13 @@ inline void load_pairs(const Bf16* p, Vec* even, Vec* odd) {
   even->v = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
   odd->v = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+// The way back: 2 x kWidth fp32 in their order.
+inline void store_pairs(Vec even, Vec odd, float* out) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  _mm512_storeu_ps(out, _mm512_permutex2var_ps(even.v, low, odd.v));
+  _mm512_storeu_ps(out + Vec::kWidth, _mm512_permutex2var_ps(even.v, high, odd.v));
+}
 inline Vec round_to_int(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // 2^n for integral n in [-126, 127].
 inline Vec pow2(Vec n) {

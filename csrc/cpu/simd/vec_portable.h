@@ -94,6 +94,13 @@ inline void load_pairs(const Bf16* p, Vec* even, Vec* odd) {
     odd->v[i] = to_float(p[2 * i + 1]);
   }
 }
+// The way back: 2 x kWidth fp32 in their order.
+inline void store_pairs(Vec even, Vec odd, float* out) {
+  for (int i = 0; i < Vec::kWidth; ++i) {
+    out[2 * i] = even.v[i];
+    out[2 * i + 1] = odd.v[i];
+  }
+}
 // Adding 1.5 * 2^23 leaves no fraction bits: to nearest even for |a| < 2^22. NaN stays.
 inline Vec round_to_int(Vec a) {
   const Vec magic = Vec::broadcast(12582912.0f);

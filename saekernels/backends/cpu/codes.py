@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saekernels.backends.cpu.native import module, vector, view
+from saekernels.backends.cpu.native import DTYPE_CODES, module, vector, view
 
 
 def decode(
@@ -16,16 +16,19 @@ def decode(
     b_dec: Tensor | None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """[T, d_out] in `dtype` or W_dec's: the sum of values[e] * W_dec[indices[e]] in a row's order, plus b_dec."""
+    """[T, d_out] in `dtype` or W_dec's: the sum of values[e] * W_dec[indices[e]] in a row's order, plus b_dec.
+
+    Values and indices may have any shape of nnz elements.
+    """
     values, indices, offsets = values.contiguous(), indices.contiguous(), offsets.contiguous()
-    rows = offsets.numel() - 1
-    out = torch.empty(rows, W_dec.shape[1], dtype=dtype or W_dec.dtype, device="cpu")
+    rows, entries = offsets.shape[0] - 1, indices.numel()
+    out = W_dec.new_empty(rows, W_dec.shape[1], dtype=dtype)
     module().decode(
-        vector(values),
+        (values.data_ptr(), 1, entries, entries, 1, DTYPE_CODES[values.dtype]),
         indices.data_ptr(),
         offsets.data_ptr(),
         rows,
-        indices.numel(),
+        entries,
         view(W_dec),
         vector(b_dec),
         torch.get_num_threads(),
@@ -37,7 +40,7 @@ def decode(
 def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
     """[nnz]: out[e] = <a[row of e], W[indices[e]]>."""
     indices, offsets = indices.contiguous(), offsets.contiguous()
-    out = torch.empty(indices.numel(), dtype=a.dtype, device="cpu")
+    out = a.new_empty(indices.numel())
     module().gather_dot(
         view(a),
         view(W),
@@ -54,7 +57,7 @@ def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor
 def segment_outer(values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, F: int) -> Tensor:
     """[F, d]: row i sums values[e] * a[row of e] over the entries with indices[e] == i, in ascending e."""
     values, indices, offsets = values.contiguous(), indices.contiguous(), offsets.contiguous()
-    out = torch.empty(F, a.shape[1], dtype=a.dtype, device="cpu")
+    out = a.new_empty(F, a.shape[1])
     module().segment_outer(
         vector(values),
         indices.data_ptr(),
@@ -72,6 +75,6 @@ def segment_outer(values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, F
 def segment_sum(values: Tensor, indices: Tensor, F: int) -> Tensor:
     """[F]: the sum of the values of each latent's entries, in ascending order."""
     values, indices = values.contiguous(), indices.contiguous()
-    out = torch.empty(F, dtype=values.dtype, device="cpu")
+    out = values.new_empty(F)
     module().segment_sum(vector(values), indices.data_ptr(), indices.numel(), F, out.data_ptr())
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saekernels.backends.cpu.native import DTYPE_CODES, bytes_of, module, vector, view
+from saekernels.backends.cpu.native import DTYPE_CODES, View, bytes_of, module, vector, view
 
 _ACTIVATION_CODES = {"none": 0, "relu": 1, "abs": 2}
 
@@ -17,9 +17,10 @@ def prepare(W_enc: Tensor) -> Tensor:
     return block
 
 
-def fingerprint(W_enc: Tensor) -> int:
-    """A hash of 4,096 elements spread evenly over W_enc, or of all if they are fewer."""
-    return int(module().fingerprint(view(W_enc), 4096))
+def fingerprint(W_enc: Tensor) -> tuple[int, View]:
+    """A hash of 4,096 elements spread evenly over W_enc, or of all if they are fewer; and where it lies."""
+    where = view(W_enc)
+    return module().fingerprint(where, 4096), where
 
 
 def encode_topk(
@@ -36,8 +37,8 @@ def encode_topk(
     out: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Values [T, k] in `out` or x.dtype, indices [T, k] int32, best first; exact at any precision, without a hint."""
-    values = torch.empty(x.shape[0], k, dtype=out or x.dtype, device="cpu")
-    indices = torch.empty(x.shape[0], k, dtype=torch.int32, device="cpu")
+    values = x.new_empty(x.shape[0], k, dtype=out)
+    indices = x.new_empty(x.shape[0], k, dtype=torch.int32)
     module().encode_topk(
         view(x),
         view(W_enc),
@@ -77,16 +78,16 @@ def encode_threshold(
         vector(threshold),
         torch.get_num_threads(),
     )
-    values = torch.empty(codes.nnz, dtype=x.dtype, device="cpu")
-    indices = torch.empty(codes.nnz, dtype=torch.int32, device="cpu")
-    offsets = torch.empty(x.shape[0] + 1, dtype=torch.int64, device="cpu")
+    values = x.new_empty(codes.nnz)
+    indices = x.new_empty(codes.nnz, dtype=torch.int32)
+    offsets = x.new_empty(x.shape[0] + 1, dtype=torch.int64)
     codes.move_to(DTYPE_CODES[x.dtype], values.data_ptr(), indices.data_ptr(), offsets.data_ptr())
     return values, indices, offsets
 
 
 def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best elements of each row of scores [T, F], best first, and their indices int32."""
-    values = torch.empty(scores.shape[0], k, dtype=scores.dtype, device="cpu")
-    indices = torch.empty(scores.shape[0], k, dtype=torch.int32, device="cpu")
+    values = scores.new_empty(scores.shape[0], k)
+    indices = scores.new_empty(scores.shape[0], k, dtype=torch.int32)
     module().topk(view(scores), k, torch.get_num_threads(), values.data_ptr(), indices.data_ptr())
     return values, indices

@@ -102,15 +102,16 @@ def module() -> ModuleType:
 def view(matrix: Tensor) -> View:
     """A matrix, where it lies."""
     rows, columns = matrix.shape
-    return (matrix.data_ptr(), rows, columns, matrix.stride(0), matrix.stride(1), DTYPE_CODES[matrix.dtype])
+    row_stride, column_stride = matrix.stride()
+    return (matrix.data_ptr(), rows, columns, row_stride, column_stride, DTYPE_CODES[matrix.dtype])
 
 
 def vector(vector: Tensor | None) -> View | None:
     """A vector (or a scalar) as a matrix of one row."""
     if vector is None:
         return None
-    stride = vector.stride(0) if vector.dim() else 1
-    return (vector.data_ptr(), 1, vector.numel(), vector.numel(), stride, DTYPE_CODES[vector.dtype])
+    size, (stride,) = vector.numel(), vector.stride() or (1,)
+    return (vector.data_ptr(), 1, size, size, stride, DTYPE_CODES[vector.dtype])
 
 
 def bytes_of(block: Tensor | None) -> tuple[int, int] | None:

@@ -40,8 +40,8 @@ def decode(
     b_dec: Tensor | None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """See `saekernels.decode_csr`: [T, d_out]."""
-    wide = accumulator(W_dec.dtype)
+    """See `saekernels.decode_csr`: [T, d_out]. Values and indices may have any shape of nnz elements."""
+    wide, values, indices = accumulator(W_dec.dtype), values.reshape(-1), indices.reshape(-1)
     out = torch.zeros(offsets.numel() - 1, W_dec.shape[1], dtype=wide, device=W_dec.device)
     _sum_ranges(
         out,

@@ -57,7 +57,9 @@ def plan(settings: Settings) -> list[Case]:
     found = []
     for op in (OPS[name] for name in settings.ops or OPS):
         shapes = op.quick_shapes if settings.quick else op.shapes
-        if settings.shapes is not None:
+        if settings.shapes is not None and op.own_shapes:
+            shapes = shapes if settings.ops else ()
+        elif settings.shapes is not None:
             shapes = tuple(shape for shape in settings.shapes if bool(shape.k) == bool(op.shapes[0].k))
             if settings.ops and not shapes:
                 raise ValueError(f"{op.name} needs shapes {','.join(op.shapes[0].sizes())}, and none is given")

@@ -66,6 +66,7 @@ class Op:
         work: from the problem and the expectation.
         needs: bytes of inputs, copies and the largest temporaries.
         baselines: the contenders that the closing summary holds ours against; the fastest of them counts.
+        own_shapes: it is of its shapes alone, so others that are asked for are not for it.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Op:
     quick_shapes: tuple[Shape, ...]
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
     baselines: tuple[str, ...] = (CHUNKED,)
+    own_shapes: bool = False
 
 
 def product_into(buffer: Tensor | None, rows: Tensor, W: Tensor, b: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saekernels.bench.measure.contenders import Op
+from saekernels.bench.ops.calls import CALLED
 from saekernels.bench.ops.decode import DECODE
 from saekernels.bench.ops.encode import ENCODE
 from saekernels.bench.ops.loss import LOSS
@@ -12,6 +13,6 @@ from saekernels.bench.ops.threshold import THRESHOLD
 from saekernels.bench.ops.train import SAE_TRAIN
 
 OPS: dict[str, Op] = {
-    op.name: op for op in (ENCODE, THRESHOLD, DECODE, SAE_TOPK, SAE_JUMPRELU, SAE_TRAIN, LOSS, SPLICED)
+    op.name: op for op in (ENCODE, THRESHOLD, DECODE, SAE_TOPK, SAE_JUMPRELU, SAE_TRAIN, LOSS, SPLICED, *CALLED)
 }
-GROUPS = {"sae": (SAE_TOPK.name, SAE_JUMPRELU.name, SAE_TRAIN.name)}
+GROUPS = {"sae": (SAE_TOPK.name, SAE_JUMPRELU.name, SAE_TRAIN.name), "calls": tuple(op.name for op in CALLED)}

@@ -61,7 +61,10 @@ def _add_cpu(devices: Any) -> None:
     what = parser.group("what is timed")
     known = ", ".join((*OPS, *GROUPS))
     what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {known} (default: all)")
-    shapes = "T,d,F,k tokens, width, latents, active ones; for the loss T,d,V (default: those of common SAEs)"
+    shapes = (
+        "T,d,F,k tokens, width, latents, active ones; for the loss T,d,V (default: those of common SAEs); "
+        "calls have their own: one token, a thousand calls, so that their ms are the µs of one"
+    )
     what.add_argument("--shapes", metavar="T,d,F,k", type=shape, nargs="+", action="extend", help=shapes)
     names = f"of {', '.join(BENCH_DTYPES)} (default: each op's own)"
     what.add_argument("--dtypes", metavar="NAME,...", type=dtypes, help=names)
