@@ -176,8 +176,13 @@ def test_shares_of_the_better_ceilings(record: Record) -> None:
     held = replace(record, rows=[row, replace(row, dtype="bfloat16"), replace(row, bytes=10**12)])
     held.hold_against(Roofs(50.0, 200.0, 10.0, 4.0).best_of(ROOFS))
     assert held.roofs == Roofs(100.0, 200.0, 10.0, 8.0)
+    assert [row.share_of_int8 for row in held.rows] == [None] * 3
+    held.hold_against(held.roofs.best_of(Roofs(1.0, 1.0, 1.0, 1.0, 400.0)))
     # 10 s at 100 GFLOP/s, 5 s at 200 in bf16, 100 s at 10 GB/s.
     assert [row.share_of_bound for row in held.rows] == pytest.approx([2.0, 1.0, 20.0])
+    alone = [[row.share_of_float32, row.share_of_bfloat16, row.share_of_int8, row.share_of_read] for row in held.rows]
+    assert alone[0] == alone[1] == pytest.approx([2.0, 1.0, 0.5, 0.025])
+    assert alone[2] == pytest.approx([2.0, 1.0, 0.5, 25.0])
 
 
 def test_shapes_pick_the_ops_that_they_fit() -> None:

@@ -34,6 +34,8 @@ class Row:
         bytes, flops: the least that the op takes, the same for every contender.
         gb_per_s, gflop_per_s: these over the median time.
         share_of_bound: the least time by the measured ceilings, over the median time.
+        share_of_float32, share_of_bfloat16, share_of_int8, share_of_read: the same by each ceiling alone, above 1 for a
+            product that is not made in that dtype, or data that come from caches.
     """
 
     op: str
@@ -53,6 +55,10 @@ class Row:
     gb_per_s: float | None = None
     gflop_per_s: float | None = None
     share_of_bound: float | None = None
+    share_of_float32: float | None = None
+    share_of_bfloat16: float | None = None
+    share_of_int8: float | None = None
+    share_of_read: float | None = None
 
     def case(self) -> tuple[str, str, str]:
         """What the rows of one case share: op, dtype, shape in words."""
@@ -86,8 +92,10 @@ class Record:
         self.roofs = roofs
         for row in self.rows:
             if row.median_ms and row.bytes is not None and row.flops is not None:
-                least = roofs.seconds(Work(row.bytes, row.flops), row.dtype)
-                row.share_of_bound = 1e3 * least / row.median_ms
+                work, seconds = Work(row.bytes, row.flops), row.median_ms / 1e3
+                row.share_of_bound = roofs.seconds(work, row.dtype) / seconds
+                for name, share in roofs.shares(work, seconds).items():
+                    setattr(row, f"share_of_{name}", share)
 
     def sort(self) -> None:
         """By op; cases and contenders stay in their order."""

@@ -8,12 +8,13 @@ from saekernels.display.tables import strong, text_table, wrapped
 
 HEADINGS = (
     "contender", "median ms", "IQR ms", "rounds", "ours faster by", "paired",
-    "peak MiB", "GB/s", "GFLOP/s", "of bound",
+    "peak MiB", "GB/s", "GFLOP/s", "of bound", "fp32/bf16/int8/read %",
 )  # fmt: skip
 _LEGEND = (
     "ours faster by: its median over that of saekernels (below 1, ours is slower); paired: median of the ratios within "
     "each round; peak MiB: memory beyond the inputs; GB/s, GFLOP/s: the least work of the op over the median; of "
-    "bound: the share of what this machine's ceilings allow; IQR: interquartile range"
+    "bound: the share of what this machine's ceilings allow; fp32/bf16/int8/read: of each ceiling alone; IQR: "
+    "interquartile range"
 )
 
 
@@ -34,6 +35,7 @@ def heading(record: Record) -> list[str]:
         f"{machine['model']} ({', '.join(machine['flags']) or 'no flags known'}), {machine['threads']} threads, "
         f"backend {machine['backend']}, SIMD {machine['simd_level'] or '-'}, screening {machine['screening'] or '-'}",
         f"ceilings: {roofs.float32_gflops:.0f} GFLOP/s float32, {roofs.bfloat16_gflops:.0f} GFLOP/s bfloat16, "
+        f"{'unknown' if roofs.int8_gops is None else f'{roofs.int8_gops:.0f}'} GOP/s int8, "
         f"copy {roofs.copy_gbs:.1f} GB/s, read {roofs.read_gbs:.1f} GB/s",
     ]
 
@@ -60,7 +62,12 @@ def cells(row: Row) -> list[str]:
         _figure(row.gb_per_s),
         _figure(row.gflop_per_s),
         "-" if row.share_of_bound is None else f"{100 * row.share_of_bound:.0f}%",
+        "/".join(map(_percent, (row.share_of_float32, row.share_of_bfloat16, row.share_of_int8, row.share_of_read))),
     ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
 
 
 def _contender(row: Row) -> str:

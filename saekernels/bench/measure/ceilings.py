@@ -17,16 +17,23 @@ _COPY_BYTES = 256 << 20
 
 
 class Roofs(NamedTuple):
-    """GFLOP/s of torch.mm on cache-resident matrices, by dtype; GB/s of copying (reads and writes) and of reading."""
+    """GFLOP/s of torch.mm on cache-resident matrices, by dtype; GB/s of copying (reads and writes) and of reading.
+
+    int8_gops: 10^9 additions and multiplications a second of an int8 product; None where torch has none, or in records
+    from before it was measured.
+    """
 
     float32_gflops: float
     bfloat16_gflops: float
     copy_gbs: float
     read_gbs: float
+    int8_gops: float | None = None
 
     def best_of(self, other: Roofs) -> Roofs:
         """The larger of each: a busy machine measures its ceilings too low."""
-        return Roofs(*map(max, self, other))
+        return Roofs(
+            *(max((of for of in pair if of is not None), default=None) for pair in zip(self, other, strict=True))
+        )
 
     def seconds(self, work: Work, dtype: str) -> float:
         """The least time that `work` can take here: the larger of arithmetic and memory traffic.
@@ -37,6 +44,12 @@ class Roofs(NamedTuple):
         if dtype == "bfloat16":
             gflops = max(gflops, self.bfloat16_gflops)
         return max(work.flops / gflops, work.bytes / max(self.copy_gbs, self.read_gbs)) / 1e9
+
+    def shares(self, work: Work, seconds: float) -> dict[str, float]:
+        """What doing `work` in so long makes of each ceiling alone: above 1 where it is not the one that counts."""
+        rates = {"float32": self.float32_gflops, "bfloat16": self.bfloat16_gflops, "int8": self.int8_gops}
+        found = {name: work.flops / rate / seconds / 1e9 for name, rate in rates.items() if rate}
+        return {**found, "read": work.bytes / self.read_gbs / seconds / 1e9}
 
 
 def measure(quick: bool = False) -> Roofs:
@@ -54,6 +67,7 @@ def measure(quick: bool = False) -> Roofs:
         flops / _best_product(torch.bfloat16, seconds) / 1e9,
         2 * 4 * numbers / _best(lambda: target.copy_(source), seconds) / 1e9,
         4 * numbers / _best(source.sum, seconds) / 1e9,
+        None if integer_product() is None else flops / _best_product(torch.int8, seconds) / 1e9,
     )
 
 
@@ -69,8 +83,23 @@ def _best_product(dtype: torch.dtype, seconds: float) -> float:
 
 def _product(dtype: torch.dtype) -> Callable[[], object]:
     square = torch.ones(_SQUARE, _SQUARE, dtype=dtype)
+    if dtype == torch.int8:
+        sums, multiply = torch.empty(_SQUARE, _SQUARE, dtype=torch.int32), integer_product()
+        return lambda: multiply and multiply(square, square, out=sums)
     out = torch.empty_like(square)
     return lambda: torch.mm(square, square, out=out)
+
+
+def integer_product() -> Callable[..., object] | None:
+    """int8 matrices to int32, as torch's own quantised layers multiply; None where this torch cannot."""
+    found: Callable[..., object] | None = getattr(torch, "_int_mm", None)
+    one = torch.ones(32, 32, dtype=torch.int8)
+    try:
+        if found is not None:
+            found(one, one)
+    except RuntimeError:
+        return None
+    return found
 
 
 def _best(call: Callable[[], object], seconds: float) -> float:
