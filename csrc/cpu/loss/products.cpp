@@ -15,16 +15,13 @@ class Fp32Products final : public Products {
   // Panels [depth][mr].
   void pack_left(const Matrix& m, int64_t first_term, int64_t depth, char* out) const override {
     const int64_t mr = simd_.mr;
-    float* to = reinterpret_cast<float*>(out);
-    const bool along_terms = m.col_stride == 1;
-    const Matrix read = along_terms ? m : transposed(m);
-    Buffer<float> line(read.cols);
-    for (int64_t i = 0; i < read.rows; ++i) {
-      simd_.load_row(read, i, 0, read.cols, line.get());
-      for (int64_t j = 0; j < read.cols; ++j) {
-        const int64_t row = along_terms ? i : j, term = first_term + (along_terms ? j : i);
-        to[row / mr * mr * depth + term * mr + row % mr] = line[j];
-      }
+    float* to = reinterpret_cast<float*>(out) + first_term * mr;
+    if (m.col_stride != 1) return pack_turned(transposed(m), depth, to);
+    Buffer<float> row(m.cols);
+    for (int64_t r = 0; r < m.rows; ++r) {
+      simd_.load_row(m, r, 0, m.cols, row.get());
+      float* column = to + r / mr * mr * depth + r % mr;
+      for (int64_t k = 0; k < m.cols; ++k) column[k * mr] = row[k];
     }
   }
 
@@ -61,6 +58,19 @@ class Fp32Products final : public Products {
   int64_t element_bytes() const override { return sizeof(float); }
 
  private:
+  // Terms [terms][rows of the operand]: each brings mr floats of every panel.
+  void pack_turned(const Matrix& terms, int64_t depth, float* to) const {
+    const int64_t mr = simd_.mr;
+    Buffer<float> copy(terms.rows * terms.cols);
+    for (int64_t k = 0; k < terms.rows; ++k) simd_.load_row(terms, k, 0, terms.cols, copy.get() + k * terms.cols);
+    for (int64_t row = 0; row < terms.cols; row += mr) {
+      const size_t bytes = static_cast<size_t>(std::min(mr, terms.cols - row)) * sizeof(float);
+      for (int64_t k = 0; k < terms.rows; ++k) {
+        std::memcpy(to + row * depth + k * mr, copy.get() + k * terms.cols + row, bytes);
+      }
+    }
+  }
+
   const Level& simd_;
 };
 
