@@ -31,8 +31,9 @@ def _gradients(loss: Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]) -> Ca
 
     def call(h_p: Tensor, h_q: Tensor, targets: Tensor) -> Gradients:
         p, q = h_p.detach().requires_grad_(), h_q.detach().requires_grad_()
-        ce_p, ce_q, kl = loss(p, q, targets)[:3]
-        d_hp, d_hq = torch.autograd.grad((ce_p + ce_q + kl).sum(), (p, q))
+        with torch.enable_grad():
+            ce_p, ce_q, kl = loss(p, q, targets)[:3]
+            d_hp, d_hq = torch.autograd.grad((ce_p + ce_q + kl).sum(), (p, q))
         return d_hp, d_hq
 
     return call
