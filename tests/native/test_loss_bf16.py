@@ -65,9 +65,7 @@ def dense(h_p: Tensor, h_q: Tensor, W: Tensor, targets: Tensor, bias: Tensor | N
         (2, 8, 70_001, False, None),
     ],
 )
-def test_as_float64_to_a_few_millionths(
-    level: str, T: int, d: int, V: int, bias: bool, softcap: float | None
-) -> None:
+def test_as_float64_to_a_few_millionths(level: str, T: int, d: int, V: int, bias: bool, softcap: float | None) -> None:
     """A logit is one fp32 sum of d terms, so its error grows with the root of d."""
     cpu.set_simd_level(level)
     problem = draw(T, d, V)

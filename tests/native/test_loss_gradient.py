@@ -57,7 +57,9 @@ def native(head: Head, grads: Tensor, softcap: float | None = None, needs: tuple
 def dense(head: Head, grads: Tensor, softcap: float | None = None) -> Grads:
     """The same by autograd in float64; without a bias, as if it were zeros."""
     h_p, h_q, W, bias = (
-        value.double().requires_grad_() if value is not None else torch.zeros(len(head["W_U"])).double().requires_grad_()
+        value.double().requires_grad_()
+        if value is not None
+        else torch.zeros(len(head["W_U"])).double().requires_grad_()
         for value in (head["h_p"], head["h_q"], head["W_U"], head["bias"])
     )
     targets = head["targets"]
@@ -171,7 +173,9 @@ def test_a_tokens_gradient_does_not_depend_on_the_batch(level: str, dtype: torch
         assert same_bits(native(part, grads[:, rows])[:2], tuple(value[rows] for value in whole))
 
 
-@pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True), (True, True, False)])
+@pytest.mark.parametrize(
+    "needs", [(True, False, False), (False, True, False), (False, False, True), (True, True, False)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_only_what_is_needed(needs: tuple[bool, bool, bool], dtype: torch.dtype) -> None:
     head, grads = problem(70, 40, 900, dtype), torch.randn(3, 70)
