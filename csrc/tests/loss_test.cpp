@@ -75,10 +75,9 @@ class Problem {
     linear_ce_kl(args, threads, out[0].data(), out[1].data(), out[2].data(), out[3].data());
     std::vector<char> d_hp(h_p.size()), d_hq(h_q.size()), d_w(w.size());
     const auto rows = [&](std::vector<char>& m) { return MutableRows{m.data(), d, dtype_}; };
-    linear_ce_kl_backward(args,
-                          {out[0].data(), out[1].data(), out[2].data(), grads[0].data(), grads[1].data(),
-                           grads[2].data()},
-                          threads, {rows(d_hp), rows(d_hq), rows(d_w), {d_offsets.data(), V, DType::kFloat32}});
+    linear_ce_kl_backward(
+        args, {out[0].data(), out[1].data(), out[2].data(), grads[0].data(), grads[1].data(), grads[2].data()}, threads,
+        {rows(d_hp), rows(d_hq), rows(d_w), {d_offsets.data(), V, DType::kFloat32}});
     double loss = 0;
     const Doubles* want[] = {&p.ce, &q.ce, &kl};
     for (int i = 0; i < 3; ++i) {

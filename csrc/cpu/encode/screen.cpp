@@ -80,8 +80,7 @@ class Bf16Screen final : public Screen {
 
   void product(int64_t row, int64_t rows, const ScreenTile& tile) const override {
     simd_.bf16_tile(rows_.get() + row * padded_, rows, static_cast<const Bf16*>(tile.latents),
-                    round_up(tile.count, kMaxPanel) / kScreenPanel, padded_, tile.scores.get(), shape_.columns,
-                    false);
+                    round_up(tile.count, kMaxPanel) / kScreenPanel, padded_, tile.scores.get(), shape_.columns, false);
   }
 
  protected:

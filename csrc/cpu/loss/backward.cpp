@@ -42,7 +42,8 @@ class PairGradient {
       bias_sums_ = Buffer<float>(vocab_);
       std::fill(bias_sums_.get(), bias_sums_.get() + vocab_, 0.0f);
     }
-    for (int worker = 0; worker < workers_; ++worker) scratch_.emplace_back(std::max(2 * kWords * kTokens, kWords * kSide));
+    for (int worker = 0; worker < workers_; ++worker)
+      scratch_.emplace_back(std::max(2 * kWords * kTokens, kWords * kSide));
   }
 
   void run() {
@@ -122,8 +123,9 @@ class PairGradient {
     const int64_t first = group * kTokens, columns = std::min(kTokens, padded_ - first);
     float* tiles[] = {z, z + kWords * kTokens};
     for (int s = 0; s < 2; ++s) {
-      products_->multiply(products_->part(left_, begin, depth_), count, products_->part(streams_[s].columns, first, depth_),
-                          columns, depth_, tiles[s], kTokens, false);
+      products_->multiply(products_->part(left_, begin, depth_), count,
+                          products_->part(streams_[s].columns, first, depth_), columns, depth_, tiles[s], kTokens,
+                          false);
     }
     float bias[kWords];
     load_tile(simd_, args_.bias, slab + begin, count, count, bias);

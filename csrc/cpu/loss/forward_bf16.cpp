@@ -113,7 +113,7 @@ class Bf16Loss {
     for (int64_t range = 0; range < ranges_; ++range) {
       const LaneStates& s = states_[(range * block_ + t) / kTokenLanes];
       const int64_t i = t % kTokenLanes;
-      const PairState part{s.sum_p[i], s.sum_q[i],    s.weighted[i], s.max_p[i],      s.max_q[i],      s.arg_p[i],
+      const PairState part{s.sum_p[i], s.sum_q[i],    s.weighted[i], s.max_p[i],      s.max_q[i],     s.arg_p[i],
                            s.arg_q[i], s.target_p[i], s.target_q[i], s.nan_p[i] != 0, s.nan_q[i] != 0};
       fold(part, targets_[t], range * kRangeWords, kRangeWords, &whole);
     }

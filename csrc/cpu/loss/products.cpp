@@ -139,7 +139,8 @@ class Bf16Products final : public Products {
         std::memcpy(out, from + r * m.row_stride, kScreenDepth * sizeof(Bf16));
         continue;
       }
-      for (int64_t k = 0; k < kScreenDepth; ++k) out[k] = k < filled ? from[r * m.row_stride + k * m.col_stride] : Bf16{0};
+      for (int64_t k = 0; k < kScreenDepth; ++k)
+        out[k] = k < filled ? from[r * m.row_stride + k * m.col_stride] : Bf16{0};
     }
   }
 

@@ -60,7 +60,8 @@ Buffer<SlopeLanes> slope_lanes(const LossArgs& args, const LossGrads& grads, con
   const std::vector<PairLosses> losses = pair_losses(args, again, workers);
   for (size_t i = 0; i < again.size(); ++i) {
     const int64_t at = places[i];
-    set_sums(&out[at / kTokenLanes], static_cast<int>(at % kTokenLanes), losses[i].lse_p, losses[i].lse_q, losses[i].kl);
+    set_sums(&out[at / kTokenLanes], static_cast<int>(at % kTokenLanes), losses[i].lse_p, losses[i].lse_q,
+             losses[i].kl);
   }
   return out;
 }

@@ -127,8 +127,7 @@ void gemm_tile(const float* a, int64_t rows, const float* b, int64_t panels, int
       const float* panel = b + (p * depth + k) * kNr;
       for (int64_t r = 0; r < rows; r += kMr) {
         const int left = rows - r < kMr ? static_cast<int>(rows - r) : kMr;
-        micro_kernel_for<kMr>(left, a + r * depth + k * kMr, panel, block, c + r * ldc + p * kNr, ldc,
-                              k == 0 && !add);
+        micro_kernel_for<kMr>(left, a + r * depth + k * kMr, panel, block, c + r * ldc + p * kNr, ldc, k == 0 && !add);
       }
     }
   }

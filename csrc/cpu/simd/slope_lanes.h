@@ -48,8 +48,8 @@ inline void sum_words(const float* z_p, const float* z_q, int64_t ld, int count,
   }
 }
 
-void slope_lanes(float* z_p, float* z_q, int64_t ld, const float* bias, int count, float softcap,
-                 int32_t first_column, const SlopeLanes& t, float* sums) {
+void slope_lanes(float* z_p, float* z_q, int64_t ld, const float* bias, int count, float softcap, int32_t first_column,
+                 const SlopeLanes& t, float* sums) {
   if (bias != nullptr || softcap > 0) {
     float best[kTokenLanes], at[kTokenLanes];
     finish_lanes(z_p, ld, bias, count, softcap, best, at);
@@ -62,7 +62,8 @@ void slope_lanes(float* z_p, float* z_q, int64_t ld, const float* bias, int coun
   };
   for (int lane = 0; lane < kTokenLanes; ++lane) {
     if (!inside(lane)) continue;
-    const float u = softcap > 0 ? z_p[place(lane)] / softcap : 0.0f, v = softcap > 0 ? z_q[place(lane)] / softcap : 0.0f;
+    const float u = softcap > 0 ? z_p[place(lane)] / softcap : 0.0f,
+                v = softcap > 0 ? z_q[place(lane)] / softcap : 0.0f;
     target_p[lane] = t.grad_p[lane] * (1.0f - u * u);
     target_q[lane] = t.grad_q[lane] * (1.0f - v * v);
   }
