@@ -37,7 +37,13 @@ def linear_ce_kl(
     """Compare two streams under one unembedding.
 
     Logits are z = h @ W_U.T + bias, then softcap * tanh(z / softcap) where a softcap is given. Neither
-    logits nor probabilities of shape [T, V] exist. A row's result does not depend on the rest of the batch.
+    logits nor probabilities of shape [T, V] exist, forward or backward. A row's result does not depend on the rest of
+    the batch.
+
+    Products of bfloat16 inputs are exact and summed in float32. On CPUs that multiply bfloat16 (AMX, AVX512-BF16) the
+    order of that sum is the instruction's: results there differ from those of other SIMD levels within the rounding of
+    a float32 sum of d terms. Backward rounds each logit's gradient to bfloat16 there before it multiplies it with W_U
+    and h, as autograd through bfloat16 logits does; logits themselves are not rounded.
 
     Args:
         h_p: [T, d], the clean stream after the final norm; float32, bfloat16, float16, or float64 (reference only).
@@ -50,8 +56,8 @@ def linear_ce_kl(
         backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
-        LinearCeKl: four [T] tensors, float32 (float64 for float64 inputs). ce_p, ce_q and kl are differentiable with
-        respect to h_p, h_q, W_U and bias.
+        LinearCeKl: four [T] tensors, float32 (float64 for float64 inputs). ce_p, ce_q and kl are differentiable, once,
+        with respect to h_p, h_q, W_U and bias; backward starts from their values, which must not change before it.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.

@@ -83,7 +83,7 @@ def expect(problem: Problem) -> Losses:
 
 
 def check(problem: Problem, expected: Losses, output: Losses) -> str | None:
-    """All but one row of the agreement: two words may tie within rounding."""
+    """All but one row of the agreement (a quarter, of rounded logits): two words may tie within rounding."""
     limit = tolerance(problem.dtype)
     rows = problem.sample()
     for name, got, want in zip(("ce_p", "ce_q", "kl"), output, expected, strict=False):
@@ -91,7 +91,8 @@ def check(problem: Problem, expected: Losses, output: Losses) -> str | None:
         if wrong:
             return wrong
     unequal = int((output[3][rows].double() != expected[3]).sum())
-    return f"top-1 agreement: {unequal} of {len(rows)} rows differ" if unequal > 1 else None
+    allowed = 1 if problem.dtype == torch.float32 else len(rows) // 4
+    return f"top-1 agreement: {unequal} of {len(rows)} rows differ" if unequal > allowed else None
 
 
 def check_products(problem: Problem, _: Losses, output: tuple[Tensor, Tensor]) -> str | None:
