@@ -14,9 +14,9 @@
 #include "cpu/simd/dot.h"
 #include "cpu/simd/gather.h"
 #include "cpu/simd/bf16.h"
-#include "cpu/simd/softmax.h"
-#include "cpu/simd/softmax_lanes.h"
-#include "cpu/simd/slope_lanes.h"
+#include "cpu/simd/loss/softmax.h"
+#include "cpu/simd/loss/softmax_lanes.h"
+#include "cpu/simd/loss/slope_lanes.h"
 // clang-format on
 
 #define SK_LEVEL_TABLE(symbol, name, bf16_product, bf16_hardware)                                              \
