@@ -90,7 +90,7 @@ def drawn(cases: int, seed: int) -> Iterator[tuple[Shape, str, bool]]:
     for number in range(cases):
         while True:
             T, d, F, k = (
-                int(round(float(np.exp(random.uniform(np.log(low), np.log(high)))))) for low, high in RANGES.values()
+                round(float(np.exp(random.uniform(np.log(low), np.log(high))))) for low, high in RANGES.values()
             )
             d = max(d // 64, 4) * 64
             if 2.0 * T * d * F <= _MOST_FLOPS and 4 * F * d <= _MOST_BYTES:

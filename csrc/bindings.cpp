@@ -163,6 +163,20 @@ void bind_loss(py::module_& m) {
     const py::gil_scoped_release release;
     linear_ce_kl(args, threads, pointer<float>(ce_p), pointer<float>(ce_q), pointer<float>(kl), pointer<float>(agree));
   });
+  // losses and grads: addresses of three [T] each, for ce_p, ce_q and kl; d_*: matrices to write, or None.
+  m.def("linear_ce_kl_backward",
+        [](const py::object& h_p, const py::object& h_q, const py::object& weight, const py::object& bias,
+           uintptr_t targets, float softcap, int64_t ignore_index, int threads, const py::tuple& losses,
+           const py::tuple& grads, const py::object& d_hp, const py::object& d_hq, const py::object& d_weight,
+           const py::object& d_bias) {
+          const LossArgs args{matrix(h_p), matrix(h_q), matrix(weight), matrix(bias), pointer<const int64_t>(targets),
+                              softcap,     ignore_index};
+          const auto of = [](const py::tuple& t, size_t i) { return pointer<const float>(t[i].cast<uintptr_t>()); };
+          const LossGrads from{of(losses, 0), of(losses, 1), of(losses, 2), of(grads, 0), of(grads, 1), of(grads, 2)};
+          const LossInputGrads out{rows_out(d_hp), rows_out(d_hq), rows_out(d_weight), rows_out(d_bias)};
+          const py::gil_scoped_release release;
+          linear_ce_kl_backward(args, from, threads, out);
+        });
 }
 
 }  // namespace

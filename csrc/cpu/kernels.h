@@ -90,4 +90,21 @@ struct LossArgs {
 // Four outputs [T], fp32.
 void linear_ce_kl(const LossArgs& args, int threads, float* ce_p, float* ce_q, float* kl, float* agree);
 
+// Of each [T] fp32: the losses of that call, and the gradients with respect to them.
+struct LossGrads {
+  const float *ce_p, *ce_q, *kl;
+  const float *grad_ce_p, *grad_ce_q, *grad_kl;
+};
+
+// Those whose data is null are not computed. Columns are contiguous; bias is one row of V.
+struct LossInputGrads {
+  MutableRows h_p, h_q;  // [T, d]
+  MutableRows weight;    // [V, d]
+  MutableRows bias;
+};
+
+// Working memory: T * (d + 768) elements, a few times; 768 rows of W_U twice; 4 * V bytes for bias. Without the
+// gradient of W_U, T counts as at most 2,048.
+void linear_ce_kl_backward(const LossArgs& args, const LossGrads& grads, int threads, const LossInputGrads& out);
+
 }  // namespace saekernels

@@ -115,8 +115,8 @@ void check_amx(int64_t rows, int64_t panels, int64_t depth) {
   }
   const int64_t columns = panels * kScreenPanel;
   std::vector<float> plain(size(all_rows * columns), -1.0f), tiles(size(all_rows * columns), -1.0f);
-  bf16_tile(a.data(), all_rows, b.data(), panels, depth, plain.data(), columns);
-  amx_tile(a.data(), rows, b.data(), panels, depth, tiles.data(), columns);
+  bf16_tile(a.data(), all_rows, b.data(), panels, depth, plain.data(), columns, false);
+  amx_tile(a.data(), rows, b.data(), panels, depth, tiles.data(), columns, false);
   for (int64_t i = 0; i < rows * columns; ++i) {
     require(std::abs(plain[size(i)] - tiles[size(i)]) <= 1e-5f * static_cast<float>(depth),
             "AMX and plain products agree");

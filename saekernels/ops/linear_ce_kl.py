@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, register
+from saekernels.ops._library import Op, padded, register
 
 
 class LinearCeKl(NamedTuple):
@@ -37,7 +37,13 @@ def linear_ce_kl(
     """Compare two streams under one unembedding.
 
     Logits are z = h @ W_U.T + bias, then softcap * tanh(z / softcap) where a softcap is given. Neither
-    logits nor probabilities of shape [T, V] exist. A row's result does not depend on the rest of the batch.
+    logits nor probabilities of shape [T, V] exist, forward or backward. A row's result does not depend on the rest of
+    the batch.
+
+    Products of bfloat16 inputs are exact and summed in float32. On CPUs that multiply bfloat16 (AMX, AVX512-BF16) the
+    order of that sum is the instruction's: results there differ from those of other SIMD levels within the rounding of
+    a float32 sum of d terms. Backward rounds each logit's gradient to bfloat16 there before it multiplies it with W_U
+    and h, as autograd through bfloat16 logits does; logits themselves are not rounded.
 
     Args:
         h_p: [T, d], the clean stream after the final norm; float32, bfloat16, float16, or float64 (reference only).
@@ -50,8 +56,8 @@ def linear_ce_kl(
         backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
-        LinearCeKl: four [T] tensors, float32 (float64 for float64 inputs). ce_p, ce_q and kl are differentiable with
-        respect to h_p, h_q, W_U and bias.
+        LinearCeKl: four [T] tensors, float32 (float64 for float64 inputs). ce_p, ce_q and kl are differentiable, once,
+        with respect to h_p, h_q, W_U and bias; backward starts from their values, which must not change before it.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
@@ -117,24 +123,33 @@ class LinearCeKlForward(Op):
     def save(self, ctx: Any, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[3])
         ctx.softcap, ctx.ignore_index = self.softcap, self.ignore_index
-        ctx.save_for_backward(self.h_p, self.h_q, self.W_U, self.targets, self.bias)
+        ctx.save_for_backward(*output[:3], self.h_p, self.h_q, self.W_U, self.targets, self.bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
+        for_p, for_q, for_W, _, for_bias = padded(ctx.needs_input_grad[:5], 5, False)
         d_hp, d_hq, d_W, d_bias = torch.ops.saekernels.linear_ce_kl_backward(
-            *grads[:3], *saved, ctx.softcap, ctx.ignore_index
+            *grads[:3], *ctx.saved_tensors, ctx.softcap, ctx.ignore_index, for_p or for_q, for_W, for_bias
         )
-        return d_hp, d_hq, d_W, None, None if saved[4] is None else d_bias
+        return (
+            d_hp if for_p else None,
+            d_hq if for_q else None,
+            d_W if for_W else None,
+            None,
+            d_bias if for_bias else None,
+        )
 
 
 @dataclass(slots=True)
 class LinearCeKlBackward(Op):
-    """saekernels::linear_ce_kl_backward: the gradients of h_p, h_q, W_U and, zeros without one, bias."""
+    """saekernels::linear_ce_kl_backward: the gradients of h_p, h_q, W_U and bias, of size 0 where not needed."""
 
     grad_ce_p: Tensor
     grad_ce_q: Tensor
     grad_kl: Tensor
+    ce_p: Tensor
+    ce_q: Tensor
+    kl: Tensor
     h_p: Tensor
     h_q: Tensor
     W_U: Tensor
@@ -142,14 +157,20 @@ class LinearCeKlBackward(Op):
     bias: Tensor | None
     softcap: float | None
     ignore_index: int
+    need_h: bool
+    need_W: bool
+    need_bias: bool
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kernels = registry.select("linear_ce_kl_backward", self.h_p.device.type, self.h_p.dtype)
         return kernels.linear_ce_kl_backward(*(getattr(self, field.name) for field in fields(self)))
 
     def empty(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        d_bias = self.grad_kl.new_empty(self.W_U.shape[0]) if self.bias is None else torch.empty_like(self.bias)
-        return torch.empty_like(self.h_p), torch.empty_like(self.h_q), torch.empty_like(self.W_U), d_bias
+        T_d, V_d = self.h_p.shape, self.W_U.shape
+        d_hp, d_hq = (self.h_p.new_empty(T_d if self.need_h else 0) for _ in range(2))
+        d_W = self.W_U.new_empty(V_d if self.need_W else 0)
+        like = self.W_U if self.bias is None else self.bias
+        return d_hp, d_hq, d_W, like.new_empty(V_d[0] if self.need_bias else 0)
 
 
 def _check_targets(targets: Tensor, vocabulary: int, ignore_index: int) -> None:

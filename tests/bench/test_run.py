@@ -90,6 +90,10 @@ WRONG = {
         "kl": lambda out: (*out[:2], out[2] + 0.01, out[3]),
         "agreement": lambda out: (*out[:3], 1 - out[3]),
     },
+    "loss_train": {
+        "h_p": lambda out: (out[0] * 1.01, out[1]),
+        "h_q": lambda out: (out[0], out[1] * 1.01),
+    },
 }
 
 
@@ -186,8 +190,8 @@ def test_shares_of_the_better_ceilings(record: Record) -> None:
 
 
 def test_shapes_pick_the_ops_that_they_fit() -> None:
-    assert {case.op.name for case in plan(Settings(shapes=(LOSS_SHAPE,)))} == {"loss"}
-    assert "loss" not in {case.op.name for case in plan(Settings(shapes=(SHAPE,)))}
+    assert {case.op.name for case in plan(Settings(shapes=(LOSS_SHAPE,)))} == {"loss", "loss_train"}
+    assert not {"loss", "loss_train"} & {case.op.name for case in plan(Settings(shapes=(SHAPE,)))}
     with pytest.raises(ValueError, match="loss needs shapes T,d,V, and none is given"):
         plan(Settings(ops=("loss",), shapes=(SHAPE,)))
 

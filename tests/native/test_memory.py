@@ -27,10 +27,19 @@ cpu.set_screening(screen)
 torch.manual_seed(0)
 x, W = torch.randn(T, d), torch.randn(F, d)
 prepared = sk.prepare(W)
+if what.startswith("loss"):
+    h = (x * 0.1).to(torch.bfloat16 if "bfloat16" in what else torch.float32).requires_grad_()
+    head = W.to(h.dtype).requires_grad_("W_U" in what)
+    other, targets = (h * 1.1).detach().requires_grad_(), torch.randint(0, F, (T,))
+    losses = sk.linear_ce_kl(h, other, head, targets)
+    total = losses.ce_p.sum() + losses.ce_q.sum() + losses.kl.sum()
+    leaves = (h, other, head)[: 3 if head.requires_grad else 2]
 calls = {
     "top-k": lambda: sk.encode_topk(x, W, k=k, prepared=prepared),
     "top-k, unprepared": lambda: sk.encode_topk(x, W, k=k),
     "top-k, all rows fall back": lambda: sk.encode_topk(x * 0, W, k=k, prepared=prepared),
+    "loss": lambda: sk.linear_ce_kl(h, other, head, targets),
+    "loss gradient": lambda: torch.autograd.grad(total, leaves),
     "threshold": lambda: sk.encode_threshold(x, W, None, 35.0, prepared=prepared),
 }
 
@@ -42,7 +51,7 @@ sk.encode_topk(x[:64], W[:1000], k=k)  # code and thread stacks are loaded
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the high-water mark starts again from here
 before = field("VmRSS")
-out = calls[what]()
+out = calls[what if what in calls else what.split(",")[0]]()
 kept = sum(part.numel() * part.element_size() for part in out) / 2**20
 print(field("VmHWM") - before - kept)
 """
@@ -59,6 +68,22 @@ def working_memory(T: int, F: int, what: str, screen: str) -> float:
 @pytest.mark.parametrize("what", ["top-k", "top-k, unprepared", "threshold"])
 def test_at_most_64_mib_for_4096_rows_and_131072_latents(what: str, screen: str) -> None:
     assert 0 < working_memory(4096, 131072, what, screen) <= 64
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("what", ["loss", "loss gradient"])
+def test_losses_and_their_gradients_need_no_logits(what: str, dtype: str) -> None:
+    """[4096, 131072] logits would be 1 GiB in bfloat16."""
+    assert 0 < working_memory(4096, 131072, f"{what}, {dtype}", "auto") <= 64
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_the_unembedding_grows_with_tokens_alone(dtype: str) -> None:
+    """T * (d + 768) elements a few times: dz of 768 words for both streams in two layouts, and packed streams."""
+    few, many = (working_memory(T, 131072, f"loss gradient, W_U, {dtype}", "auto") for T in (512, 4096))
+    element = 4 if dtype == "float32" else 2
+    assert many - few <= 1.2 * (4096 - 512) * 2 * (2 * 768 * element + 96 * (2 * element + 4)) / 2**20
+    assert few <= 40
 
 
 def test_rows_that_fall_back_stay_within_it() -> None:

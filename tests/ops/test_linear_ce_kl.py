@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -70,6 +72,43 @@ def test_contract(backend: str, problem: tuple[Tensor, Tensor, Tensor, Tensor, T
     ignored = targets == -100
     assert (torch.stack(got)[:, ignored] == 0).all()
     assert (got.kl >= -1e-5).all()
+
+
+@given(problem=problems(), weights=st.lists(st.sampled_from([0.0, -1.0, 0.5, 2.0]), min_size=3, max_size=3))
+@settings(max_examples=60)
+def test_gradients(
+    backend: str,
+    problem: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, float | None],
+    weights: list[float],
+) -> None:
+    """Of all inputs, against float64 autograd."""
+    h_p, h_q, W_U, targets, bias, softcap = problem
+    inputs = [h_p, h_q, W_U, *([] if bias is None else [bias])]
+    grads = torch.tensor(weights)[:, None] * torch.linspace(0.5, 2.0, len(targets))
+
+    def gradients(leaves: list[Tensor], loss: Callable[..., Sequence[Tensor]]) -> Sequence[Tensor]:
+        p, q, W, *b = leaves
+        losses = torch.stack(list(loss(p, q, W, targets, b[0] if b else None, softcap))[:3])
+        return torch.autograd.grad((losses * grads.to(losses.dtype)).sum(), leaves)
+
+    def ours(p: Tensor, q: Tensor, W: Tensor, t: Tensor, b: Tensor | None, cap: float | None) -> sk.LinearCeKl:
+        return sk.linear_ce_kl(p, q, W, t, bias=b, softcap=cap, backend=backend)
+
+    got = gradients([value.detach().requires_grad_() for value in inputs], ours)
+    want = gradients([value.detach().double().requires_grad_() for value in inputs], dense)
+    # A probability is as exact as its logit, some 1e-5 at logits of hundreds, and sums of them may cancel.
+    size = {
+        "W_U": float(torch.stack([h_p, h_q]).float().norm()),
+        "h": float(W_U.float().norm(dim=1).max()) if len(W_U) else 0.0,
+    }
+    for name, value, expected in zip(("h_p", "h_q", "W_U", "bias"), got, want, strict=False):
+        relative = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}[value.dtype]
+        noise = relative * float(grads.abs().max() if grads.numel() else 0.0)
+        scale = (
+            size["W_U"] if name == "W_U" else size["h"] * len(targets) ** 0.5 if name != "bias" else len(targets) ** 0.5
+        )
+        error = float((value.double() - expected).norm())
+        assert error <= relative * float(expected.norm()) + noise * 0.1 * scale, name
 
 
 @pytest.mark.parametrize("V", [50, 5000])

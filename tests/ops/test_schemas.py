@@ -36,8 +36,9 @@ SCHEMAS = {
         "int ignore_index=-100, str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)"
     ),
     "linear_ce_kl_backward": (
-        "(Tensor grad_ce_p, Tensor grad_ce_q, Tensor grad_kl, Tensor h_p, Tensor h_q, Tensor W_U, Tensor targets, "
-        "Tensor? bias, float? softcap, int ignore_index) -> (Tensor, Tensor, Tensor, Tensor)"
+        "(Tensor grad_ce_p, Tensor grad_ce_q, Tensor grad_kl, Tensor ce_p, Tensor ce_q, Tensor kl, Tensor h_p, "
+        "Tensor h_q, Tensor W_U, Tensor targets, Tensor? bias, float? softcap, int ignore_index, bool need_h, "
+        "bool need_W, bool need_bias) -> (Tensor, Tensor, Tensor, Tensor)"
     ),
 }
 DYNAMIC = {"encode_threshold"}

@@ -49,6 +49,19 @@ def test_opcheck(name: str, backend: str) -> None:
     opcheck(getattr(OPS, name.partition(" ")[0]).default, args, {**kwargs, "backend": backend})
 
 
+@pytest.mark.parametrize(
+    "needs", [(True, True, True), (True, False, False), (False, True, False), (False, False, True)]
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_opcheck_of_the_loss_gradient(needs: tuple[bool, bool, bool], biased: bool) -> None:
+    """Outputs that nobody needs are empty, on fake tensors too."""
+    targets = torch.tensor([0, 6, -100])
+    grads, losses = torch.randn(3, 3), torch.rand(3, 3)
+    streams = (torch.randn(3, 4).bfloat16(), torch.randn(3, 4).bfloat16(), torch.randn(7, 4).bfloat16())
+    bias = torch.randn(7) if biased else None
+    opcheck(OPS.linear_ce_kl_backward.default, (*grads, *losses, *streams, targets, bias, 3.0, -100, *needs))
+
+
 def double_samples() -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
     def f(*shape: int) -> Tensor:
         return leaf(*shape, dtype=torch.float64)

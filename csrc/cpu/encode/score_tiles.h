@@ -121,7 +121,7 @@ void visit_tile(const Level& simd, const PackedRows* streams, int stream_count, 
     const int64_t group = std::min(shape.group, rows - row);
     for (int s = 0; s < stream_count; ++s) {
       simd.gemm_tile(streams[s].panel_of(row), group, scratch.weight.get(), panels, depth,
-                     scratch.scores.get() + s * stream_stride, shape.columns);
+                     scratch.scores.get() + s * stream_stride, shape.columns, false);
     }
     for (int64_t r = 0; r < group; ++r) visit(row + r, scratch.scores.get() + r * shape.columns);
   }

@@ -29,7 +29,7 @@ class Fp32Screen final : public Screen {
 
   void product(int64_t row, int64_t rows, const ScreenTile& tile) const override {
     simd_.gemm_tile(rows_.get() + row * depth_, rows, static_cast<const float*>(tile.latents),
-                    ceil_div(tile.count, simd_.nr), depth_, tile.scores.get(), shape_.columns);
+                    ceil_div(tile.count, simd_.nr), depth_, tile.scores.get(), shape_.columns, false);
   }
 
  protected:
@@ -80,7 +80,7 @@ class Bf16Screen final : public Screen {
 
   void product(int64_t row, int64_t rows, const ScreenTile& tile) const override {
     simd_.bf16_tile(rows_.get() + row * padded_, rows, static_cast<const Bf16*>(tile.latents),
-                    round_up(tile.count, kMaxPanel) / kScreenPanel, padded_, tile.scores.get(), shape_.columns);
+                    round_up(tile.count, kMaxPanel) / kScreenPanel, padded_, tile.scores.get(), shape_.columns, false);
   }
 
  protected:

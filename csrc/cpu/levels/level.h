@@ -32,6 +32,23 @@ struct PairState {
   bool nan_q = false;
 };
 
+// The same for kTokenLanes tokens side by side.
+constexpr int kTokenLanes = 16;
+struct alignas(64) LaneStates {
+  double sum_p[kTokenLanes], sum_q[kTokenLanes], weighted[kTokenLanes];
+  float max_p[kTokenLanes], max_q[kTokenLanes], target_p[kTokenLanes], target_q[kTokenLanes];
+  int32_t arg_p[kTokenLanes], arg_q[kTokenLanes], nan_p[kTokenLanes], nan_q[kTokenLanes];
+};
+
+// What the gradient of a token's losses with respect to its logits needs. Lanes from `count` on are no tokens.
+struct alignas(64) SlopeLanes {
+  float lse_p[kTokenLanes], lse_q[kTokenLanes];  // log of the sum of exp(z)
+  float gap[kTokenLanes];                        // lse_p - lse_q + KL: what z_p - z_q is held against
+  float grad_p[kTokenLanes], grad_q[kTokenLanes], grad_kl[kTokenLanes];
+  int64_t targets[kTokenLanes];
+  int count;
+};
+
 struct Level {
   const char* name;
   int mr;  // rows of a packed x panel
@@ -42,8 +59,10 @@ struct Level {
   // fp32 copy of `count` elements, and the way back (rounded to nearest even).
   void (*load_row)(const Matrix& m, int64_t row, int64_t col, int64_t count, float* out);
   void (*store_row)(const float* in, int64_t count, DType dtype, void* out);
-  // c[rows][panels * nr] (leading dimension ldc) = dots of packed x rows with packed W panels, each of `depth` terms.
-  void (*gemm_tile)(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc);
+  // c[rows][panels * nr] (leading dimension ldc) = dots of packed x rows with packed W panels, each of `depth` terms;
+  // `add` adds them to c.
+  void (*gemm_tile)(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
+                    bool add);
   // out[nr] = sums of the squares of a packed panel's latents.
   void (*panel_squares)(const float* panel, int64_t depth, float* out);
   // Adds bias to scores in place and lists the positions j where not (score_j <= threshold): NaN passes, and so does
@@ -65,12 +84,25 @@ struct Level {
                        int64_t target, PairState* state);
   // Screening in bf16, see simd/bf16.h for the layouts. Rounds n values (a multiple of kDotLanes) and returns the sum
   // of their squared errors; transposes 16 rounded latents into a panel; c[rows][panels * 16] = packed rows times
-  // packed latents, where rows and panels may be rounded up to two panels.
+  // packed latents (added to c with `add`), where rows and panels may be rounded up to two panels.
   float (*round_to_bf16)(const float* in, int64_t n, Bf16* out);
   void (*interleave_latents)(const Bf16* rows, int64_t depth, Bf16* out);
-  void (*bf16_tile)(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c, int64_t ldc);
+  void (*bf16_tile)(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
+                    bool add);
   // What makes bf16_tile faster than gemm_tile here ("amx", "avx512_bf16"); null where nothing does.
   const char* bf16_hardware;
+  // The loss on transposed tiles of raw logits z[count][ld], whose rows are words and whose first kTokenLanes columns
+  // are tokens; bias [count] may be null, softcap 0 means none. Folds them into the states, z_p and z_q overwritten.
+  void (*softmax_lanes)(float* z_p, float* z_q, int64_t ld, const float* bias, int count, float softcap,
+                        int32_t first_column, const int64_t* targets, LaneStates* states);
+  // Turns them into the gradient with respect to themselves; adds each word's sum to sums [count] unless it is null.
+  void (*slope_lanes)(float* z_p, float* z_q, int64_t ld, const float* bias, int count, float softcap,
+                      int32_t first_column, const SlopeLanes& tokens, float* sums);
+  // Rounds z[count][ld] to both operands of bf16_tile, where they are not null: [count / 2][16 tokens][2], zeros up to
+  // `padded` words; and rows of words, panels of 16, `panel` elements apart, of [16][kScreenDepth].
+  void (*round_slopes)(const float* z, int64_t ld, int count, int padded, Bf16* pairs, Bf16* rows, int64_t panel);
+  // out[16][32] = in[32][16] transposed, rows of `in` `stride` elements apart.
+  void (*transpose_bf16)(const Bf16* in, int64_t stride, Bf16* out);
 };
 
 constexpr int kMaxPanel = 32;  // largest nr of any level: what paddings are rounded to

@@ -52,7 +52,8 @@ inline void amx_block(const Bf16* a, const Bf16* b, int64_t panel, int64_t depth
 }
 
 // Rows and panels are rounded up to two panels; operands and c have room for that.
-void amx_tile(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c, int64_t ldc) {
+void amx_tile(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
+              bool add) {
   const TileConfig config;
   _tile_loadconfig(&config);
   const int64_t panel = depth * kScreenPanel;
@@ -61,7 +62,7 @@ void amx_tile(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_
       const int64_t slice = depth - k < kAmxDepth ? depth - k : kAmxDepth;
       for (int64_t r = 0; r < rows; r += 2 * kScreenPanel) {
         amx_block(a + r * depth + k * kScreenPanel, b + p * panel + k * kScreenPanel, panel, slice,
-                  c + r * ldc + p * kScreenPanel, ldc, k == 0);
+                  c + r * ldc + p * kScreenPanel, ldc, k == 0 && !add);
       }
     }
   }

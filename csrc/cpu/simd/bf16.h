@@ -54,12 +54,12 @@ struct PairDot {
 
 // c[kRows][16] = rows from r on, times one panel of latents.
 template <class Dot, int kRows>
-inline void bf16_block(const Bf16* a, const Bf16* b, int64_t depth, float* c, int64_t ldc) {
+inline void bf16_block(const Bf16* a, const Bf16* b, int64_t depth, float* c, int64_t ldc, bool add) {
   Vec acc[kRows][Dot::kVecs];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int j = 0; j < Dot::kVecs; ++j) acc[r][j] = Vec::zero();
+    for (int j = 0; j < Dot::kVecs; ++j) acc[r][j] = add ? Vec::load(c + r * ldc + j * Vec::kWidth) : Vec::zero();
   }
   for (int64_t block = 0; block < depth; block += kScreenDepth) {
     const Bf16* rows = a + block * kScreenPanel;
@@ -84,22 +84,22 @@ inline void bf16_block(const Bf16* a, const Bf16* b, int64_t depth, float* c, in
   }
 }
 
-// c[rows][panels * 16]; rows are rounded up to a multiple of kScreenPanel.
+// c[rows][panels * 16] (+)= rows times panels; rows are rounded up to a multiple of kScreenPanel.
 template <class Dot>
 inline void bf16_product(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c,
-                         int64_t ldc) {
+                         int64_t ldc, bool add) {
   for (int64_t p = 0; p < panels; ++p) {
     const Bf16* panel = b + p * depth * kScreenPanel;
     for (int64_t r = 0; r < rows; r += Dot::kRows) {
       const Bf16* from = a + r / kScreenPanel * depth * kScreenPanel + r % kScreenPanel * kScreenDepth;
-      bf16_block<Dot, Dot::kRows>(from, panel, depth, c + r * ldc + p * kScreenPanel, ldc);
+      bf16_block<Dot, Dot::kRows>(from, panel, depth, c + r * ldc + p * kScreenPanel, ldc, add);
     }
   }
 }
 
 [[maybe_unused]] void bf16_tile(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c,
-                                int64_t ldc) {
-  bf16_product<PairDot>(a, rows, b, panels, depth, c, ldc);
+                                int64_t ldc, bool add) {
+  bf16_product<PairDot>(a, rows, b, panels, depth, c, ldc, add);
 }
 
 }  // namespace

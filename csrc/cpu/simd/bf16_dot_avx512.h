@@ -18,8 +18,8 @@ struct InstructionDot {
 };
 
 void bf16_tile_instruction(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c,
-                           int64_t ldc) {
-  bf16_product<InstructionDot>(a, rows, b, panels, depth, c, ldc);
+                           int64_t ldc, bool add) {
+  bf16_product<InstructionDot>(a, rows, b, panels, depth, c, ldc, add);
 }
 
 }  // namespace

@@ -116,8 +116,9 @@ inline void micro_kernel_for(int rows, const float* a, const float* b, int64_t d
   micro_kernel<kRows>(a, b, depth, c, ldc, first);
 }
 
-void gemm_tile(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc) {
-  if (depth == 0) {
+void gemm_tile(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
+               bool add) {
+  if (depth == 0 && !add) {
     for (int64_t r = 0; r < rows; ++r) memset(c + r * ldc, 0, static_cast<size_t>(panels * kNr) * sizeof(float));
   }
   for (int64_t k = 0; k < depth; k += kDotBlock) {
@@ -126,7 +127,7 @@ void gemm_tile(const float* a, int64_t rows, const float* b, int64_t panels, int
       const float* panel = b + (p * depth + k) * kNr;
       for (int64_t r = 0; r < rows; r += kMr) {
         const int left = rows - r < kMr ? static_cast<int>(rows - r) : kMr;
-        micro_kernel_for<kMr>(left, a + r * depth + k * kMr, panel, block, c + r * ldc + p * kNr, ldc, k == 0);
+        micro_kernel_for<kMr>(left, a + r * depth + k * kMr, panel, block, c + r * ldc + p * kNr, ldc, k == 0 && !add);
       }
     }
   }

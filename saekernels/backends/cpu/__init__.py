@@ -10,7 +10,7 @@ import torch
 
 from saekernels.backends.cpu.codes import decode, gather_dot, segment_outer, segment_sum
 from saekernels.backends.cpu.encode import encode_threshold, encode_topk, fingerprint, prepare, topk
-from saekernels.backends.cpu.loss import linear_ce_kl
+from saekernels.backends.cpu.loss import linear_ce_kl, linear_ce_kl_backward
 from saekernels.backends.cpu.native import (
     DTYPE_CODES,
     available,
@@ -38,6 +38,7 @@ __all__ = [
     "fingerprint",
     "gather_dot",
     "linear_ce_kl",
+    "linear_ce_kl_backward",
     "prepare",
     "screening",
     "segment_outer",
@@ -60,6 +61,7 @@ _OPS = frozenset(
         "segment_outer",
         "segment_sum",
         "linear_ce_kl",
+        "linear_ce_kl_backward",
     )
 )
 

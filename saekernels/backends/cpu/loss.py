@@ -35,3 +35,52 @@ def linear_ce_kl(
         agree.data_ptr(),
     )
     return ce_p, ce_q, kl, agree
+
+
+def linear_ce_kl_backward(
+    grad_ce_p: Tensor,
+    grad_ce_q: Tensor,
+    grad_kl: Tensor,
+    ce_p: Tensor,
+    ce_q: Tensor,
+    kl: Tensor,
+    h_p: Tensor,
+    h_q: Tensor,
+    W_U: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    ignore_index: int,
+    need_h: bool,
+    need_W: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of h_p [T, d], h_q [T, d], W_U [V, d] and bias [V], empty where not needed.
+
+    Logits are recomputed a tile at a time; the losses stand for the sums over the vocabulary.
+    """
+    targets = targets.contiguous()
+    losses = tuple(loss.contiguous() for loss in (ce_p, ce_q, kl))
+    grads = tuple(grad.contiguous() for grad in (grad_ce_p, grad_ce_q, grad_kl))
+    d_hp, d_hq = (h_p.new_zeros(h_p.shape if need_h else 0) for _ in range(2))
+    # Every row is written, unless no token counts.
+    make = W_U.new_empty if bool((targets != ignore_index).any()) else W_U.new_zeros
+    d_W = make(W_U.shape if need_W else 0)
+    d_bias = make(W_U.shape[0] if need_bias else 0, dtype=None if bias is None else bias.dtype)
+    module().linear_ce_kl_backward(
+        view(h_p),
+        view(h_q),
+        view(W_U),
+        vector(bias),
+        targets.data_ptr(),
+        softcap or 0.0,
+        ignore_index,
+        torch.get_num_threads(),
+        tuple(loss.data_ptr() for loss in losses),
+        tuple(grad.data_ptr() for grad in grads),
+        view(d_hp) if need_h else None,
+        view(d_hq) if need_h else None,
+        view(d_W) if need_W else None,
+        vector(d_bias) if need_bias else None,
+    )
+    return d_hp, d_hq, d_W, d_bias

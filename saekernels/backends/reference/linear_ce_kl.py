@@ -54,6 +54,9 @@ def linear_ce_kl_backward(
     grad_ce_p: Tensor,
     grad_ce_q: Tensor,
     grad_kl: Tensor,
+    ce_p: Tensor,
+    ce_q: Tensor,
+    kl: Tensor,
     h_p: Tensor,
     h_q: Tensor,
     W_U: Tensor,
@@ -61,9 +64,13 @@ def linear_ce_kl_backward(
     bias: Tensor | None,
     softcap: float | None,
     ignore_index: int,
+    need_h: bool,
+    need_W: bool,
+    need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of h_p [T, d], h_q [T, d], W_U [V, d] and bias [V]; logits are recomputed a chunk at a time.
+    """Gradients of h_p [T, d], h_q [T, d], W_U [V, d] and bias [V], empty where not needed.
 
+    Logits are recomputed a chunk at a time, and so are ce_p and ce_q, which other backends start from.
     With p, q the two distributions: d CE_p / dz_p = p - onehot, d CE_q / dz_q = q - onehot, d KL / dz_q = q - p and
     d KL / dz_p = p * (log p - log q - KL).
     """
@@ -79,13 +86,15 @@ def linear_ce_kl_backward(
         log_p, log_q = z_p.log_softmax(1), z_q.log_softmax(1)
         p, q = log_p.exp(), log_q.exp()
         gap = torch.where(p == 0, torch.zeros_like(p), log_p - log_q)
-        kl = (p * gap).sum(1, keepdim=True)
         onehot = torch.zeros_like(p).scatter_(1, targets[rows, None], 1.0)
         g_p, g_q, g_kl = grad_ce_p[rows, None], grad_ce_q[rows, None], grad_kl[rows, None]
-        d_zp = (g_p * (p - onehot) + g_kl * p * (gap - kl)) * _softcap_slope(z_p, softcap)
+        d_zp = (g_p * (p - onehot) + g_kl * p * (gap - kl[rows, None])) * _softcap_slope(z_p, softcap)
         d_zq = (g_q * (q - onehot) + g_kl * (q - p)) * _softcap_slope(z_q, softcap)
         d_hp[rows] = (d_zp @ W_U.to(wide)).to(h_p.dtype)
         d_hq[rows] = (d_zq @ W_U.to(wide)).to(h_q.dtype)
         d_W += d_zp.T @ h_p[rows].to(wide) + d_zq.T @ h_q[rows].to(wide)
         d_bias += d_zp.sum(0) + d_zq.sum(0)
-    return d_hp, d_hq, d_W.to(W_U.dtype), d_bias if bias is None else d_bias.to(bias.dtype)
+    like = W_U if bias is None else bias
+    outputs = ((d_hp, need_h), (d_hq, need_h), (d_W.to(W_U.dtype), need_W), (d_bias.to(like.dtype), need_bias))
+    d_hp, d_hq, d_W, d_bias = (gradient if needed else gradient.new_empty(0) for gradient, needed in outputs)
+    return d_hp, d_hq, d_W, d_bias

@@ -39,7 +39,8 @@ _BATCHES = (
 # Each as a batch, and with the few tokens of decoding time.
 SAE_SHAPES = tuple(shape._replace(T=T) for shape in _BATCHES for T in (shape.T, 16, 1))
 TRAIN_SHAPES = (_BATCHES[1],)
-LOSS_SHAPES = (Shape(2048, 768, 50304), Shape(1024, 160, 4096))
+LOSS_SHAPES = (Shape(2048, 768, 50304), Shape(512, 2304, 128256), Shape(1024, 160, 4096))
+LOSS_TRAIN_SHAPES = (Shape(512, 768, 50257), Shape(1024, 576, 49152))
 QUICK_SAE_SHAPES = (Shape(64, 64, 1024, 8), Shape(1, 64, 1024, 8))
 QUICK_LOSS_SHAPES = (Shape(64, 64, 1000),)
 

@@ -7,12 +7,14 @@ from saekernels.bench.ops.calls import CALLED
 from saekernels.bench.ops.decode import DECODE
 from saekernels.bench.ops.encode import ENCODE
 from saekernels.bench.ops.loss import LOSS
+from saekernels.bench.ops.loss_train import LOSS_TRAIN
 from saekernels.bench.ops.sae import SAE_JUMPRELU, SAE_TOPK
 from saekernels.bench.ops.spliced import SPLICED
 from saekernels.bench.ops.threshold import THRESHOLD
 from saekernels.bench.ops.train import SAE_TRAIN
 
 OPS: dict[str, Op] = {
-    op.name: op for op in (ENCODE, THRESHOLD, DECODE, SAE_TOPK, SAE_JUMPRELU, SAE_TRAIN, LOSS, SPLICED, *CALLED)
+    op.name: op
+    for op in (ENCODE, THRESHOLD, DECODE, SAE_TOPK, SAE_JUMPRELU, SAE_TRAIN, LOSS, LOSS_TRAIN, SPLICED, *CALLED)
 }
 GROUPS = {"sae": (SAE_TOPK.name, SAE_JUMPRELU.name, SAE_TRAIN.name), "calls": tuple(op.name for op in CALLED)}

@@ -1,51 +1,18 @@
 // Cross entropy of two streams and the KL divergence between them, straight from hidden states: each vocabulary tile
 // of W_U is packed once for both, and only running statistics of the softmax survive it.
-//
-// Statistics are kept per (vocabulary range, token) and folded in order. Ranges and tiles depend on the shape alone,
-// so neither threads nor batch can change a bit.
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 #include <string>
 
-#include "cpu/check.h"
 #include "cpu/encode/score_tiles.h"
+#include "cpu/loss/pair_loss.h"
+#include "cpu/loss/products.h"
 
 namespace saekernels {
 namespace {
 
 constexpr int64_t kRangeColumns = 512;
-constexpr int64_t kStateBytes = 16 << 20;
-
-// Adds the statistics of later columns to those of earlier ones.
-void fold(const PairState& later, int64_t target, int64_t first_column, int64_t columns, PairState* s) {
-  auto join = [](float old_max, float new_max) {
-    return old_max == new_max ? 1.0 : std::exp(static_cast<double>(old_max) - static_cast<double>(new_max));
-  };
-  const float max_p = std::max(s->max_p, later.max_p), max_q = std::max(s->max_q, later.max_q);
-  const double mine_p = join(s->max_p, max_p), its_p = join(later.max_p, max_p);
-  s->sum_p = s->sum_p * mine_p + later.sum_p * its_p;
-  s->weighted = s->weighted * mine_p + later.weighted * its_p;
-  s->sum_q = s->sum_q * join(s->max_q, max_q) + later.sum_q * join(later.max_q, max_q);
-  const auto better = [](bool nan, bool later_nan, float max, float later_max) {
-    return !nan && (later_nan || later_max > max);
-  };
-  if (better(s->nan_p, later.nan_p, s->max_p, later.max_p) || s->arg_p < 0) s->arg_p = later.arg_p;
-  if (better(s->nan_q, later.nan_q, s->max_q, later.max_q) || s->arg_q < 0) s->arg_q = later.arg_q;
-  s->nan_p |= later.nan_p;
-  s->nan_q |= later.nan_q;
-  s->max_p = max_p;
-  s->max_q = max_q;
-  if (target >= first_column && target < first_column + columns) {
-    s->target_p = later.target_p;
-    s->target_q = later.target_q;
-  }
-}
-
-// log(sum of exp): NaN where log_softmax is NaN, that is with a NaN, with +inf, or with nothing but -inf.
-double log_sum_exp(double sum, float max, bool nan) {
-  if (nan || std::isinf(max)) return std::numeric_limits<double>::quiet_NaN();
-  return static_cast<double>(max) + std::log(sum);
-}
 
 class PairLoss {
  public:
@@ -65,7 +32,7 @@ class PairLoss {
     for (TileScratch& s : scratch_) s = TileScratch(shape_.columns, depth_, shape_.group, 2);
   }
 
-  void run(const std::vector<int64_t>& live, float* ce_p, float* ce_q, float* kl, float* agree) {
+  void run(const std::vector<int64_t>& live, PairLosses* out) {
     const int64_t total = static_cast<int64_t>(live.size());
     for (int64_t first = 0; first < total; first += block_) {
       const int64_t rows = std::min(block_, total - first);
@@ -74,8 +41,7 @@ class PairLoss {
       parallel_for(ranges_, workers_,
                    [&](int64_t range, int worker) { scan(range, worker, live.data() + first, rows); });
       for (int64_t row = 0; row < rows; ++row) {
-        const int64_t t = live[static_cast<size_t>(first + row)];
-        finish(row, args_.targets[t], ce_p + t, ce_q + t, kl + t, agree + t);
+        out[first + row] = losses(row, args_.targets[live[static_cast<size_t>(first + row)]]);
       }
     }
   }
@@ -97,16 +63,12 @@ class PairLoss {
     }
   }
 
-  void finish(int64_t row, int64_t target, float* ce_p, float* ce_q, float* kl, float* agree) const {
+  PairLosses losses(int64_t row, int64_t target) const {
     PairState s;
     for (int64_t range = 0; range < ranges_; ++range) {
       fold(states_[range * block_ + row], target, range * kRangeColumns, kRangeColumns, &s);
     }
-    const double lse_p = log_sum_exp(s.sum_p, s.max_p, s.nan_p), lse_q = log_sum_exp(s.sum_q, s.max_q, s.nan_q);
-    *ce_p = static_cast<float>(lse_p - static_cast<double>(s.target_p));
-    *ce_q = static_cast<float>(lse_q - static_cast<double>(s.target_q));
-    *kl = static_cast<float>(s.weighted / s.sum_p - (lse_p - lse_q));
-    *agree = s.nan_p || s.nan_q ? std::numeric_limits<float>::quiet_NaN() : s.arg_p == s.arg_q ? 1.0f : 0.0f;
+    return finish(s);
   }
 
   const Level& simd_;
@@ -120,25 +82,86 @@ class PairLoss {
   std::vector<TileScratch> scratch_;
 };
 
+// log(sum of exp): NaN where log_softmax is NaN, that is with a NaN, with +inf, or with nothing but -inf.
+double log_sum_exp(double sum, float max, bool nan) {
+  if (nan || std::isinf(max)) return std::numeric_limits<double>::quiet_NaN();
+  return static_cast<double>(max) + std::log(sum);
+}
+
 }  // namespace
 
-void linear_ce_kl(const LossArgs& args, int threads, float* ce_p, float* ce_q, float* kl, float* agree) {
-  std::vector<int64_t> live;
+void fold(const PairState& later, int64_t target, int64_t first, int64_t count, PairState* s) {
+  auto join = [](float old_max, float new_max) {
+    return old_max == new_max ? 1.0 : std::exp(static_cast<double>(old_max) - static_cast<double>(new_max));
+  };
+  const float max_p = std::max(s->max_p, later.max_p), max_q = std::max(s->max_q, later.max_q);
+  const double mine_p = join(s->max_p, max_p), its_p = join(later.max_p, max_p);
+  s->sum_p = s->sum_p * mine_p + later.sum_p * its_p;
+  s->weighted = s->weighted * mine_p + later.weighted * its_p;
+  s->sum_q = s->sum_q * join(s->max_q, max_q) + later.sum_q * join(later.max_q, max_q);
+  const auto better = [](bool nan, bool later_nan, float max, float later_max) {
+    return !nan && (later_nan || later_max > max);
+  };
+  if (better(s->nan_p, later.nan_p, s->max_p, later.max_p) || s->arg_p < 0) s->arg_p = later.arg_p;
+  if (better(s->nan_q, later.nan_q, s->max_q, later.max_q) || s->arg_q < 0) s->arg_q = later.arg_q;
+  s->nan_p |= later.nan_p;
+  s->nan_q |= later.nan_q;
+  s->max_p = max_p;
+  s->max_q = max_q;
+  if (target >= first && target < first + count) {
+    s->target_p = later.target_p;
+    s->target_q = later.target_q;
+  }
+}
+
+PairLosses finish(const PairState& s) {
+  PairLosses out;
+  out.lse_p = log_sum_exp(s.sum_p, s.max_p, s.nan_p);
+  out.lse_q = log_sum_exp(s.sum_q, s.max_q, s.nan_q);
+  out.ce_p = static_cast<float>(out.lse_p - static_cast<double>(s.target_p));
+  out.ce_q = static_cast<float>(out.lse_q - static_cast<double>(s.target_q));
+  out.kl = static_cast<float>(s.weighted / s.sum_p - (out.lse_p - out.lse_q));
+  out.agree = s.nan_p || s.nan_q ? std::numeric_limits<float>::quiet_NaN() : s.arg_p == s.arg_q ? 1.0f : 0.0f;
+  return out;
+}
+
+std::vector<int64_t> counted_tokens(const LossArgs& args) {
+  std::vector<int64_t> counted;
   for (int64_t t = 0; t < args.h_p.rows; ++t) {
     const int64_t target = args.targets[t];
-    if (target == args.ignore_index) {
-      ce_p[t] = ce_q[t] = kl[t] = agree[t] = 0.0f;
-      continue;
-    }
+    if (target == args.ignore_index) continue;
     if (target < 0 || target >= args.weight.rows) {
       throw std::invalid_argument("targets: must lie in [0, " + std::to_string(args.weight.rows) +
                                   ") or equal ignore_index (" + std::to_string(args.ignore_index) + "), but targets[" +
                                   std::to_string(t) + "] is " + std::to_string(target));
     }
-    live.push_back(t);
+    counted.push_back(t);
   }
-  if (live.empty()) return;
-  PairLoss(args, static_cast<int64_t>(live.size()), threads).run(live, ce_p, ce_q, kl, agree);
+  return counted;
+}
+
+std::vector<PairLosses> pair_losses(const LossArgs& args, const std::vector<int64_t>& ids, int threads) {
+  std::vector<PairLosses> out(ids.size());
+  if (ids.empty()) return out;
+  if (multiplies_bf16(level(), args.weight)) {
+    pair_losses_bf16(args, ids, threads, out.data());
+  } else {
+    PairLoss(args, static_cast<int64_t>(ids.size()), threads).run(ids, out.data());
+  }
+  return out;
+}
+
+void linear_ce_kl(const LossArgs& args, int threads, float* ce_p, float* ce_q, float* kl, float* agree) {
+  for (float* result : {ce_p, ce_q, kl, agree}) std::fill(result, result + args.h_p.rows, 0.0f);
+  const std::vector<int64_t> counted = counted_tokens(args);
+  const std::vector<PairLosses> losses = pair_losses(args, counted, threads);
+  for (size_t i = 0; i < counted.size(); ++i) {
+    const int64_t t = counted[i];
+    ce_p[t] = losses[i].ce_p;
+    ce_q[t] = losses[i].ce_q;
+    kl[t] = losses[i].kl;
+    agree[t] = losses[i].agree;
+  }
 }
 
 }  // namespace saekernels
