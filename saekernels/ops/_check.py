@@ -73,15 +73,6 @@ def shape(name: str, value: Tensor, expected: Sequence[tuple[str, int | torch.Sy
         raise ValueError(f"{name}: got shape {list(value.shape)}, need [{symbols}] = [{sizes}]")
 
 
-def same_device(reference_name: str, reference: Tensor, **others: Tensor | None) -> None:
-    """ValueError unless every given tensor lives where `reference` lives."""
-    for name, value in others.items():
-        if value is not None and value.device != reference.device:
-            raise ValueError(
-                f"{name}: got device {value.device}, need {reference.device}, the device of {reference_name}"
-            )
-
-
 def in_one_place(**values: Tensor | None) -> None:
     """TypeError unless all are dense, ValueError unless all live where the first does; None is let through."""
     first = device = None

@@ -120,6 +120,8 @@ _KINDS: dict[Any, tuple[type, tuple[type, ...]]] = {
     "bool": (bool, (bool,)),
     "str": (str, (str,)),
     "str | None": (str, (str, type(None))),
+    "float | None": (float, (float, type(None))),
+    "int": (int, ()),
     "int | SymInt": (int, ()),
 }
 

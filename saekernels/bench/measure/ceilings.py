@@ -32,7 +32,7 @@ class Roofs(NamedTuple):
     def best_of(self, other: Roofs) -> Roofs:
         """The larger of each: a busy machine measures its ceilings too low."""
         int8 = max(self.int8_gops or 0.0, other.int8_gops or 0.0)
-        return Roofs(*map(max, self[:4], other[:4]), int8_gops=int8 or None)
+        return Roofs._make((*map(max, self[:4], other[:4]), int8 or None))
 
     def seconds(self, work: Work, dtype: str) -> float:
         """The least time that `work` can take here: the larger of arithmetic and memory traffic.
