@@ -75,8 +75,8 @@ def resolve_site(model: nn.Module, name: str) -> Site:
 
     ``"READ -> WRITE"`` reads an activation at one end and replaces that at another. An end is ``"path"`` (or
     ``"path@output"``), the output of the module with that name in ``model.named_modules()`` or TransformerLens'
-    ``model.hook_dict``, or ``"path@input"``, its input, also ``"path.output"`` and ``"path.input"``, as Gemma Scope 2 has
-    it, where no module has that name; ``"...[head=2]"`` is one attention head of it and
+    ``model.hook_dict``, or ``"path@input"``, its input (also ``"path.output"`` and ``"path.input"``, as Gemma Scope 2
+    writes, where no module has that name); ``"...[head=2]"`` is one attention head of it and
     ``"...[stream=0]"`` one of several residual streams, and ``"...[batch=1]"`` all of an activation [S, B, width]. One
     end alone is read and replaced; ``"path@module"`` is ``"path@input -> path"``. Hook points of TransformerLens are
     found in models of transformers, and modules of these in models of TransformerLens (hooks.py beside this file):

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from saekernels.formats.checkpoint import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build, of_thresholds
 from saekernels.formats.config import Config, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors, refuse_scale
 from saekernels.formats.pickles import tensors_of
@@ -38,7 +39,7 @@ _CLASSES = {
     "bias": ("AutoEncoder",),
     "decoder.bias": ("AutoEncoderNew", "AutoEncoder"),
     "jumprelu": ("JumpReluAutoEncoder",),
-    "groups": ("MatryoshkaBatchTopKSAE",),
+    "groups": ("MatryoshkaBatchTopKSAE", "MatroyshkaBatchTopKSAE"),  # as older versions spell it
     "top-k": ("AutoEncoderTopK", "BatchTopKSAE"),
 }
 
@@ -103,14 +104,17 @@ def _kind(tensors: Tensors) -> str:
 
 
 def _check_class(path: Path, trainer: Config, kind: str) -> None:
-    """FormatError where the config names another of the tool's classes. What is no class of it, `unknown` will tell."""
-    named = dict(trainer).get("dict_class")
+    """FormatError where the config names a class that the tensors are not of, or none of the tool's."""
+    named = trainer.get("dict_class")
+    if named is None or named in _CLASSES[kind]:
+        return
     known = [name for names in _CLASSES.values() for name in names]
-    if named in known and named not in _CLASSES[kind]:
-        own = " or ".join(_CLASSES[kind])
-        raise FormatError(f"{trainer.path}: 'dict_class' is {named!r}, but the tensors of {path.name} are of {own}")
-    if named in known:
-        trainer.get("dict_class")
+    if named not in known:
+        raise FormatError(
+            f"{trainer.path}: 'dict_class' is {named!r:.40}, need one of {', '.join(dict.fromkeys(known))}"
+        )
+    own = " or ".join(_CLASSES[kind])
+    raise FormatError(f"{trainer.path}: 'dict_class' is {named!r}, but the tensors of {path.name} are of {own}")
 
 
 def _config(path: Path) -> Config:
@@ -131,14 +135,15 @@ def _metadata(path: Path, config: Config, trainer: Config, state: Mapping[str, T
     module, io, context = told(trainer, "submodule_name", str), buffer.get("io", "out"), told(buffer, "ctx_len", int)
     if io not in ("in", "out", "in_and_out"):
         raise FormatError(f"{config.path}: 'io' is {io!r:.40}, need 'in', 'out' or 'in_and_out'")
-    ignored = (*trainer.unknown(_WITHOUT_EFFECT), *buffer.unknown(_OF_THE_BUFFER))
+    model, other = told(trainer, "lm_name", str), trainer.kept("layer")
+    ignored = (*trainer.unknown(_WITHOUT_EFFECT), *buffer.unknown(_OF_THE_BUFFER))  # last: all that is known was read
     return Metadata(
         NAME,
-        model=told(trainer, "lm_name", str),
+        model=model,
         reads=f"{module}@input" if module and io != "out" else module,
         writes=f"{module}@input" if module and io == "in" else module,
         context=context,
-        other={**trainer.kept("layer"), **({"io": io} if io != "out" else {})},
+        other={**other, **({"io": io} if io != "out" else {})},
         ignored=ignored,
     )
 
@@ -210,5 +215,5 @@ def _top_k(path: Path, tensors: Tensors, config: Config, trainer: Config, k: int
             stacklevel=4,
         )
         return build(path, state, ReLU(), metadata, pre_bias="b_dec")
-    state["threshold"] = state["b_enc"].new_tensor(threshold)
+    state["threshold"] = torch.tensor(threshold, dtype=of_thresholds(state))
     return build(path, state, BatchTopK(float(own) if own else None), metadata, pre_bias="b_dec")

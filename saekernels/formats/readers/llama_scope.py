@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saekernels.formats.checkpoint import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build, of_thresholds
 from saekernels.formats.config import Config, boolean, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors, refuse_k
 from saekernels.formats.looking import is_looking
-from saekernels.formats.pickles import read_pt, tensors_of
+from saekernels.formats.pickles import as_tensors, read_pt, tensors_of
 from saekernels.sae.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
 from saekernels.sae.metadata import Metadata
 
@@ -90,10 +90,12 @@ def read(found: Path, input_scale: float | None = None, k: int | None = None) ->
                 stacklevel=4,
             )
         normalization = None if input_scale is None else Scale(input_scale)
-    elif norm not in ("inference", *_DATASET_WISE):
-        raise FormatError(f"{path}: 'norm_activation' is {norm!r:.40}, need token-wise, dataset-wise or inference")
+    elif norm not in ("inference", "none", *_DATASET_WISE):
+        need = "none, inference, token-wise or dataset-wise"
+        raise FormatError(f"{path}: 'norm_activation' is {norm!r:.40}, need {need}")
     elif input_scale is not None:
-        raise FormatError(f"input_scale: got {input_scale}, but {path} holds its own")
+        own = "takes activations as they are" if scale is None else "holds its own"
+        raise FormatError(f"input_scale: got {input_scale}, but {path} {own}")
     return build(
         path,
         state,
@@ -117,9 +119,17 @@ def _refuse_transcoder(config: Config, state: dict[str, Tensor]) -> None:
 
 def _check_latents(config: Config, n_latents: int, weights: Path) -> None:
     """FormatError where the config has another number of latents than the tensors; pruned files have fewer."""
-    d_sae = told(config, "d_sae", int)
-    if d_sae not in (None, n_latents) and weights.stem != "pruned":
+    d_sae, factor = told(config, "d_sae", int), config.get("expansion_factor")
+    if weights.stem == "pruned":
+        return
+    if d_sae not in (None, n_latents):
         raise FormatError(f"{config.path}: 'd_sae' is {d_sae}, but {weights.name} has {n_latents} latents")
+    # Their d_sae, where the config has none, is d_model * expansion_factor, cut to an int.
+    if d_sae is None and isinstance(factor, int | float) and not -1e-6 <= config["d_model"] * factor - n_latents < 1:
+        raise FormatError(
+            f"{config.path}: 'expansion_factor' is {factor} for {config['d_model']} dimensions, but {weights.name} has "
+            f"{n_latents} latents"
+        )
 
 
 def _folder(path: Path) -> Path:
@@ -139,7 +149,7 @@ def _from_pt(path: Path) -> Tensors:
     inner = found.get("sae", found)
     if not isinstance(inner, Mapping):
         raise FormatError(f"{path}: 'sae' is {type(inner).__name__}, need a dictionary of tensors")
-    return tensors_of(path, inner)
+    return tensors_of(path, as_tensors(path, {str(name): value for name, value in inner.items()}))
 
 
 def _state(tensors: Tensors, d: int, config: Config) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -150,8 +160,8 @@ def _state(tensors: Tensors, d: int, config: Config) -> tuple[dict[str, Tensor],
             "W_enc": tensors.take("W_E", d, n_latents).T,
             "W_dec": tensors.take("W_D", n_latents, d_out),
             "b_enc": tensors.take("b_E", n_latents),
-            "b_dec": _decoder_bias(config, tensors, "b_D", d_out),
         }
+        bias = "b_D"
     else:
         n_latents, _ = tensors.shape("encoder.weight")
         d_out = tensors.shape("decoder.weight")[0]
@@ -159,8 +169,9 @@ def _state(tensors: Tensors, d: int, config: Config) -> tuple[dict[str, Tensor],
             "W_enc": tensors.take("encoder.weight", n_latents, d),
             "W_dec": tensors.take("decoder.weight", d_out, n_latents).T,
             "b_enc": tensors.take("encoder.bias", n_latents),
-            "b_dec": _decoder_bias(config, tensors, "decoder.bias", d_out),
         }
+        bias = "decoder.bias"
+    state["b_dec"] = _decoder_bias(config, tensors, bias, d_out, state["W_dec"].dtype)
     norms = {}
     for side, key in (("in", "hook_point_in"), ("out", "hook_point_out")):
         name = f"dataset_average_activation_norm.{config.get(key)}"
@@ -192,13 +203,13 @@ def _metadata(config: Config) -> Metadata:
     return Metadata(NAME, reads=reads, writes=writes or reads, ignored=ignored, other=names)
 
 
-def _decoder_bias(config: Config, tensors: Tensors, name: str, d_out: int) -> Tensor:
+def _decoder_bias(config: Config, tensors: Tensors, name: str, d_out: int, dtype: torch.dtype) -> Tensor:
     """The decoder's bias; zeros where the config says that there is none. What file and config say must agree."""
     wanted = boolean(config, "use_decoder_bias", config.path, name in tensors)
     if wanted != (name in tensors):
         there = "is" if name in tensors else "is not"
         raise FormatError(f"{config.path}: 'use_decoder_bias' is {wanted}, but {name!r} {there} in {tensors.path.name}")
-    return tensors.take(name, d_out) if wanted else torch.zeros(d_out)
+    return tensors.take(name, d_out) if wanted else torch.zeros(d_out, dtype=dtype)
 
 
 def _scales(config: Mapping[str, Any], norms: Mapping[str, float], d: int, path: Path) -> tuple[float | None, float]:
@@ -226,21 +237,22 @@ def _activation(
     function = str(config.get("act_fn", "jumprelu")).lower()
     for name in ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold"):
         if name in tensors:
-            state["threshold"] = tensors.take(name, n_latents).float().exp()
-            function = "jumprelu" if function in ("jumprelu", "batchtopk") else function
-    if function == "topk":
-        state.pop("threshold", None)
+            state["threshold"] = tensors.take(name, n_latents).to(of_thresholds(state)).exp()
+            if function not in ("jumprelu", "batchtopk"):
+                raise FormatError(f"{path}: 'act_fn' is {function!r:.40}, but {tensors.path.name} has {name!r}")
+            function = "jumprelu"
+    raw = config.get("jump_relu_threshold")
+    positive = isinstance(raw, int | float) and not isinstance(raw, bool) and raw > 0
+    if function == "topk" and not positive:
         return TopK(integer(config, "top_k", path))
     if function == "relu":
-        state.pop("threshold", None)
         return ReLU()
-    if function != "jumprelu":
+    if function not in ("jumprelu", "topk"):  # lm_saes makes JumpReLU of a TopK with a threshold when it loads one
         raise FormatError(f"{path}: 'act_fn' is {function!r:.40} without thresholds; it selects over a whole batch")
     if "threshold" not in state:
-        raw = config.get("jump_relu_threshold")
         value = float(raw) * (scale or 1.0) if isinstance(raw, int | float) else math.inf
         if isinstance(raw, bool) or not 0 <= value <= torch.finfo(torch.float32).max:
             need = "a number of at least 0, or thresholds in the file"
             raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need {need}")
-        state["threshold"] = torch.full((n_latents,), value)
+        state["threshold"] = torch.full((n_latents,), value, dtype=of_thresholds(state))
     return JumpReLU()
