@@ -124,5 +124,8 @@ def build(
         "skip": "W_skip" in state,
     }
     made = Checkpoint(path, state, activation, options, dtype or widest(state), metadata)
-    made.module()
+    wanted = made.module().state_dict().keys()
+    for what, names in (("unexpected", state.keys() - wanted), ("missing", wanted - state.keys())):
+        if names:
+            raise FormatError(f"{path}: {what} tensors {sorted(names)} for {activation}")
     return made

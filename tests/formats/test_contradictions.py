@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import saekernels as sk
@@ -138,3 +139,52 @@ def test_the_class_of_older_matryoshkas_is_known(tmp_path: Path) -> None:
     w = MATRICES
     z = lambda x: (x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]  # noqa: E731
     check(folder, lambda x: z(x).relu() * (z(x) > 0.4) @ w["W_dec"] + w["b_dec"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("activation: topk\nactivation_fn: relu\n", "'activation' is 'topk' and 'activation_fn' is 'relu', need one"),
+        ("activation: relu\nk: 5\n", r"it gives 'k' \(5\) but is 'relu', which has none"),
+    ],
+)
+def test_circuit_tracers_config_and_itself(config: str, message: str, tmp_path: Path) -> None:
+    rows = {**MATRICES, "W_enc": MATRICES["W_enc"].T.contiguous()}
+    save_file(rows, tmp_path / "layer_3.safetensors")
+    (tmp_path / "config.yaml").write_text(f"model_kind: transcoder_set\n{config}")
+    with pytest.raises(sk.FormatError, match=message):
+        sk.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("model_kind: transcoder_set\nactivation: relu\nactivation_fn: ReLU\n")
+    check(
+        tmp_path, lambda x: (x @ MATRICES["W_enc"] + MATRICES["b_enc"]).relu() @ MATRICES["W_dec"] + MATRICES["b_dec"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"k": torch.tensor(K), "threshold": random(F).abs()}, r"unexpected tensors \['threshold'\] for TopK"),
+        ({"r_mag": random(F)}, r"unexpected tensors \['r_mag'\]"),
+    ],
+)
+def test_tensors_of_two_activations(extra: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+    rows = {**MATRICES, "W_enc": MATRICES["W_enc"].T.contiguous()}
+    save_file({**rows, **extra}, tmp_path / "layer_3.safetensors")
+    with pytest.raises(sk.FormatError, match=message):
+        sk.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"r_mag": random(F)}, r"unexpected tensors \['r_mag'\] for ReLU"),
+        ({"b_gate": random(F), "b_mag": random(F), "r_mag": random(F), "threshold": random(F)}, "threshold"),
+        ({"b_gate": random(F)}, r"missing tensors \['b_mag', 'r_mag'\] for Gated"),
+    ],
+)
+def test_plain_tensors_of_two_activations(extra: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+    gated = "b_gate" in extra
+    tensors = {name: value for name, value in MATRICES.items() if not gated or name != "b_enc"}
+    config = {"activation": "gated" if gated else "relu", "apply_b_dec_to_input": True}
+    with pytest.raises(sk.FormatError, match=message):
+        sk.load(plain(tmp_path, {**tensors, **extra}, **config))

@@ -124,6 +124,6 @@ def test_a_pointer_of_git_lfs_is_told(name: str, tmp_path: Path, capsys: pytest.
 
 def test_arrays_of_objects_are_not_advised_to_be_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "params.npz", W_enc=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(sk.FormatError, match="it holds other objects than arrays, which are never unpickled$"):
+    with pytest.raises(sk.FormatError, match=r"it holds other objects than arrays, which are never unpickled$"):
         sk.load(tmp_path)
     assert main(["info", str(tmp_path)]) == 2

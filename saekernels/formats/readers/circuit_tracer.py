@@ -91,14 +91,22 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
             state["threshold"] = tensors.take(name, n_latents) if whole is None else whole
             tensors.drop(name)
     inside = "topk" if own is not None else "jumprelu" if "threshold" in state else None
-    named = config.get("activation", config.get("activation_fn"))
-    outside = str(named).lower().replace("_", "") if named is not None else None
+    said = config.kept("activation", "activation_fn")
+    outsides = {str(value).lower().replace("_", "") for value in said.values()}
+    if len(outsides) > 1:
+        raise FormatError(f"{config.path}: {' and '.join(f'{k!r} is {v!r:.40}' for k, v in said.items())}, need one")
+    named, outside = next(iter(said.values()), None), next(iter(outsides), None)
     if None not in (inside, outside) and inside != outside:
         raise FormatError(f"{tensors.path}: its tensors are of {inside!r}, but {config.path} says {named!r:.40}")
     kind = inside or outside or ("topk" if k is not None else "relu")
     told_k = [_whole(one) for one in (own, config.get("k"), k) if one is not None]
-    if kind == "relu" and named is None and config.get("k") is not None:
-        raise FormatError(f"{config.path}: it gives 'k' ({config['k']!r:.40}) without 'activation', need both")
+    if kind != "topk" and config.get("k") is not None:
+        need = (
+            "without 'activation', need both"
+            if kind == "relu" and named is None
+            else f"but is {kind!r}, which has none"
+        )
+        raise FormatError(f"{config.path}: it gives 'k' ({config['k']!r:.40}) {need}")
     if kind == "topk":
         counts = {integer({"k": one}, "k", tensors.path) for one in told_k}
         if len(counts) != 1:
