@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import saekernels as sk
-from zoo import LINEAR, OUT, D, F, K, check, jump, openai, random, topk
+from plain_tensors import WRITERS, W, pre, relu, top
+from zoo import OUT, D, F, K, check, jump, random, topk
 
-W = {"W_enc": random(D, F), "W_dec": random(F, D), "b_enc": random(F) * 0.2, "b_dec": random(D)}
 NANDA = {"seed": 49, "l1_coeff": 3e-4, "dict_mult": 8, "enc_dtype": "fp32", "model_name": "gelu-1l", "d_mlp": D}
 BUSSMANN = {"act_size": D, "dict_size": F, "activation": "relu", "top_k": K, "input_unit_norm": False,
             "tied_weights": False, "model_name": "gpt2-small", "hook_point": "blocks.8.hook_resid_pre"}  # fmt: skip
-WRITERS: dict[str, Callable[[Any, Path], None]] = {".pt": torch.save, ".pth": torch.save, ".safetensors": save_file}
-
-
-def pre(x: Tensor, shift: bool = True) -> Tensor:
-    return (x - W["b_dec"] * shift) @ W["W_enc"] + W["b_enc"]
-
-
-def relu(x: Tensor, shift: bool = True) -> Tensor:
-    return pre(x, shift).relu() @ W["W_dec"] + W["b_dec"]
-
-
-def top(x: Tensor, shift: bool = True) -> Tensor:
-    return topk(pre(x, shift)) @ W["W_dec"] + W["b_dec"]
 
 
 def top_without_b_enc(x: Tensor) -> Tensor:
@@ -205,53 +190,6 @@ def test_a_config_inside_the_file(wrap: Any, tmp_path: Path) -> None:
     (tmp_path / "cfg.json").write_text(json.dumps({"l1_coeff": 5}))
     with pytest.raises(sk.FormatError, match=r"cfg\.json: 'l1_coeff' is 5, but elsewhere 0\.0003"):
         sk.load(path)
-
-
-PREFIXES = ["module.", "_orig_mod.", "autoencoder.", "sae.", "model.", "_orig_mod.module.", "model._orig_mod.sae."]
-
-
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_prefixes_for_every_reader(prefix: str, tmp_path: Path) -> None:
-    def named(tensors: dict[str, Any]) -> dict[str, Any]:
-        return {prefix + n if isinstance(v, Tensor) else n: v for n, v in tensors.items()}
-
-    for suffix, write in WRITERS.items():
-        write(named(W), tmp_path / f"plain{suffix}")
-        check(tmp_path / f"plain{suffix}", relu, config={"activation": "relu", "apply_b_dec_to_input": True})
-    torch.save(named({**LINEAR, "bias": random(D)}), tmp_path / "ae.pt")
-    assert sk.load(tmp_path / "ae.pt").metadata.format == "dictionary_learning"
-    openai(tmp_path / "7.pt")
-    torch.save(named(torch.load(tmp_path / "7.pt")), tmp_path / "8.pt")
-    x = random(9, D, seed=5)
-    assert torch.equal(sk.load(tmp_path / "8.pt")(x), sk.load(tmp_path / "7.pt")(x))
-    qwen = {
-        "W_enc": W["W_enc"].T.contiguous(),
-        "W_dec": W["W_dec"].T.contiguous(),
-        "b_enc": W["b_enc"],
-        "b_dec": W["b_dec"],
-    }
-    torch.save(named(qwen), tmp_path / "layer3.sae.pt")
-    check(tmp_path / "layer3.sae.pt", lambda x: top(x, shift=False), k=K)
-    save_file(named({**qwen, "W_dec": W["W_dec"]}), tmp_path / "layer_3.safetensors")
-    check(tmp_path / "layer_3.safetensors", lambda x: relu(x, shift=False))
-    sk.save(sk.load(tmp_path / "7.pt"), tmp_path / "lens")
-    import safetensors.torch
-
-    weights = tmp_path / "lens" / "sae_weights.safetensors"
-    save_file(named(safetensors.torch.load_file(weights)), weights)
-    torch.testing.assert_close(sk.load(tmp_path / "lens")(x), sk.load(tmp_path / "7.pt")(x), rtol=1e-5, atol=1e-5)
-
-
-def test_a_prefix_of_some_names_is_part_of_them(tmp_path: Path) -> None:
-    torch.save({**W, "module.W_enc": W["W_enc"]}, tmp_path / "sae.pt")
-    with pytest.raises(sk.FormatError, match=r"unexpected tensors \['module.W_enc'\]"):
-        sk.load(tmp_path / "sae.pt", config={"activation": "relu", "apply_b_dec_to_input": True})
-    torch.save({f"sae.{n}": v for n, v in W.items()} | {f"model.{n}": v for n, v in W.items()}, tmp_path / "sae.pt")
-    with pytest.raises(sk.FormatError, match="no known format has the entries"):
-        sk.load(tmp_path / "sae.pt")
-    torch.save({"sae": W, "model": W}, tmp_path / "sae.pt")
-    with pytest.raises(sk.FormatError, match="no known format has the entries"):
-        sk.load(tmp_path / "sae.pt")
 
 
 def test_either_layout_where_a_bias_tells(tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ def jump(z: Tensor, threshold: Tensor | float) -> Tensor:
     return z.relu() * (z > threshold)
 
 
+X = random(9, D, seed=5) * 1.5
+
+
+def same(sae: sk.SAE, right: Tensor) -> None:
+    torch.testing.assert_close(sae(X).detach(), right, rtol=2e-5, atol=2e-5)
+
+
 def check(path: Path | str, formula: Read, d_in: int = D, **options: Any) -> sk.SAE:
     sae = sk.load(path, **options)
     x = random(9, d_in, seed=5) * 1.5
@@ -136,3 +143,21 @@ def randomised(sae: sk.SAE) -> sk.SAE:
         for name, value in [*sae.named_parameters(), *sae.named_buffers()]:
             value.copy_(torch.randn_like(value) * (0.3 if name.startswith("b") or name == "r_mag" else 1.0))
     return sae
+
+
+SET = (
+    "model_name: owner/model\nmodel_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\n"
+    "feature_output_hook: mlp.hook_out\n"
+)
+
+
+def transcoder_layer(
+    folder: Path, config: str | None = None, d_out: int = OUT, **extra: Tensor
+) -> tuple[Path, dict[str, Tensor]]:
+    """A transcoder of circuit-tracer, and the config of its set."""
+    w = {"W_enc": random(F, D), "W_dec": random(F, d_out), "b_enc": random(F) * 0.1, "b_dec": random(d_out)}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({**w, **extra}, folder / "layer_3.safetensors")
+    if config is not None:
+        (folder / "config.yaml").write_text(config)
+    return folder / "layer_3.safetensors", w
