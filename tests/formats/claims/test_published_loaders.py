@@ -46,6 +46,18 @@ def test_llama_scopes_topk_with_a_threshold_is_a_jump_relu(
     assert isinstance(sae.activation, sk.JumpReLU if threshold else sk.TopK)
 
 
+@pytest.mark.parametrize("act_fn", ["topk", "jumprelu"])
+def test_a_scale_that_is_given_scales_llama_scopes_threshold(act_fn: str, tmp_path: Path) -> None:
+    """It is in units of the input as it is, as where the file holds the scale."""
+    config = {"d_sae": F, "act_fn": act_fn, "top_k": K, "jump_relu_threshold": 0.5, "norm_activation": "dataset-wise"}
+    llama(tmp_path / "given", config)
+    llama(tmp_path / "own", {**config, "dataset_average_activation_norm": NORMS})
+    own = sk.load(tmp_path / "own")
+    x = random(9, D, seed=5)
+    given = sk.load(tmp_path / "given", input_scale=math.sqrt(D) / 11)
+    torch.testing.assert_close(given(x), own(x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("norm", ["none", "inference"])
 def test_llama_scope_without_a_norm(norm: str, tmp_path: Path) -> None:
     w = llama(tmp_path, {"d_sae": F, "act_fn": "relu", "norm_activation": norm})
