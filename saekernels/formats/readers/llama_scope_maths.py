@@ -55,7 +55,7 @@ def scales(config: Mapping[str, Any], norms: Mapping[str, float], d: int, path: 
 def activation(
     config: Mapping[str, Any], tensors: Tensors, state: dict[str, Tensor], path: Path, scale: float | None
 ) -> Activation:
-    """What is selected; thresholds, in the units of the scaled input, into the state. scale: None where there is none."""
+    """What is selected; thresholds, in units of the scaled input, into the state. scale: None where there is none."""
     n_latents = len(state["b_enc"])
     function = str(config.get("act_fn", "jumprelu")).lower()
     for name in ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold"):
