@@ -101,7 +101,7 @@ def _is_anyones(form: Any, folder: Path) -> bool:
 
 
 def _of_torch(file: Path, wanted: Wanted, named: Any) -> Iterator[Candidate]:
-    content, inside = unwrapped(read_pt(file))
+    content, inside = unwrapped(file, read_pt(file))
     forms = [form for form in TORCH_FORMATS if form.claims(content)] if named is None else [named]
     if named is None and dictionary_learning in forms and not dictionary_learning.sure(file, content):
         forms.remove(dictionary_learning)
@@ -115,7 +115,7 @@ def _of_torch(file: Path, wanted: Wanted, named: Any) -> Iterator[Candidate]:
         if form is state_dict:
             yield _plain(file, content, wanted, inside)
         else:
-            Config(file, inside).unknown(())
+            Config(file, {name: value for name, value in inside.items() if name not in content}).unknown(())
             yield Candidate(form, file, partial(form.read, file, content, wanted.input_scale, wanted.k))
 
 
@@ -126,6 +126,8 @@ def _of_safetensors(file: Path, wanted: Wanted, named: Any) -> Iterator[Candidat
         forms = [circuit_tracer] if circuit_tracer.sure(file, found) else []
         if state_dict.claims(found) and (not forms or wanted.config is not None or state_dict.has_config(file)):
             forms.append(state_dict)
+        if not forms and not any(name.startswith(("W_enc", "W_dec")) for name in found):
+            raise FormatError(f"{file}: no known format has the entries {sorted(found)[:12]}")
         forms = _by_shape(file, found, forms or [circuit_tracer])
     for form in forms:
         if form is state_dict:

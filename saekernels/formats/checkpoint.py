@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ class Checkpoint:
     """What a file holds: tensors by name, views of the file where it is mapped into memory, and what they make.
 
     options: the keywords of `SAE`. metadata: what the file says beside its function.
-    dtype: of the weights; thresholds of half-precision weights stay in float32, because
-    rounding moves them by up to 0.4 %.
+    dtype: of the weights; thresholds of half-precision weights stay in float32, because rounding moves them by up to
+    0.4 %.
     """
 
     path: Path
@@ -64,7 +66,29 @@ class Checkpoint:
         sae = self.module()
         sae.load_state_dict({name: torch.nn.Parameter(value.contiguous()) for name, value in kept.items()}, assign=True)
         sae.metadata = self.metadata
+        if odd := [repr(name) for name, value in kept.items() if not _is_sound(name, value)]:
+            warnings.warn(f"{self.path}: {', '.join(odd)}: values that are no finite numbers", stacklevel=4)
         return sae
+
+
+def _is_sound(name: str, value: Tensor) -> bool:
+    """Whether all values are finite; a threshold of infinity is a latent that is never active."""
+    if name == "threshold":
+        return not bool(value.isnan().any())
+    # A sum is one pass over mapped memory and makes no mask; of finite values it can overflow.
+    total = value.sum(dtype=torch.promote_types(value.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(value.isfinite().all())
+
+
+def of_thresholds(state: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype that thresholds are made in: W_enc's, at least float32."""
+    return torch.promote_types(state["W_enc"].dtype, torch.float32)
+
+
+def widest(state: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype that holds all tensors exactly; thresholds, which have their own, count from float64 on."""
+    dtypes = [value.dtype for name, value in state.items() if name != "threshold" or value.dtype is torch.float64]
+    return reduce(torch.promote_types, dtypes)
 
 
 def rows_in(state: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
@@ -90,7 +114,8 @@ def build(
 ) -> Checkpoint:
     """An SAE's tensors, W_enc [F, d_in], W_dec [F, d_out] and what its activation needs, found to make an SAE.
 
-    dtype: of the weights, W_enc's by default. Raises FormatError, which names `path`, for sizes that no SAE can have.
+    dtype: of the weights; by default the widest among the tensors, so that biases beside half-precision matrices keep
+    their bits. Raises FormatError, which names `path`, for sizes that no SAE can have.
     """
     options = {
         "pre_bias": pre_bias,
@@ -98,6 +123,9 @@ def build(
         "rescale_by_decoder_norm": rescale_by_decoder_norm,
         "skip": "W_skip" in state,
     }
-    made = Checkpoint(path, state, activation, options, dtype or state["W_enc"].dtype, metadata)
-    made.module()
+    made = Checkpoint(path, state, activation, options, dtype or widest(state), metadata)
+    wanted = made.module().state_dict().keys()
+    for what, names in (("unexpected", state.keys() - wanted), ("missing", wanted - state.keys())):
+        if names:
+            raise FormatError(f"{path}: {what} tensors {sorted(names)} for {activation}")
     return made

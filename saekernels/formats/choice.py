@@ -17,6 +17,7 @@ from saekernels.formats.readers import state_dict
 
 # Files that other formats' weights have beside them.
 _CONFIGS = ("cfg.json", "config.json", "config.yaml", "config.yml", "hyperparams.json")
+_CROSS_LAYER = re.compile(r"(W_(enc|dec)|params_layer)_\d+")
 _WEIGHTS = (".pt", ".pth", ".npz", ".safetensors")
 
 
@@ -87,16 +88,28 @@ def same_function(one: Checkpoint, other: Checkpoint) -> bool:
 
 
 def _unknown(place: Path) -> str:
-    wanted = "folder or file of one: " + "; ".join(f"{form.NAME}: {form.FILES}" for form in ALL)
+    wanted = "need a checkpoint folder or file of one: " + "; ".join(f"{form.NAME}: {form.FILES}" for form in ALL)
+    got = f"path: got {str(place)!r}"
     if place.is_file():
-        return f"path: got {str(place)!r}, need a checkpoint {wanted}"
-    found = sorted(entry.name for entry in place.iterdir())[:8]
-    inside = [entry.name for entry in sorted(place.iterdir()) if entry.is_dir() and (entry / "cfg.json").exists()]
-    hint = f"; it has checkpoints inside: {', '.join(inside[:8])}" if inside else ""
-    layers = any(re.match("layer", entry.name) and entry.is_file() for entry in place.iterdir())
-    hint += "; name the file of one layer" if layers else ""
-    if not layers and any(re.match(r"(W_(enc|dec)|params_layer)_\d+", entry.name) for entry in place.iterdir()):
-        return (
-            f"path: got {str(place)!r}, a cross-layer transcoder, which writes to several layers and is no single SAE"
-        )
-    return f"path: got {str(place)!r} with {found}, need a checkpoint {wanted}{hint}"
+        return f"{got}, {wanted}"
+    entries = sorted(place.iterdir())
+    files = [entry.name for entry in entries if entry.is_file() and entry.suffix in _WEIGHTS]
+    inside = files if len(files) > 1 else [one.name for one in entries if one.is_dir() and _holds_a_checkpoint(one)]
+    if inside and not all(_CROSS_LAYER.match(name) for name in inside):
+        what = "its files of weights" if inside is files else "the checkpoints inside"
+        return f"{got}, need one of {what} by name: {_listed(inside)}"
+    if any(_CROSS_LAYER.match(name) for name in files):
+        return f"{got}, a cross-layer transcoder, which writes to several layers and is no single SAE"
+    return f"{got} with {[entry.name for entry in entries[:8]]}, {wanted}"
+
+
+def _holds_a_checkpoint(folder: Path) -> bool:
+    try:
+        return any(entry.name in _CONFIGS or entry.suffix in _WEIGHTS for entry in folder.iterdir())
+    except OSError:
+        return False
+
+
+def _listed(names: list[str]) -> str:
+    more = f" or another of {len(names)}" if len(names) > 8 else ""
+    return " or ".join(map(repr, names[:8])) + more

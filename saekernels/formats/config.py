@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saekernels.formats.files import FormatError
+from saekernels.formats.files import FormatError, refuse_pointer
 from saekernels.formats.looking import opened
 
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -86,7 +86,10 @@ def read_yaml(path: Path) -> Config:
 
 
 def _content(path: Path, kind: str, load: Any) -> Any:
+    if not path.exists():
+        raise FormatError(f"{path}: there is no such file, need it beside the weights")
     opened(path)
+    refuse_pointer(path)
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise FormatError(f"{path}: {path.stat().st_size} bytes is too large for a config")

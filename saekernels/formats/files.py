@@ -14,6 +14,7 @@ from saekernels.formats.looking import opened
 
 # What wrappers put before every name: DataParallel, and modules that hold an SAE and nothing else.
 _PREFIXES = ("module.", "autoencoder.", "sae.", "model.")
+_POINTER = b"version https://git-lfs"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -34,10 +35,22 @@ def _safetensors() -> Any:
     return safetensors
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raise where Git LFS, or a clone without it, left a few lines of text in the place of a file."""
+    try:
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError:  # for whoever reads it to tell
+        return
+    if pointer:
+        raise DamagedError(f"{path}: a pointer of Git LFS, need the file itself: git lfs pull")
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, mapped into memory, by their own names."""
     library = _safetensors()
     opened(path)
+    refuse_pointer(path)
     try:
         return without_prefix(library.torch.load_file(path))
     except (OSError, library.SafetensorError, ValueError, KeyError) as error:
@@ -64,13 +77,13 @@ def without_prefix(found: Mapping[str, Any]) -> dict[str, Any]:
 class Tensors:
     """The tensors of a file, taken one by one with the shape that the config promises.
 
-    found: by name; None reads them from the safetensors file at `path`.
+    found: by name; None reads them from the safetensors file at `path`. names: of all of them, sorted.
     """
 
     def __init__(self, path: Path, found: Mapping[str, Tensor] | None = None) -> None:
         self.path = path
         self._left: dict[str, Tensor] = dict(found) if found is not None else read_safetensors(path)
-        self._names = sorted(self._left)
+        self.names = sorted(self._left)
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
@@ -78,10 +91,11 @@ class Tensors:
     def shape(self, name: str, dimensions: int = 2) -> tuple[int, ...]:
         """The shape of a tensor that tells sizes no config holds; none of them 0."""
         if name not in self._left:
-            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {self._names}")
+            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {self.names}")
         shape = tuple(self._left[name].shape)
         if len(shape) != dimensions or 0 in shape:
-            raise FormatError(f"{self.path}: tensor {name!r} has shape {list(shape)}, need {dimensions} dimensions")
+            need = f"{dimensions} dimensions" if 0 not in shape else "no dimension of size 0"
+            raise FormatError(f"{self.path}: tensor {name!r} has shape {list(shape)}, need {need}")
         return shape
 
     def dimensions(self, name: str) -> int:
@@ -112,7 +126,7 @@ class Tensors:
     def take(self, name: str, *shape: int) -> Tensor:
         """The float tensor `name` of this shape."""
         if name not in self._left:
-            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {self._names}")
+            raise FormatError(f"{self.path}: tensor {name!r} is missing; the file has {self.names}")
         value = self._left.pop(name)
         if tuple(value.shape) != shape:
             raise FormatError(
@@ -122,10 +136,10 @@ class Tensors:
             raise FormatError(f"{self.path}: tensor {name!r} has dtype {value.dtype}, need a floating dtype")
         return value
 
-    def done(self) -> None:
-        """Raise if a tensor was not taken: it would have been ignored in silence."""
-        if self._left:
-            raise FormatError(f"{self.path}: unexpected tensors {sorted(self._left)} for this architecture")
+    def done(self, *later: str) -> None:
+        """Raise if a tensor was not taken: it would have been ignored in silence. later: these will be."""
+        if left := sorted(set(self._left) - set(later)):
+            raise FormatError(f"{self.path}: unexpected tensors {left} for this architecture")
 
 
 def json_to_bytes(config: Mapping[str, object], argument: str) -> bytes:

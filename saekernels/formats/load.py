@@ -47,7 +47,7 @@ def load(
         path: a folder or a file of a checkpoint; or a Hugging Face hub id "owner/name/folder/in/it", of which only what
             is under that folder, or that file, is downloaded.
         device: where the weights go; the CPU by default.
-        dtype: the dtype of the weights; the checkpoint's by default.
+        dtype: the dtype of the weights; the checkpoint's by default, the widest of several.
         input_scale: the factor on inputs of an SAE that was trained on scaled activations and whose checkpoint does not
             hold it (SAELens' `expected_average_only_in`); such a checkpoint loads with a warning without it.
         k: active latents, for files that do not say (Qwen Scope, state dicts).

@@ -13,7 +13,7 @@ _LOOKING: ContextVar[bool] = ContextVar("_LOOKING", default=False)
 
 @contextlib.contextmanager
 def followed() -> Iterator[list[Path]]:
-    """The files that readers open inside; they count for whoever follows outside as well."""
+    """The files that readers open inside; they count for whoever follows outside as well, unless reading them fails."""
     made: list[Path] = []
     outer = _FILES.get()
     token = _FILES.set(made)
@@ -21,8 +21,8 @@ def followed() -> Iterator[list[Path]]:
         yield made
     finally:
         _FILES.reset(token)
-        if outer is not None:
-            outer.extend(path for path in made if path not in outer)
+    if outer is not None:
+        outer.extend(path for path in made if path not in outer)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ arrays with pickles switched off. Every failure is a FormatError that names the 
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,12 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saekernels.formats.files import DamagedError, FormatError, Tensors, without_prefix
+from saekernels.formats.files import DamagedError, FormatError, Tensors, refuse_pointer, without_prefix
 from saekernels.formats.looking import is_looking, opened
 
 # Entries that training scripts keep weights and configs under.
 _WEIGHTS = ("state_dict", "model_state_dict", "sae_state_dict", "model", "sae", "autoencoder")
 _CONFIGS = ("cfg", "config", "args", "hparams", "hyper_parameters")
+
+# Entries that some format reads as tensors.
+_TENSOR = re.compile(
+    r"(en|de)coder(_linear)?\.(weight|bias)|((pre|latent|decoder|gate|mag)_)?bias|k|group_sizes|scaling_factor|r_mag|"
+    r"_?W_(enc|dec|gate|skip|E|D)|b_(enc|dec|dec_out|gate|mag|pre|E|D)|(\w+\.)?(log_)?(jumprelu_)?(threshold|theta)"
+)
+# Entries of a training run beside its weights, which say nothing of their function.
+_PROGRESS = ("epoch", "step", "global_step", "iteration", "loss", "version", "pytorch-lightning_version")
 
 _LARGE = 2**20  # bytes
 # What the zipfile module raises: for damage, for methods it does not know, for an archive with a password.
@@ -32,6 +41,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError
 def read_pt(path: Path) -> Mapping[str, Any]:
     """The dictionary in a torch file."""
     opened(path)
+    refuse_pointer(path)
     try:
         mapped = is_looking() and _is_zip(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -45,11 +55,11 @@ def read_pt(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def unwrapped(found: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def unwrapped(path: Path, found: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """(tensors by their own names, the config that lies with them) of a torch file's dictionary.
 
     Weights may be an entry of it, their names may have a wrapper's prefix; where several entries could be them,
-    everything stays where it is.
+    everything stays where it is. Raises FormatError for what stands where a tensor has to and is none.
     """
     config: dict[str, Any] = {}
     for name in _CONFIGS:
@@ -58,9 +68,44 @@ def unwrapped(found: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, An
             config.update((key, one) for key, one in value.items() if isinstance(key, str))
     inner = [found[name] for name in _WEIGHTS if isinstance(found.get(name), Mapping)]
     inner = [one for one in inner if any(isinstance(value, Tensor) for value in one.values())]
+    for key, value in found.items():
+        plain = isinstance(value, str | bool | int | float) and key not in _PROGRESS and not _TENSOR.fullmatch(key)
+        if plain and config.setdefault(key, value) != value:
+            raise FormatError(f"{path}: {key!r} is {value!r:.40}, but elsewhere in it {config[key]!r:.40}")
     if len(inner) == 1 and not any(isinstance(value, Tensor) and value.dim() > 1 for value in found.values()):
         found = {str(key): value for key, value in inner[0].items()}
-    return without_prefix(found), config
+    return as_tensors(path, without_prefix(found)), config
+
+
+def as_tensors(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """A torch file's dictionary with tensors where readers look for tensors: numbers, and lists of them, are as exact.
+
+    Raises FormatError, which names the entry, for what cannot be one, and for tensors that are not dense in memory.
+    """
+    return {name: _checked(path, name, value) for name, value in found.items()}
+
+
+def _checked(path: Path, name: str, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        kinds = {"nested": value.is_nested, "on the meta device": value.is_meta, "quantised": value.is_quantized,
+                 "sparse": not value.is_nested and value.layout is not torch.strided}  # fmt: skip
+        if kind := next((kind for kind, true in kinds.items() if true), None):
+            raise FormatError(f"{path}: tensor {name!r} is {kind}, need a dense tensor that holds values")
+        return value
+    if value is None or not _TENSOR.fullmatch(name):
+        return value
+    try:
+        made = torch.tensor(value, dtype=torch.float64 if _holds_float(value) else None)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        made = None
+    if made is None or made.dtype is torch.bool:
+        raise FormatError(f"{path}: entry {name!r} is {type(value).__name__} ({value!r:.40}), need a tensor")
+    single = made.float()
+    return single if made.is_floating_point() and torch.equal(single.double(), made) else made
+
+
+def _holds_float(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, list | tuple) and any(map(_holds_float, value)))
 
 
 def tensors_of(path: Path, found: Mapping[str, Any]) -> Tensors:
@@ -71,13 +116,16 @@ def tensors_of(path: Path, found: Mapping[str, Any]) -> Tensors:
 def read_npz(path: Path) -> Tensors:
     """The arrays of a numpy archive."""
     opened(path)
+    refuse_pointer(path)
     try:
         with np.load(path, allow_pickle=False) as data:
             mapped = _mapped(path) if is_looking() else {}
             read = {name: np.ascontiguousarray(data[name]) for name in data.files if name not in mapped}
             return Tensors(path, {name: torch.from_numpy(value) for name, value in {**read, **mapped}.items()})
     except (OSError, ValueError, TypeError, KeyError, EOFError, *_ZIP_ERRORS) as error:
-        raise DamagedError(f"{path}: damaged or not a numpy archive: {_first(error)}") from error
+        other = "it holds other objects than arrays, which are never unpickled"
+        reason = other if "pickle" in str(error) else _first(error)
+        raise DamagedError(f"{path}: damaged or not a numpy archive: {reason}") from error
 
 
 def _mapped(path: Path) -> dict[str, np.ndarray[Any, Any]]:

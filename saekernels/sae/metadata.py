@@ -36,8 +36,17 @@ class Metadata:
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def ends(self) -> tuple[tuple[str, str], ...]:
+        """(what is read, what is replaced) where it was trained, in each of the names that the file has for it."""
+        inward, outward = (self.other.get(name) for name in ("hf_hook_name", "hf_hook_name_out"))
+        moves = self.writes not in (None, self.reads)
+        named = [(inward, outward if isinstance(outward, str) else self.writes if moves else None)]
+        # SAELens calls what transcoders of Gemma 3 read `hook_mlp_in`, a norm's input: they read the norm's output.
+        if not (isinstance(inward, str) and (self.reads or "").endswith("hook_mlp_in")):
+            named.append((self.reads, self.writes))
+        return tuple((reads, writes or reads) for reads, writes in named if isinstance(reads, str))
+
+    @property
     def sites(self) -> tuple[str, ...]:
-        """The place that it was trained at, as a site of a splice, in each of the names that the file has for it."""
-        named = [(self.other.get("hf_hook_name"), self.other.get("hf_hook_name_out")), (self.reads, self.writes)]
-        ends = [(reads, writes or reads) for reads, writes in named if isinstance(reads, str)]
-        return tuple(reads if reads == writes else f"{reads} -> {writes}" for reads, writes in ends)
+        """`ends` as sites of a splice."""
+        return tuple(reads if reads == writes else f"{reads} -> {writes}" for reads, writes in self.ends)

@@ -22,18 +22,9 @@ def contradictions(model: nn.Module, site: Site, metadata: Metadata | None) -> l
     """One sentence for each: hook points that this model has elsewhere, and weights that were changed at loading."""
     if metadata is None:
         return []
-    told = []
-    ends = {"to read": (metadata.reads, site.read), "to replace": (metadata.writes, site.write)}
-    if metadata.reads == metadata.writes and site.same:
-        ends = {"at": (metadata.reads, site.read)}
-    elif None not in (metadata.reads, metadata.writes) and site.same:
-        both = f"to read {metadata.reads!r} and replace {metadata.writes!r}"
-        told.append(f"{site.name!r}: the SAE was trained {both}, and reads what it replaces here")
-        ends = {}
-    for verb, (named, end) in ends.items():
-        there = _end_of(model, named)
-        if there is not None and (there.module, there.is_input) != (end.module, end.is_input):
-            told.append(f"{site.name!r}: the SAE was trained {verb} {named!r}, which is another place in this model")
+    known = [_elsewhere(model, site, reads, writes) for reads, writes in metadata.ends]
+    said = [one for one in known if one is not None]
+    told = [] if [] in said or not said else said[0]
     centered = metadata.model_options.get(_CENTERED)
     if centered is not None and bool(centered) != _is_centered(model):
         how = "centred writing weights" if centered else "writing weights as they are"
@@ -45,6 +36,24 @@ def contradictions(model: nn.Module, site: Site, metadata: Metadata | None) -> l
         options = ", ".join(f"{name}={metadata.model_options[name]!r}" for name in folded)
         told.append(f"{site.name!r}: the SAE was trained on a model that was loaded with {options}; this one was not")
     return told
+
+
+def _elsewhere(model: nn.Module, site: Site, reads: str, writes: str) -> list[str] | None:
+    """A sentence for each end that this model has elsewhere; None where it has neither."""
+    if site.same and reads != writes:
+        both = f"to read {reads!r} and replace {writes!r}"
+        return [f"{site.name!r}: the SAE was trained {both}, and reads what it replaces here"]
+    ends = {"to read": (reads, site.read), "to replace": (writes, site.write)}
+    if site.same:
+        ends = {"at": (reads, site.read)}
+    found = [(verb, named, _end_of(model, named), end) for verb, (named, end) in ends.items()]
+    if all(there is None for _, _, there, _ in found):
+        return None
+    return [
+        f"{site.name!r}: the SAE was trained {verb} {named!r}, which is another place in this model"
+        for verb, named, there, end in found
+        if there is not None and (there.module, there.is_input) != (end.module, end.is_input)
+    ]
 
 
 # Options that name what is loaded, and how, not what it computes.

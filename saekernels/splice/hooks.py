@@ -15,11 +15,11 @@ from typing import Any
 from torch import nn
 
 _HOOK = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<hook>.+)")
-# Other tools' names of hook points.
+# Other tools' names of modules: what is their output, and what their input.
 _SPELLINGS = (
-    (re.compile(r"resid_post_layer_(\d+)"), r"blocks.\1.hook_resid_post"),
-    (re.compile(r"(?:mlp|mlp_out)_layer_(\d+)"), r"blocks.\1.hook_mlp_out"),
-    (re.compile(r"(?:attn|attention_out)_layer_(\d+)"), r"blocks.\1.hook_attn_out"),
+    (re.compile(r"resid_post_layer_(\d+)"), r"blocks.\1.hook_resid_post", r"blocks.\1.hook_resid_pre"),
+    (re.compile(r"(?:mlp|mlp_out)_layer_(\d+)"), r"blocks.\1.hook_mlp_out", r"blocks.\1.mlp.hook_in"),
+    (re.compile(r"(?:attn|attention_out)_layer_(\d+)"), r"blocks.\1.hook_attn_out", r"blocks.\1.attn.hook_in"),
 )
 
 
@@ -54,6 +54,7 @@ def _family(
         "hook_mlp_out": mlp_out,
         "mlp.hook_in": f"{mlp}@input",
         "mlp.hook_out": mlp,
+        "attn.hook_in": f"{attention}@input",
         "attn.hook_z": f"{z}@input",
         "mlp.hook_post": f"{post}@input",
     }
@@ -105,17 +106,23 @@ FAMILIES: dict[str, Family] = {
 FAMILIES["opt"] = replace(FAMILIES["opt"], hooks={**FAMILIES["opt"].hooks, "mlp.hook_in": "fc1@input"})
 
 
+def dotted(path: str) -> list[tuple[str, bool]]:
+    """[(path, whether its input)] of an end as Gemma Scope 2 and nnsight spell it, "model.layers.3.output"."""
+    stem, _, side = path.rpartition(".")
+    return [(stem, side == "input")] if stem and side in ("input", "output") else []
+
+
 def translated(model: nn.Module, path: str, is_input: bool) -> tuple[str, bool] | None:
     """(path, whether its input) of an end that `model` has no module for; None if nobody knows what it is.
 
     A hook point of TransformerLens in a model of transformers, a module of transformers in a model of TransformerLens,
     or a module named from within the model's body, as sparsify does ("layers.3").
     """
-    for pattern, hook in _SPELLINGS:
-        path = pattern.sub(hook, path) if pattern.fullmatch(path) else path
+    for pattern, *ends in _SPELLINGS:
+        path = pattern.sub(ends[is_input], path) if pattern.fullmatch(path) else path
     hooks = getattr(model, "hook_dict", None)
     if isinstance(hooks, dict):
-        found = [hook for hook in _hooks_of(path, is_input) if hook in hooks]
+        found = [hook for hook in (path, *_hooks_of(path, is_input)) if hook in hooks]
         return (found[0], False) if found else None
     names = {name for name, _ in model.named_modules()}
     family = FAMILIES.get(_model_type(model))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.errors import InputError, InputTypeError
-from saekernels.splice.hooks import translated
+from saekernels.splice.hooks import dotted, translated
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _END = re.compile(
@@ -75,7 +75,8 @@ def resolve_site(model: nn.Module, name: str) -> Site:
 
     ``"READ -> WRITE"`` reads an activation at one end and replaces that at another. An end is ``"path"`` (or
     ``"path@output"``), the output of the module with that name in ``model.named_modules()`` or TransformerLens'
-    ``model.hook_dict``, or ``"path@input"``, its input; ``"...[head=2]"`` is one attention head of it and
+    ``model.hook_dict``, or ``"path@input"``, its input (also ``"path.output"`` and ``"path.input"``, as Gemma Scope 2
+    writes, where no module has that name); ``"...[head=2]"`` is one attention head of it and
     ``"...[stream=0]"`` one of several residual streams, and ``"...[batch=1]"`` all of an activation [S, B, width]. One
     end alone is read and replaced; ``"path@module"`` is ``"path@input -> path"``. Hook points of TransformerLens are
     found in models of transformers, and modules of these in models of TransformerLens (hooks.py beside this file):
@@ -99,10 +100,11 @@ def resolve_site(model: nn.Module, name: str) -> Site:
 def _end(model: nn.Module, found: re.Match[str], of: str) -> End:
     path, side = found["path"], found["side"]
     modules = _named(model)
-    _refuse_compiled(model, modules, path)
     is_input = side == "input" or (side == "module" and of == "read")
-    if path not in modules and (known := translated(model, path, is_input)) is not None:
-        path, is_input = known
+    ends = [(path, is_input), *(dotted(path) if side is None else ())]
+    known = [end if end[0] in modules else translated(model, *end) for end in ends]
+    path, is_input = next((end for end in known if end is not None), ends[0])
+    _refuse_compiled(model, modules, path)
     if path not in modules:
         names = [name for name in modules if "_orig_mod" not in name.split(".")]
         raise ValueError(f"sites: {type(model).__name__} has no module {path!r}; {_close_names(path, names)}")

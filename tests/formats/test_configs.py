@@ -78,14 +78,14 @@ def test_saelens_scaling_factors_count_where_the_config_says_so(finetuned: bool 
     if finetuned:
         same(sk.load(tmp_path), (z * factor) @ w["W_dec"] + w["b_dec"])
         return
-    with pytest.warns(
-        UserWarning, match="'finetuning_scaling_factor' is not true, so the file's scaling_factor is not"
+    with pytest.raises(
+        sk.FormatError, match="'finetuning_scaling_factor' is not true, but the file has a scaling_factor"
     ):
-        same(sk.load(tmp_path), z @ w["W_dec"] + w["b_dec"])
+        sk.load(tmp_path)
     saelens(tmp_path, {"scaling_factor": torch.ones(F)}, activation_fn="relu", **config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sk.load(tmp_path)
+        same(sk.load(tmp_path), z @ w["W_dec"] + w["b_dec"])
 
 
 ABOUT = {

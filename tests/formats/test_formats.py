@@ -131,7 +131,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "whitening": (lambda f: change_config(f, normalize_activations="covariance_whitening"), "'covariance_whitening'"),
     "not JSON": (lambda f: (f / "cfg.json").write_text("{"), "not a readable JSON config"),
     "a JSON list": (lambda f: (f / "cfg.json").write_text("[]"), "got a JSON list, need an object"),
-    "no config": (lambda f: (f / "cfg.json").unlink(), "not a readable JSON config"),
+    "no config": (lambda f: (f / "cfg.json").unlink(), r"cfg\.json: there is no such file, need it beside"),
     "binary config": (lambda f: (f / "cfg.json").write_bytes(b"\xff\xfe\x00"), "not a readable JSON config"),
     "missing tensor": (lambda f: change_tensors(f, "sae_weights.safetensors", b_enc=None), "tensor 'b_enc' is missing"),
     "extra tensor": (
@@ -181,7 +181,7 @@ def test_missing_path_and_parent_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"path: got .*nowhere"):
         sk.load(tmp_path / "nowhere")
     saelens_folder(tmp_path / "layer_0")
-    with pytest.raises(sk.FormatError, match="it has checkpoints inside: layer_0"):
+    with pytest.raises(sk.FormatError, match="need one of the checkpoints inside by name: 'layer_0'"):
         sk.load(tmp_path)
 
 

@@ -61,7 +61,9 @@ def test_qwen_scope_has_its_k_in_its_name(tmp_path: Path) -> None:
     torch.save(w, folder / "layer3.sae.pt")
     check(folder / "layer3.sae.pt", formula)
     torch.save(w, folder / "layer4.sae.pt")
-    with pytest.raises(sk.FormatError, match="name the file of one layer"):
+    with pytest.raises(
+        sk.FormatError, match=r"need one of its files of weights by name: 'layer3\.sae\.pt' or 'layer4\.sae\.pt'"
+    ):
         sk.load(folder)
     (tmp_path / "plain").mkdir()
     torch.save(w, tmp_path / "plain" / "layer3.sae.pt")
@@ -84,5 +86,5 @@ def test_circuit_tracer_transcoders(tmp_path: Path) -> None:
     save_file({"W_enc_3": w["W_enc"], "b_enc_3": w["b_enc"]}, tmp_path / "W_enc_3.safetensors")
     with pytest.raises(sk.FormatError, match="cross-layer transcoders are no single SAE"):
         sk.load(tmp_path / "W_enc_3.safetensors")
-    with pytest.raises(sk.FormatError, match="name the file of one layer"):
+    with pytest.raises(sk.FormatError, match=r"need one of its files of weights by name: 'W_enc_3\.safetensors' or"):
         sk.load(tmp_path)

@@ -114,6 +114,7 @@ def test_names_that_anyone_gives_are_not_dictionary_learnings(tmp_path: Path) ->
               "decoder.bias": random(D)}  # fmt: skip
     jumps = {"W_enc": random(D, F), "W_dec": random(F, D), "b_enc": random(F), "b_dec": random(D),
              "threshold": random(F).abs()}  # fmt: skip
+    classes = {"standard": "AutoEncoderNew", "jumprelu": "JumpReluAutoEncoder"}
     for tensors, architecture in ((linear, "standard"), (jumps, "jumprelu")):
         torch.save(tensors, tmp_path / "mine.pt")
         refused(tmp_path / "mine.pt", "whether b_dec is taken from the input", "by format=...")
@@ -123,7 +124,7 @@ def test_names_that_anyone_gives_are_not_dictionary_learnings(tmp_path: Path) ->
         torch.save(tensors, tmp_path / "ae.pt")
         assert sk.load(tmp_path / "ae.pt").architecture == architecture
         (tmp_path / "ae.pt").unlink()
-        (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderNew"}}))
+        (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": classes[architecture]}}))
         assert sk.load(tmp_path / "mine.pt").metadata.format == "dictionary_learning"
         (tmp_path / "config.json").unlink()
 

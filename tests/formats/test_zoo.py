@@ -78,7 +78,7 @@ def test_llama_scope_transcoders_have_two_scales(tmp_path: Path) -> None:
 
 def test_llama_scope_thresholds_by_latent_and_decoder_norms(tmp_path: Path) -> None:
     log = random(F, seed=2)
-    config = {"expansion_factor": 4, "norm_activation": "inference", "act_fn": "jumprelu"}
+    config = {"expansion_factor": F / D, "norm_activation": "inference", "act_fn": "jumprelu"}
     w = llama(tmp_path / "a", config, log_jumprelu_threshold=log)
     check(tmp_path / "a", lambda x: jump(x @ w["W_enc"].T + w["b_enc"], log.exp()) @ w["W_dec"] + w["b_dec"])
     w = llama(tmp_path / "b", {**config, "sparsity_include_decoder_norm": True}, log_jumprelu_threshold=log)
@@ -90,7 +90,7 @@ def test_llama_scope_thresholds_by_latent_and_decoder_norms(tmp_path: Path) -> N
 
 
 def test_llamascopium(tmp_path: Path) -> None:
-    base = {"sae_type": "sae", "expansion_factor": 4, "act_fn": "topk", "top_k": K, "norm_activation": "token-wise"}
+    base = {"sae_type": "sae", "expansion_factor": F / D, "act_fn": "topk", "top_k": K, "norm_activation": "token-wise"}
     w = llama(tmp_path / "a", base, "v2")
 
     def token_wise(x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_llamascopium(tmp_path: Path) -> None:
 
 
 def test_an_average_norm_that_is_nowhere_is_said(tmp_path: Path) -> None:
-    config = {"expansion_factor": 4, "norm_activation": "dataset-wise", "act_fn": "relu"}
+    config = {"expansion_factor": F / D, "norm_activation": "dataset-wise", "act_fn": "relu"}
     w = llama(tmp_path, config)
     with pytest.warns(UserWarning, match="their average norm is in no file"):
         check(tmp_path, lambda x: (x @ w["W_enc"].T + w["b_enc"]).relu() @ w["W_dec"] + w["b_dec"])
@@ -141,7 +141,7 @@ def test_an_average_norm_that_is_nowhere_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_llama_scopes_that_cannot_be(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    llama(tmp_path, {"expansion_factor": 4, "norm_activation": "inference", "act_fn": "relu", **change}, "v2")
+    llama(tmp_path, {"expansion_factor": F / D, "norm_activation": "inference", "act_fn": "relu", **change}, "v2")
     with pytest.raises(sk.FormatError) as caught:
         sk.load(tmp_path)
     assert message in str(caught.value)

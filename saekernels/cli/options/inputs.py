@@ -114,14 +114,23 @@ def _site_of(path: str, model: Any, told: Mapping[str, Any]) -> str:
         metadata = open_checkpoint(path, dtype=None, **told).metadata
     except (OSError, ValueError) as error:
         raise InputError(f"--sae {path}: {in_options(first_line(error), SAES)}") from error
-    for site in metadata.sites:
-        try:
-            resolve_site(model, site)
-        except ValueError:
-            continue
-        return site
+    found = [(site, place) for site in metadata.sites if (place := _place(model, site)) is not None]
+    if len(found) > 1 and found[0][1] != found[1][1]:
+        both = " and ".join(repr(site) for site, _ in found)
+        raise InputError(f"--sae {path}: its files say {both}, which are two places in this model; give SITE={path}")
+    if found:
+        return found[0][0]
     said = f"its files say {' or '.join(map(repr, metadata.sites))}" if metadata.sites else "its files do not say where"
     raise InputError(f"--sae {path}: no place for it in this model: {said}; give SITE={path}")
+
+
+def _place(model: Any, site: str) -> tuple[Any, ...] | None:
+    """What a site resolves to in this model, its name aside; None where it has no such place."""
+    try:
+        resolved = resolve_site(model, site)
+    except ValueError:
+        return None
+    return tuple((end.module, end.is_input) for end in (resolved.read, resolved.write))
 
 
 def device_of_site(model: Any, site: str, otherwise: torch.device) -> torch.device:

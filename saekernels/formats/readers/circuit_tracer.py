@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from saekernels.formats.checkpoint import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build, of_thresholds
 from saekernels.formats.config import Config, integer, read_json, read_yaml, told
 from saekernels.formats.files import FormatError, Tensors, refuse_scale
 from saekernels.sae.activations import Activation, JumpReLU, ReLU, TopK
@@ -23,6 +24,7 @@ NAME = "circuit-tracer"
 FILES = "layer_N.safetensors (+ config.yaml)"
 CONFIGS = ("config.yaml", "config.yml", "config.json")
 _LAYER = re.compile(r"layer_\d+")
+_CROSS_LAYER = re.compile(r"W_(enc|dec)_\d+")
 _THRESHOLDS = ("threshold", "activation_function.threshold")
 _WITHOUT_EFFECT = ("scan", "transcoders", "features", "repo_id", "revision", "id", "n_layers", "d_model", "license")
 
@@ -32,8 +34,8 @@ def sure(path: Path, found: Mapping[str, Tensor]) -> bool:
 
     Other matrices with latents as rows could be anyone's.
     """
-    named = _LAYER.fullmatch(path.stem) is not None or len(_config(path)) > 0
-    return named or any(name in found for name in (*_THRESHOLDS, "k", "W_skip")) or "W_enc" not in found
+    named = _LAYER.fullmatch(path.stem) is not None or (len(_config(path)) > 0 and "W_enc" in found)
+    return named or any(name in found for name in (*_THRESHOLDS, "k", "W_skip"))
 
 
 def read(path: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
@@ -43,7 +45,7 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
     if config.get("model_kind", "transcoder_set") != "transcoder_set":
         raise FormatError(f"{config.path}: 'model_kind' is {config['model_kind']!r:.40}, need 'transcoder_set'")
     tensors = Tensors(path)
-    if "W_enc" not in tensors or tensors.dimensions("W_dec") == 3:
+    if tensors.dimensions("W_dec") == 3 or any(_CROSS_LAYER.match(name) for name in tensors.names):
         raise FormatError(f"{path}: need W_enc and W_dec of one layer; cross-layer transcoders are no single SAE")
     n_latents, d_in = tensors.shape("W_enc")
     (d_out,) = tensors.shape("b_dec", 1)
@@ -85,18 +87,26 @@ def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: i
     for name in _THRESHOLDS:
         if name in tensors:
             one = tensors.number(name) if tensors.size(name) == 1 else None
-            whole = state["b_enc"].new_full((n_latents,), one) if one is not None else None
+            whole = torch.full((n_latents,), one, dtype=of_thresholds(state)) if one is not None else None
             state["threshold"] = tensors.take(name, n_latents) if whole is None else whole
             tensors.drop(name)
     inside = "topk" if own is not None else "jumprelu" if "threshold" in state else None
-    named = config.get("activation", config.get("activation_fn"))
-    outside = str(named).lower().replace("_", "") if named is not None else None
+    said = config.kept("activation", "activation_fn")
+    outsides = {str(value).lower().replace("_", "") for value in said.values()}
+    if len(outsides) > 1:
+        raise FormatError(f"{config.path}: {' and '.join(f'{k!r} is {v!r:.40}' for k, v in said.items())}, need one")
+    named, outside = next(iter(said.values()), None), next(iter(outsides), None)
     if None not in (inside, outside) and inside != outside:
         raise FormatError(f"{tensors.path}: its tensors are of {inside!r}, but {config.path} says {named!r:.40}")
     kind = inside or outside or ("topk" if k is not None else "relu")
     told_k = [_whole(one) for one in (own, config.get("k"), k) if one is not None]
-    if kind == "relu" and named is None and config.get("k") is not None:
-        raise FormatError(f"{config.path}: it gives 'k' ({config['k']!r:.40}) without 'activation', need both")
+    if kind != "topk" and config.get("k") is not None:
+        need = (
+            "without 'activation', need both"
+            if kind == "relu" and named is None
+            else f"but is {kind!r}, which has none"
+        )
+        raise FormatError(f"{config.path}: it gives 'k' ({config['k']!r:.40}) {need}")
     if kind == "topk":
         counts = {integer({"k": one}, "k", tensors.path) for one in told_k}
         if len(counts) != 1:

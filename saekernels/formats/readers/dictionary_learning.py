@@ -1,7 +1,8 @@
 """dictionary_learning: ae.pt, with its config.json where there is one.
 
-What a file is, its tensors say: configs are wrong about it (an AprilUpdate trainer writes dict_class "AutoEncoder" for
-an AutoEncoderNew). The config tells what tensors cannot: k of older TopK files, and top-k from a threshold.
+What a file is, its tensors say, and the config has to agree (an AprilUpdate trainer writes dict_class "AutoEncoder" for
+an AutoEncoderNew). The config tells what tensors cannot: k of older TopK files, top-k from a threshold, and whether the
+module's input or output was trained on.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from saekernels.formats.checkpoint import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build, of_thresholds
 from saekernels.formats.config import Config, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors, refuse_scale
 from saekernels.formats.pickles import tensors_of
@@ -28,9 +30,18 @@ _WITHOUT_EFFECT = """
     l1_penalty auxk_alpha top_k_aux threshold_beta threshold_start_step k_anneal_steps group_fractions
     group_weights group_sizes target_l0 bandwidth sparsity_penalty p_start p_end anneal_start anneal_end
     sparsity_function sparsity_queue_length n_sparsity_updates initial_sparsity_penalty annealed_penalty
-    loss_type kl entropy dead_feature_threshold norm_factor d_submodule n_ctxs refresh_batch_size out_batch_size
-    io remove_bos add_special_tokens ghost use_autocast
+    loss_type kl entropy dead_feature_threshold norm_factor ghost use_autocast
 """.split()  # noqa: SIM905
+_OF_THE_BUFFER = ("n_ctxs", "refresh_batch_size", "out_batch_size", "device", "remove_bos", "add_special_tokens")
+# What the class of a file with certain tensors is called; by any other of these names it would not load there.
+_CLASSES = {
+    "gated": ("GatedAutoEncoder",),
+    "bias": ("AutoEncoder",),
+    "decoder.bias": ("AutoEncoderNew", "AutoEncoder"),
+    "jumprelu": ("JumpReluAutoEncoder",),
+    "groups": ("MatryoshkaBatchTopKSAE", "MatroyshkaBatchTopKSAE"),  # as older versions spell it
+    "top-k": ("AutoEncoderTopK", "BatchTopKSAE"),
+}
 
 
 def claims(found: Mapping[str, Any]) -> bool:
@@ -47,7 +58,7 @@ def sure(path: Path, found: Mapping[str, Any]) -> bool:
     names = {name for name, value in found.items() if isinstance(value, Tensor)}
     anyones = ({"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"},
                {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"})  # fmt: skip
-    return path.name == "ae.pt" or names not in anyones or len(_trainer(path)) > 0
+    return path.name == "ae.pt" or names not in anyones or len(_config(path).inner("trainer")) > 0
 
 
 def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> Checkpoint:
@@ -58,47 +69,82 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
     tensors = tensors_of(path, found)
     if 3 in (tensors.dimensions("encoder.weight"), tensors.dimensions("decoder.weight")):
         raise FormatError(f"{path}: a crosscoder, which reads and writes several activations and is no single SAE")
-    trainer = _trainer(path)
-    if "r_mag" in tensors:
+    config = _config(path)
+    trainer = config.inner("trainer")
+    kind = _kind(tensors)
+    _check_class(path, trainer, kind)
+    if kind in ("groups", "top-k"):
+        return _top_k(path, tensors, config, trainer, k)
+    for where, given in (("k", k), (f"{trainer.path}: 'k'", trainer.get("k"))):
+        if given is not None:
+            raise FormatError(
+                f"{where}: got {given!r:.40}, but {path} has no k: its tensors are of {_CLASSES[kind][0]}"
+            )
+    if kind == "gated":
         state, activation, pre_bias = _gated(tensors)
-    elif "bias" in tensors:
-        state, activation, pre_bias = _linear(tensors, "bias"), ReLU(), "b_dec"
-    elif "decoder.bias" in tensors:
-        state, activation, pre_bias = _linear(tensors, "decoder.bias"), ReLU(), "none"
-    elif "W_enc" in tensors and "k" not in tensors and tensors.dimensions("threshold") == 1:
+    elif kind == "jumprelu":
         state, activation, pre_bias = _matrices(tensors), JumpReLU(), "none"
         state["threshold"] = tensors.take("threshold", len(state["b_enc"]))
     else:
-        return _top_k(path, tensors, trainer, k)
-    if k is not None:
-        raise FormatError(f"k: got {k}, but {path} is {activation.name}, which has none")
+        state, activation, pre_bias = _linear(tensors, kind), ReLU(), "b_dec" if kind == "bias" else "none"
     tensors.done()
-    metadata = _metadata(path, trainer, state)
+    metadata = _metadata(path, config, trainer, state)
     return build(path, state, activation, metadata, pre_bias=pre_bias)
 
 
-def _trainer(path: Path) -> Config:
-    """The fields of the trainer; of checkpoints of a run, those of the run."""
+def _kind(tensors: Tensors) -> str:
+    """A key of _CLASSES, which the names of the tensors tell."""
+    if "r_mag" in tensors:
+        return "gated"
+    if "bias" in tensors or "decoder.bias" in tensors:
+        return "bias" if "bias" in tensors else "decoder.bias"
+    if "W_enc" in tensors and "k" not in tensors and tensors.dimensions("threshold") == 1:
+        return "jumprelu"
+    return "groups" if "group_sizes" in tensors else "top-k"
+
+
+def _check_class(path: Path, trainer: Config, kind: str) -> None:
+    """FormatError where the config names a class that the tensors are not of, or none of the tool's."""
+    named = trainer.get("dict_class")
+    if named is None or named in _CLASSES[kind]:
+        return
+    known = [name for names in _CLASSES.values() for name in names]
+    if named not in known:
+        raise FormatError(
+            f"{trainer.path}: 'dict_class' is {named!r:.40}, need one of {', '.join(dict.fromkeys(known))}"
+        )
+    own = " or ".join(_CLASSES[kind])
+    raise FormatError(f"{trainer.path}: 'dict_class' is {named!r}, but the tensors of {path.name} are of {own}")
+
+
+def _config(path: Path) -> Config:
+    """The config beside a file; of checkpoints of a run, that of the run."""
     beside = next((p for f in (path.parent, path.parent.parent) if (p := f / "config.json").is_file()), None)
-    return (read_json(beside) if beside else Config(path, {})).inner("trainer")
+    return read_json(beside) if beside else Config(path, {})
 
 
-def _metadata(path: Path, trainer: Config, state: Mapping[str, Tensor]) -> Metadata:
+def _metadata(path: Path, config: Config, trainer: Config, state: Mapping[str, Tensor]) -> Metadata:
     """What the config says of the model. Raises FormatError where its sizes are not those of the tensors."""
     n_latents, d = state["W_enc"].shape
-    for key, size in (("activation_dim", d), ("dict_size", n_latents)):
-        if trainer.get(key, size) != size:
-            raise FormatError(f"{trainer.path}: {key!r} is {trainer[key]!r:.40}, but {path.name} has {size}")
+    buffer = config.inner("buffer")
+    sizes = ((trainer, "activation_dim", d), (trainer, "dict_size", n_latents), (buffer, "d_submodule", d))
+    for fields, key, size in sizes:
+        if fields.get(key) not in (None, size):
+            raise FormatError(f"{config.path}: {key!r} is {fields[key]!r:.40}, but {path.name} has {size}")
     trainer.get("k")
-    trainer.get("dict_class")
-    module = told(trainer, "submodule_name", str)
+    module, io, context = told(trainer, "submodule_name", str), buffer.get("io", "out"), told(buffer, "ctx_len", int)
+    if io not in ("in", "out", "in_and_out"):
+        raise FormatError(f"{config.path}: 'io' is {io!r:.40}, need 'in', 'out' or 'in_and_out'")
+    model, other = told(trainer, "lm_name", str), trainer.kept("layer")
+    ignored = (*trainer.unknown(_WITHOUT_EFFECT), *buffer.unknown(_OF_THE_BUFFER))  # last: all that is known was read
     return Metadata(
         NAME,
-        model=told(trainer, "lm_name", str),
-        reads=module,
-        writes=module,
-        other=trainer.kept("layer"),
-        ignored=trainer.unknown(_WITHOUT_EFFECT),
+        model=model,
+        reads=f"{module}@input" if module and io != "out" else module,
+        writes=f"{module}@input" if module and io == "in" else module,
+        context=context,
+        other={**other, **({"io": io} if io != "out" else {})},
+        ignored=ignored,
     )
 
 
@@ -135,11 +181,11 @@ def _gated(tensors: Tensors) -> tuple[dict[str, Tensor], Activation, str]:
     return state, Gated(), "b_dec"
 
 
-def _top_k(path: Path, tensors: Tensors, trainer: Config, k: int | None) -> Checkpoint:
+def _top_k(path: Path, tensors: Tensors, config: Config, trainer: Config, k: int | None) -> Checkpoint:
     """TopK, BatchTopK and Matryoshka, which share their tensors: what the class is, the config has to say."""
     matryoshka = "group_sizes" in tensors
     kind = "MatryoshkaBatchTopKSAE" if matryoshka else str(trainer.get("dict_class", ""))
-    if kind not in ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+    if not matryoshka and kind not in _CLASSES["top-k"]:
         raise FormatError(
             f"{path}: TopK and BatchTopK have the same tensors; need a config.json beside it with trainer.dict_class, "
             f"got {kind!r:.60}"
@@ -152,13 +198,13 @@ def _top_k(path: Path, tensors: Tensors, trainer: Config, k: int | None) -> Chec
         raise FormatError(f"{path}: its group_sizes sum to {groups}, but it has {len(state['W_enc'])} latents")
     tensors.drop("group_sizes", "k", "threshold")
     tensors.done()
-    metadata = _metadata(path, trainer, state)
+    metadata = _metadata(path, config, trainer, state)
+    if own is not None and trainer.get("k", own) != own:
+        raise FormatError(f"{path}: its k is {own:g}, but its config.json says {trainer['k']!r:.40}")
     if kind == "AutoEncoderTopK":
         said = own if own is not None else trainer.get("k", k)
         if k is not None and said != k:
             raise FormatError(f"k: got {k}, but {path} has {said!r:.40}")
-        if own is not None and trainer.get("k", own) != own:
-            raise FormatError(f"{path}: its k is {own:g}, but its config.json says {trainer['k']!r:.40}")
         count = integer({"k": int(said) if said else said}, "k", path)
         return build(path, state, TopK(count), metadata, pre_bias="b_dec")
     if k is not None:
@@ -169,5 +215,5 @@ def _top_k(path: Path, tensors: Tensors, trainer: Config, k: int | None) -> Chec
             stacklevel=4,
         )
         return build(path, state, ReLU(), metadata, pre_bias="b_dec")
-    state["threshold"] = state["b_enc"].new_tensor(threshold)
+    state["threshold"] = torch.tensor(threshold, dtype=of_thresholds(state))
     return build(path, state, BatchTopK(float(own) if own else None), metadata, pre_bias="b_dec")

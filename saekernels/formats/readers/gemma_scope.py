@@ -77,7 +77,7 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
     embedding = any("embedding" in part for part in path.parts[-4:-1])
     if embedding and not is_looking():
         state["W_enc"], state["W_dec"] = state["W_enc"] / math.sqrt(d_in), state["W_dec"] * math.sqrt(d_in)
-    return build(path, state, JumpReLU(), _metadata(path, config, embedding))
+    return build(path, state, JumpReLU(), _metadata(path, config, embedding, d_in))
 
 
 def _check(config: Config, skip: bool) -> None:
@@ -91,15 +91,17 @@ def _check(config: Config, skip: bool) -> None:
         raise FormatError(f"{config.path}: 'affine_connection' is {affine!r:.40}, but the file {has} such matrix")
 
 
-def _metadata(path: Path, config: Config, embedding: bool) -> Metadata:
+def _metadata(path: Path, config: Config, embedding: bool, d_in: int) -> Metadata:
     """What config.json says; for files without one, what the names of repository and folders say."""
     reads, writes = (told(config, f"hf_hook_point_{end}", str) for end in ("in", "out"))
     model, where = told(config, "model_name", str), str(path.resolve().parent)
     repository, layer = _REPOSITORY.search(where), re.search(r"layer_(\d+)", where)
     if repository and model is None:
         model = f"google/gemma-2-{repository['size']}" + ("-it" if repository["tuned"] == "it" else "")
+    other = {"scaled": f"W_enc / sqrt({d_in}), W_dec * sqrt({d_in}), b_dec as it is"} if embedding else {}
     if reads is None and embedding:
         reads = writes = "hook_embed"
     elif reads is None and repository and layer:
         reads, writes = (f"blocks.{layer[1]}.{hook}" for hook in _HOOKS[repository["site"]])
-    return Metadata(NAME, model=model, reads=reads, writes=writes, ignored=config.unknown(_WITHOUT_EFFECT))
+    ignored = config.unknown(_WITHOUT_EFFECT)
+    return Metadata(NAME, model=model, reads=reads, writes=writes, ignored=ignored, other=other)

@@ -6,11 +6,9 @@ Scope in raw ones. Thresholds apply to pre-activations times the decoder's norms
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +17,9 @@ from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.config import Config, boolean, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors, refuse_k
 from saekernels.formats.looking import is_looking
-from saekernels.formats.pickles import read_pt, tensors_of
-from saekernels.sae.activations import Activation, ConstantNorm, JumpReLU, Normalization, ReLU, Scale, TopK
+from saekernels.formats.pickles import as_tensors, read_pt, tensors_of
+from saekernels.formats.readers import llama_scope_maths as maths
+from saekernels.sae.activations import ConstantNorm, Normalization, Scale
 from saekernels.sae.metadata import Metadata
 
 NAME = "Llama Scope"
@@ -30,7 +29,6 @@ _WEIGHTS = (
     "checkpoints/final.safetensors", "checkpoints/final.pt",
 )  # fmt: skip
 _CONFIGS = ("hyperparams.json", "config.json")
-_DATASET_WISE = ("dataset-wise", None)
 # How the weights came about, how they are computed with, and where they lie.
 _WITHOUT_EFFECT = """
     sae_type dtype device jumprelu_threshold_window jumprelu_lr_factor use_triton_kernel
@@ -70,19 +68,19 @@ def read(found: Path, input_scale: float | None = None, k: int | None = None) ->
     d = integer(config, "d_model", path)
     state, norms = _state(tensors, d, config)
     _check_latents(config, len(state["W_enc"]), weights)
-    scale, ratio = _scales(config, norms, d, path)
-    pre_bias = _pre_bias(config, state, ratio)
+    scale, ratio = maths.scales(config, norms, d, path)
+    pre_bias = maths.pre_bias(config, state, ratio)
     state["b_dec"] = state["b_dec"] * ratio
     if not is_looking():
         state["W_dec"] = state["W_dec"] * ratio
-    activation = _activation(config, tensors, state, path, scale)
+    activation = maths.activation(config, tensors, state, path, input_scale if scale is None else scale)
     tensors.done()
     normalization: Normalization | None = Scale(scale) if scale is not None else None
     norm = config.get("norm_activation")
     if norm == "token-wise":
         _refuse_transcoder(config, state)
         normalization = ConstantNorm()
-    elif scale is None and norm in _DATASET_WISE:
+    elif scale is None and norm in maths.DATASET_WISE:
         if input_scale is None:
             warnings.warn(
                 f"{path}: trained on scaled activations, but their average norm is in no file; inputs are taken as "
@@ -90,10 +88,12 @@ def read(found: Path, input_scale: float | None = None, k: int | None = None) ->
                 stacklevel=4,
             )
         normalization = None if input_scale is None else Scale(input_scale)
-    elif norm not in ("inference", *_DATASET_WISE):
-        raise FormatError(f"{path}: 'norm_activation' is {norm!r:.40}, need token-wise, dataset-wise or inference")
+    elif norm not in ("inference", "none", *maths.DATASET_WISE):
+        need = "none, inference, token-wise or dataset-wise"
+        raise FormatError(f"{path}: 'norm_activation' is {norm!r:.40}, need {need}")
     elif input_scale is not None:
-        raise FormatError(f"input_scale: got {input_scale}, but {path} holds its own")
+        own = "takes activations as they are" if scale is None else "holds its own"
+        raise FormatError(f"input_scale: got {input_scale}, but {path} {own}")
     return build(
         path,
         state,
@@ -117,9 +117,17 @@ def _refuse_transcoder(config: Config, state: dict[str, Tensor]) -> None:
 
 def _check_latents(config: Config, n_latents: int, weights: Path) -> None:
     """FormatError where the config has another number of latents than the tensors; pruned files have fewer."""
-    d_sae = told(config, "d_sae", int)
-    if d_sae not in (None, n_latents) and weights.stem != "pruned":
+    d_sae, factor = told(config, "d_sae", int), config.get("expansion_factor")
+    if weights.stem == "pruned":
+        return
+    if d_sae not in (None, n_latents):
         raise FormatError(f"{config.path}: 'd_sae' is {d_sae}, but {weights.name} has {n_latents} latents")
+    # Their d_sae, where the config has none, is d_model * expansion_factor, cut to an int.
+    if d_sae is None and isinstance(factor, int | float) and not -1e-6 <= config["d_model"] * factor - n_latents < 1:
+        raise FormatError(
+            f"{config.path}: 'expansion_factor' is {factor} for {config['d_model']} dimensions, but {weights.name} has "
+            f"{n_latents} latents"
+        )
 
 
 def _folder(path: Path) -> Path:
@@ -139,7 +147,7 @@ def _from_pt(path: Path) -> Tensors:
     inner = found.get("sae", found)
     if not isinstance(inner, Mapping):
         raise FormatError(f"{path}: 'sae' is {type(inner).__name__}, need a dictionary of tensors")
-    return tensors_of(path, inner)
+    return tensors_of(path, as_tensors(path, {str(name): value for name, value in inner.items()}))
 
 
 def _state(tensors: Tensors, d: int, config: Config) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -150,8 +158,8 @@ def _state(tensors: Tensors, d: int, config: Config) -> tuple[dict[str, Tensor],
             "W_enc": tensors.take("W_E", d, n_latents).T,
             "W_dec": tensors.take("W_D", n_latents, d_out),
             "b_enc": tensors.take("b_E", n_latents),
-            "b_dec": _decoder_bias(config, tensors, "b_D", d_out),
         }
+        bias = "b_D"
     else:
         n_latents, _ = tensors.shape("encoder.weight")
         d_out = tensors.shape("decoder.weight")[0]
@@ -159,30 +167,15 @@ def _state(tensors: Tensors, d: int, config: Config) -> tuple[dict[str, Tensor],
             "W_enc": tensors.take("encoder.weight", n_latents, d),
             "W_dec": tensors.take("decoder.weight", d_out, n_latents).T,
             "b_enc": tensors.take("encoder.bias", n_latents),
-            "b_dec": _decoder_bias(config, tensors, "decoder.bias", d_out),
         }
+        bias = "decoder.bias"
+    state["b_dec"] = _decoder_bias(config, tensors, bias, d_out, state["W_dec"].dtype)
     norms = {}
     for side, key in (("in", "hook_point_in"), ("out", "hook_point_out")):
         name = f"dataset_average_activation_norm.{config.get(key)}"
         if name in tensors:
             norms[side] = float(tensors.take(name))
     return state, norms
-
-
-def _pre_bias(config: Config, state: dict[str, Tensor], ratio: float) -> str:
-    """Whether the decoder's bias is taken from the scaled input: of a transcoder, as a bias of its own.
-
-    lm_saes: x * s_in - b_D before the encoder, if `use_decoder_bias` and `apply_decoder_bias_to_pre_encoder`.
-    """
-    apply = boolean(config, "apply_decoder_bias_to_pre_encoder", config.path)
-    if not (apply and boolean(config, "use_decoder_bias", config.path, True)):
-        return "none"
-    if state["W_enc"].shape[1] != state["b_dec"].shape[0]:
-        raise FormatError(f"{config.path}: 'apply_decoder_bias_to_pre_encoder' is true, need equal widths in and out")
-    if ratio == 1.0:
-        return "b_dec"
-    state["b_pre"] = state["b_dec"].clone()
-    return "separate"
 
 
 def _metadata(config: Config) -> Metadata:
@@ -192,55 +185,10 @@ def _metadata(config: Config) -> Metadata:
     return Metadata(NAME, reads=reads, writes=writes or reads, ignored=ignored, other=names)
 
 
-def _decoder_bias(config: Config, tensors: Tensors, name: str, d_out: int) -> Tensor:
+def _decoder_bias(config: Config, tensors: Tensors, name: str, d_out: int, dtype: torch.dtype) -> Tensor:
     """The decoder's bias; zeros where the config says that there is none. What file and config say must agree."""
     wanted = boolean(config, "use_decoder_bias", config.path, name in tensors)
     if wanted != (name in tensors):
         there = "is" if name in tensors else "is not"
         raise FormatError(f"{config.path}: 'use_decoder_bias' is {wanted}, but {name!r} {there} in {tensors.path.name}")
-    return tensors.take(name, d_out) if wanted else torch.zeros(d_out)
-
-
-def _scales(config: Mapping[str, Any], norms: Mapping[str, float], d: int, path: Path) -> tuple[float | None, float]:
-    """(s_in or None, s_in / s_out): an SAE with Scale(s_in) divides its output by s_in, where s_out is meant."""
-    if config.get("norm_activation") not in _DATASET_WISE:
-        return None, 1.0
-    given = config.get("dataset_average_activation_norm")
-    known = {**norms, **(given if isinstance(given, Mapping) else {})}
-    try:
-        inward = float(known["in"])
-        outward = float(known.get("out", inward))
-    except KeyError:
-        return None, 1.0
-    except (TypeError, ValueError):
-        raise FormatError(f"{path}: 'dataset_average_activation_norm' is {known!r:.60}, need numbers") from None
-    if not (0 < inward < math.inf and 0 < outward < math.inf):
-        raise FormatError(f"{path}: 'dataset_average_activation_norm' is {known!r:.60}, need positive numbers")
-    return math.sqrt(d) / inward, outward / inward
-
-
-def _activation(
-    config: Mapping[str, Any], tensors: Tensors, state: dict[str, Tensor], path: Path, scale: float | None
-) -> Activation:
-    n_latents = len(state["b_enc"])
-    function = str(config.get("act_fn", "jumprelu")).lower()
-    for name in ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold"):
-        if name in tensors:
-            state["threshold"] = tensors.take(name, n_latents).float().exp()
-            function = "jumprelu" if function in ("jumprelu", "batchtopk") else function
-    if function == "topk":
-        state.pop("threshold", None)
-        return TopK(integer(config, "top_k", path))
-    if function == "relu":
-        state.pop("threshold", None)
-        return ReLU()
-    if function != "jumprelu":
-        raise FormatError(f"{path}: 'act_fn' is {function!r:.40} without thresholds; it selects over a whole batch")
-    if "threshold" not in state:
-        raw = config.get("jump_relu_threshold")
-        value = float(raw) * (scale or 1.0) if isinstance(raw, int | float) else math.inf
-        if isinstance(raw, bool) or not 0 <= value <= torch.finfo(torch.float32).max:
-            need = "a number of at least 0, or thresholds in the file"
-            raise FormatError(f"{path}: 'jump_relu_threshold' is {raw!r:.40}, need {need}")
-        state["threshold"] = torch.full((n_latents,), value)
-    return JumpReLU()
+    return tensors.take(name, d_out) if wanted else torch.zeros(d_out, dtype=dtype)

@@ -30,14 +30,14 @@ def claims(found: Mapping[str, Any]) -> bool:
 def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE of a file that `read_pt` has read; k from a folder named ...-L0_K, unless it is given."""
     refuse_scale(input_scale, path)
+    tensors = tensors_of(path, found)
+    n_latents, d = tensors.shape("W_enc")
     named = _L0.findall(str(path.resolve().parent))
     if k is not None and named and int(named[-1]) != k:
         raise FormatError(f"k: got {k}, but {path} is of a repository with L0_{named[-1]}")
     k = k if k is not None else int(named[-1]) if named else None
     if k is None:
         raise FormatError(f"{path}: k is in no file; give k, or keep the repository's name (...-L0_K) in the path")
-    tensors = tensors_of(path, found)
-    n_latents, d = tensors.shape("W_enc")
     state = {
         "W_enc": tensors.take("W_enc", n_latents, d),
         "b_enc": tensors.take("b_enc", n_latents),

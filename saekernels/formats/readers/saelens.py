@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from saekernels.formats.checkpoint import Checkpoint, build
 from saekernels.formats.config import Config, boolean, integer
-from saekernels.formats.files import FormatError, Tensors, refuse_k
+from saekernels.formats.files import FormatError, Tensors, read_safetensors, refuse_k
 from saekernels.formats.looking import is_looking
 from saekernels.formats.readers.saelens_config import (
     ARCHITECTURES,
@@ -31,13 +30,17 @@ def find(path: Path) -> Path | None:
     if path.is_file() and path.name not in (WEIGHTS, "cfg.json"):
         return None
     folder = path if path.is_dir() else path.parent
-    other = (folder / "config.json").is_file() and not (folder / "cfg.json").is_file()  # Llama Scope's
+    llama_scopes = any((folder / name).is_file() for name in ("config.json", "hyperparams.json"))
+    other = llama_scopes and not (folder / "cfg.json").is_file()
     return folder if (folder / WEIGHTS).is_file() and not other else None
 
 
 def read(folder: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The SAE or transcoder of a SAELens folder. Their W_enc is [d_in, F]; ours is its transpose."""
     path = folder / "cfg.json"
+    if not path.is_file() and {"W_E", "encoder.weight"} & set(read_safetensors(folder / WEIGHTS)):
+        need = "need hyperparams.json or config.json beside them"
+        raise FormatError(f"{folder / WEIGHTS}: its tensors have the names of Llama Scope, {need}")
     config = read_since_6_0(path)
     refuse_k(k, path)
     architecture = config["architecture"]
@@ -61,7 +64,7 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
         )
     # Before the module: its sizes are then those of real tensors.
     state = _state(Tensors(folder / WEIGHTS), config, activation, d_in, n_latents, d_out, skip)
-    dtype = dtype_of(config, path) or state["W_enc"].dtype
+    dtype = dtype_of(config, path)
     return build(
         path,
         state,
@@ -95,11 +98,10 @@ def _state(
         if boolean(config, "finetuning_scaling_factor", config.path):
             if not is_looking():
                 state["W_dec"] = state["W_dec"] * factor[:, None].to(state["W_dec"].dtype)
-        elif not torch.equal(factor, torch.ones_like(factor)):
-            warnings.warn(
-                f"{config.path}: 'finetuning_scaling_factor' is not true, so the file's scaling_factor is not used, "
-                "as in SAELens",
-                stacklevel=5,
+        elif not torch.allclose(factor, torch.ones_like(factor)):
+            raise FormatError(
+                f"{config.path}: 'finetuning_scaling_factor' is not true, but the file has a scaling_factor other than "
+                "1; SAELens refuses that as well"
             )
     tensors.done()
     return state

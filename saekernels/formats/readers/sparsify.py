@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
-from saekernels.formats.checkpoint import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build, widest
 from saekernels.formats.config import boolean, integer, read_json, text
 from saekernels.formats.files import FormatError, Tensors, refuse_k
 from saekernels.sae.activations import GroupMax, Scale, TopK
@@ -58,12 +59,15 @@ def read(folder: Path, input_scale: float | None = None, k: int | None = None) -
     if skip:
         state["W_skip"] = tensors.take("W_skip", d_in, d_in)
     tensors.done()
+    dtype = state["W_dec"].dtype  # as there: one for all tensors, that of the first by name
+    if widest(state) is not dtype:
+        warnings.warn(f"{tensors.path}: its tensors are rounded to {dtype}, W_dec's, as in sparsify", stacklevel=4)
     normalization = None if input_scale is None else Scale(input_scale)
     module = _module(folder)
     reads = f"{module}@input" if transcode and module else module
     metadata = Metadata(NAME, reads=reads, writes=module, ignored=config.unknown(_WITHOUT_EFFECT))
     bias = "none" if transcode else "b_dec"
-    return build(path, state, kinds[activation](k), metadata, pre_bias=bias, normalization=normalization)
+    return build(path, state, kinds[activation](k), metadata, pre_bias=bias, normalization=normalization, dtype=dtype)
 
 
 def _module(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from saekernels.formats.checkpoint import Checkpoint, build
+from saekernels.formats.checkpoint import Checkpoint, build, of_thresholds
 from saekernels.formats.config import Config, boolean, integer, read_json, told
 from saekernels.formats.files import FormatError, Tensors
 from saekernels.formats.looking import is_looking
@@ -82,13 +82,15 @@ def read(
     config = _config(path, inside or {}, given or {})
     linear = "W_enc" not in found and "encoder.weight" in found
     renamed = {_LINEAR.get(name, name) if linear else name: value for name, value in found.items()}
-    toy = "_W_dec" in found or "W_gate" in found or all(name in found for name in _TOY_MODEL)
-    tensors = _one_instance(path, renamed)
+    own = "_W_dec" in found or "W_gate" in found or "weight_normalize_eps" in config
+    toy = own or all(name in found for name in _TOY_MODEL)
+    tensors = _one_instance(path, renamed, linear)
     tensors.drop(*_STATISTICS, *(_TOY_MODEL if toy else ()))
     rows = linear or latents_are_rows(renamed) is True
     state = _matrices(tensors, config, "W_gate" if "W_gate" in renamed else "W_enc", rows, linear, toy)
-    _vectors(tensors, state)
-    said = maths.of(config, tensors, state, toy, k)
+    bias = _vectors(tensors, state)
+    tensors.done("k", "threshold")
+    said = maths.of(config, tensors, state, toy, k, bias)
     tensors.done()
     if toy:
         _normalise(path, config, state, isinstance(said.activation, ReLU), "W_dec" in renamed)
@@ -111,7 +113,7 @@ def _normalise(path: Path, config: Config, state: dict[str, Tensor], plain: bool
     eps = config.get("weight_normalize_eps", 1e-8)
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
         raise FormatError(f"{config.path}: 'weight_normalize_eps' is {eps!r:.40}, need a number from 0 to 1")
-    if is_looking() or (named and not plain):
+    if is_looking() if plain else named:
         return
     norms = state["W_dec"].norm(dim=1, keepdim=True)
     if plain:
@@ -137,13 +139,14 @@ def _config(path: Path, inside: Mapping[str, Any], given: Mapping[str, Any]) -> 
     return Config(place, fields)
 
 
-def _one_instance(path: Path, found: Mapping[str, Any]) -> Tensors:
-    """The tensors without a dimension of instances, which ARENA's ToySAE has."""
+def _one_instance(path: Path, found: Mapping[str, Any], linear: bool) -> Tensors:
+    """The tensors without a dimension of instances, which ARENA's ToySAE has, but no torch.nn.Linear."""
     W_enc, W_dec = found.get("W_enc", found.get("W_gate")), found.get("W_dec")
     if not isinstance(W_enc, Tensor) or W_enc.dim() != 3:
         return tensors_of(path, found)
-    if isinstance(W_dec, Tensor) and (W_dec.dim() != 3 or len(W_dec) != len(W_enc)):
-        shapes = f"W_enc {list(W_enc.shape)}, W_dec {list(W_dec.shape)}"
+    if linear or (isinstance(W_dec, Tensor) and (W_dec.dim() != 3 or len(W_dec) != len(W_enc))):
+        both = {"encoder": W_enc, "decoder": W_dec}
+        shapes = ", ".join(f"{name} {list(one.shape)}" for name, one in both.items() if isinstance(one, Tensor))
         raise FormatError(f"{path}: a crosscoder, which reads and writes several activations, no single SAE: {shapes}")
     if len(W_enc) != 1:
         raise FormatError(
@@ -170,11 +173,12 @@ def _matrices(tensors: Tensors, config: Config, encoder: str, rows: bool, linear
     return {"W_enc": W_enc, "W_dec": W_dec.T if linear or shape[0] != len(W_enc) else W_dec}
 
 
-def _vectors(tensors: Tensors, state: dict[str, Tensor]) -> None:
-    """Biases and thresholds, into the state; a bias that is not there is 0."""
+def _vectors(tensors: Tensors, state: dict[str, Tensor]) -> bool:
+    """Biases and thresholds, into the state; a bias that is not there is 0. Whether there is one of the decoder."""
     n_latents, d_in = state["W_enc"].shape
     d_out = state["W_dec"].shape[1]
     bias = "b_dec_out" if "b_dec_out" in tensors else "b_dec"
+    there = bias in tensors
     state["b_dec"] = tensors.take(bias, d_out) if bias in tensors else state["W_dec"].new_zeros(d_out)
     if "b_dec" in tensors:  # of a transcoder that takes one bias from its input and gives another
         state["b_pre"] = tensors.take("b_dec", d_in)
@@ -183,11 +187,12 @@ def _vectors(tensors: Tensors, state: dict[str, Tensor]) -> None:
             state[name] = tensors.take(name, n_latents)
     for name in _LOGS:
         if name in tensors:
-            state["threshold"] = tensors.take(name, n_latents).float().exp()
+            state["threshold"] = tensors.take(name, n_latents).to(of_thresholds(state)).exp()
     if "b_enc" in tensors:
         state["b_enc"] = tensors.take("b_enc", n_latents)
     elif "b_gate" not in state:
         state["b_enc"] = state["W_enc"].new_zeros(n_latents)
+    return there
 
 
 def _metadata(config: Config) -> Metadata:

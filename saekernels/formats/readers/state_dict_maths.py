@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from saekernels.formats.checkpoint import of_thresholds
 from saekernels.formats.config import Config, boolean, integer
 from saekernels.formats.files import FormatError, Tensors
 from saekernels.sae.activations import (
@@ -40,14 +43,17 @@ class Maths:
     normalization: Normalization | None
 
 
-def of(config: Config, tensors: Tensors, state: dict[str, Tensor], toy: bool, k: int | None) -> Maths:
+def of(config: Config, tensors: Tensors, state: dict[str, Tensor], toy: bool, k: int | None, bias: bool) -> Maths:
     """What config, tensors and the caller say, which must be the same; FormatError names what nobody says.
 
     toy: the tensors are of ARENA's ToySAE, which takes b_dec from its input and selects by ReLU unless it has more.
+    bias: whether the decoder's bias is in the file, and no 0 in its place.
     """
     normalization = _normalization(config)
     kind = _kind(config, tensors, state, toy, k)
     pre_bias = _pre_bias(config, state, toy, kind)
+    if config.get("apply_b_dec_to_input") and not bias:
+        raise FormatError(f"{config.path}: 'apply_b_dec_to_input' is true, but {tensors.path.name} has no 'b_dec'")
     if _is_bussmanns(config) and kind in ("topk", "batchtopk") and state["b_enc"].any():
         raise FormatError(f"{tensors.path}: its b_enc is not 0, which the tool of its config does not add for {kind!r}")
     unsaid = [_HOW[name] for name, value in (("activation", kind), ("bias", pre_bias)) if value is None]
@@ -85,6 +91,7 @@ def _kind(config: Config, tensors: Tensors, state: dict[str, Tensor], toy: bool,
     if outside is None and ({"enc_dtype", "dict_mult"} <= set(config) or (toy and inside is None)):
         outside = "relu"
     if outside == "topk" and inside == "batchtopk":  # a threshold that only its training needed
+        warnings.warn(f"{tensors.path}: its 'threshold' is not used: {config.path.name} says 'topk'", stacklevel=7)
         inside = None
     if None not in (inside, outside) and inside != outside:
         raise FormatError(f"{tensors.path}: its tensors are of {inside!r}, but {config.path} says {outside!r}")
@@ -92,15 +99,17 @@ def _kind(config: Config, tensors: Tensors, state: dict[str, Tensor], toy: bool,
 
 
 def _named(config: Config, names: tuple[str, ...]) -> str | None:
-    for name in names:
-        value = config.get(name)
-        if value is None:
-            continue
+    """The one value of _KINDS that these fields give; FormatError where they give two."""
+    said: dict[str, str] = {}
+    for name, value in config.kept(*names).items():
         kind = _KINDS.get(str(value).lower().replace("_", "").replace("-", ""))
         if kind is None:
             raise FormatError(f"{config.path}: {name!r} is {value!r:.40}, need one of {sorted(_KINDS)}")
-        return kind
-    return None
+        said[kind] = name
+    if len(said) > 1:
+        both = " and ".join(f"{name!r} is {config[name]!r:.40}" for name in said.values())
+        raise FormatError(f"{config.path}: {both}, need one activation")
+    return next(iter(said), None)
 
 
 def _pre_bias(config: Config, state: dict[str, Tensor], toy: bool, kind: str | None) -> str | None:
@@ -109,6 +118,10 @@ def _pre_bias(config: Config, state: dict[str, Tensor], toy: bool, kind: str | N
     bussmanns = _is_bussmanns(config)
     of_a_tool = toy or {"enc_dtype", "dict_mult"} <= set(config) or bussmanns
     if "b_pre" in state:
+        if said is False:
+            raise FormatError(
+                f"{config.path}: 'apply_b_dec_to_input' is false, but the file has a b_dec_out beside b_dec"
+            )
         return "separate"
     same_width = state["W_enc"].shape[1] == state["b_dec"].shape[0]
     if said and not same_width:
@@ -139,7 +152,7 @@ def _activation(kind: str, config: Config, tensors: Tensors, state: dict[str, Te
         tensors.drop("threshold", "k")
         if threshold is None or threshold < 0:
             raise FormatError(f"{tensors.path}: BatchTopK selects over a whole batch, need its tensor 'threshold'")
-        state["threshold"] = state["b_enc"].new_tensor(threshold)
+        state["threshold"] = torch.tensor(threshold, dtype=of_thresholds(state))
         return BatchTopK()
     needed = {"jumprelu": "threshold", "gated": "b_gate"}.get(kind)
     if needed is not None and needed not in state:

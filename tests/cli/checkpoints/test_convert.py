@@ -40,7 +40,7 @@ def test_options_reach_the_reader(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert sae.activation == sk.TopK(4)
     assert sae.W_enc.dtype == torch.bfloat16
     capsys.readouterr()
-    config = {"expansion_factor": 4, "norm_activation": "dataset-wise", "act_fn": "relu"}
+    config = {"expansion_factor": F / D, "norm_activation": "dataset-wise", "act_fn": "relu"}
     zoo.llama(tmp_path / "llama", config)
     assert main(["convert", str(tmp_path / "llama"), str(tmp_path / "a")]) == 0
     assert "Note: " in (told := capsys.readouterr().out)

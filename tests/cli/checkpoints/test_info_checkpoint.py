@@ -68,7 +68,7 @@ def dictionary_learning(folder: Path) -> tuple[Path, dict[str, str]]:
         "format": "dictionary_learning", "activation": "BatchTopK(k=5.0), threshold 0.5",
         "pre-bias": "b_dec is subtracted from the input", "model": "owner/model", "site": "resid_post_layer_3",
         "reads": "resid_post_layer_3", "writes": "resid_post_layer_3", "kept": "layer=3",
-        "ignored fields": "'wobble': not known here, not used",
+        "context": "128 tokens", "ignored fields": "'wobble': not known here, not used",
         "note": f"{folder / 'config.json'}: fields that are not known here were not used: 'wobble' (1)",
     }  # fmt: skip
 
