@@ -61,11 +61,13 @@ def test_stats_show_each_way_of_a_row(capsys: pytest.CaptureFixture[str]) -> Non
     assert found["gaussian rows"]["screened_rows"] == 64
     assert found["gaussian rows"]["rescored"] >= 64 * 32
     assert found["all scores equal"]["overflow_rows"] == 64
+    screen = registry.load("cpu").screening().partition("+")[0]
+    by_screen = {f"{kind}_rows": 32 if kind == screen else 0 for kind in ("int8", "int16", "bf16", "fp32")}
     assert found["NaN in every other row"] | {"rescored": 0} == {
         "direct_rows": 0, "screened_rows": 32, "rescreened_rows": 0, "rescored": 0, "overflow_rows": 0,
-        "unbounded_rows": 32,
+        "unbounded_rows": 32, "fallback_rows": 32, **by_screen,
     }  # fmt: skip
-    screened_twice = 64 if registry.load("cpu").screening() == "bf16" else 0
+    screened_twice = 64 if screen != "fp32" else 0
     assert found["all scores equal"]["rescreened_rows"] == screened_twice
     assert main(["info", "--stats"]) == 0
     assert "all scores equal" in capsys.readouterr().out

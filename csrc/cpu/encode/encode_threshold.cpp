@@ -32,7 +32,7 @@ class ThresholdEncoder {
         columns_(tile_columns(encoder.x.cols)),
         block_(block_rows(encoder.x.rows, encoder.x.cols, ceil_div(latents_, columns_) * 4, kCountBytes)),
         rows_(simd_, block_, encoder.x.cols),
-        screen_(make_screen(encoder, screening(), block_, columns_)),
+        screen_(make_screen(encoder, wide_screening(encoder.x.cols), block_, columns_)),
         tiles_(ceil_div(latents_, screen_->columns())),
         counts_(tiles_ * block_),
         pre_bias_(load_vector(simd_, encoder.pre_bias)) {

@@ -1,97 +1,104 @@
 #include "cpu/encode/prepared.h"
 
-#include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
-#include "cpu/levels/level.h"
-#include "cpu/threads/parallel.h"
+#include "cpu/encode/integer_screen.h"
 #include "cpu/encode/screen.h"
+#include "cpu/threads/parallel.h"
 
 namespace saekernels {
 namespace {
 
 struct alignas(64) Header {
   char magic[8];
-  int32_t screening;
+  int32_t screens;  // a bit for each
   int32_t dtype;
   int64_t latents;
   int64_t depth;
 };
 
-constexpr char kMagic[8] = {'S', 'A', 'E', 'P', 'R', 'E', 'P', '1'};
+constexpr char kMagic[8] = {'S', 'A', 'E', 'P', 'R', 'E', 'P', '2'};
+
+int64_t padded_latents(int64_t latents) { return round_up(latents, kMaxPanel); }
+
+// Of these weights: all but the fp32 screen, whose own is little, where another is met first.
+std::vector<Screening> prepared_kinds(int64_t depth) {
+  std::vector<Screening> kinds = screens_for(depth);
+  if (kinds.size() > 1) kinds.pop_back();
+  return kinds;
+}
 
 Header header_for(const Matrix& weight) {
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
-  header.screening = static_cast<int32_t>(screening());
+  for (const Screening kind : prepared_kinds(weight.cols)) header.screens |= 1 << static_cast<int>(kind);
   header.dtype = static_cast<int32_t>(weight.dtype);
   header.latents = weight.rows;
   header.depth = weight.cols;
   return header;
 }
 
-int64_t padded_latents(int64_t latents) { return round_up(latents, kMaxPanel); }
+struct Section {
+  float *norms, *errors, *scales;
+  char *panels, *end;
+};
 
-int parse(const char* name) {
-  if (std::strcmp(name, "auto") == 0) return -1;
-  if (std::strcmp(name, "fp32") == 0) return static_cast<int>(Screening::kFp32);
-  if (std::strcmp(name, "bf16") == 0) return static_cast<int>(Screening::kBf16);
-  throw std::invalid_argument(std::string("screening '") + name + "' is unknown; need auto, fp32 or bf16");
+Section section_at(char* begin, Screening kind, int64_t rows, int64_t depth) {
+  Section section{};
+  section.norms = reinterpret_cast<float*>(begin);
+  section.errors = section.norms + rows;
+  section.scales = section.errors + rows;
+  section.panels = reinterpret_cast<char*>(section.scales + (is_integer(kind) ? rows : 0));
+  section.end = section.panels + rows * panel_width(kind, depth);
+  return section;
 }
 
-std::atomic<int>& forced() {
-  static std::atomic<int> choice{[] {
-    const char* name = std::getenv("SAEKERNELS_SCREEN");
-    return parse(name != nullptr && *name != '\0' ? name : "auto");
-  }()};
-  return choice;
+void prepare_panel(const Level& simd, const Matrix& weight, Screening kind, int64_t first, const Section& to) {
+  const int64_t width = panel_width(kind, weight.cols), padded = round_up(weight.cols, kDotLanes);
+  const int64_t count = std::clamp<int64_t>(weight.rows - first, 0, kScreenPanel);
+  Buffer<float> staged(padded);
+  Buffer<char> rounded(kScreenPanel * std::max(width, 2 * padded));
+  if (is_integer(kind)) {
+    quantise_latents(simd, weight, kind, first, count, staged.get(), rounded.get(), to.norms + first, to.errors + first,
+                     to.scales + first);
+  } else {
+    round_latents(simd, weight, first, count, padded, staged.get(), reinterpret_cast<Bf16*>(rounded.get()),
+                  to.norms + first, to.errors + first);
+  }
+  if (kind != Screening::kFp32) {
+    simd.interleave_latents(rounded.get(), width, to.panels + first * width);
+  } else {
+    std::fill(to.errors + first, to.errors + first + count, 0.0f);  // an fp32 screen rounds nothing
+  }
 }
 
 }  // namespace
 
-Screening screening() {
-  const int choice = forced().load(std::memory_order_relaxed);
-  if (choice >= 0) return static_cast<Screening>(choice);
-  return level().bf16_hardware != nullptr ? Screening::kBf16 : Screening::kFp32;
-}
-
-void set_screening(const char* name) { forced().store(parse(name), std::memory_order_relaxed); }
-
-const char* screening_name() { return screening() == Screening::kBf16 ? "bf16" : "fp32"; }
-
 int64_t prepared_bytes(int64_t latents, int64_t depth) {
   const int64_t rows = padded_latents(latents);
-  const int64_t panels = screening() == Screening::kBf16 ? rows * round_up(depth, kScreenDepth) * 2 : 0;
-  return static_cast<int64_t>(sizeof(Header)) + rows * 8 + panels;
+  int64_t bytes = static_cast<int64_t>(sizeof(Header));
+  for (const Screening kind : prepared_kinds(depth)) {
+    bytes += rows * (is_integer(kind) ? 12 : 8) + rows * panel_width(kind, depth);
+  }
+  return bytes;
 }
 
 void prepare(const Matrix& weight, int threads, void* out) {
   const Level& simd = level();
   const Header header = header_for(weight);
   std::memcpy(out, &header, sizeof header);
-  const int64_t rows = padded_latents(weight.rows), padded = round_up(weight.cols, kScreenDepth);
-  float* norms = reinterpret_cast<float*>(static_cast<char*>(out) + sizeof header);
-  float* errors = norms + rows;
-  std::fill(norms, errors + rows, 0.0f);
-  Bf16* panels = reinterpret_cast<Bf16*>(errors + rows);
-  const bool bf16 = header.screening == static_cast<int32_t>(Screening::kBf16);
-  const double work = static_cast<double>(rows) * static_cast<double>(padded);
-  parallel_for(rows / kScreenPanel, workers_for(work, 1 << 18, threads), [&](int64_t panel, int) {
-    Buffer<float> staged(padded);
-    Buffer<Bf16> rounded(kScreenPanel * padded);
-    const int64_t first = panel * kScreenPanel;
-    const int64_t count = std::clamp<int64_t>(weight.rows - first, 0, kScreenPanel);
-    round_latents(simd, weight, first, count, padded, staged.get(), rounded.get(), norms + first, errors + first);
-    if (bf16) {
-      simd.interleave_latents(rounded.get(), padded, panels + first * padded);
-    } else {
-      std::fill(errors + first, errors + first + count, 0.0f);  // an fp32 screen rounds nothing
-    }
-  });
+  const int64_t rows = padded_latents(weight.rows);
+  const double work = static_cast<double>(rows) * static_cast<double>(weight.cols);
+  char* begin = static_cast<char*>(out) + sizeof header;
+  for (const Screening kind : prepared_kinds(weight.cols)) {
+    const Section section = section_at(begin, kind, rows, weight.cols);
+    std::fill(section.norms, reinterpret_cast<float*>(section.panels), 0.0f);
+    parallel_for(rows / kScreenPanel, workers_for(work, 1 << 18, threads),
+                 [&](int64_t panel, int) { prepare_panel(simd, weight, kind, panel * kScreenPanel, section); });
+    begin = section.end;
+  }
 }
 
 uint64_t fingerprint(const Matrix& weight, int64_t samples) {
@@ -117,11 +124,14 @@ Prepared read_prepared(const void* data, int64_t bytes, const Matrix& weight) {
         "prepared: not made from weights of this shape and dtype under the present screening (" +
         std::string(screening_name()) + "); call prepare(W_enc) again");
   }
-  const int64_t rows = padded_latents(weight.rows);
-  const float* norms = reinterpret_cast<const float*>(static_cast<const char*>(data) + sizeof got);
-  const bool bf16 = want.screening == static_cast<int32_t>(Screening::kBf16);
-  return {static_cast<Screening>(want.screening), norms, norms + rows,
-          bf16 ? reinterpret_cast<const Bf16*>(norms + 2 * rows) : nullptr};
+  Prepared prepared;
+  char* begin = const_cast<char*>(static_cast<const char*>(data)) + sizeof got;
+  for (const Screening kind : prepared_kinds(weight.cols)) {
+    const Section part = section_at(begin, kind, padded_latents(weight.rows), weight.cols);
+    prepared.screens[static_cast<int>(kind)] = {part.norms, part.errors, part.scales, part.panels};
+    begin = part.end;
+  }
+  return prepared;
 }
 
 }  // namespace saekernels

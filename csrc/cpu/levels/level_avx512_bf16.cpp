@@ -1,7 +1,9 @@
 #include "cpu/simd/vec_avx512.h"
 // The vector type comes first: table.h builds on it.
 #include "cpu/simd/table.h"
-// and this on the table's headers.
+// and these on the table's headers.
 #include "cpu/simd/bf16_dot_avx512.h"
+#include "cpu/simd/integer_vnni.h"
 
-SK_DEFINE_LEVEL(kAvx512Bf16Level, "avx512_bf16", bf16_tile_instruction, "avx512_bf16")
+SK_DEFINE_LEVEL(kAvx512Bf16Level, "avx512_bf16", bf16_tile_instruction, integer_product<VnniDot<false>>,
+                integer_product<VnniDot<true>>, Screening::kInt16, true, "avx512_vnni")
