@@ -189,11 +189,12 @@ void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int t
   if (encoder.x.rows == 0 || k == 0) return;
   Ids all(static_cast<size_t>(encoder.x.rows));
   std::iota(all.begin(), all.end(), 0);
-  const std::vector<Screening> screens = screens_for(encoder.x.cols);
+  const bool prepared = encoder.prepared != nullptr;
+  const std::vector<Screening> screens =
+      screens_for({encoder.x.rows, encoder.weight.rows, encoder.x.cols, k, prepared});
   // Packing the latents costs more than a few rows save.
   const auto pays = [&](Screening kind, size_t rows) {
-    const bool packed =
-        kind != Screening::kFp32 && encoder.prepared != nullptr && encoder.prepared->of(kind) != nullptr;
+    const bool packed = prepared && kind != Screening::kFp32 && encoder.prepared->of(kind) != nullptr;
     return packed || static_cast<int64_t>(rows) > kDirectRows;
   };
   if (!pays(screens[0], all.size())) {

@@ -23,17 +23,10 @@ constexpr char kMagic[8] = {'S', 'A', 'E', 'P', 'R', 'E', 'P', '2'};
 
 int64_t padded_latents(int64_t latents) { return round_up(latents, kMaxPanel); }
 
-// Of these weights: all but the fp32 screen, whose own is little, where another is met first.
-std::vector<Screening> prepared_kinds(int64_t depth) {
-  std::vector<Screening> kinds = screens_for(depth);
-  if (kinds.size() > 1) kinds.pop_back();
-  return kinds;
-}
-
 Header header_for(const Matrix& weight) {
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
-  for (const Screening kind : prepared_kinds(weight.cols)) header.screens |= 1 << static_cast<int>(kind);
+  for (const Screening kind : prepared_screens(weight.cols)) header.screens |= 1 << static_cast<int>(kind);
   header.dtype = static_cast<int32_t>(weight.dtype);
   header.latents = weight.rows;
   header.depth = weight.cols;
@@ -79,7 +72,7 @@ void prepare_panel(const Level& simd, const Matrix& weight, Screening kind, int6
 int64_t prepared_bytes(int64_t latents, int64_t depth) {
   const int64_t rows = padded_latents(latents);
   int64_t bytes = static_cast<int64_t>(sizeof(Header));
-  for (const Screening kind : prepared_kinds(depth)) {
+  for (const Screening kind : prepared_screens(depth)) {
     bytes += rows * (is_integer(kind) ? 12 : 8) + rows * panel_width(kind, depth);
   }
   return bytes;
@@ -92,7 +85,7 @@ void prepare(const Matrix& weight, int threads, void* out) {
   const int64_t rows = padded_latents(weight.rows);
   const double work = static_cast<double>(rows) * static_cast<double>(weight.cols);
   char* begin = static_cast<char*>(out) + sizeof header;
-  for (const Screening kind : prepared_kinds(weight.cols)) {
+  for (const Screening kind : prepared_screens(weight.cols)) {
     const Section section = section_at(begin, kind, rows, weight.cols);
     std::fill(section.norms, reinterpret_cast<float*>(section.panels), 0.0f);
     parallel_for(rows / kScreenPanel, workers_for(work, 1 << 18, threads),
@@ -126,7 +119,7 @@ Prepared read_prepared(const void* data, int64_t bytes, const Matrix& weight) {
   }
   Prepared prepared;
   char* begin = const_cast<char*>(static_cast<const char*>(data)) + sizeof got;
-  for (const Screening kind : prepared_kinds(weight.cols)) {
+  for (const Screening kind : prepared_screens(weight.cols)) {
     const Section part = section_at(begin, kind, padded_latents(weight.rows), weight.cols);
     prepared.screens[static_cast<int>(kind)] = {part.norms, part.errors, part.scales, part.panels};
     begin = part.end;

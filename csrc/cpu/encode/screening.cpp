@@ -1,6 +1,8 @@
 #include "cpu/encode/screening.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -10,10 +12,14 @@ namespace saekernels {
 namespace {
 
 constexpr const char* kNames[kScreenings] = {"fp32", "bf16", "int16", "int8"};
-// Beyond this depth the window of int8 holds too many latents.
+// Beyond this depth the window of int8 holds too many latents for any shape.
 constexpr int64_t kInt8Depth = 2304;
 // Beyond this one its sums might not fit 32 bits.
-constexpr int64_t kInt8DepthForced = 1 << 16;
+constexpr int64_t kInt8Sums = 1 << 16;
+// Rounding latents costs more than the product of so many rows saves; to bf16 it costs less.
+constexpr int64_t kRowsToRound = 96, kRowsToRoundToBf16 = 32;
+// Scoring one latent exactly costs as much as the product saves on so many.
+constexpr double kLatentsPerScore = 40;
 
 int parse(const char* name) {
   if (std::strcmp(name, "auto") == 0) return -1;
@@ -31,6 +37,30 @@ std::atomic<int>& forced() {
   return choice;
 }
 
+double tail(double z) { return 0.5 * std::erfc(z / std::sqrt(2.0)); }
+
+// How many latents of a gaussian row an int8 screen leaves, whose window is `sqrt(depth)` times 0.0155 standard
+// deviations of the scores wide: what rounding to 127 steps leaves of both operands. Real rows are often narrower; the
+// encoder notices those that are wider.
+double int8_candidates(const Workload& work) {
+  const double share = static_cast<double>(work.k) / static_cast<double>(work.latents);
+  double low = -8, high = 8;
+  for (int step = 0; step < 40; ++step) {
+    const double z = 0.5 * (low + high);
+    (tail(z) > share ? low : high) = z;
+  }
+  const double window = 0.0155 * std::sqrt(static_cast<double>(work.depth));
+  return static_cast<double>(work.latents) * tail(low - window);
+}
+
+// kFp32 where nothing is forced on this depth.
+Screening forced_on(int64_t depth) {
+  const auto kind = static_cast<Screening>(std::max(forced().load(std::memory_order_relaxed), 0));
+  return kind == Screening::kInt8 && depth > kInt8Sums ? Screening::kFp32 : kind;
+}
+
+bool chooses() { return forced().load(std::memory_order_relaxed) < 0; }
+
 }  // namespace
 
 void set_screening(const char* name) { forced().store(parse(name), std::memory_order_relaxed); }
@@ -39,23 +69,34 @@ const char* screening_name() {
   const int choice = forced().load(std::memory_order_relaxed);
   if (choice >= 0) return kNames[choice];
   const Level& simd = level();
-  if (!simd.narrow) return kNames[static_cast<int>(simd.wide)];
+  if (simd.int8_rows == 0) return kNames[static_cast<int>(simd.wide)];
   return simd.wide == Screening::kBf16 ? "int8+bf16" : "int8+int16";
 }
 
-Screening wide_screening(int64_t depth) {
-  const int choice = forced().load(std::memory_order_relaxed);
-  if (choice < 0) return level().wide;
-  const auto kind = static_cast<Screening>(choice);
-  return kind == Screening::kInt8 && depth > kInt8DepthForced ? Screening::kFp32 : kind;
+std::vector<Screening> prepared_screens(int64_t depth) {
+  if (!chooses()) return {forced_on(depth)};
+  std::vector<Screening> kinds;
+  if (level().int8_rows > 0 && depth <= kInt8Depth) kinds.push_back(Screening::kInt8);
+  kinds.push_back(level().wide);
+  return kinds;
 }
 
-std::vector<Screening> screens_for(int64_t depth) {
+std::vector<Screening> screens_for(const Workload& work) {
   std::vector<Screening> order;
-  const bool choose = forced().load(std::memory_order_relaxed) < 0;
-  if (choose && level().narrow && depth <= kInt8Depth) order.push_back(Screening::kInt8);
-  order.push_back(wide_screening(depth));
-  if (order.back() != Screening::kFp32) order.push_back(Screening::kFp32);
+  if (!chooses()) {
+    order.push_back(forced_on(work.depth));
+  } else {
+    const Screening wide = level().wide;
+    const int64_t worth = wide == Screening::kBf16 ? kRowsToRoundToBf16 : kRowsToRound;
+    if (work.prepared || work.rows >= worth) {
+      const bool int8 = work.k > 0 && work.rows <= level().int8_rows && work.depth <= kInt8Depth;
+      if (int8 && int8_candidates(work) * kLatentsPerScore < static_cast<double>(work.latents)) {
+        order.push_back(Screening::kInt8);
+      }
+      order.push_back(wide);
+    }
+  }
+  if (order.empty() || order.back() != Screening::kFp32) order.push_back(Screening::kFp32);
   return order;
 }
 

@@ -12,10 +12,16 @@ namespace saekernels {
 void set_screening(const char* name);
 // The one forced, or those of the machine, narrow depths' first: "int8+bf16", "int8+int16", "fp32".
 const char* screening_name();
-// The one forced, or that of the machine whose window is narrow at any depth.
-Screening wide_screening(int64_t depth);
+// Those that weights of this depth are prepared for: the one forced, or the machine's.
+std::vector<Screening> prepared_screens(int64_t depth);
 
-// Screens for top-k in the order of trial; the last is fp32. The first is prepared for, and all but fp32.
-std::vector<Screening> screens_for(int64_t depth);
+struct Workload {
+  int64_t rows, latents, depth;
+  int64_t k;      // of top-k; 0 for thresholds
+  bool prepared;  // weights come in panels
+};
+
+// The screens that rows meet one after the other, as long as any are left. The last is fp32.
+std::vector<Screening> screens_for(const Workload& work);
 
 }  // namespace saekernels

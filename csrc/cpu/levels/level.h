@@ -52,6 +52,8 @@ struct PairState {
   bool nan_q = false;
 };
 
+constexpr int64_t kAnyRows = INT64_MAX;
+
 struct Level {
   const char* name;
   int mr;  // rows of a packed x panel
@@ -92,10 +94,10 @@ struct Level {
   // `zero`; see simd/quantise.h.
   Quantised (*quantise)(const float* in, int64_t n, float norm, Screening kind, int zero, void* out);
   IntegerTile int16_tile, int8_tile;
-  // What this machine multiplies faster than gemm_tile: the 16-bit screen (kFp32 for none), and whether int8 is faster
-  // still; by which instructions, for people.
+  // What this machine multiplies faster than gemm_tile: the 16-bit screen (kFp32 for none), and up to how many rows
+  // int8 is faster still (0 for never); by which instructions, for people.
   Screening wide;
-  bool narrow;
+  int64_t int8_rows;
   const char* hardware;
 };
 

@@ -6,6 +6,7 @@
 #include "cpu/simd/amx.h"
 #include "cpu/simd/amx_int8.h"
 
-// int8 by itself pays where bf16 is slow: here scoring what its wide window lets pass costs what its product saves.
-SK_DEFINE_LEVEL(kAmxLevel, "amx", amx_tile, integer_product<VnniDot<false>>, amx_int8_tile, Screening::kBf16, false,
+// For many rows, scoring what the wide window of int8 lets pass costs more than its product saves; for few, reading
+// latents is all the work, and int8 has half of it.
+SK_DEFINE_LEVEL(kAmxLevel, "amx", amx_tile, integer_product<VnniDot<false>>, amx_int8_tile, Screening::kBf16, 128,
                 "amx")

@@ -6,4 +6,4 @@
 #include "cpu/simd/integer_vnni.h"
 
 SK_DEFINE_LEVEL(kAvx512Bf16Level, "avx512_bf16", bf16_tile_instruction, integer_product<VnniDot<false>>,
-                integer_product<VnniDot<true>>, Screening::kInt16, true, "avx512_vnni")
+                integer_product<VnniDot<true>>, Screening::kInt16, kAnyRows, "avx512_vnni")

@@ -5,4 +5,4 @@
 #include "cpu/simd/integer_vnni.h"
 
 SK_DEFINE_LEVEL(kAvx512VnniLevel, "avx512_vnni", bf16_tile, integer_product<VnniDot<false>>,
-                integer_product<VnniDot<true>>, Screening::kInt16, true, "avx512_vnni")
+                integer_product<VnniDot<true>>, Screening::kInt16, kAnyRows, "avx512_vnni")

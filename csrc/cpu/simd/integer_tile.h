@@ -16,6 +16,7 @@ inline void integer_block(const char* a, const char* b, int64_t width, const flo
   }
   for (int64_t block = 0; block < width; block += 64) {
     const char* rows = a + block * kScreenPanel;
+#pragma GCC unroll 4
     for (int64_t k = 0; k < 64; k += 4) {
       typename Dot::Latents latents[kPanels];
 #pragma GCC unroll 4

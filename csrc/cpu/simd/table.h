@@ -19,34 +19,15 @@
 #include "cpu/simd/softmax.h"
 // clang-format on
 
-#define SK_LEVEL_TABLE(symbol, name, bf16_product, int16_product, int8_product, wide, narrow, hardware)        \
+#define SK_LEVEL_TABLE(symbol, name, bf16_product, int16_product, int8_product, wide, int8_rows, hardware)     \
   static_assert(kMaxPanel % kNr == 0 && kNr % 8 == 0 && kDotLanes % Vec::kWidth == 0, "paddings must divide"); \
-  extern const Level symbol = {name,                                                                           \
-                               kMr,                                                                            \
-                               kNr,                                                                            \
-                               pack_panel,                                                                     \
-                               load_row,                                                                       \
-                               store_row,                                                                      \
-                               gemm_tile,                                                                      \
-                               panel_squares,                                                                  \
-                               filter_above,                                                                   \
-                               filter_each,                                                                    \
-                               gather_sum,                                                                     \
-                               dot,                                                                            \
-                               dot_rows,                                                                       \
-                               gather_dot,                                                                     \
-                               softmax_tile,                                                                   \
-                               round_to_bf16,                                                                  \
-                               interleave_latents,                                                             \
-                               bf16_product,                                                                   \
-                               quantise,                                                                       \
-                               int16_product,                                                                  \
-                               int8_product,                                                                   \
-                               wide,                                                                           \
-                               narrow,                                                                         \
-                               hardware};
+  extern const Level symbol = {                                                                                \
+      name,      kMr,           kNr,          pack_panel,    load_row,           store_row,                    \
+      gemm_tile, panel_squares, filter_above, filter_each,   gather_sum,         dot,                          \
+      dot_rows,  gather_dot,    softmax_tile, round_to_bf16, interleave_latents, bf16_product,                 \
+      quantise,  int16_product, int8_product, wide,          int8_rows,          hardware};
 
-#define SK_DEFINE_LEVEL(symbol, name, bf16_product, int16_product, int8_product, wide, narrow, hardware) \
-  namespace saekernels {                                                                                 \
-  SK_LEVEL_TABLE(symbol, name, bf16_product, int16_product, int8_product, wide, narrow, hardware)        \
+#define SK_DEFINE_LEVEL(symbol, name, bf16_product, int16_product, int8_product, wide, int8_rows, hardware) \
+  namespace saekernels {                                                                                    \
+  SK_LEVEL_TABLE(symbol, name, bf16_product, int16_product, int8_product, wide, int8_rows, hardware)        \
   }
