@@ -22,7 +22,7 @@ namespace {
 
 // The level whose bf16 and int8 products are the emulated AMX ones.
 SK_LEVEL_TABLE(kEmulatedLevel, "emulated amx", amx_tile, integer_product<PlainDot<int16_t>>, amx_int8_tile,
-               Screening::kBf16, 128, "amx")
+               Screening::kBf16, 32, "amx")
 
 void require(bool condition, const std::string& what) {
   if (condition) return;

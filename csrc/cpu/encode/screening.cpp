@@ -12,8 +12,9 @@ namespace saekernels {
 namespace {
 
 constexpr const char* kNames[kScreenings] = {"fp32", "bf16", "int16", "int8"};
-// Beyond this depth the window of int8 holds too many latents for any shape.
-constexpr int64_t kInt8Depth = 2304;
+// Beyond this depth the window of int8 holds too many latents for any shape; for few rows, where reading latents is all
+// the work, at a greater one.
+constexpr int64_t kInt8Depth = 2304, kInt8DepthOfFew = 4096, kFewRows = 16;
 // Beyond this one its sums might not fit 32 bits.
 constexpr int64_t kInt8Sums = 1 << 16;
 // Rounding latents costs more than the product of so many rows saves; to bf16 it costs less.
@@ -76,7 +77,7 @@ const char* screening_name() {
 std::vector<Screening> prepared_screens(int64_t depth) {
   if (!chooses()) return {forced_on(depth)};
   std::vector<Screening> kinds;
-  if (level().int8_rows > 0 && depth <= kInt8Depth) kinds.push_back(Screening::kInt8);
+  if (level().int8_rows > 0 && depth <= kInt8DepthOfFew) kinds.push_back(Screening::kInt8);
   kinds.push_back(level().wide);
   return kinds;
 }
@@ -89,7 +90,8 @@ std::vector<Screening> screens_for(const Workload& work) {
     const Screening wide = level().wide;
     const int64_t worth = wide == Screening::kBf16 ? kRowsToRoundToBf16 : kRowsToRound;
     if (work.prepared || work.rows >= worth) {
-      const bool int8 = work.k > 0 && work.rows <= level().int8_rows && work.depth <= kInt8Depth;
+      const int64_t deepest = work.rows <= kFewRows ? kInt8DepthOfFew : kInt8Depth;
+      const bool int8 = work.k > 0 && work.rows <= level().int8_rows && work.depth <= deepest;
       if (int8 && int8_candidates(work) * kLatentsPerScore < static_cast<double>(work.latents)) {
         order.push_back(Screening::kInt8);
       }

@@ -7,10 +7,11 @@ namespace {
 
 constexpr int64_t kAmxWidth = 2 * kAmxDepth;  // bytes of a slice
 
-inline void amx_int8_slice(const char* a, const char* b, int64_t panel, int64_t width) {
+inline void amx_int8_slice(const char* a, const char* b, int64_t panel, int64_t at, int64_t width, bool ask) {
   for (int64_t k = 0; k < width; k += 64) {
     const char* rows = a + k * kScreenPanel;
     const char* latents = b + k * kScreenPanel;
+    if (ask) amx_ask_ahead(b - at, at + k * kScreenPanel, panel);
     _tile_loadd(4, rows, 64);
     _tile_loadd(6, latents, 64);
     _tile_loadd(7, latents + panel, 64);
@@ -36,13 +37,14 @@ inline void amx_store_sums(char* sums, int64_t stride, int64_t down) {
   _tile_stored(3, sums + down + 64, stride);
 }
 
-// 32 rows times 32 latents; sums wait in c, as integers, for the last slice.
-inline void amx_int8_block(const char* a, const char* b, int64_t panel, int64_t width, const float* row_scales,
-                           const int32_t* starts, const float* scales, float* c, int64_t ldc, bool first, bool last) {
+// 32 rows times 32 latents from byte `at` of their panels on; sums wait in c, as integers, for the last slice.
+inline void amx_int8_block(const char* a, const char* b, int64_t panel, int64_t at, int64_t width,
+                           const float* row_scales, const int32_t* starts, const float* scales, float* c, int64_t ldc,
+                           bool ask) {
   constexpr int kSide = 2 * kScreenPanel;
   const int64_t stride = ldc * static_cast<int64_t>(sizeof(float));
   char* waiting = reinterpret_cast<char*>(c);
-  if (first) {
+  if (at == 0) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -50,8 +52,8 @@ inline void amx_int8_block(const char* a, const char* b, int64_t panel, int64_t 
   } else {
     amx_load_sums(waiting, stride, kScreenPanel * stride);
   }
-  amx_int8_slice(a, b, panel, width);
-  if (!last) return amx_store_sums(waiting, stride, kScreenPanel * stride);
+  amx_int8_slice(a, b, panel, at, width, ask);
+  if (at + width * kScreenPanel < panel) return amx_store_sums(waiting, stride, kScreenPanel * stride);
   alignas(64) int32_t sums[kSide][kSide];
   amx_store_sums(reinterpret_cast<char*>(sums), sizeof sums[0], kScreenPanel * static_cast<int64_t>(sizeof sums[0]));
   for (int r = 0; r < kSide; ++r) {
@@ -72,9 +74,9 @@ void amx_int8_tile(const char* a, int64_t rows, const char* b, int64_t panels, i
     for (int64_t k = 0; k < width; k += kAmxWidth) {
       const int64_t slice = width - k < kAmxWidth ? width - k : kAmxWidth;
       for (int64_t r = 0; r < rows; r += 2 * kScreenPanel) {
-        amx_int8_block(a + r * width + k * kScreenPanel, b + p * panel + k * kScreenPanel, panel, slice, row_scales + r,
-                       starts + r, scales + p * kScreenPanel, c + r * ldc + p * kScreenPanel, ldc, k == 0,
-                       k + slice == width);
+        amx_int8_block(a + r * width + k * kScreenPanel, b + p * panel + k * kScreenPanel, panel, k * kScreenPanel,
+                       slice, row_scales + r, starts + r, scales + p * kScreenPanel, c + r * ldc + p * kScreenPanel,
+                       ldc, r == 0);
       }
     }
   }

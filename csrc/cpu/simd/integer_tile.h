@@ -4,10 +4,22 @@
 namespace saekernels {
 namespace {
 
+constexpr int64_t kAheadBytes = 2048;  // of latents, while the first rows meet them: they come from memory
+
+// What follows byte `at` of a panel, perhaps past the end of all. A panel that is read together with `others` more goes
+// on behind those.
+inline uintptr_t ahead(const void* latents, int64_t at, int64_t panel, int64_t others) {
+  const int64_t wanted = at + kAheadBytes;
+  return reinterpret_cast<uintptr_t>(latents) + static_cast<uintptr_t>(wanted + (wanted < panel ? 0 : others * panel));
+}
+
+inline void ask_for(uintptr_t line) { __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 3); }
+
 // c[kRows][kPanels * 16] = rows from `a` on, which lie in one panel, times neighbouring panels of latents.
-template <class Dot, int kRows, int kPanels>
+template <class Dot, int kRows, int kPanels, bool kAhead>
 inline void integer_block(const char* a, const char* b, int64_t width, const float* row_scales, const int32_t* starts,
                           const float* scales, float* c, int64_t ldc) {
+  const int64_t panel = width * kScreenPanel;
   typename Dot::Sums acc[kRows][kPanels];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -16,11 +28,16 @@ inline void integer_block(const char* a, const char* b, int64_t width, const flo
   }
   for (int64_t block = 0; block < width; block += 64) {
     const char* rows = a + block * kScreenPanel;
+    uintptr_t next[kPanels];
+    for (int p = 0; p < kPanels; ++p) next[p] = ahead(b + p * panel, block * kScreenPanel, panel, kPanels - 1);
 #pragma GCC unroll 4
     for (int64_t k = 0; k < 64; k += 4) {
       typename Dot::Latents latents[kPanels];
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) latents[p] = Dot::load(b + (p * width + block + k) * kScreenPanel);
+      for (int p = 0; p < kPanels; ++p) {
+        if (kAhead) ask_for(next[p] + static_cast<uintptr_t>(k * kScreenPanel));
+        latents[p] = Dot::load(b + p * panel + (block + k) * kScreenPanel);
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const typename Dot::Word x = Dot::broadcast(rows + r * 64 + k);
@@ -38,15 +55,29 @@ inline void integer_block(const char* a, const char* b, int64_t width, const flo
   }
 }
 
+// As many rows as are asked for, rounded up to kRows: for few, where reading latents is all the work.
+template <class Dot, int kRows>
+void few_integer_rows(const char* a, const char* b, int64_t panels, int64_t width, const float* row_scales,
+                      const int32_t* starts, const float* scales, float* c, int64_t ldc) {
+  for (int64_t p = 0; p < panels; ++p) {
+    integer_block<Dot, kRows, 1, true>(a, b + p * width * kScreenPanel, width, row_scales, starts,
+                                       scales + p * kScreenPanel, c + p * kScreenPanel, ldc);
+  }
+}
+
 template <class Dot>
 void integer_product(const char* a, int64_t rows, const char* b, int64_t panels, int64_t width, const float* row_scales,
                      const int32_t* starts, const float* scales, float* c, int64_t ldc) {
+  if (rows == 1) return few_integer_rows<Dot, 1>(a, b, panels, width, row_scales, starts, scales, c, ldc);
+  if (rows <= 4) return few_integer_rows<Dot, 4>(a, b, panels, width, row_scales, starts, scales, c, ldc);
+  constexpr auto kFirst = integer_block<Dot, Dot::kRows, Dot::kPanels, true>;
+  constexpr auto kOthers = integer_block<Dot, Dot::kRows, Dot::kPanels, false>;
   for (int64_t p = 0; p < panels; p += Dot::kPanels) {
     for (int64_t r = 0; r < rows; r += Dot::kRows) {
       const char* from = a + r / kScreenPanel * width * kScreenPanel + r % kScreenPanel * 64;
-      integer_block<Dot, Dot::kRows, Dot::kPanels>(from, b + p * width * kScreenPanel, width, row_scales + r,
-                                                   starts + r, scales + p * kScreenPanel,
-                                                   c + r * ldc + p * kScreenPanel, ldc);
+      const auto multiply = r == 0 ? kFirst : kOthers;
+      multiply(from, b + p * width * kScreenPanel, width, row_scales + r, starts + r, scales + p * kScreenPanel,
+               c + r * ldc + p * kScreenPanel, ldc);
     }
   }
 }
