@@ -130,31 +130,36 @@ void check_integers(int64_t rows, int64_t panels, int64_t width, bool extreme) {
   const auto size = [](int64_t n) { return static_cast<size_t>(n); };
   std::mt19937 random(4);
   const int64_t all_rows = round_up(rows, 2 * kScreenPanel), columns = panels * kScreenPanel;
-  std::vector<char> a(size(all_rows * width)), b(size(columns * width));
-  for (char& value : a) value = static_cast<char>(extreme ? -127 : static_cast<int>(random() % 255) - 127);
-  for (char& value : b) value = static_cast<char>(extreme ? 255 : static_cast<int>(random() % 255) + 1);
+  Buffer<char> a(all_rows * width), b(columns * width);
+  for (int64_t i = 0; i < all_rows * width; ++i) {
+    a[i] = static_cast<char>(extreme ? -127 : static_cast<int>(random() % 255) - 127);
+  }
+  for (int64_t i = 0; i < columns * width; ++i) {
+    b[i] = static_cast<char>(extreme ? 255 : static_cast<int>(random() % 255) + 1);
+  }
   std::vector<int32_t> starts(size(all_rows), 0);
   for (int64_t r = 0; r < all_rows; ++r) {
-    const char* row = a.data() + r / kScreenPanel * width * kScreenPanel + r % kScreenPanel * 64;
+    const char* row = a.get() + r / kScreenPanel * width * kScreenPanel + r % kScreenPanel * 64;
     for (int64_t k = 0; k < width; ++k) {
       starts[size(r)] -= 128 * static_cast<int8_t>(row[k / 64 * kScreenPanel * 64 + k % 64]);
     }
   }
   const std::vector<float> row_scales(size(all_rows), 0x1p-9f), scales(size(columns), 0x1p-7f);
   std::vector<float> plain(size(all_rows * columns), -1.0f), fast(size(all_rows * columns), -1.0f);
-  integer_product<PlainDot<int8_t>>(a.data(), rows, b.data(), panels, width, row_scales.data(), starts.data(),
+  integer_product<PlainDot<int8_t>>(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(),
                                     scales.data(), plain.data(), columns);
-  level().int8_tile(a.data(), rows, b.data(), panels, width, row_scales.data(), starts.data(), scales.data(),
+  level().int8_tile(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(), scales.data(),
                     fast.data(), columns);
   for (int64_t i = 0; i < rows * columns; ++i) require(plain[size(i)] == fast[size(i)], "int8 sums are exact");
   // The same bytes as pairs of int16, small enough for any sum of theirs.
-  for (auto* operand : {&a, &b}) {
-    for (size_t i = 0; i + 1 < operand->size(); i += 2)
-      (*operand)[i + 1] = static_cast<char>((*operand)[i] < 0 ? -1 : 0);
-  }
-  integer_product<PlainDot<int16_t>>(a.data(), rows, b.data(), panels, width, row_scales.data(), starts.data(),
+  const auto widen = [](char* bytes, int64_t count) {
+    for (int64_t i = 0; i + 1 < count; i += 2) bytes[i + 1] = static_cast<char>(bytes[i] < 0 ? -1 : 0);
+  };
+  widen(a.get(), all_rows * width);
+  widen(b.get(), columns * width);
+  integer_product<PlainDot<int16_t>>(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(),
                                      scales.data(), plain.data(), columns);
-  level().int16_tile(a.data(), rows, b.data(), panels, width, row_scales.data(), starts.data(), scales.data(),
+  level().int16_tile(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(), scales.data(),
                      fast.data(), columns);
   for (int64_t i = 0; i < rows * columns; ++i) require(plain[size(i)] == fast[size(i)], "int16 sums are exact");
 }

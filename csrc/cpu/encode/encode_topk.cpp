@@ -11,6 +11,7 @@
 // of the intervals seen so far, and certified in the end: it was right if k scores reach it. For what is seen first to
 // be a sample of all, tiles are taken in an order that follows nothing.
 #include <numeric>
+#include <utility>
 
 #include "cpu/encode/direct_topk.h"
 #include "cpu/encode/emit.h"
@@ -24,9 +25,10 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-// Rows that a screen did not certify: with more candidates than room, and without a bound.
+// Rows that a screen did not certify: in blocks that it is not the fastest for, with more candidates than room, and
+// without a bound.
 struct Uncertified {
-  Ids crowded, unbounded;
+  Ids declined, crowded, unbounded;
 };
 
 class ScreenedTopk {
@@ -65,12 +67,14 @@ class ScreenedTopk {
                    [&](int64_t row, int) { candidates_.merge(row, &merged_[static_cast<size_t>(row)]); });
       for (int64_t row = 0; row < rows; ++row) {
         if (!merged_[static_cast<size_t>(row)].empty()) continue;
-        (screen_->row_reach(row).finite() ? left.crowded : left.unbounded).push_back(ids[row]);
+        Ids& bounded = candidates_.declined() ? left.declined : left.crowded;
+        (screen_->row_reach(row).finite() ? bounded : left.unbounded).push_back(ids[row]);
       }
       const Pairs best = best_ends(rows);
       emit(ids, rows, best, contenders(rows, best), out, &left.crowded);
     }
-    const int64_t certified = all - static_cast<int64_t>(left.crowded.size() + left.unbounded.size());
+    const size_t uncertified = left.declined.size() + left.crowded.size() + left.unbounded.size();
+    const int64_t certified = all - static_cast<int64_t>(uncertified);
     count(stats().screened_rows, certified);
     count(stats().rows_by(kind_), certified);
     return left;
@@ -98,6 +102,7 @@ class ScreenedTopk {
                         activation_ == Activation::kAbs, worker);
       }
     }
+    candidates_.judge(rows, worker);
   }
 
   // The k candidates with the largest lower ends of each row, scored.
@@ -202,13 +207,18 @@ void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int t
     return count(stats().direct_rows, encoder.x.rows);
   }
   Ids unbounded;
+  int64_t crowded = 0;  // left by the first screen
   for (size_t i = 0; i < screens.size() && !all.empty(); ++i) {
     if (!pays(screens[i], all.size())) continue;
-    if (i == 1) count(stats().rescreened_rows, static_cast<int64_t>(all.size()));
+    count(stats().rescreened_rows, std::exchange(crowded, 0));
     Uncertified left = ScreenedTopk(encoder, k, activation, threads, screens[i], all).run(out);
     unbounded.insert(unbounded.end(), left.unbounded.begin(), left.unbounded.end());
     all = std::move(left.crowded);
-    if (i == 0) count(stats().fallback_rows, static_cast<int64_t>(all.size() + unbounded.size()));
+    if (i == 0) {
+      crowded = static_cast<int64_t>(all.size());
+      count(stats().fallback_rows, crowded + static_cast<int64_t>(unbounded.size()));
+    }
+    all.insert(all.end(), left.declined.begin(), left.declined.end());
   }
   count(stats().overflow_rows, static_cast<int64_t>(all.size()));
   count(stats().unbounded_rows, static_cast<int64_t>(unbounded.size()));

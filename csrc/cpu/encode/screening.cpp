@@ -19,8 +19,6 @@ constexpr int64_t kInt8Depth = 2304, kInt8DepthOfFew = 4096, kFewRows = 16;
 constexpr int64_t kInt8Sums = 1 << 16;
 // Rounding latents costs more than the product of so many rows saves; to bf16 it costs less.
 constexpr int64_t kRowsToRound = 96, kRowsToRoundToBf16 = 32;
-// Scoring one latent exactly costs as much as the product saves on so many.
-constexpr double kLatentsPerScore = 40;
 
 int parse(const char* name) {
   if (std::strcmp(name, "auto") == 0) return -1;
@@ -60,9 +58,9 @@ Screening forced_on(int64_t depth) {
   return kind == Screening::kInt8 && depth > kInt8Sums ? Screening::kFp32 : kind;
 }
 
-bool chooses() { return forced().load(std::memory_order_relaxed) < 0; }
-
 }  // namespace
+
+bool screening_chooses() { return forced().load(std::memory_order_relaxed) < 0; }
 
 void set_screening(const char* name) { forced().store(parse(name), std::memory_order_relaxed); }
 
@@ -75,7 +73,7 @@ const char* screening_name() {
 }
 
 std::vector<Screening> prepared_screens(int64_t depth) {
-  if (!chooses()) return {forced_on(depth)};
+  if (!screening_chooses()) return {forced_on(depth)};
   std::vector<Screening> kinds;
   if (level().int8_rows > 0 && depth <= kInt8DepthOfFew) kinds.push_back(Screening::kInt8);
   kinds.push_back(level().wide);
@@ -84,7 +82,7 @@ std::vector<Screening> prepared_screens(int64_t depth) {
 
 std::vector<Screening> screens_for(const Workload& work) {
   std::vector<Screening> order;
-  if (!chooses()) {
+  if (!screening_chooses()) {
     order.push_back(forced_on(work.depth));
   } else {
     const Screening wide = level().wide;

@@ -1,6 +1,8 @@
 // The candidates of a block of rows for their best k, as workers find them tile by tile.
 #pragma once
 
+#include <cmath>
+#include <functional>
 #include <vector>
 
 #include "cpu/encode/intervals.h"
@@ -25,7 +27,8 @@ class TopkCandidates {
         lists_(static_cast<size_t>(workers * rows)),
         floors_(static_cast<size_t>(rows)),
         growth_(static_cast<size_t>(workers)),
-        seen_(static_cast<size_t>(workers)) {}
+        seen_(static_cast<size_t>(workers)),
+        judged_(static_cast<size_t>(workers)) {}
 
   static int64_t bytes_per_row(int64_t k, int64_t latents, int workers) {
     return workers * (interval_capacity(k, latents) * static_cast<int64_t>(sizeof(Interval)) +
@@ -37,6 +40,7 @@ class TopkCandidates {
     for (int w = 0; w < workers_; ++w) {
       growth_[static_cast<size_t>(w)] = {candidate_bytes(workers_) / workers_, most_, 0};
       seen_[static_cast<size_t>(w)] = 0;
+      judged_[static_cast<size_t>(w)] = 0;
       for (int64_t row = 0; row < rows; ++row) {
         list(w, row).start(room_.get() + (w * rows_ + row) * capacity_, capacity_, !screen.row_reach(row).finite());
       }
@@ -44,6 +48,7 @@ class TopkCandidates {
     for (int64_t row = 0; row < rows; ++row) floors_[static_cast<size_t>(row)].reset();
     most_failures_ = last_ ? rows : rows / 2;
     failures_.store(0, std::memory_order_relaxed);
+    declined_.store(false, std::memory_order_relaxed);
   }
 
   // A worker is about to add all rows' scores of so many latents.
@@ -56,8 +61,33 @@ class TopkCandidates {
     growth_[static_cast<size_t>(worker)].rank = static_cast<int64_t>(expected + 4.5 * std::sqrt(expected) + 5);
   }
 
+  // Once a worker has met a sample of the latents: how many of all of them are going to be left, as some rows show.
+  // With too many, another screen is the faster one.
+  void judge(int64_t rows, int worker) {
+    const auto w = static_cast<size_t>(worker);
+    if (!guess_ || !screening_chooses() || judged_[w] != 0 || seen_[w] * 16 * workers_ < latents_) return;
+    judged_[w] = 1;
+    const double share = static_cast<double>(seen_[w]) / static_cast<double>(latents_);
+    const auto rank = std::max<int64_t>(std::llround(share * static_cast<double>(k_)), 1);
+    std::vector<float> middles;
+    int64_t asked = 0, left = 0;
+    for (int64_t row = 0; row < rows; row += ceil_div(rows, 64)) {
+      const Intervals& kept = list(worker, row);
+      if (kept.end() - kept.begin() < rank) continue;  // as of a row that has failed
+      middles.clear();
+      for (const Interval& interval : kept) middles.push_back(middle(interval));
+      std::nth_element(middles.begin(), middles.begin() + (rank - 1), middles.end(), std::greater<float>());
+      const float floor = middles[static_cast<size_t>(rank - 1)];
+      left += std::count_if(kept.begin(), kept.end(), [=](const Interval& i) { return i.high >= floor; });
+      ++asked;
+    }
+    const double most = share * static_cast<double>(asked) * static_cast<double>(latents_) / kLatentsPerScore;
+    if (static_cast<double>(left) > most) declined_.store(true, std::memory_order_relaxed);
+  }
+
   // Whether most rows have failed, so that the others may as well go where these will.
-  bool hopeless() const { return failures_.load(std::memory_order_relaxed) > most_failures_; }
+  bool hopeless() const { return declined() || failures_.load(std::memory_order_relaxed) > most_failures_; }
+  bool declined() const { return declined_.load(std::memory_order_relaxed); }
 
   // What the k-th score of the row must reach for merge() to have been right.
   float floor(int64_t row) const { return guess_ ? floors_[static_cast<size_t>(row)].get() : -kInfinity; }
@@ -113,8 +143,10 @@ class TopkCandidates {
   std::vector<Floor> floors_;
   std::vector<Growth> growth_;
   std::vector<int64_t> seen_;
+  std::vector<char> judged_;
   int64_t most_failures_ = 0;
   std::atomic<int64_t> failures_{0};
+  std::atomic<bool> declined_{false};
 };
 
 }  // namespace saekernels
