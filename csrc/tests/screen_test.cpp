@@ -7,14 +7,14 @@
 #include <string>
 #include <vector>
 
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 #include "cpu/simd/vec_portable.h"
 // The vector type comes first: table.h builds on it.
 #include "cpu/simd/table.h"
 #include "tests/amx_emulation.h"
 // and this on the emulation.
 #include "cpu/simd/amx.h"
-#include "cpu/simd/amx_int8.h"
+#include "cpu/simd/integers/amx_int8.h"
 
 using namespace saekernels;
 
@@ -22,7 +22,7 @@ namespace {
 
 // The level whose bf16 and int8 products are the emulated AMX ones.
 SK_LEVEL_TABLE(kEmulatedLevel, "emulated amx", amx_tile, integer_product<PlainDot<int16_t>>, amx_int8_tile,
-               Screening::kBf16, 32, "amx")
+               Screening::kBf16, 64, "amx")
 
 void require(bool condition, const std::string& what) {
   if (condition) return;
@@ -148,8 +148,8 @@ void check_integers(int64_t rows, int64_t panels, int64_t width, bool extreme) {
   std::vector<float> plain(size(all_rows * columns), -1.0f), fast(size(all_rows * columns), -1.0f);
   integer_product<PlainDot<int8_t>>(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(),
                                     scales.data(), plain.data(), columns);
-  level().int8_tile(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(), scales.data(),
-                    fast.data(), columns);
+  level().int8_tile(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(), scales.data(), fast.data(),
+                    columns);
   for (int64_t i = 0; i < rows * columns; ++i) require(plain[size(i)] == fast[size(i)], "int8 sums are exact");
   // The same bytes as pairs of int16, small enough for any sum of theirs.
   const auto widen = [](char* bytes, int64_t count) {
@@ -232,7 +232,7 @@ int main() {
   }
   set_level(kEmulatedLevel);
   set_screening("auto");
-  require(screens_for({1000, 20000, 768, 32, true})[0] == Screening::kBf16, "AMX is screened with by itself");
+  require(screens_for({1000, 20000, 8000, 32, true})[0] == Screening::kBf16, "AMX is screened with by itself");
   for (const char* screen : {"bf16", "int8"}) {
     set_screening(screen);
     check_all();

@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "cpu/encode/rescore.h"
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 #include "cpu/stats.h"
 
 namespace saekernels {

@@ -9,14 +9,15 @@
 //
 // The intervals of int8 are so wide that the k-th lower end is a poor floor. A floor is then guessed from the middles
 // of the intervals seen so far, and certified in the end: it was right if k scores reach it. For what is seen first to
-// be a sample of all, tiles are taken in an order that follows nothing.
+// be a sample of all, tiles are taken in an order that follows nothing, from the middle on: latents sorted by their
+// norms have the best at one end.
 #include <numeric>
 #include <utility>
 
 #include "cpu/encode/direct_topk.h"
 #include "cpu/encode/emit.h"
 #include "cpu/encode/rescore.h"
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 #include "cpu/encode/topk_candidates.h"
 #include "cpu/stats.h"
 
@@ -62,7 +63,8 @@ class ScreenedTopk {
       screen_->pack(rows_, rows, workers_);
       candidates_.start(*screen_, rows);
       const int64_t tiles = ceil_div(latents_, screen_->columns()), step = coprime_step(tiles);
-      parallel_for(tiles, workers_, [&](int64_t tile, int worker) { scan(tile * step % tiles, worker, rows); });
+      parallel_for(tiles, workers_,
+                   [&](int64_t tile, int worker) { scan((tiles / 2 + tile * step) % tiles, worker, rows); });
       parallel_for(rows, workers_,
                    [&](int64_t row, int) { candidates_.merge(row, &merged_[static_cast<size_t>(row)]); });
       for (int64_t row = 0; row < rows; ++row) {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpu/encode/intervals.h"
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 
 namespace saekernels {
 
@@ -65,7 +65,9 @@ class TopkCandidates {
   // With too many, another screen is the faster one.
   void judge(int64_t rows, int worker) {
     const auto w = static_cast<size_t>(worker);
-    if (!guess_ || !screening_chooses() || judged_[w] != 0 || seen_[w] * 16 * workers_ < latents_) return;
+    if (!guess_ || !screening_chooses() || level().int8_latents_per_score == 0 || judged_[w] != 0 ||
+        seen_[w] * 16 * workers_ < latents_)
+      return;
     judged_[w] = 1;
     const double share = static_cast<double>(seen_[w]) / static_cast<double>(latents_);
     const auto rank = std::max<int64_t>(std::llround(share * static_cast<double>(k_)), 1);
@@ -81,7 +83,8 @@ class TopkCandidates {
       left += std::count_if(kept.begin(), kept.end(), [=](const Interval& i) { return i.high >= floor; });
       ++asked;
     }
-    const double most = share * static_cast<double>(asked) * static_cast<double>(latents_) / kLatentsPerScore;
+    const double most =
+        share * static_cast<double>(asked) * static_cast<double>(latents_) / level().int8_latents_per_score;
     if (static_cast<double>(left) > most) declined_.store(true, std::memory_order_relaxed);
   }
 

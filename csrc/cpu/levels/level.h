@@ -52,8 +52,6 @@ struct PairState {
   bool nan_q = false;
 };
 
-constexpr int64_t kAnyRows = INT64_MAX;
-
 struct Level {
   const char* name;
   int mr;  // rows of a packed x panel
@@ -91,13 +89,14 @@ struct Level {
   void (*interleave_latents)(const void* rows, int64_t width, void* out);
   void (*bf16_tile)(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c, int64_t ldc);
   // Screening in integers: n values (a multiple of kDotLanes) of a row of at most this norm as int16, or as int8 plus
-  // `zero`; see simd/quantise.h.
+  // `zero`; see simd/integers/quantise.h.
   Quantised (*quantise)(const float* in, int64_t n, float norm, Screening kind, int zero, void* out);
   IntegerTile int16_tile, int8_tile;
-  // What this machine multiplies faster than gemm_tile: the 16-bit screen (kFp32 for none), and up to how many rows
-  // int8 is faster still (0 for never); by which instructions, for people.
+  // What this machine multiplies faster than gemm_tile: the 16-bit screen (kFp32 for none), and int8 if it is faster
+  // still: scoring one latent exactly then costs as much as it saves on so many (0 for never). By which instructions,
+  // for people.
   Screening wide;
-  int64_t int8_rows;
+  int int8_latents_per_score;
   const char* hardware;
 };
 

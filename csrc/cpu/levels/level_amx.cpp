@@ -2,9 +2,9 @@
 // The vector type comes first: table.h builds on it.
 #include "cpu/simd/table.h"
 // and these on the table's headers.
-#include "cpu/simd/integer_vnni.h"
+#include "cpu/simd/integers/integer_vnni.h"
 #include "cpu/simd/amx.h"
-#include "cpu/simd/amx_int8.h"
+#include "cpu/simd/integers/amx_int8.h"
 
 namespace saekernels {
 namespace {
@@ -19,6 +19,4 @@ void int8_product(const char* a, int64_t rows, const char* b, int64_t panels, in
 }  // namespace
 }  // namespace saekernels
 
-// For many rows, scoring what the wide window of int8 lets pass costs more than its product saves; for few, reading
-// latents is all the work, and int8 has half of it.
-SK_DEFINE_LEVEL(kAmxLevel, "amx", amx_tile, integer_product<VnniDot<false>>, int8_product, Screening::kBf16, 32, "amx")
+SK_DEFINE_LEVEL(kAmxLevel, "amx", amx_tile, integer_product<VnniDot<false>>, int8_product, Screening::kBf16, 64, "amx")

@@ -14,20 +14,20 @@
 #include "cpu/simd/dot.h"
 #include "cpu/simd/gather.h"
 #include "cpu/simd/bf16.h"
-#include "cpu/simd/quantise.h"
-#include "cpu/simd/integer_tile.h"
+#include "cpu/simd/integers/quantise.h"
+#include "cpu/simd/integers/integer_tile.h"
 #include "cpu/simd/softmax.h"
 // clang-format on
 
-#define SK_LEVEL_TABLE(symbol, name, bf16_product, int16_product, int8_product, wide, int8_rows, hardware)     \
+#define SK_LEVEL_TABLE(symbol, name, bf16_product, int16_product, int8_product, wide, int8_latents, hardware)  \
   static_assert(kMaxPanel % kNr == 0 && kNr % 8 == 0 && kDotLanes % Vec::kWidth == 0, "paddings must divide"); \
   extern const Level symbol = {                                                                                \
       name,      kMr,           kNr,          pack_panel,    load_row,           store_row,                    \
       gemm_tile, panel_squares, filter_above, filter_each,   gather_sum,         dot,                          \
       dot_rows,  gather_dot,    softmax_tile, round_to_bf16, interleave_latents, bf16_product,                 \
-      quantise,  int16_product, int8_product, wide,          int8_rows,          hardware};
+      quantise,  int16_product, int8_product, wide,          int8_latents,       hardware};
 
-#define SK_DEFINE_LEVEL(symbol, name, bf16_product, int16_product, int8_product, wide, int8_rows, hardware) \
-  namespace saekernels {                                                                                    \
-  SK_LEVEL_TABLE(symbol, name, bf16_product, int16_product, int8_product, wide, int8_rows, hardware)        \
+#define SK_DEFINE_LEVEL(symbol, name, bf16_product, int16_product, int8_product, wide, int8_latents, hardware) \
+  namespace saekernels {                                                                                       \
+  SK_LEVEL_TABLE(symbol, name, bf16_product, int16_product, int8_product, wide, int8_latents, hardware)        \
   }

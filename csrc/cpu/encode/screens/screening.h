@@ -15,10 +15,6 @@ const char* screening_name();
 // Whether none is forced.
 bool screening_chooses();
 
-// Scoring one latent exactly costs as much as an int8 product saves on so many: 28 where bf16 takes twice as long
-// (Zen 4), 87 where int16 does (Sapphire Rapids).
-constexpr double kLatentsPerScore = 64;
-
 // Those that weights of this depth are prepared for: the one forced, or the machine's.
 std::vector<Screening> prepared_screens(int64_t depth);
 

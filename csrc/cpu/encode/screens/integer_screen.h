@@ -1,7 +1,7 @@
 // The screens in int16 and int8: sums are exact, so what is off is what rounding the operands leaves.
 #pragma once
 
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 
 namespace saekernels {
 

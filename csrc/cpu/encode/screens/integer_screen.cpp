@@ -1,4 +1,4 @@
-#include "cpu/encode/integer_screen.h"
+#include "cpu/encode/screens/integer_screen.h"
 
 namespace saekernels {
 namespace {

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <memory>
 
-#include "cpu/encode/bounds.h"
+#include "cpu/encode/screens/bounds.h"
 #include "cpu/kernels.h"
-#include "cpu/encode/prepared.h"
+#include "cpu/encode/screens/prepared.h"
 #include "cpu/rows.h"
 #include "cpu/encode/score_tiles.h"
 

@@ -1,11 +1,11 @@
-#include "cpu/encode/prepared.h"
+#include "cpu/encode/screens/prepared.h"
 
 #include <cstring>
 #include <stdexcept>
 #include <string>
 
-#include "cpu/encode/integer_screen.h"
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/integer_screen.h"
+#include "cpu/encode/screens/screen.h"
 #include "cpu/threads/parallel.h"
 
 namespace saekernels {

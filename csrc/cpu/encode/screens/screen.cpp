@@ -1,6 +1,6 @@
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 
-#include "cpu/encode/integer_screen.h"
+#include "cpu/encode/screens/integer_screen.h"
 
 namespace saekernels {
 namespace {

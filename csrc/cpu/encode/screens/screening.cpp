@@ -1,4 +1,4 @@
-#include "cpu/encode/screening.h"
+#include "cpu/encode/screens/screening.h"
 
 #include <algorithm>
 #include <atomic>
@@ -12,9 +12,11 @@ namespace saekernels {
 namespace {
 
 constexpr const char* kNames[kScreenings] = {"fp32", "bf16", "int16", "int8"};
-// Beyond this depth the window of int8 holds too many latents for any shape; for few rows, where reading latents is all
-// the work, at a greater one.
-constexpr int64_t kInt8Depth = 2304, kInt8DepthOfFew = 4096, kFewRows = 16;
+// Beyond this depth the window of int8 holds too many latents for any shape.
+constexpr int64_t kInt8Depth = 2304;
+// For few rows reading latents is all the work, and saves more.
+constexpr int64_t kFewRows = 16, kInt8DepthOfFew = 4096;
+constexpr int kLatentsPerScoreOfFew = 40;
 // Beyond this one its sums might not fit 32 bits.
 constexpr int64_t kInt8Sums = 1 << 16;
 // Rounding latents costs more than the product of so many rows saves; to bf16 it costs less.
@@ -68,14 +70,14 @@ const char* screening_name() {
   const int choice = forced().load(std::memory_order_relaxed);
   if (choice >= 0) return kNames[choice];
   const Level& simd = level();
-  if (simd.int8_rows == 0) return kNames[static_cast<int>(simd.wide)];
+  if (simd.int8_latents_per_score == 0) return kNames[static_cast<int>(simd.wide)];
   return simd.wide == Screening::kBf16 ? "int8+bf16" : "int8+int16";
 }
 
 std::vector<Screening> prepared_screens(int64_t depth) {
   if (!screening_chooses()) return {forced_on(depth)};
   std::vector<Screening> kinds;
-  if (level().int8_rows > 0 && depth <= kInt8DepthOfFew) kinds.push_back(Screening::kInt8);
+  if (level().int8_latents_per_score > 0 && depth <= kInt8DepthOfFew) kinds.push_back(Screening::kInt8);
   kinds.push_back(level().wide);
   return kinds;
 }
@@ -88,9 +90,11 @@ std::vector<Screening> screens_for(const Workload& work) {
     const Screening wide = level().wide;
     const int64_t worth = wide == Screening::kBf16 ? kRowsToRoundToBf16 : kRowsToRound;
     if (work.prepared || work.rows >= worth) {
-      const int64_t deepest = work.rows <= kFewRows ? kInt8DepthOfFew : kInt8Depth;
-      const bool int8 = work.k > 0 && work.rows <= level().int8_rows && work.depth <= deepest;
-      if (int8 && int8_candidates(work) * kLatentsPerScore < static_cast<double>(work.latents)) {
+      const bool few = work.rows <= kFewRows;
+      const int most = few ? kLatentsPerScoreOfFew : level().int8_latents_per_score;
+      const bool int8 = level().int8_latents_per_score > 0 && work.k > 0;
+      if (int8 && work.depth <= (few ? kInt8DepthOfFew : kInt8Depth) &&
+          int8_candidates(work) * most < static_cast<double>(work.latents)) {
         order.push_back(Screening::kInt8);
       }
       order.push_back(wide);

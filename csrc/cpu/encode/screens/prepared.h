@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "cpu/encode/screening.h"
+#include "cpu/encode/screens/screening.h"
 
 namespace saekernels {
 
