@@ -206,19 +206,19 @@ AWKWARD = (
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_screen_does_not_show_at_any_level(level: str, draw: str) -> None:
     x, W, b = awkward(draw, T=37, d=200, F=3000)
-    want = {}
+    cpu.set_simd_level(level)
+    ways = ((1, "relu"), (32, "none"), (256, "abs"))
+    limits = (torch.tensor(2.0), torch.linspace(0.5, 4, 3000))
+    want = {k: one_by_one(x, W, b, k, activation) for k, activation in ways}
+    rows = [[cpu.encode_threshold(x[t : t + 1], W, b, None, limit) for t in range(37)] for limit in limits]
     for screen in SCREENS:
-        cpu.set_simd_level(level)
         cpu.set_screening(screen)
         for prepared in (None, cpu.prepare(W)):
-            for k, activation in ((1, "relu"), (32, "none"), (256, "abs")):
-                got = cpu.encode_topk(x, W, b, None, k, activation, prepared)
-                want.setdefault(k, one_by_one(x, W, b, k, activation))
-                assert same_bits(got, want[k]), (screen, k)
-            for limit in (torch.tensor(2.0), torch.linspace(0.5, 4, 3000)):
+            for k, activation in ways:
+                assert same_bits(cpu.encode_topk(x, W, b, None, k, activation, prepared), want[k]), (screen, k)
+            for limit, wanted in zip(limits, rows, strict=True):
                 codes = cpu.encode_threshold(x, W, b, None, limit, prepared)
-                rows = [cpu.encode_threshold(x[t : t + 1], W, b, None, limit) for t in range(x.shape[0])]
-                assert same_bits(codes[:2], tuple(torch.cat([row[i] for row in rows]) for i in range(2))), screen
+                assert same_bits(codes[:2], tuple(torch.cat([row[i] for row in wanted]) for i in range(2))), screen
 
 
 @pytest.mark.parametrize("draw", AWKWARD)
