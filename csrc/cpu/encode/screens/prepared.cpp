@@ -121,7 +121,8 @@ Prepared read_prepared(const void* data, int64_t bytes, const Matrix& weight) {
   char* begin = const_cast<char*>(static_cast<const char*>(data)) + sizeof got;
   for (const Screening kind : prepared_screens(weight.cols)) {
     const Section part = section_at(begin, kind, padded_latents(weight.rows), weight.cols);
-    prepared.screens[static_cast<int>(kind)] = {part.norms, part.errors, part.scales, part.panels};
+    prepared.screens[static_cast<int>(kind)] = {part.norms, part.errors, is_integer(kind) ? part.scales : nullptr,
+                                                part.panels};
     begin = part.end;
   }
   return prepared;
