@@ -209,17 +209,20 @@ void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int t
     return count(stats().direct_rows, encoder.x.rows);
   }
   Ids unbounded;
-  int64_t crowded = 0;  // left by the first screen
+  std::vector<char> fell(static_cast<size_t>(encoder.x.rows), 0);
+  const auto fall = [&](const Ids& ids) {
+    return std::count_if(ids.begin(), ids.end(),
+                         [&](int64_t id) { return std::exchange(fell[static_cast<size_t>(id)], 1) == 0; });
+  };
+  int64_t crowded = 0;  // for the first time
   for (size_t i = 0; i < screens.size() && !all.empty(); ++i) {
     if (!pays(screens[i], all.size())) continue;
     count(stats().rescreened_rows, std::exchange(crowded, 0));
     Uncertified left = ScreenedTopk(encoder, k, activation, threads, screens[i], all).run(out);
+    crowded = fall(left.crowded);
+    count(stats().fallback_rows, crowded + fall(left.unbounded));
     unbounded.insert(unbounded.end(), left.unbounded.begin(), left.unbounded.end());
     all = std::move(left.crowded);
-    if (i == 0) {
-      crowded = static_cast<int64_t>(all.size());
-      count(stats().fallback_rows, crowded + static_cast<int64_t>(unbounded.size()));
-    }
     all.insert(all.end(), left.declined.begin(), left.declined.end());
   }
   count(stats().overflow_rows, static_cast<int64_t>(all.size()));
