@@ -110,15 +110,20 @@ void bind_prepared(py::module_& m) {
   m.def("fingerprint", [](const py::object& weight, int64_t samples) { return fingerprint(matrix(weight), samples); });
   m.def("screening", &screening_name);
   m.def("set_screening", [](const std::string& name) { set_screening(name.c_str()); });
-  m.def("bf16_hardware", [] { return level().bf16_hardware != nullptr ? level().bf16_hardware : ""; });
+  m.def("screening_hardware", [] { return level().hardware != nullptr ? level().hardware : ""; });
   m.def("stats", [] {
     py::dict counts;
     counts["direct_rows"] = stats().direct_rows.load();
     counts["screened_rows"] = stats().screened_rows.load();
+    counts["int8_rows"] = stats().int8_rows.load();
+    counts["int16_rows"] = stats().int16_rows.load();
+    counts["bf16_rows"] = stats().bf16_rows.load();
+    counts["fp32_rows"] = stats().fp32_rows.load();
     counts["rescreened_rows"] = stats().rescreened_rows.load();
     counts["rescored"] = stats().rescored.load();
     counts["overflow_rows"] = stats().overflow_rows.load();
     counts["unbounded_rows"] = stats().unbounded_rows.load();
+    counts["fallback_rows"] = stats().fallback_rows.load();
     return counts;
   });
 }

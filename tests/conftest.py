@@ -70,7 +70,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(params=[*BACKENDS, "cpu, screening in bf16"])
+@pytest.fixture(params=[*BACKENDS, *(f"cpu, screening in {screen}" for screen in ("bf16", "int16", "int8"))])
 def encoder(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a backend for the encoders, whose native form runs once with each screen."""
     name, _, screen = request.param.partition(", screening in ")

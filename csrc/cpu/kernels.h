@@ -14,7 +14,7 @@
 
 #include "common/types.h"
 #include "cpu/memory.h"
-#include "cpu/encode/prepared.h"
+#include "cpu/encode/screens/prepared.h"
 
 namespace saekernels {
 

@@ -1,6 +1,7 @@
 // The AMX tile instructions in plain C++, by the pseudocode of Intel's manual (volume 2, TILELOADD, TILESTORED,
-// TILEZERO, TDPBF16PS): eight tiles of at most 16 rows of 64 bytes; products of bf16 pairs added to fp32 one after the
-// other, rounded to nearest even, with subnormals taken for zero. Every use before a configuration stops the test.
+// TILEZERO, TDPBF16PS, TDPBSUD): eight tiles of at most 16 rows of 64 bytes; products of bf16 pairs added to fp32 one
+// after the other, rounded to nearest even, with subnormals taken for zero. Every use before a configuration stops the
+// test.
 #pragma once
 
 #include <cmath>
@@ -19,7 +20,7 @@ struct Tile {
 
 inline Tile tiles[8];
 inline bool configured = false;
-inline int64_t products = 0;
+inline int64_t products = 0, byte_products = 0;
 
 inline void need(bool condition, const char* what) {
   if (condition) return;
@@ -95,6 +96,27 @@ inline void dpbf16ps(int c, int a, int b) {
   ++products;
 }
 
+// Signed bytes of a times unsigned bytes of b.
+inline void dpbsud(int c, int a, int b) {
+  Tile& sums = tile(c);
+  const Tile &left = tile(a), &right = tile(b);
+  need(left.bytes / 4 == right.rows && sums.rows == left.rows && sums.bytes == right.bytes, "tiles fit each other");
+  for (int m = 0; m < sums.rows; ++m) {
+    for (int k = 0; k < left.bytes / 4; ++k) {
+      for (int n = 0; n < sums.bytes / 4; ++n) {
+        uint32_t sum;
+        std::memcpy(&sum, sums.data[m] + 4 * n, sizeof sum);
+        for (int byte = 0; byte < 4; ++byte) {
+          const int product = static_cast<int8_t>(left.data[m][4 * k + byte]) * right.data[k][4 * n + byte];
+          sum += static_cast<uint32_t>(product);
+        }
+        std::memcpy(sums.data[m] + 4 * n, &sum, sizeof sum);
+      }
+    }
+  }
+  ++byte_products;
+}
+
 }  // namespace amx_emulation
 
 #define _tile_loadconfig amx_emulation::loadconfig
@@ -103,3 +125,4 @@ inline void dpbf16ps(int c, int a, int b) {
 #define _tile_loadd amx_emulation::loadd
 #define _tile_stored amx_emulation::stored
 #define _tile_dpbf16ps amx_emulation::dpbf16ps
+#define _tile_dpbsud amx_emulation::dpbsud

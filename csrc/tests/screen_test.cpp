@@ -7,20 +7,22 @@
 #include <string>
 #include <vector>
 
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 #include "cpu/simd/vec_portable.h"
 // The vector type comes first: table.h builds on it.
 #include "cpu/simd/table.h"
 #include "tests/amx_emulation.h"
 // and this on the emulation.
 #include "cpu/simd/amx.h"
+#include "cpu/simd/integers/amx_int8.h"
 
 using namespace saekernels;
 
 namespace {
 
-// The level whose bf16 product is the emulated AMX one.
-SK_LEVEL_TABLE(kEmulatedLevel, "emulated amx", amx_tile, "amx")
+// The level whose bf16 and int8 products are the emulated AMX ones.
+SK_LEVEL_TABLE(kEmulatedLevel, "emulated amx", amx_tile, integer_product<PlainDot<int16_t>>, amx_int8_tile,
+               Screening::kBf16, 64, "amx")
 
 void require(bool condition, const std::string& what) {
   if (condition) return;
@@ -67,7 +69,7 @@ void check_reaches(int64_t rows, int64_t depth, int64_t latents, Kind kind, bool
   }
   CentredRows centred(level(), rows, depth);
   centred.load(encoder.x, nullptr, 0, rows, 2);
-  const auto screen = make_screen(encoder, screening(), rows, 64);
+  const auto screen = make_screen(encoder, prepared_screens(depth)[0], rows, 64);
   screen->pack(centred, rows, 2);
   ScreenTile tile = screen->make_tile();
   double used = 0;
@@ -99,7 +101,7 @@ void check_reaches(int64_t rows, int64_t depth, int64_t latents, Kind kind, bool
     }
   }
   if (kind == Kind::kGaussian && depth >= 64) {
-    require(used > (screening() == Screening::kBf16 ? 1e-2 : 1e-5), "the reach is not absurdly wide");
+    require(used > (prepared_screens(depth)[0] != Screening::kFp32 ? 1e-2 : 1e-5), "the reach is not absurdly wide");
   }
 }
 
@@ -123,7 +125,84 @@ void check_amx(int64_t rows, int64_t panels, int64_t depth) {
   }
 }
 
+// Sums of integers are exact on every level, whatever multiplies them: all but the last roundings of scores agree.
+void check_integers(int64_t rows, int64_t panels, int64_t width, bool extreme) {
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  std::mt19937 random(4);
+  const int64_t all_rows = round_up(rows, 2 * kScreenPanel), columns = panels * kScreenPanel;
+  Buffer<char> a(all_rows * width), b(columns * width);
+  for (int64_t i = 0; i < all_rows * width; ++i) {
+    a[i] = static_cast<char>(extreme ? -127 : static_cast<int>(random() % 255) - 127);
+  }
+  for (int64_t i = 0; i < columns * width; ++i) {
+    b[i] = static_cast<char>(extreme ? 255 : static_cast<int>(random() % 255) + 1);
+  }
+  std::vector<int32_t> starts(size(all_rows), 0);
+  for (int64_t r = 0; r < all_rows; ++r) {
+    const char* row = a.get() + r / kScreenPanel * width * kScreenPanel + r % kScreenPanel * 64;
+    for (int64_t k = 0; k < width; ++k) {
+      starts[size(r)] -= 128 * static_cast<int8_t>(row[k / 64 * kScreenPanel * 64 + k % 64]);
+    }
+  }
+  const std::vector<float> row_scales(size(all_rows), 0x1p-9f), scales(size(columns), 0x1p-7f);
+  std::vector<float> plain(size(all_rows * columns), -1.0f), fast(size(all_rows * columns), -1.0f);
+  integer_product<PlainDot<int8_t>>(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(),
+                                    scales.data(), plain.data(), columns);
+  level().int8_tile(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(), scales.data(), fast.data(),
+                    columns);
+  for (int64_t i = 0; i < rows * columns; ++i) require(plain[size(i)] == fast[size(i)], "int8 sums are exact");
+  // The same bytes as pairs of int16, small enough for any sum of theirs.
+  const auto widen = [](char* bytes, int64_t count) {
+    for (int64_t i = 0; i + 1 < count; i += 2) bytes[i + 1] = static_cast<char>(bytes[i] < 0 ? -1 : 0);
+  };
+  widen(a.get(), all_rows * width);
+  widen(b.get(), columns * width);
+  integer_product<PlainDot<int16_t>>(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(),
+                                     scales.data(), plain.data(), columns);
+  level().int16_tile(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(), scales.data(),
+                     fast.data(), columns);
+  for (int64_t i = 0; i < rows * columns; ++i) require(plain[size(i)] == fast[size(i)], "int16 sums are exact");
+}
+
+// The norm and the size of integers that sums rely on.
+void check_quantised(int64_t depth, Kind kind) {
+  const int64_t padded = round_up(depth, kDotLanes);
+  std::vector<float> row = draw(1, depth, kind, 5);
+  row.resize(static_cast<size_t>(padded), 0.0f);
+  const float norm = norm_above(level().dot(row.data(), row.data(), padded), depth);
+  std::vector<int16_t> wide(static_cast<size_t>(padded));
+  std::vector<uint8_t> narrow(static_cast<size_t>(padded));
+  const Quantised in16 = level().quantise(row.data(), padded, norm, Screening::kInt16, 0, wide.data());
+  const Quantised in8 = level().quantise(row.data(), padded, norm, Screening::kInt8, 128, narrow.data());
+  double squares = 0, off16 = 0, off8 = 0, size = 0;
+  int64_t sum8 = 0;
+  for (int64_t k = 0; k < padded; ++k) {
+    const auto at = static_cast<size_t>(k);
+    const double x = row[at];
+    require(std::abs(wide[at]) <= 32767 && narrow[at] >= 1, "integers keep to their range");
+    squares += static_cast<double>(wide[at]) * wide[at];
+    sum8 += narrow[at] - 128;
+    size += x * x;
+    off16 += std::pow(x - static_cast<double>(in16.scale) * wide[at], 2);
+    off8 += std::pow(x - static_cast<double>(in8.scale) * (narrow[at] - 128), 2);
+  }
+  require(std::sqrt(squares) <= 46340, "the norm of int16 rows lets their sums fit");
+  require(sum8 == in8.sum, "the sum of the integers is right");
+  // As the screens take it: see quantise_row.
+  const auto above = [&](float found) { return norm_above(found, depth) * (1 + 0x1p-20) + norm * 0x1p-22; };
+  require(std::sqrt(off16) <= above(in16.squares) && std::sqrt(off8) <= above(in8.squares), "errors are from above");
+  if (kind == Kind::kGaussian && depth >= 64) {
+    require(std::sqrt(off16) < 2e-3 * std::sqrt(size) && std::sqrt(off8) < 2e-2 * std::sqrt(size), "and small");
+  }
+}
+
 void check_all() {
+  for (const bool extreme : {false, true}) {
+    for (const int64_t width : {64, 1024, 1088}) check_integers(45, 4, width, extreme);
+  }
+  for (const Kind kind : kKinds) {
+    for (const int64_t depth : {1, 33, 64, 700, 9000}) check_quantised(depth, kind);
+  }
   for (const Kind kind : kKinds) {
     for (const bool prepared : {false, true}) {
       check_reaches(1, 1, 1, kind, prepared);
@@ -138,7 +217,7 @@ void check_all() {
 
 int main() {
   const std::string levels = supported_levels();
-  for (const char* screen : {"fp32", "bf16"}) {
+  for (const char* screen : {"fp32", "bf16", "int16", "int8"}) {
     set_screening(screen);
     for (size_t begin = 0;;) {
       const size_t end = levels.find(',', begin);
@@ -151,11 +230,15 @@ int main() {
   for (const int64_t depth : {32, 64, 512, 544, 1536}) {
     for (const int64_t rows : {1, 16, 31, 64, 100}) check_amx(rows, 4, depth);
   }
-  require(amx_emulation::products > 0 && !amx_emulation::configured, "tiles were used and given back");
   set_level(kEmulatedLevel);
   set_screening("auto");
-  require(screening() == Screening::kBf16, "AMX is screened with by itself");
-  check_all();
+  require(screens_for({1000, 20000, 8000, 32, true})[0] == Screening::kBf16, "AMX is screened with by itself");
+  for (const char* screen : {"bf16", "int8"}) {
+    set_screening(screen);
+    check_all();
+  }
+  require(amx_emulation::products > 0 && amx_emulation::byte_products > 0, "tiles were used");
+  require(!amx_emulation::configured, "and given back");
   std::puts("ok");
   return 0;
 }

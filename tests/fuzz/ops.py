@@ -23,7 +23,7 @@ def backend(rng: random.Random) -> str:
     if native.available() is not None or rng.random() < 0.25:
         return "reference"
     native.set_simd_level(rng.choice(["auto", *native.describe()["simd levels here"].split(",")]))
-    native.set_screening(rng.choice(["auto", "bf16", "fp32"]))
+    native.set_screening(rng.choice(["auto", "bf16", "fp32", "int16", "int8"]))
     return "cpu"
 
 

@@ -64,7 +64,7 @@ def working_memory(T: int, F: int, what: str, screen: str) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.parametrize("screen", ["fp32", "bf16"])
+@pytest.mark.parametrize("screen", ["fp32", "bf16", "int16", "int8"])
 @pytest.mark.parametrize("what", ["top-k", "top-k, unprepared", "threshold"])
 def test_at_most_64_mib_for_4096_rows_and_131072_latents(what: str, screen: str) -> None:
     assert 0 < working_memory(4096, 131072, what, screen) <= 64

@@ -18,6 +18,7 @@ from saekernels.backends import cpu
 
 pytestmark = [pytest.mark.slow, needs_native]
 CHUNK = 20_000
+SCREENS = ("fp32", "bf16", "int16", "int8")
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +77,7 @@ def attention_sinks(T: int, d: int) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("screen", ["fp32", "bf16"])
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize(("d", "F", "k"), [(4096, 8192, 256), (8192, 6144, 64)])
 @pytest.mark.parametrize("draw", [gaussian, anisotropic, heavy_tailed, one_large_dimension, attention_sinks])
 def test_wide_rows(screen: str, d: int, F: int, k: int, draw: Callable[[int, int], Tensor]) -> None:
@@ -86,14 +87,14 @@ def test_wide_rows(screen: str, d: int, F: int, k: int, draw: Callable[[int, int
     assert cpu.stats()["overflow_rows"] == before["overflow_rows"]
 
 
-@pytest.mark.parametrize("screen", ["fp32", "bf16"])
+@pytest.mark.parametrize("screen", SCREENS)
 def test_wide_rows_and_weights_with_heavy_tails(screen: str) -> None:
     cpu.set_screening(screen)
     W = torch.distributions.StudentT(3.0).sample((8192, 4096)) / 64
     assert wrong_rows(gaussian(96, 4096), W, 0.1 * torch.randn(8192), 128) == 0
 
 
-@pytest.mark.parametrize("screen", ["fp32", "bf16"])
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("draw", [gaussian, anisotropic, heavy_tailed])
 def test_random_rows(screen: str, draw: Callable[[int, int], Tensor]) -> None:
     cpu.set_screening(screen)
@@ -129,7 +130,7 @@ def activations(site: int, batches: int) -> Iterator[Tensor]:
             yield kept.pop()
 
 
-@pytest.mark.parametrize("screen", ["fp32", "bf16"])
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("site", range(4))
 def test_rows_of_the_bundled_model(screen: str, site: int) -> None:
     from saekernels.example import SAE_DIRS

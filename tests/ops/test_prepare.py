@@ -18,7 +18,7 @@ from saekernels.sae.activations import BatchTopK, Gated, TopK
 pytestmark = needs_native
 
 
-@pytest.fixture(autouse=True, params=["fp32", "bf16"])
+@pytest.fixture(autouse=True, params=["fp32", "bf16", "int16", "int8"])
 def screen(request: pytest.FixtureRequest) -> Iterator[str]:
     cpu.set_screening(request.param)
     yield request.param
@@ -42,9 +42,10 @@ def test_the_same_bits_with_and_without(dtype: torch.dtype, F: int, d: int, layo
 
 def test_its_size_is_what_is_documented(screen: str) -> None:
     F, d = 1000, 130
-    rows, columns = 1024, 160
-    panels = 2 * rows * columns if screen == "bf16" else 0
-    assert sk.prepare(torch.randn(F, d)).nbytes == 64 + 8 * rows + panels
+    rows = 1024
+    row_bytes = {"fp32": 0, "bf16": 320, "int16": 320, "int8": 192}[screen]
+    constants = 12 if screen in ("int16", "int8") else 8
+    assert sk.prepare(torch.randn(F, d)).nbytes == 64 + rows * (constants + row_bytes)
 
 
 @pytest.mark.parametrize("write", ["in place", "through data", "other screen"])
@@ -57,7 +58,7 @@ def test_changed_weights_are_noticed(write: str, screen: str) -> None:
     elif write == "through data":
         W.data.copy_(torch.randn(900, 40))
     else:
-        cpu.set_screening("fp32" if screen == "bf16" else "bf16")
+        cpu.set_screening("fp32" if screen != "fp32" else "bf16")
     again = sk.encode_topk(x, W, k=5, prepared=ready)
     assert same_bits(again, sk.encode_topk(x, W, k=5))
     assert same_bits(again, first) == (write == "other screen")

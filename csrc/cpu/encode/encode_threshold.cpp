@@ -1,5 +1,6 @@
 // Threshold encoding in CSR. A screen lists the latents that may reach their thresholds; their scores are then computed
-// exactly, latent by latent while the tile is near, and decide. For few rows every score is computed exactly at once.
+// exactly, latent by latent while the tile is near, and decide. For few rows every score is computed exactly at once,
+// unless latents come packed.
 //
 // The number of survivors is known only afterwards, so each task keeps its own list; a table of counts per (task, row)
 // then gives every entry its place, without sorting and whatever the threads did.
@@ -7,7 +8,7 @@
 #include <limits>
 
 #include "cpu/encode/rescore.h"
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 #include "cpu/stats.h"
 
 namespace saekernels {
@@ -32,7 +33,8 @@ class ThresholdEncoder {
         columns_(tile_columns(encoder.x.cols)),
         block_(block_rows(encoder.x.rows, encoder.x.cols, ceil_div(latents_, columns_) * 4, kCountBytes)),
         rows_(simd_, block_, encoder.x.cols),
-        screen_(make_screen(encoder, screening(), block_, columns_)),
+        kind_(screens_for({encoder.x.rows, latents_, encoder.x.cols, 0, encoder.prepared != nullptr})[0]),
+        screen_(make_screen(encoder, kind_, block_, columns_)),
         tiles_(ceil_div(latents_, screen_->columns())),
         counts_(tiles_ * block_),
         pre_bias_(load_vector(simd_, encoder.pre_bias)) {
@@ -43,7 +45,8 @@ class ThresholdEncoder {
   }
 
   void run(ThresholdCodes* codes) {
-    const bool few = encoder_.x.rows <= kDirectRows;
+    const bool packed = kind_ != Screening::kFp32 && encoder_.prepared != nullptr;
+    const bool few = encoder_.x.rows <= kDirectRows && !packed;
     codes->offsets.assign(static_cast<size_t>(encoder_.x.rows) + 1, 0);
     for (int64_t first = 0; first < encoder_.x.rows; first += block_) {
       const int64_t rows = std::min(block_, encoder_.x.rows - first);
@@ -54,6 +57,7 @@ class ThresholdEncoder {
                    [&](int64_t tile, int worker) { few ? score(tile, worker, rows) : collect(tile, worker, rows); });
       gather(first, rows, codes);
       count(few ? stats().direct_rows : stats().screened_rows, rows);
+      if (!few) count(stats().rows_by(kind_), rows);
     }
   }
 
@@ -168,6 +172,7 @@ class ThresholdEncoder {
   int workers_;
   int64_t columns_, block_;
   CentredRows rows_;
+  Screening kind_;
   std::unique_ptr<Screen> screen_;
   int64_t tiles_;
   Buffer<int32_t> counts_;

@@ -3,15 +3,21 @@
 // A screen gives each score an interval; a row keeps the latents whose interval reaches the k-th largest lower end seen
 // so far, so the true best k are among them. The k with the largest lower ends are scored exactly first: the worst of
 // these scores is a floor that few of the others' upper ends reach, and only those are scored too. Rows with more
-// candidates than room meet the fp32 screen together, whose intervals are narrow; rows that it cannot certify either,
-// or whose numbers allow no bound, are scored exactly as a whole. A score has one order of summation on every way, so
-// which way a row went cannot be seen in its result.
+// candidates than room meet the next screen together, whose intervals are narrower; rows that the last cannot certify
+// either, or whose numbers allow no bound, are scored exactly as a whole. A score has one order of summation on every
+// way, so which way a row went cannot be seen in its result.
+//
+// The intervals of int8 are so wide that the k-th lower end is a poor floor. A floor is then guessed from the middles
+// of the intervals seen so far, and certified in the end: it was right if k scores reach it. For what is seen first to
+// be a sample of all, tiles are taken in an order that follows nothing, from the middle on: latents sorted by their
+// norms have the best at one end.
 #include <numeric>
+#include <utility>
 
 #include "cpu/encode/direct_topk.h"
 #include "cpu/encode/emit.h"
 #include "cpu/encode/rescore.h"
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 #include "cpu/encode/topk_candidates.h"
 #include "cpu/stats.h"
 
@@ -20,9 +26,10 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-// Rows that a screen did not certify: with more candidates than room, and without a bound.
+// Rows that a screen did not certify: in blocks that it is not the fastest for, with more candidates than room, and
+// without a bound.
 struct Uncertified {
-  Ids crowded, unbounded;
+  Ids declined, crowded, unbounded;
 };
 
 class ScreenedTopk {
@@ -38,8 +45,9 @@ class ScreenedTopk {
         block_(block_rows(static_cast<int64_t>(ids.size()), encoder.x.cols,
                           TopkCandidates::bytes_per_row(k, latents_, workers_), candidate_bytes(workers_))),
         rows_(simd_, block_, encoder.x.cols),
+        kind_(kind),
         screen_(make_screen(encoder, kind, block_, round_up(ceil_div(latents_, 4 * workers_), kMaxPanel))),
-        candidates_(k, latents_, block_, workers_),
+        candidates_(k, latents_, block_, workers_, kind == Screening::kInt8, kind == Screening::kFp32),
         merged_(static_cast<size_t>(block_)),
         pre_bias_(load_vector(simd_, encoder.pre_bias)) {
     for (int w = 0; w < workers_; ++w) tiles_.push_back(screen_->make_tile());
@@ -54,26 +62,40 @@ class ScreenedTopk {
       rows_.pick(encoder_.x, pre_bias_.get(), ids, rows, workers_);
       screen_->pack(rows_, rows, workers_);
       candidates_.start(*screen_, rows);
-      parallel_for(ceil_div(latents_, screen_->columns()), workers_,
-                   [&](int64_t tile, int worker) { scan(tile, worker, rows); });
+      const int64_t tiles = ceil_div(latents_, screen_->columns()), step = coprime_step(tiles);
+      parallel_for(tiles, workers_,
+                   [&](int64_t tile, int worker) { scan((tiles / 2 + tile * step) % tiles, worker, rows); });
       parallel_for(rows, workers_,
                    [&](int64_t row, int) { candidates_.merge(row, &merged_[static_cast<size_t>(row)]); });
       for (int64_t row = 0; row < rows; ++row) {
         if (!merged_[static_cast<size_t>(row)].empty()) continue;
-        (screen_->row_reach(row).finite() ? left.crowded : left.unbounded).push_back(ids[row]);
+        Ids& bounded = candidates_.declined() ? left.declined : left.crowded;
+        (screen_->row_reach(row).finite() ? bounded : left.unbounded).push_back(ids[row]);
       }
       const Pairs best = best_ends(rows);
-      emit(ids, rows, best, contenders(rows, best), out);
+      emit(ids, rows, best, contenders(rows, best), out, &left.crowded);
     }
-    count(stats().screened_rows, all - static_cast<int64_t>(left.crowded.size() + left.unbounded.size()));
+    const size_t uncertified = left.declined.size() + left.crowded.size() + left.unbounded.size();
+    const int64_t certified = all - static_cast<int64_t>(uncertified);
+    count(stats().screened_rows, certified);
+    count(stats().rows_by(kind_), certified);
     return left;
   }
 
  private:
+  // Near the golden section, whose multiples spread evenly however few they are.
+  static int64_t coprime_step(int64_t tiles) {
+    auto step = std::max<int64_t>(static_cast<int64_t>(0.618 * static_cast<double>(tiles)), 1);
+    while (std::gcd(step, tiles) != 1) ++step;
+    return step;
+  }
+
   void scan(int64_t index, int worker, int64_t rows) {
+    if (candidates_.hopeless()) return;
     ScreenTile& tile = tiles_[static_cast<size_t>(worker)];
     const int64_t columns = screen_->columns();
     screen_->load(encoder_, index * columns, std::min(columns, latents_ - index * columns), &tile);
+    candidates_.meet(tile.count, worker);
     for (int64_t row = 0; row < rows; row += screen_->group()) {
       const int64_t group = std::min(screen_->group(), rows - row);
       screen_->product(row, group, tile);
@@ -82,6 +104,7 @@ class ScreenedTopk {
                         activation_ == Activation::kAbs, worker);
       }
     }
+    candidates_.judge(rows, worker);
   }
 
   // The k candidates with the largest lower ends of each row, scored.
@@ -118,8 +141,11 @@ class ScreenedTopk {
     return pairs;
   }
 
-  void emit(const int64_t* ids, int64_t rows, const Pairs& best, const Pairs& rest, const TopkOut& out) const {
+  // Rows whose floor turns out to have been too high are not written, and join `crowded`.
+  void emit(const int64_t* ids, int64_t rows, const Pairs& best, const Pairs& rest, const TopkOut& out,
+            Ids* crowded) const {
     const int64_t share = ceil_div(rows, 4 * workers_);
+    std::vector<char> wrong(static_cast<size_t>(rows), 0);
     parallel_for(ceil_div(rows, share), workers_, [&](int64_t task, int) {
       std::vector<uint64_t> keys;
       Buffer<float> scratch(k_);
@@ -132,10 +158,19 @@ class ScreenedTopk {
           }
         }
         if (keys.empty()) continue;
+        const float floor = candidates_.floor(row);
+        const auto reached = std::count_if(keys.begin(), keys.end(), [=](uint64_t key) {
+          return !(key_score(key) < floor);  // NaN ranks above all
+        });
+        wrong[static_cast<size_t>(row)] = reached < k_ ? 1 : 0;
+        if (reached < k_) continue;
         emit_row(simd_, keys.data(), static_cast<int64_t>(keys.size()), k_, activation_, out.dtype, ids[row],
                  scratch.get(), out.values, out.indices);
       }
     });
+    for (int64_t row = 0; row < rows; ++row) {
+      if (wrong[static_cast<size_t>(row)] != 0) crowded->push_back(ids[row]);
+    }
   }
 
   const Level& simd_;
@@ -147,6 +182,7 @@ class ScreenedTopk {
   int workers_;
   int64_t block_;
   CentredRows rows_;
+  Screening kind_;
   std::unique_ptr<Screen> screen_;
   TopkCandidates candidates_;
   std::vector<std::vector<Interval>> merged_;
@@ -160,22 +196,40 @@ void encode_topk(const Encoder& encoder, int64_t k, Activation activation, int t
   if (encoder.x.rows == 0 || k == 0) return;
   Ids all(static_cast<size_t>(encoder.x.rows));
   std::iota(all.begin(), all.end(), 0);
-  if (encoder.x.rows <= kDirectRows) {
+  const bool prepared = encoder.prepared != nullptr;
+  const std::vector<Screening> screens =
+      screens_for({encoder.x.rows, encoder.weight.rows, encoder.x.cols, k, prepared});
+  // Packing the latents costs more than a few rows save.
+  const auto pays = [&](Screening kind, size_t rows) {
+    const bool packed = prepared && kind != Screening::kFp32 && encoder.prepared->of(kind) != nullptr;
+    return packed || static_cast<int64_t>(rows) > kDirectRows;
+  };
+  if (!pays(screens[0], all.size())) {
     direct_topk(encoder, k, activation, all, threads, out);
     return count(stats().direct_rows, encoder.x.rows);
   }
-  Uncertified left = ScreenedTopk(encoder, k, activation, threads, screening(), all).run(out);
-  if (screening() != Screening::kFp32 && !left.crowded.empty()) {
-    count(stats().rescreened_rows, static_cast<int64_t>(left.crowded.size()));
-    Uncertified still = ScreenedTopk(encoder, k, activation, threads, Screening::kFp32, left.crowded).run(out);
-    left.crowded = std::move(still.crowded);
-    left.unbounded.insert(left.unbounded.end(), still.unbounded.begin(), still.unbounded.end());
+  Ids unbounded;
+  std::vector<char> fell(static_cast<size_t>(encoder.x.rows), 0);
+  const auto fall = [&](const Ids& ids) {
+    return std::count_if(ids.begin(), ids.end(),
+                         [&](int64_t id) { return std::exchange(fell[static_cast<size_t>(id)], 1) == 0; });
+  };
+  int64_t crowded = 0;  // for the first time
+  for (size_t i = 0; i < screens.size() && !all.empty(); ++i) {
+    if (!pays(screens[i], all.size())) continue;
+    count(stats().rescreened_rows, std::exchange(crowded, 0));
+    Uncertified left = ScreenedTopk(encoder, k, activation, threads, screens[i], all).run(out);
+    crowded = fall(left.crowded);
+    count(stats().fallback_rows, crowded + fall(left.unbounded));
+    unbounded.insert(unbounded.end(), left.unbounded.begin(), left.unbounded.end());
+    all = std::move(left.crowded);
+    all.insert(all.end(), left.declined.begin(), left.declined.end());
   }
-  count(stats().overflow_rows, static_cast<int64_t>(left.crowded.size()));
-  count(stats().unbounded_rows, static_cast<int64_t>(left.unbounded.size()));
+  count(stats().overflow_rows, static_cast<int64_t>(all.size()));
+  count(stats().unbounded_rows, static_cast<int64_t>(unbounded.size()));
   // Together: every call reads all weights.
-  left.crowded.insert(left.crowded.end(), left.unbounded.begin(), left.unbounded.end());
-  direct_topk(encoder, k, activation, left.crowded, threads, out);
+  all.insert(all.end(), unbounded.begin(), unbounded.end());
+  direct_topk(encoder, k, activation, all, threads, out);
 }
 
 }  // namespace saekernels

@@ -38,9 +38,23 @@ class Floor {
   std::atomic<float> value_{-std::numeric_limits<float>::infinity()};
 };
 
+inline float middle(const Interval& i) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  return i.high == infinity ? infinity : 0.5f * (i.low + i.high);
+}
+
 // Raises the floor to the k-th lower end, if there are so many, and drops what lies below it; how many are left. The k
 // with the largest lower ends then come first.
-inline int64_t cut_intervals(Interval* items, int64_t count, int64_t k, Floor* floor) {
+//
+// `rank`, unless 0, is one that the k-th score of the row has among those seen so far but for luck: the floor is then
+// raised to the middle of that rank, which the row's scores must show to be right in the end.
+inline int64_t cut_intervals(Interval* items, int64_t count, int64_t k, int64_t rank, Floor* floor) {
+  if (rank > 0 && rank < count) {
+    std::nth_element(items, items + (rank - 1), items + count,
+                     [](const Interval& a, const Interval& b) { return middle(a) > middle(b); });
+    const float guess = middle(items[rank - 1]);
+    if (guess < std::numeric_limits<float>::infinity()) floor->raise(guess);
+  }
   if (count >= k) {
     std::nth_element(items, items + (k - 1), items + count,
                      [](const Interval& a, const Interval& b) { return a.low > b.low; });
@@ -50,10 +64,12 @@ inline int64_t cut_intervals(Interval* items, int64_t count, int64_t k, Floor* f
   return std::remove_if(items, items + count, [=](const Interval& i) { return i.high < limit; }) - items;
 }
 
-// What the lists of a worker may take beyond their first room: all of them in bytes, and one of them in intervals.
+// What the lists of a worker may take beyond their first room, all of them in bytes and one of them in intervals; and
+// the rank of cut_intervals.
 struct Growth {
   int64_t bytes;
   int64_t most;
+  int64_t rank;
 };
 
 // The candidates of one row in one worker.
@@ -83,7 +99,7 @@ class Intervals {
 
  private:
   bool make_room(int64_t k, Floor* floor, Growth* growth) {
-    count_ = cut_intervals(items_, count_, k, floor);
+    count_ = cut_intervals(items_, count_, k, growth->rank, floor);
     // A cut costs as much as the list holds: one that frees too little would have to be made again at once.
     if (count_ + capacity_ / 8 < capacity_) return true;
     const int64_t wanted = 2 * capacity_, bytes = capacity_ * static_cast<int64_t>(sizeof(Interval));

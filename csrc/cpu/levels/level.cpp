@@ -32,14 +32,14 @@ bool has_avx512_bf16() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
 }
 
-// The processor has tiles with bf16 products, the system saves them, and gives this process leave to use them.
+// The processor has tiles with bf16 and int8 products, the system saves them, and gives this process leave to use them.
 bool has_amx() {
 #if defined(__linux__)
-  constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22, kSavedBySystem = 1u << 27;
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22, kSavedBySystem = 1u << 27;
   constexpr unsigned kTileState = 3u << 17;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   unsigned a, b, c, d;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTile) == 0 || (d & kBf16) == 0) return false;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (~d & (kTile | kInt8 | kBf16)) != 0) return false;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kSavedBySystem) == 0) return false;
   unsigned low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -58,8 +58,10 @@ std::vector<const Level*> find_supported() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #if defined(SK_HAVE_BF16_LEVELS)
-  if (avx512 && has_amx()) found.push_back(&kAmxLevel);
-  if (avx512 && has_avx512_bf16()) found.push_back(&kAvx512Bf16Level);
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  if (vnni && has_amx()) found.push_back(&kAmxLevel);
+  if (vnni && has_avx512_bf16()) found.push_back(&kAvx512Bf16Level);
+  if (vnni) found.push_back(&kAvx512VnniLevel);
 #endif
   if (avx512) found.push_back(&kAvx512Level);
   if (avx2) found.push_back(&kAvx2Level);

@@ -17,6 +17,26 @@ constexpr int64_t kDotBlock = 256;
 constexpr int64_t kScreenPanel = 16;
 constexpr int64_t kScreenDepth = 32;
 
+// What a screen multiplies in. Integers have a scale for each row and each latent.
+enum class Screening : int { kFp32 = 0, kBf16 = 1, kInt16 = 2, kInt8 = 3 };
+constexpr int kScreenings = 4;
+
+inline bool is_integer(Screening kind) { return kind == Screening::kInt16 || kind == Screening::kInt8; }
+
+// A row as integers times `scale`; `squares` of the error that this leaves, and the sum of the integers.
+struct Quantised {
+  float scale = 0;
+  float squares = 0;
+  int32_t sum = 0;
+};
+
+// c[rows][panels * 16] = row_scales[r] * scales[j] * sums of products. Layouts as for bf16, with blocks of 64 bytes of
+// a row and words of 4 bytes of a latent. Rows are rounded up to kScreenPanel, as are row_scales and starts (-128 times
+// the sum of each row, because the latents' bytes are 128 too large; int16 ignores them).
+using IntegerTile = void (*)(const char* a, int64_t rows, const char* b, int64_t panels, int64_t width,
+                             const float* row_scales, const int32_t* starts, const float* scales, float* c,
+                             int64_t ldc);
+
 // Running softmax statistics of one token over the vocabulary seen so far, for both streams.
 struct PairState {
   double sum_p = 0;     // sum of exp(z_p - max_p)
@@ -83,14 +103,13 @@ struct Level {
   void (*softmax_tile)(float* z_p, float* z_q, const float* bias, int count, float softcap, int32_t first_column,
                        int64_t target, PairState* state);
   // Screening in bf16, see simd/bf16.h for the layouts. Rounds n values (a multiple of kDotLanes) and returns the sum
-  // of their squared errors; transposes 16 rounded latents into a panel; c[rows][panels * 16] = packed rows times
-  // packed latents (added to c with `add`), where rows and panels may be rounded up to two panels.
+  // of their squared errors; transposes 16 rounded latents of `width` bytes into a panel; c[rows][panels * 16] = packed
+  // rows times packed latents (added to c with `add`), where rows and panels may be rounded up to two panels.
   float (*round_to_bf16)(const float* in, int64_t n, Bf16* out);
-  void (*interleave_latents)(const Bf16* rows, int64_t depth, Bf16* out);
+  void (*interleave_latents)(const void* rows, int64_t width, void* out);
   void (*bf16_tile)(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
                     bool add);
-  // What makes bf16_tile faster than gemm_tile here ("amx", "avx512_bf16"); null where nothing does.
-  const char* bf16_hardware;
+  bool bf16_fast;  // than gemm_tile
   // The loss on transposed tiles of raw logits z[count][ld], whose rows are words and whose first kTokenLanes columns
   // are tokens; bias [count] may be null, softcap 0 means none. Folds them into the states, z_p and z_q overwritten.
   void (*softmax_lanes)(float* z_p, float* z_q, int64_t ld, const float* bias, int count, float softcap,
@@ -103,6 +122,16 @@ struct Level {
   void (*round_slopes)(const float* z, int64_t ld, int count, int padded, Bf16* pairs, Bf16* rows, int64_t panel);
   // out[16][32] = in[32][16] transposed, rows of `in` `stride` elements apart.
   void (*transpose_bf16)(const Bf16* in, int64_t stride, Bf16* out);
+  // Screening in integers: n values (a multiple of kDotLanes) of a row of at most this norm as int16, or as int8 plus
+  // `zero`; see simd/integers/quantise.h.
+  Quantised (*quantise)(const float* in, int64_t n, float norm, Screening kind, int zero, void* out);
+  IntegerTile int16_tile, int8_tile;
+  // What this machine multiplies faster than gemm_tile: the 16-bit screen (kFp32 for none), and int8 if it is faster
+  // still: scoring one latent exactly then costs as much as it saves on so many (0 for never). By which instructions,
+  // for people.
+  Screening wide;
+  int int8_latents_per_score;
+  const char* hardware;
 };
 
 constexpr int kMaxPanel = 32;  // largest nr of any level: what paddings are rounded to
@@ -114,6 +143,7 @@ extern const Level kAvx2Level;
 extern const Level kAvx512Level;
 #endif
 #if defined(SK_HAVE_BF16_LEVELS)
+extern const Level kAvx512VnniLevel;
 extern const Level kAvx512Bf16Level;
 extern const Level kAmxLevel;
 #endif

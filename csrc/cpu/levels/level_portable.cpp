@@ -2,4 +2,5 @@
 // The vector type comes first: table.h builds on it.
 #include "cpu/simd/table.h"
 
-SK_DEFINE_LEVEL(kPortableLevel, "portable", bf16_tile, nullptr)
+SK_DEFINE_LEVEL(kPortableLevel, "portable", bf16_tile, false, integer_product<PlainDot<int16_t>>,
+                integer_product<PlainDot<int8_t>>, Screening::kFp32, 0, nullptr)

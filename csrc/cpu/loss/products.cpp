@@ -162,7 +162,7 @@ Matrix pick_rows(const Matrix& m, const int64_t* ids, int64_t count, Buffer<char
 }
 
 bool multiplies_bf16(const Level& simd, const Matrix& weight) {
-  return simd.bf16_hardware != nullptr && weight.dtype == DType::kBfloat16 && weight.cols > 0;
+  return simd.bf16_fast && weight.dtype == DType::kBfloat16 && weight.cols > 0;
 }
 
 std::unique_ptr<Products> make_products(const Level& simd, const Matrix& weight) {

@@ -19,10 +19,23 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// c[32][32] (+)= 32 rows times 32 latents over `depth` terms; panels lie `panel` elements apart.
-inline void amx_block(const Bf16* a, const Bf16* b, int64_t panel, int64_t depth, float* c, int64_t ldc, bool first) {
+// Asks for what follows 1 KiB at byte `at` of each of two latent panels of `panel` bytes. For the first rows that meet
+// them: they come from memory.
+inline void amx_ask_ahead(const char* latents, int64_t at, int64_t panel) {
+  for (int64_t p = 0; p < 2; ++p) {
+    const uintptr_t next = ahead(latents + p * panel, at, panel, 1);
+    for (uintptr_t line = 0; line < 1024; line += 64) ask_for(next + line);
+  }
+}
+
+// c[32][32] (+)= 32 rows times 32 latents over `depth` terms; panels lie `panel` elements apart, and `b` lies `at`
+// bytes into one.
+inline void amx_block(const Bf16* a, const Bf16* b, int64_t panel, int64_t at, int64_t depth, float* c, int64_t ldc,
+                      bool ask, bool add) {
+  constexpr int64_t kBytes = sizeof(Bf16);
+  const char* begin = reinterpret_cast<const char*>(b) - at;
   const int64_t c_stride = ldc * static_cast<int64_t>(sizeof(float));
-  if (first) {
+  if (!add) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -36,6 +49,7 @@ inline void amx_block(const Bf16* a, const Bf16* b, int64_t panel, int64_t depth
   for (int64_t k = 0; k < depth; k += kScreenDepth) {
     const Bf16* rows = a + k * kScreenPanel;
     const Bf16* latents = b + k * kScreenPanel;
+    if (ask) amx_ask_ahead(begin, at + k * kScreenPanel * kBytes, panel * kBytes);
     _tile_loadd(4, rows, 64);
     _tile_loadd(6, latents, 64);
     _tile_loadd(7, latents + panel, 64);
@@ -61,8 +75,9 @@ void amx_tile(const Bf16* a, int64_t rows, const Bf16* b, int64_t panels, int64_
     for (int64_t k = 0; k < depth; k += kAmxDepth) {
       const int64_t slice = depth - k < kAmxDepth ? depth - k : kAmxDepth;
       for (int64_t r = 0; r < rows; r += 2 * kScreenPanel) {
-        amx_block(a + r * depth + k * kScreenPanel, b + p * panel + k * kScreenPanel, panel, slice,
-                  c + r * ldc + p * kScreenPanel, ldc, k == 0 && !add);
+        amx_block(a + r * depth + k * kScreenPanel, b + p * panel + k * kScreenPanel, panel,
+                  k * kScreenPanel * static_cast<int64_t>(sizeof(Bf16)), slice, c + r * ldc + p * kScreenPanel, ldc,
+                  r == 0, k > 0 || add);
       }
     }
   }

@@ -25,11 +25,12 @@ float round_to_bf16(const float* in, int64_t n, Bf16* out) {
   return fold_lanes(sums);
 }
 
-// rows [16][depth] to [depth / 2][16][2]: a transposition of words, each a pair of bf16.
-void interleave_latents(const Bf16* rows, int64_t depth, Bf16* out) {
-  const float* words = reinterpret_cast<const float*>(rows);
-  float* to = reinterpret_cast<float*>(out);
-  const int64_t stride = depth / 2;
+// rows [16][width bytes] to [width / 4][16][4 bytes]: a transposition of words, each a pair of bf16 or of int16, or
+// four int8.
+void interleave_latents(const void* rows, int64_t width, void* out) {
+  const float* words = static_cast<const float*>(rows);
+  float* to = static_cast<float*>(out);
+  const int64_t stride = width / 4;
   for (int64_t k = 0; k < stride; k += 8) {
     transpose8(words + k, stride, to + k * kScreenPanel, kScreenPanel);
     transpose8(words + 8 * stride + k, stride, to + k * kScreenPanel + 8, kScreenPanel);

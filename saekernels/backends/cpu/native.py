@@ -38,7 +38,7 @@ def available() -> str | None:
 
 
 def simd_level() -> str:
-    """The instruction set in use: "avx512", "avx2" or "portable"."""
+    """The instruction set in use, one of `supported_simd_levels`: "amx", "avx512", "portable", ..."""
     return str(module().simd_level())
 
 
@@ -48,22 +48,30 @@ def set_simd_level(name: str) -> None:
 
 
 def screening() -> str:
-    """The type in which encoders screen before they score exactly: "bf16" or "fp32"."""
+    """What encoders screen in before they score exactly: a forced screen, or the machine's in the order of trial.
+
+    "fp32", "bf16", "int16", "int8"; where the machine chooses also "int8+bf16" or "int8+int16": int8 for narrow
+    depths, and rows that it leaves go to the other.
+    """
     return str(module().screening())
 
 
 def set_screening(name: str) -> None:
-    """Force a screen, "bf16" or "fp32", or return to the faster one with "auto". No result depends on it."""
+    """Force a screen, "int8", "int16", "bf16" or "fp32", or return to the fastest with "auto".
+
+    No result depends on it.
+    """
     module().set_screening(name)
 
 
 def stats() -> dict[str, int]:
     """What the encoders did since the process began.
 
-    direct_rows: scored exactly at once, being few; screened_rows: certified after a screen; rescreened_rows: had more
-    candidates than room after a bf16 screen and met the fp32 one; rescored: scores computed exactly after a screen;
-    overflow_rows, unbounded_rows: rows that no screen could certify (more candidates than room; NaN, infinities or
-    norms past all bounds) and that were scored exactly as a whole.
+    direct_rows: scored exactly at once, being few; screened_rows: certified after a screen, namely that of int8_rows,
+    int16_rows, bf16_rows or fp32_rows; rescreened_rows: met another screen, the first having left more candidates than
+    room or too few above its floor; rescored: scores computed exactly after a screen; overflow_rows, unbounded_rows:
+    rows that no screen could certify (more candidates than room; NaN, infinities or norms past all bounds) and that
+    were scored exactly as a whole; fallback_rows: those that took any way but the first screen's.
     """
     return dict(module().stats())
 
@@ -88,8 +96,8 @@ def _screening_line() -> str:
     if LOADED is None or available() is not None:
         return "none"
     if LOADED.screening() == "fp32":
-        return "fp32" + ("" if LOADED.bf16_hardware() else " (no bf16 products in hardware here)")
-    return "bf16, " + (LOADED.bf16_hardware() or "forced: no hardware for it here")
+        return "fp32" + ("" if LOADED.screening_hardware() else " (nothing multiplies 8 or 16 bits faster here)")
+    return f"{LOADED.screening()}, " + (LOADED.screening_hardware() or "forced: no hardware for it here")
 
 
 def module() -> ModuleType:

@@ -51,7 +51,7 @@ def here() -> Machine:
     bfloat16 = max(roofs.bfloat16_gflops / 1e3, float32)
     backend = registry.load("cpu")
     # What encoders of float32 screen in.
-    screen = bfloat16 if backend.available() is None and backend.screening() == "bf16" else float32
+    screen = bfloat16 if backend.available() is None and backend.screening() != "fp32" else float32
     card = Card(
         name=f"this CPU, {torch.get_num_threads()} threads",
         bf16=bfloat16,

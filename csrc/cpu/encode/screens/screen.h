@@ -4,11 +4,12 @@
 // group of rows with it at a time, so that their scores are still near when they are filtered. Nothing of size T x F.
 #pragma once
 
+#include <cstring>
 #include <memory>
 
-#include "cpu/encode/bounds.h"
+#include "cpu/encode/screens/bounds.h"
 #include "cpu/kernels.h"
-#include "cpu/encode/prepared.h"
+#include "cpu/encode/screens/prepared.h"
 #include "cpu/rows.h"
 #include "cpu/encode/score_tiles.h"
 
@@ -19,11 +20,11 @@ constexpr int64_t kDirectRows = 4;
 
 // Scratch of one worker, and the tile that it holds now.
 struct ScreenTile {
-  Buffer<char> packed;   // latents in the screen's layout, unless they come prepared
-  Buffer<float> staged;  // bf16: 16 latents in fp32 and rounded
-  Buffer<Bf16> rounded;
-  Buffer<float> scores;                    // [group][columns]
-  Buffer<float> bias, norm, error, extra;  // [columns], zero past count
+  Buffer<char> packed;                            // latents in the screen's layout, unless they come prepared
+  Buffer<float> staged;                           // a latent in fp32
+  Buffer<char> rounded;                           // 16 latents as the screen takes them
+  Buffer<float> scores;                           // [group][columns]
+  Buffer<float> bias, norm, error, scale, extra;  // [columns], zero past count
   Buffer<uint16_t> hits;
   const void* latents = nullptr;
   int64_t first = 0, count = 0;
@@ -50,7 +51,7 @@ class Screen {
   const RowReach& row_reach(int64_t r) const { return reaches_[r]; }
 
  protected:
-  Screen(const Level& simd, int64_t depth, const TileShape& shape, int64_t capacity, const Prepared* prepared)
+  Screen(const Level& simd, int64_t depth, const TileShape& shape, int64_t capacity, const PreparedScreen* prepared)
       : simd_(simd), depth_(depth), shape_(shape), prepared_(prepared), reaches_(capacity) {}
 
   virtual int64_t tile_bytes() const = 0;
@@ -61,12 +62,23 @@ class Screen {
   const Level& simd_;
   int64_t depth_;
   TileShape shape_;
-  const Prepared* prepared_;
+  const PreparedScreen* prepared_;
   Buffer<RowReach> reaches_;
 };
 
 // A screen for row blocks of at most `capacity` rows. What was prepared for another kind of screen is not used.
 std::unique_ptr<Screen> make_screen(const Encoder& encoder, Screening kind, int64_t capacity, int64_t max_columns);
+
+// Bytes of a row in panels, none for fp32.
+inline int64_t panel_width(Screening kind, int64_t depth) {
+  if (kind == Screening::kFp32) return 0;
+  return round_up(depth * (kind == Screening::kInt8 ? 1 : 2), 64);
+}
+
+// Rows of `width` bytes as panels: row `r` of a panel at `out`.
+inline void place_row(const char* row, int64_t width, int64_t r, char* out) {
+  for (int64_t k = 0; k < width; k += 64) std::memcpy(out + (k / 64 * kScreenPanel + r) * 64, row + k, 64);
+}
 
 // Latents [first, first + count), count <= kScreenPanel, rounded to bf16 [kScreenPanel][padded] with zeros behind them;
 // norms and errors from above. `staged` is scratch [padded].

@@ -1,13 +1,13 @@
-#include "cpu/encode/screen.h"
+#include "cpu/encode/screens/screen.h"
 
-#include <cstring>
+#include "cpu/encode/screens/integer_screen.h"
 
 namespace saekernels {
 namespace {
 
 class Fp32Screen final : public Screen {
  public:
-  Fp32Screen(const Level& simd, int64_t depth, const Prepared* prepared, int64_t capacity, int64_t max_columns)
+  Fp32Screen(const Level& simd, int64_t depth, const PreparedScreen* prepared, int64_t capacity, int64_t max_columns)
       : Screen(simd, depth, tile_shape(simd, std::min(tile_columns(depth), max_columns), depth), capacity, prepared),
         rows_(round_up(capacity, simd.mr) * depth_) {}
 
@@ -54,7 +54,7 @@ class Fp32Screen final : public Screen {
 
 class Bf16Screen final : public Screen {
  public:
-  Bf16Screen(const Level& simd, int64_t depth, const Prepared* prepared, int64_t capacity, int64_t max_columns)
+  Bf16Screen(const Level& simd, int64_t depth, const PreparedScreen* prepared, int64_t capacity, int64_t max_columns)
       : Screen(simd, depth, shape_for(depth, max_columns), capacity, prepared),
         padded_(round_up(depth_, kScreenDepth)),
         rows_(round_up(capacity, 2 * kScreenPanel) * padded_) {}
@@ -62,15 +62,12 @@ class Bf16Screen final : public Screen {
   void pack(const CentredRows& rows, int64_t count, int threads) override {
     parallel_for(ceil_div(count, kScreenPanel), threads, [&](int64_t panel, int) {
       Buffer<Bf16> rounded(padded_);
-      Bf16* out = rows_.get() + panel * kScreenPanel * padded_;
+      char* out = reinterpret_cast<char*>(rows_.get() + panel * kScreenPanel * padded_);
       for (int64_t r = 0; r < kScreenPanel; ++r) {
         const int64_t at = panel * kScreenPanel + r;
         if (at >= count) std::memset(rounded.get(), 0, static_cast<size_t>(padded_) * sizeof(Bf16));
         if (at < count) reaches_[at] = round_row(rows.row(at), rounded.get());
-        for (int64_t k = 0; k < padded_; k += kScreenDepth) {
-          std::memcpy(out + (k / kScreenDepth * kScreenPanel + r) * kScreenDepth, rounded.get() + k,
-                      kScreenDepth * sizeof(Bf16));
-        }
+        place_row(reinterpret_cast<const char*>(rounded.get()), 2 * padded_, r, out);
       }
     });
     // The product takes two panels of rows at a time: the second may not exist, but is read.
@@ -94,19 +91,19 @@ class Bf16Screen final : public Screen {
   void stage(ScreenTile* tile) const override {
     if (prepared_ != nullptr) return;
     tile->staged = Buffer<float>(padded_);
-    tile->rounded = Buffer<Bf16>(kScreenPanel * padded_);
+    tile->rounded = Buffer<char>(kScreenPanel * padded_ * 2);
   }
 
-  const void* prepared_tile(int64_t first) const override { return prepared_->panels + first * padded_; }
+  const void* prepared_tile(int64_t first) const override { return prepared_->panels + first * padded_ * 2; }
 
   void pack_latents(const Matrix& weight, ScreenTile* tile) const override {
-    Bf16* out = reinterpret_cast<Bf16*>(tile->packed.get());
     for (int64_t j = 0; j < round_up(tile->count, kMaxPanel); j += kScreenPanel) {
       round_latents(simd_, weight, tile->first + j, std::clamp<int64_t>(tile->count - j, 0, kScreenPanel), padded_,
-                    tile->staged.get(), tile->rounded.get(), tile->norm.get() + j, tile->error.get() + j);
-      simd_.interleave_latents(tile->rounded.get(), padded_, out + j * padded_);
+                    tile->staged.get(), reinterpret_cast<Bf16*>(tile->rounded.get()), tile->norm.get() + j,
+                    tile->error.get() + j);
+      simd_.interleave_latents(tile->rounded.get(), 2 * padded_, tile->packed.get() + j * padded_ * 2);
     }
-    tile->latents = out;
+    tile->latents = tile->packed.get();
   }
 
  private:
@@ -144,7 +141,9 @@ ScreenTile Screen::make_tile() const {
   ScreenTile tile;
   tile.packed = Buffer<char>(tile_bytes());
   tile.scores = Buffer<float>(round_up(shape_.group, 2 * kScreenPanel) * shape_.columns);
-  for (Buffer<float>* part : {&tile.bias, &tile.norm, &tile.error, &tile.extra}) *part = Buffer<float>(shape_.columns);
+  for (Buffer<float>* part : {&tile.bias, &tile.norm, &tile.error, &tile.scale, &tile.extra}) {
+    *part = Buffer<float>(shape_.columns);
+  }
   std::fill(tile.error.get(), tile.error.get() + shape_.columns, 0.0f);
   tile.hits = Buffer<uint16_t>(shape_.columns);
   stage(&tile);
@@ -158,6 +157,11 @@ void Screen::load(const Encoder& encoder, int64_t first, int64_t count, ScreenTi
   if (prepared_ != nullptr) {
     std::memcpy(tile->norm.get(), prepared_->norms + first, static_cast<size_t>(count) * sizeof(float));
     std::memcpy(tile->error.get(), prepared_->errors + first, static_cast<size_t>(count) * sizeof(float));
+    if (prepared_->scales != nullptr) {
+      // Of whole panels: the product scales what lies past count as well.
+      const auto whole = static_cast<size_t>(round_up(count, kMaxPanel));
+      std::memcpy(tile->scale.get(), prepared_->scales + first, whole * sizeof(float));
+    }
     tile->latents = prepared_tile(first);
   }
   if (prepared_ == nullptr || tile->latents == nullptr) pack_latents(encoder.weight, tile);
@@ -172,9 +176,9 @@ void Screen::load(const Encoder& encoder, int64_t first, int64_t count, ScreenTi
 
 std::unique_ptr<Screen> make_screen(const Encoder& encoder, Screening kind, int64_t capacity, int64_t max_columns) {
   const Level& simd = level();
-  const Prepared* prepared = encoder.prepared;
-  if (prepared != nullptr && prepared->screening != kind) prepared = nullptr;
+  const PreparedScreen* prepared = encoder.prepared != nullptr ? encoder.prepared->of(kind) : nullptr;
   const int64_t depth = encoder.x.cols;
+  if (is_integer(kind)) return make_integer_screen(simd, kind, depth, prepared, capacity, max_columns);
   if (kind == Screening::kBf16) return std::make_unique<Bf16Screen>(simd, depth, prepared, capacity, max_columns);
   return std::make_unique<Fp32Screen>(simd, depth, prepared, capacity, max_columns);
 }

@@ -1,30 +1,32 @@
-// What a screen needs to know of the weights, worked out once per version of them: norms, and for a bf16 screen the
+// What screens need to know of the weights, worked out once per version of them: norms, and for all but fp32 the
 // rounded latents in panels. One block of bytes, so that any framework can own it:
 //
-//   header (64 bytes) | norms fp32 [F'] | errors fp32 [F'] | panels bf16 [F' / 16][depth'][16], bf16 screens only
+//   header (64 bytes) | for each screen: norms fp32 [F'] | errors fp32 [F'] | scales fp32 [F'], integers only |
+//   panels [F' / 16][row bytes / 4][16][4 bytes], not for fp32
 //
-// F' is F rounded up to kMaxPanel, depth' is d rounded up to kScreenDepth.
+// F' is F rounded up to kMaxPanel; a row's bytes are rounded up to 64. fp32 is only prepared where no other screen is.
 #pragma once
 
 #include <cstdint>
 
-#include "common/types.h"
+#include "cpu/encode/screens/screening.h"
 
 namespace saekernels {
 
-enum class Screening : int { kFp32 = 0, kBf16 = 1 };
-
-// The screen that encoders use here: bf16 where the hardware multiplies it faster, or the one forced by
-// set_screening ("auto", "fp32", "bf16") or SAEKERNELS_SCREEN.
-Screening screening();
-void set_screening(const char* name);
-const char* screening_name();
-
-struct Prepared {
-  Screening screening = Screening::kFp32;
+struct PreparedScreen {
   const float* norms = nullptr;   // of the latents, from above
   const float* errors = nullptr;  // of their rounding, from above
-  const Bf16* panels = nullptr;
+  const float* scales = nullptr;  // of integers
+  const char* panels = nullptr;
+};
+
+struct Prepared {
+  PreparedScreen screens[kScreenings];
+  // Null where this one was not prepared.
+  const PreparedScreen* of(Screening kind) const {
+    const PreparedScreen* found = screens + static_cast<int>(kind);
+    return found->norms != nullptr ? found : nullptr;
+  }
 };
 
 // Bytes that `prepare` fills for weights of this shape under the current screening.
