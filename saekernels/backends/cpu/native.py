@@ -71,7 +71,8 @@ def stats() -> dict[str, int]:
     int16_rows, bf16_rows or fp32_rows; rescreened_rows: met another screen, the first having left more candidates than
     room or too few above its floor; rescored: scores computed exactly after a screen; overflow_rows, unbounded_rows:
     rows that no screen could certify (more candidates than room; NaN, infinities or norms past all bounds) and that
-    were scored exactly as a whole; fallback_rows: those that took any way but the first screen's.
+    were scored exactly as a whole; fallback_rows: those that any screen left so. A block of rows that int8
+    declines as a whole, because its window would hold too many latents, counts only for the screen that served it.
     """
     return dict(module().stats())
 
