@@ -6,7 +6,10 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from saekernels._version import __version__
 from saekernels.cli.commands import bench as bench_command
@@ -79,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.argv = list(sys.argv[1:] if argv is None else argv)
             if arguments.command not in SHARED:
                 one_process_only(name)
-            return int(arguments.run(arguments))
+            with _warnings_in_a_line(name):
+                return int(arguments.run(arguments))
     except ToldError:
         return BAD_INPUT
     except RankLostError as error:
@@ -99,6 +103,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{name}: interrupted, {str(interrupt) or kept}", INTERRUPTED)
     except BrokenPipeError:
         return BROKEN_PIPE
+
+
+@contextmanager
+def _warnings_in_a_line(name: str) -> Iterator[None]:
+    """Our own warnings as a command says things, without the line of code that they come from."""
+    usual = warnings.formatwarning
+    package = str(Path(__file__).parent.parent)
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, UserWarning) and filename.startswith(package):
+            return f"{name}: warning: {' '.join(str(message).splitlines())}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -38,6 +38,8 @@ _BATCHES = (
 )
 # Each as a batch, and with the few tokens of decoding time.
 SAE_SHAPES = tuple(shape._replace(T=T) for shape in _BATCHES for T in (shape.T, 16, 1))
+# Widths of large models, where a screen's window is wide and lists of candidates are long.
+WIDE_SHAPES = (Shape(256, 3584, 57344, 128), Shape(256, 5120, 40960, 96), Shape(192, 8192, 32768, 64))
 TRAIN_SHAPES = (_BATCHES[1],)
 LOSS_SHAPES = (Shape(2048, 768, 50304), Shape(512, 2304, 128256), Shape(1024, 160, 4096))
 LOSS_TRAIN_SHAPES = (Shape(512, 768, 50257), Shape(1024, 576, 49152))
