@@ -64,7 +64,8 @@ def test_nan_in_the_weights_of_an_sae_is_no_traceback(command: str, good: dict[s
     assert found.code in (0, 2), found
     told, *rest = found.err.splitlines()
     name = "eval" if command == "compat" else command
-    assert told == f"saekernels {name}: warning: {tmp_path / 'nan' / 'cfg.json'}: 'W_enc': values that are no finite numbers"
+    place = tmp_path / "nan" / "cfg.json"
+    assert told == f"saekernels {name}: warning: {place}: 'W_enc': values that are no finite numbers"
     assert len(rest) == (1 if command == "eval" or found.code else 0), found
 
 
