@@ -93,7 +93,7 @@ from saekernels.eval import Document, evaluate
 def texts(count):
     for i in range(count):
         yield Document(tiny_lm.PARAGRAPH * 40, str(i % 3))
-model, saes = tiny_lm.model(), tiny_lm.saes()
+model, saes = tiny_lm.model(), {tiny_lm.SITES[0]: tiny_lm.sae()}
 small = {"bootstrap": 50, "baselines": ("mean",), "cumulative": False, "batch_size": 32}
 evaluate(model, tiny_lm.tokenizer(), saes, texts(2), **small)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
