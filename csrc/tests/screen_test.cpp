@@ -21,7 +21,7 @@ using namespace saekernels;
 namespace {
 
 // The level whose bf16 and int8 products are the emulated AMX ones.
-SK_LEVEL_TABLE(kEmulatedLevel, "emulated amx", amx_tile, integer_product<PlainDot<int16_t>>, amx_int8_tile,
+SK_LEVEL_TABLE(kEmulatedLevel, "emulated amx", amx_tile, true, integer_product<PlainDot<int16_t>>, amx_int8_tile,
                Screening::kBf16, 64, "amx")
 
 void require(bool condition, const std::string& what) {
