@@ -72,6 +72,7 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
 
     names = [field.name for field in _fields(op)]
     tensor_names = [field.name for field in _fields(op) if str(field.type).startswith("Tensor")]
+    required = [(at, field.name) for at, field in enumerate(_fields(op)) if field.type == "Tensor"]
     kinds = {field.name: _KINDS[field.type] for field in _fields(op) if field.type in _KINDS}
 
     def checked(*args: Any, **kwargs: Any) -> Op:
@@ -105,6 +106,9 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
             kind, at_once = kinds[option]
             if type(value) not in at_once:
                 _check.scalar(option, value, kind)
+        for at, tensor in required:
+            if tensors[at] is None:
+                _check.tensor(tensor, None)
         if direct(tensors):
             made = op(*tensors, **options)
             made.check()

@@ -120,3 +120,21 @@ def test_the_same_message_past_the_dispatcher_and_through_it(
 def test_float64_is_refused_by_a_named_native_backend() -> None:
     with pytest.raises(ValueError, match=r"backend: got 'cpu', which cannot serve encode_topk for torch\.float64"):
         sk.encode_topk(X.double(), W.double(), k=2, backend="cpu")
+
+
+@pytest.mark.parametrize(
+    ("op", "given"),
+    [
+        (sk.decode, {"values": V, "indices": LATENTS, "W_dec": W}),
+        (sk.decode_csr, {"values": V.view(-1), "indices": LATENTS.view(-1), "offsets": OFFSETS, "W_dec": W}),
+        (lambda **given: sk.encode_topk(**given, k=2), {"x": X, "W_enc": W}),
+        (lambda **given: sk.encode_threshold(**given, b_enc=None, threshold=0.5), {"x": X, "W_enc": W}),
+        (lambda **given: sk.topk(**given, k=2), {"scores": X}),
+        (sk.linear_ce_kl, {"h_p": X, "h_q": X, "W_U": W, "targets": TARGETS}),
+    ],
+    ids=["decode", "decode_csr", "encode_topk", "encode_threshold", "topk", "linear_ce_kl"],
+)
+def test_none_for_a_tensor_is_named(op: Callable[..., object], given: dict[str, torch.Tensor]) -> None:
+    for name in given:
+        with pytest.raises(TypeError, match=f"^{name}: got NoneType, need a torch.Tensor"):
+            op(**{**given, name: None})
