@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saekernels.backends import cpu
+from saekernels.bench.cpu.runner import MOST_FALLBACKS
 from saekernels.bench.measure import machine, timing
 from saekernels.bench.measure.shapes import Problem, Shape, encoder_problem
 from saekernels.bench.ops import encode
@@ -27,7 +27,6 @@ from saekernels.bench.ops import encode
 RANGES = {"T": (1, 4096), "d": (256, 8192), "F": (8192, 131072), "k": (1, 512)}
 _MOST_FLOPS, _MOST_BYTES = 2.5e11, 3 << 30
 _LEAST_ROUNDS, _ROUNDS, _BUDGET = 3, 15, 3.0
-_MOST_FALLBACK = 0.01
 
 
 def _normal(problem: Problem) -> None:
@@ -80,7 +79,7 @@ class Case:
     @property
     def failed(self) -> bool:
         """Wrong, slower than torch beyond its spread, or by a fallback."""
-        return self.wrong is not None or (self.ratio < 1 and self.least < 0.95) or self.fallback > _MOST_FALLBACK
+        return self.wrong is not None or (self.ratio < 1 and self.least < 0.95) or self.fallback > MOST_FALLBACKS
 
 
 def drawn(cases: int, seed: int) -> Iterator[tuple[Shape, str, bool]]:
@@ -104,9 +103,9 @@ def measured(shape: Shape, kind: str, prepared: bool) -> Case:
     KINDS[kind](problem)
     ours = (encode.ours_prepared if prepared else encode.ours)(problem)
     torchs = encode.chunked(problem)
-    before = cpu.stats()["fallback_rows"]
+    before = machine.fallback_rows()
     output = ours.call(*problem.tokens)
-    fallback = (cpu.stats()["fallback_rows"] - before) / shape.T
+    fallback = (machine.fallback_rows() - before) / shape.T
     wrong = encode.check(problem, encode.expect(problem), output)
     calls = {"ours": lambda: ours.call(*problem.tokens), "torch": lambda: torchs.call(*problem.tokens)}
     flush = timing.cold_caches(machine.cache_bytes())
@@ -121,7 +120,7 @@ def measured(shape: Shape, kind: str, prepared: bool) -> Case:
 def line(case: Case) -> str:
     """A row of the table."""
     sizes = " ".join(f"{case.shape[name]:>6}" for name in RANGES)
-    told = case.wrong or ("FALLBACK" if case.fallback > _MOST_FALLBACK else "SLOWER" if case.failed else "")
+    told = case.wrong or ("FALLBACK" if case.fallback > MOST_FALLBACKS else "SLOWER" if case.failed else "")
     return (
         f"{sizes}  {case.kind:<22}{'yes' if case.prepared else 'no':<9}{case.ours_ms:>9.2f}{case.torch_ms:>10.2f}"
         f"{case.ratio:>8.2f}{case.fallback:>9.1%}  {told}"

@@ -77,43 +77,40 @@ inline float bf16_at(const uint8_t* row, int index) {
   return flush(value);
 }
 
-inline void dpbf16ps(int c, int a, int b) {
+// Every word of sums, of type Sum, becomes add(sum, left word, right word) for each word of the depth in turn.
+template <class Sum, class Add>
+void multiply(int c, int a, int b, Add add) {
   Tile& sums = tile(c);
   const Tile &left = tile(a), &right = tile(b);
   need(left.bytes / 4 == right.rows && sums.rows == left.rows && sums.bytes == right.bytes, "tiles fit each other");
   for (int m = 0; m < sums.rows; ++m) {
     for (int k = 0; k < left.bytes / 4; ++k) {
       for (int n = 0; n < sums.bytes / 4; ++n) {
-        float sum;
+        Sum sum;
         std::memcpy(&sum, sums.data[m] + 4 * n, sizeof sum);
-        for (int half = 0; half < 2; ++half) {
-          sum = flush(std::fma(bf16_at(left.data[m], 2 * k + half), bf16_at(right.data[k], 2 * n + half), flush(sum)));
-        }
+        sum = add(sum, left.data[m] + 4 * k, right.data[k] + 4 * n);
         std::memcpy(sums.data[m] + 4 * n, &sum, sizeof sum);
       }
     }
   }
+}
+
+inline void dpbf16ps(int c, int a, int b) {
+  multiply<float>(c, a, b, [](float sum, const auto* left, const auto* right) {
+    for (int half = 0; half < 2; ++half) sum = flush(std::fma(bf16_at(left, half), bf16_at(right, half), flush(sum)));
+    return sum;
+  });
   ++products;
 }
 
 // Signed bytes of a times unsigned bytes of b.
 inline void dpbsud(int c, int a, int b) {
-  Tile& sums = tile(c);
-  const Tile &left = tile(a), &right = tile(b);
-  need(left.bytes / 4 == right.rows && sums.rows == left.rows && sums.bytes == right.bytes, "tiles fit each other");
-  for (int m = 0; m < sums.rows; ++m) {
-    for (int k = 0; k < left.bytes / 4; ++k) {
-      for (int n = 0; n < sums.bytes / 4; ++n) {
-        uint32_t sum;
-        std::memcpy(&sum, sums.data[m] + 4 * n, sizeof sum);
-        for (int byte = 0; byte < 4; ++byte) {
-          const int product = static_cast<int8_t>(left.data[m][4 * k + byte]) * right.data[k][4 * n + byte];
-          sum += static_cast<uint32_t>(product);
-        }
-        std::memcpy(sums.data[m] + 4 * n, &sum, sizeof sum);
-      }
+  multiply<uint32_t>(c, a, b, [](uint32_t sum, const auto* left, const auto* right) {
+    for (int byte = 0; byte < 4; ++byte) {
+      sum += static_cast<uint32_t>(static_cast<int8_t>(left[byte]) * static_cast<uint8_t>(right[byte]));
     }
-  }
+    return sum;
+  });
   ++byte_products;
 }
 

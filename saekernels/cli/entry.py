@@ -107,15 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _warnings_in_a_line(name: str) -> Iterator[None]:
-    """Our own warnings as a command says things, without the line of code that they come from."""
-    usual = warnings.formatwarning
+    """Our own warnings as a command says things: each once, without the line of code that it comes from."""
+    usual, said = warnings.formatwarning, set[str]()
     package = str(Path(__file__).parent.parent)
 
     def formatted(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if issubclass(category, UserWarning) and filename.startswith(package):
-            return f"{name}: warning: {' '.join(str(message).splitlines())}\n"
+            told = f"{name}: warning: {' '.join(str(message).splitlines())}\n"
+            new = told not in said
+            said.add(told)
+            return told if new else ""
         return usual(message, category, filename, lineno, line)
 
     warnings.formatwarning = formatted

@@ -19,7 +19,6 @@ from saekernels.bench.cpu import runner
 from saekernels.bench.measure import machine, memory, peers
 from saekernels.bench.measure.ceilings import Roofs
 from saekernels.bench.measure.contenders import CHUNKED, OURS, Contender, Ready, Work
-from saekernels.bench.ops import encode
 
 SHAPE, LOSS_SHAPE = Shape(40, 24, 96, 5), Shape(20, 16, 50)
 ROOFS = Roofs(100.0, 50.0, 10.0, 8.0)
@@ -262,10 +261,10 @@ def test_threads_are_set_back(record: Record) -> None:
 
 
 def test_rows_by_a_fallback_fail_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    native, counted = encode.registry.load("cpu"), itertools.count(step=1)
-    monkeypatch.setattr(native, "available", lambda: None)
-    monkeypatch.setattr(native, "stats", lambda: {"fallback_rows": next(counted)})
+    counted = itertools.count()
+    monkeypatch.setattr(machine, "fallback_rows", lambda: next(counted))
     row = rows_of("encode")[OURS]
-    assert row.status == "failed: RuntimeError: 1 of 40 rows took a fallback (saekernels info --stats)"
-    monkeypatch.setattr(native, "stats", lambda: {"fallback_rows": 7})
+    assert row.status == "failed: 1 of 40 rows took a fallback (saekernels info --stats)"
+    assert row.median_ms is None
+    monkeypatch.setattr(machine, "fallback_rows", lambda: 7)
     assert rows_of("encode")[OURS].status == "ok"

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from saekernels.backends.cpu.native import module, vector, view
+
+
+def _problem(
+    h_p: Tensor,
+    h_q: Tensor,
+    W_U: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    ignore_index: int,
+) -> tuple[Any, ...]:
+    """As both kernels take it; the caller keeps the contiguous targets alive."""
+    threads = torch.get_num_threads()
+    return view(h_p), view(h_q), view(W_U), vector(bias), targets.data_ptr(), softcap or 0.0, ignore_index, threads
 
 
 def linear_ce_kl(
@@ -21,14 +37,7 @@ def linear_ce_kl(
     targets = targets.contiguous()
     ce_p, ce_q, kl, agree = (torch.empty(h_p.shape[0], dtype=torch.float32, device="cpu") for _ in range(4))
     module().linear_ce_kl(
-        view(h_p),
-        view(h_q),
-        view(W_U),
-        vector(bias),
-        targets.data_ptr(),
-        softcap or 0.0,
-        ignore_index,
-        torch.get_num_threads(),
+        *_problem(h_p, h_q, W_U, targets, bias, softcap, ignore_index),
         ce_p.data_ptr(),
         ce_q.data_ptr(),
         kl.data_ptr(),
@@ -68,14 +77,7 @@ def linear_ce_kl_backward(
     d_W = make(W_U.shape if need_W else 0)
     d_bias = make(W_U.shape[0] if need_bias else 0, dtype=None if bias is None else bias.dtype)
     module().linear_ce_kl_backward(
-        view(h_p),
-        view(h_q),
-        view(W_U),
-        vector(bias),
-        targets.data_ptr(),
-        softcap or 0.0,
-        ignore_index,
-        torch.get_num_threads(),
+        *_problem(h_p, h_q, W_U, targets, bias, softcap, ignore_index),
         tuple(loss.data_ptr() for loss in losses),
         tuple(grad.data_ptr() for grad in grads),
         view(d_hp) if need_h else None,

@@ -21,6 +21,8 @@ from saekernels.bench.ops.table import OPS
 OK = "ok"
 # A pilot on a small part of the tokens is quick, but too harsh on calls that use few tokens badly.
 _PILOTS = (16, 4)
+# Of the rows: a fallback that is routine is a defect, and its time says nothing.
+MOST_FALLBACKS = 0.01
 _GIB = 2**30
 
 
@@ -161,7 +163,9 @@ def _set_up(
         if too_slow:
             row.status = f"skipped: {too_slow}"
             return row, None
+        before = machine.fallback_rows()
         output, row.peak_mib = memory.peak_of(lambda: ready.call(*problem.tokens))
+        fallbacks = machine.fallback_rows() - before
         wrong = (contender.check or case.op.check)(problem, expected, output)
     except NotInstalled:
         row.status = NOT_INSTALLED
@@ -172,6 +176,9 @@ def _set_up(
         return row, None
     if wrong:
         row.status = f"failed: wrong answer: {wrong}"
+        return row, None
+    if fallbacks > MOST_FALLBACKS * problem.shape.T:
+        row.status = f"failed: {fallbacks} of {problem.shape.T} rows took a fallback (saekernels info --stats)"
         return row, None
     return row, lambda: ready.call(*problem.tokens)
 

@@ -84,7 +84,8 @@ def _product(dtype: torch.dtype) -> Callable[[], object]:
     square = torch.ones(_SQUARE, _SQUARE, dtype=dtype)
     if dtype == torch.int8:
         sums, multiply = torch.empty(_SQUARE, _SQUARE, dtype=torch.int32), integer_product()
-        return lambda: multiply and multiply(square, square, out=sums)
+        assert multiply is not None, "asked for where there is one"
+        return lambda: multiply(square, square, out=sums)
     out = torch.empty_like(square)
     return lambda: torch.mm(square, square, out=out)
 

