@@ -70,11 +70,11 @@ def test_nan_in_the_weights_of_an_sae_is_no_traceback(command: str, good: dict[s
 
 
 def test_what_is_not_known_of_an_sae_is_told_once(good: dict[str, Path], tmp_path: Path) -> None:
-    sk.save(sk.SAE(32, 64, sk.TopK(4)), tmp_path / "sae")
+    sk.save(sk.SAE(32, 64, sk.TopK(4)), tmp_path / "sae", metadata={"hook_name": SITE})
     config = tmp_path / "sae" / "cfg.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "twist": 0.5}))
-    found = run(put(commands(good, tmp_path)["eval"], "eval", "--sae", f"{SITE}={tmp_path / 'sae'}"))
-    assert found.code == 0
+    found = run(put(commands(good, tmp_path)["eval"], "eval", "--sae", str(tmp_path / "sae")))
+    assert found.code == 0  # read for its site, and then whole
     told = [line for line in found.err.splitlines() if "twist" in line]
     assert told == [f"saekernels eval: warning: {config}: fields that are not known here were not used: 'twist' (0.5)"]
 
