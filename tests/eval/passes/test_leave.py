@@ -41,9 +41,10 @@ def losses(first: int, ratio: float | None, replace: str = "sae") -> tuple[float
     handle.remove()
     candidates = [~torch.from_numpy(w.special) & (torch.arange(len(w.ids)) >= first) for w in cut]
     norms = Norms()
-    for x, kept in zip(seen, candidates, strict=True):
+    pairs = list(zip(seen, candidates, strict=True))
+    for x, kept in pairs:
         norms.add(x, x, kept)
-    far = [torch.zeros_like(k) if ratio is None else norms.outlying(x, x, ratio) for x, k in zip(seen, candidates)]
+    far = [torch.zeros_like(k) if ratio is None else norms.outlying(x, x, ratio) for x, k in pairs]
     touched = [k & ~f for k, f in zip(candidates, far, strict=True)]
     mean = torch.cat([x[t] for x, t in zip(seen, touched, strict=True)]).double().mean(0).float()
     totals = torch.zeros(3, dtype=torch.float64)
