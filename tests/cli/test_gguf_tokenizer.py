@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import pytest
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+import tiny_lm
 from checkpoints import llama, write_gguf
 from cli import arguments, fails
 from saekernels.cli.options.gguf_splits import SPLITS
+from saekernels.cli.options.gguf_tokenizer import honour_fields
 from saekernels.cli.options.models import ModelNames, load_tokenizer
+from saekernels.errors import InputError
 
 pytestmark = pytest.mark.skipif(not transformers.utils.is_gguf_available(), reason="the package gguf is not installed")
 TEXTS = (
@@ -207,6 +212,37 @@ def test_what_a_file_says_and_cannot_be_done_is_refused_by_name(
     path = write_gguf(tmp_path / "t.gguf", llama(vocab_size=500), backend=merged(), **fields)
     capsys.readouterr()
     assert fails(capsys, arguments(files, model=[path])) == f"saekernels eval: error: --model: {path} {said}{NEED}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"model": "t5"},
+            "says 'tokenizer.ggml.model' is 't5': transformers' loader reads too little of such a tokenizer",
+        ),
+        (
+            {"model": "gemma4", "pre": "gemma4", "add_space_prefix": True},
+            "says 'tokenizer.ggml.add_space_prefix' is True: transformers' loader puts no blank in front",
+        ),
+        ({"bos_token_id": 7}, "says 'tokenizer.ggml.bos_token_id' is 7: transformers' loader takes 0"),
+        ({"eos_token_id": 0}, "says 'tokenizer.ggml.eos_token_id' is 0: transformers' loader takes 1"),
+    ],
+)
+def test_a_loader_that_reads_a_field_otherwise_is_told(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """The loader's part is played by a tokenizer of its class, so that the test hangs on no version of it."""
+    path = write_gguf(tmp_path / "t.gguf", llama(), **fields)
+    with pytest.raises(InputError, match=f"^--model: {re.escape(f'{path} {said}{NEED}'.rstrip())}$"):
+        honour_fields(copy.deepcopy(tiny_lm.tokenizer()), str(path))
+
+
+def test_the_bos_of_a_file_that_says_so_is_put_in_front_by_gemma_4(tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(tiny_lm.tokenizer(bos=False))
+    for said, first in ((True, [0]), (False, [])):
+        path = write_gguf(tmp_path / "t.gguf", llama(), model="gemma4", pre="gemma4", add_bos_token=said)
+        honour_fields(tokenizer, str(path))
+        inner = tokenizer("light", add_special_tokens=False)["input_ids"]
+        assert tokenizer("light")["input_ids"] == [*first, *inner]
 
 
 def test_the_refusal_names_the_option_that_the_file_was_given_to_and_its_way_out_helps(
