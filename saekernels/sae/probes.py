@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 _ROWS_AT_ONCE = 4096
 _RIDGE = 1e-9
+_RIDGES = tuple(10.0**power for power in range(1, -9, -1))
 _SUMS = ("sum_x", "sum_y", "xx", "xy")
 
 
@@ -99,6 +100,14 @@ class Moments:
             setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
 
+    def part(self, columns: slice | None) -> Moments:
+        """The moments of x and these columns of y; of x alone for None. The sums of x are shared, not copied."""
+        made = Moments.__new__(Moments)
+        made.paired, made.count, made.sum_x, made.xx = columns is not None, self.count, self.sum_x, self.xx
+        columns = columns or slice(0, 0)
+        made.sum_y, made.xy = self.sum_y[columns], self.xy[:, columns]
+        return made
+
     def state(self) -> dict[str, Any]:
         """Everything, to be saved and given to `load`."""
         return dict(vars(self))
@@ -134,6 +143,37 @@ def fit_probes(moments: Moments, ranks: Sequence[int]) -> dict[int, AffineProbe]
     return {
         rank: AffineProbe(down[: min(rank, widest)].float(), up[: min(rank, widest)].float(), *means) for rank in ranks
     }
+
+
+def fit_ridge(moments: Moments, spread: Tensor) -> tuple[AffineProbe, float]:
+    """The affine map from x to y by ridge regression, and its ridge relative to the mean variance of x.
+
+    The ridge is the one of 10^-8, 10^-7, ..., 10 with the least error by generalised cross-validation (Golub, Heath
+    and Wahba 1979): RSS / (1 - df / n)^2, df the trace of the hat matrix, the constant included.
+
+    Args:
+        moments: of rows x and y, with second moments.
+        spread: [d_out] fp64, the variance of each column of y over these rows.
+
+    Raises ValueError for moments without rows, without second moments or without y.
+    """
+    if moments.count < 1 or not len(moments.xx) or not moments.paired:
+        raise ValueError(f"moments: need rows of x and y, got {moments.count} rows, xx {len(moments.xx)}")
+    n, mean_in, mean_out = moments.count, moments.mean_in, moments.mean_out
+    values, vectors = torch.linalg.eigh(moments.xx / n - torch.outer(mean_in, mean_in))
+    values = values.clamp_min(0)
+    cross = vectors.T @ (moments.xy / n - torch.outer(mean_in, mean_out))  # [d_in, d_out]
+    power, unit = cross.square().sum(1), values.mean().clamp_min(1e-300)
+
+    def error(relative: float) -> float:
+        loaded = values + relative * unit
+        left = spread.sum() - (power * (2 / loaded - values / loaded.square())).sum()
+        free = 1 - ((values / loaded).sum() + 1) / n
+        return float(left / free.square()) if free > 0 else float("inf")
+
+    ridge = min(_RIDGES, key=error)
+    down = cross / (values + ridge * unit)[:, None]
+    return AffineProbe(vectors.T.float(), down.float(), mean_in.float(), mean_out.float()), ridge
 
 
 def _directions(moments: Moments, mean_in: Tensor, mean_out: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,271 @@
+"""Measures controls of SAEs that exist: fitted on every other document of a domain, measured on the rest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from saekernels.errors import InputError
+from saekernels.eval.passes.calls import eval_mode, trial_ids
+from saekernels.eval.passes.head import check_head, find_head
+from saekernels.eval.passes.plan import site_of
+from saekernels.eval.passes.trial import try_sites
+from saekernels.eval.passes.two_passes import Progress
+from saekernels.eval.studies.breadth_runs import Advance
+from saekernels.eval.studies.controls.entry import Entry, SiteFit
+from saekernels.eval.studies.controls.figures import CLEAN, Losses, seed_figures
+from saekernels.eval.studies.controls.passes import Mask, Passes
+from saekernels.eval.studies.controls.seeds import Activity
+from saekernels.eval.studies.family import Family
+from saekernels.eval.text.batches import Batch, batches
+from saekernels.eval.text.documents import Document
+from saekernels.eval.text.slices import alternate
+from saekernels.eval.text.windows import Tokens, Window, chosen
+
+PARTS = ("error", "seeds", "bits")
+RUNS = {"error": ("sae", "linear", "remainder", "whole"), "seeds": ("sae",), "bits": ("sae", "quantised", "pca")}
+"""What each part splices in: the SAE's output x_hat; x_hat and a part of the error; x_hat of quantised codes; PCA."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the controls are measured.
+
+    parts: of PARTS; rise: by what share quantisation may raise the squared error; wanted: tokens that count.
+    """
+
+    parts: Sequence[str] = PARTS
+    mask: Mask = field(default_factory=Mask)
+    rise: float = 0.01
+    wanted: int | None = None
+    batch_size: int = 8
+    bootstrap: int = 1000
+    seed: int = 0
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The kinds of splices that the parts need."""
+        return tuple(dict.fromkeys(run for part in PARTS if part in self.parts for run in RUNS[part]))
+
+
+class Text:
+    """The chosen windows in memory, and of each document its domain, digest and half."""
+
+    def __init__(self, documents: Iterable[Document], tokens: Tokens, options: Options) -> None:
+        self.windows: list[Window] = []
+        self.domains: list[str] = []
+        self.digests: list[str] = []
+        for document, windows in chosen(documents, tokens, options.wanted, options.seed):
+            self.domains.append(document.domain)
+            self.digests.append(hashlib.sha256(document.content()).hexdigest()[:16])
+            self.windows += windows
+        self.fitted = alternate(self.domains)
+        self._size = options.batch_size
+
+    def batches(self, fitting: bool | None) -> Iterator[Batch]:
+        """Batches of the half that is fitted on, of the other, or for None of both."""
+        own = [one for one in self.windows if fitting is None or self.fitted[one.document] is fitting]
+        return batches(own, self._size, max((len(one.ids) for one in own), default=2))
+
+    def positions(self, fitting: bool | None) -> int:
+        """Tokens of that part of the text, what stands in front of windows included."""
+        return sum(batch.positions for batch in self.batches(fitting))
+
+
+def measure_controls(
+    model: Any,
+    tokens: Tokens,
+    saes: Mapping[str, Any],
+    documents: Iterable[Document],
+    options: Options | None = None,
+    *,
+    off: Iterable[Document] | None = None,
+    family: Family | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """What is in each SAE's error, what SAEs of one site share, and how many bits each takes; JSON-ready.
+
+    Every other document of a domain is fitted on, the rest is measured. Each SAE is spliced in alone.
+    docs/explanation/evaluation.md defines the figures. Memory: the windows, d_in^2 + d_in * d_out doubles per SAE, and
+    with "seeds" 16 bytes per active latent of the measured text.
+
+    Args:
+        saes: site -> SAE, "SITE#LABEL" for several of one site.
+        off: further text, of another distribution, on which SAEs of one site are compared.
+        family: models measured on the same documents, beside which losses are set.
+        progress: called as progress(done, total), in tokens times forward passes.
+
+    Raises InputError for options out of range, a site that is not there or runs twice, or too little text.
+    """
+    options = options or Options()
+    groups = _groups(saes, options)
+    _check(options, tokens, family)
+    head = find_head(model)
+    # What --parts seeds needs of the text alone is kept for the SAEs that have another at their site.
+    grouped = {entry for group in groups for entry in group}
+    with torch.inference_mode(), eval_mode(model):
+        ids = trial_ids(model, head.vocabulary, tokens.context)
+        check_head(model, head, ids)
+        try_sites(model, head.body, saes, ids, options.batch_size)
+        passes = Passes(model, head, saes, options.mask)
+        reuse = passes.prepare(ids)
+        text = Text(documents, tokens, options)
+        further = None if off is None or not groups else Text(off, tokens, options)
+        _check_text(text)
+        study = _Study(passes, text, saes, options, Advance(progress, _total(text, further, saes, options)))
+        study.fit()
+        study.measure(grouped)
+        elsewhere = {} if further is None else study.look_elsewhere(further, grouped)
+    return study.figures(digests=text.digests, family=family, groups=groups, elsewhere=elsewhere, reuse=reuse)
+
+
+class _Study:
+    """The passes over both halves, and what they add up to."""
+
+    def __init__(self, passes: Passes, text: Text, saes: Mapping[str, Any], options: Options, advance: Advance) -> None:
+        self.passes, self.text, self.options, self.advance = passes, text, options, advance
+        self.losses = Losses(list(saes), len(text.domains), options.runs)
+        self.entries = {entry: Entry(entry, sae, len(text.domains)) for entry, sae in saes.items()}
+        self.activity: dict[str, Activity] = {}
+        self.touched = [0, 0]
+
+    def fit(self) -> None:
+        """The medians of the norms, then every linear map, step and class of the half that is fitted on."""
+        if self.options.mask.leave_norm is not None:
+            self.passes.find_medians(list(self.text.batches(None)))
+            self.advance(self.text.positions(None))
+        fits = {
+            site: SiteFit(site, [self.entries[entry] for entry in self.entries if site_of(entry) == site])
+            for site in self.passes.sites
+        }
+        for batch in self.text.batches(True):
+            seen, _ = self.passes.look(batch)
+            for site, one in seen.items():
+                fits[site].add(one)
+            self.touched[0] += int(next(iter(seen.values())).touched.sum())
+            self.advance(batch.positions)
+        if not self.touched[0]:
+            raise InputError("controls: no position of the half that is fitted on is touched; leave fewer alone")
+        for fit in fits.values():
+            fit.finish(self.options.rise)
+
+    def measure(self, grouped: set[str]) -> None:
+        """Every splice over the other half."""
+        runs = self.options.runs
+        self.activity = {entry: Activity(self.entries[entry].sae.n_latents) for entry in grouped}
+        for batch in self.text.batches(False):
+            seen, clean = self.passes.look(batch, losses=True)
+            assert clean is not None
+            self.advance(batch.positions)
+            for name, entry in self.entries.items():
+                one = seen[site_of(name)]
+                values, codes = entry.replacements(one, runs)
+                if name in self.activity:
+                    self.activity[name].add(codes, one.touched)
+                for run in runs:
+                    hidden = self.passes.plant(batch, name, one, values[run])
+                    figures = self.passes.head.compare(clean, hidden, batch.targets)
+                    self.losses.add(name, run, batch, figures)
+                    self.advance(batch.positions)
+            self.touched[1] += int(next(iter(seen.values())).touched.sum())
+            self.passes.forget()
+
+    def look_elsewhere(self, text: Text, grouped: set[str]) -> dict[str, Activity]:
+        """What is active on another text, in the clean model."""
+        found = {entry: Activity(self.entries[entry].sae.n_latents) for entry in grouped}
+        for batch in text.batches(None):
+            seen, _ = self.passes.look(batch)
+            for entry, activity in found.items():
+                one = seen[site_of(entry)]
+                activity.add(self.entries[entry].encode(one)[1], one.touched)
+            self.advance(batch.positions)
+        return found
+
+    def figures(
+        self,
+        digests: Sequence[str],
+        family: Family | None,
+        groups: Sequence[Sequence[str]],
+        elsewhere: Mapping[str, Activity],
+        reuse: str,
+    ) -> dict[str, Any]:
+        """All of it, JSON-ready; `positions` are those that are touched at the first site."""
+        options, text = self.options, self.text
+        draws = (options.bootstrap, options.seed)
+        fitted = sum(text.fitted)
+        found: dict[str, Any] = {
+            "documents": {"fitted": fitted, "measured": len(text.fitted) - fitted},
+            "tokens": self.losses.tokens,
+            "positions": dict(zip(("fitted", "measured"), self.touched, strict=True)),
+            "mask": asdict(options.mask),
+            "rise": options.rise,
+            "seed": options.seed,
+            "bootstrap": options.bootstrap,
+            "run": {"passes": self.passes.made, "layer_reuse": reuse},
+            "notes": [],
+            "clean_ce": self.losses.ce(CLEAN),
+            "sites": [],
+        }
+        worth: dict[Any, Any] = {}
+        if family is not None and "bits" in options.parts:
+            try:
+                worth, found["notes"] = self.losses.worth(family, digests, *draws)
+            except InputError as error:
+                found["notes"].append(f"Left out: {error}.")
+        for name, entry in self.entries.items():
+            row = {**entry.figures(options.runs), "runs": self.losses.run_figures(name, *draws)}
+            if "error" in options.parts:
+                row["error"] = entry.scores.figures(entry.map, *draws)
+            row["worth"] = {run: worth[key, run] for key, run in worth if key == name}
+            found["sites"].append(row)
+        if "seeds" in options.parts:
+            saes = {name: entry.sae for name, entry in self.entries.items()}
+            found["seeds"] = [seed_figures(one, saes, self.losses, self.activity, elsewhere, *draws) for one in groups]
+        return found
+
+
+def _groups(saes: Mapping[str, Any], options: Options) -> list[list[str]]:
+    """The entries of each site that has several."""
+    if "seeds" not in options.parts:
+        return []
+    by_site: dict[str, list[str]] = {}
+    for entry in saes:
+        by_site.setdefault(site_of(entry), []).append(entry)
+    groups = [group for group in by_site.values() if len(group) > 1]
+    if not groups and tuple(options.parts) == ("seeds",):
+        raise InputError("parts: seeds compares several SAEs of one site (SITE#LABEL), and every site has one")
+    return groups
+
+
+def _check(options: Options, tokens: Tokens, family: Family | None) -> None:
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown or not options.parts:
+        raise InputError(f"parts: got {', '.join(unknown) or 'none'}, need some of {', '.join(PARTS)}")
+    if not 0 < options.rise < np.inf:
+        raise InputError(f"rise: need a positive number, got {options.rise!r}")
+    if options.mask.leave_first < 0:
+        raise InputError(f"leave_first: need at least 0, got {options.mask.leave_first}")
+    if options.mask.leave_norm is not None and not 1 < options.mask.leave_norm < np.inf:
+        raise InputError(f"leave_norm: need a ratio above 1, got {options.mask.leave_norm!r}")
+    if family is not None and family.context != tokens.context:
+        raise InputError(f"family: measured with windows of {family.context} tokens, here they have {tokens.context}")
+
+
+def _check_text(text: Text) -> None:
+    if all(text.fitted):
+        count = len(text.fitted)
+        raise InputError(
+            f"data: every other document of a domain is measured, but the {count} here are one of each domain; "
+            "give more documents or tokens"
+        )
+
+
+def _total(text: Text, further: Text | None, saes: Mapping[str, Any], options: Options) -> int:
+    norms = text.positions(None) if options.mask.leave_norm is not None else 0
+    elsewhere = further.positions(None) if further is not None else 0
+    return norms + text.positions(True) + text.positions(False) * (1 + len(saes) * len(options.runs)) + elsewhere
