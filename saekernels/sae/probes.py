@@ -5,6 +5,8 @@ A probe stands wherever an SAE stands (`splice`, the evaluator); it has no codes
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,35 +147,57 @@ def fit_probes(moments: Moments, ranks: Sequence[int]) -> dict[int, AffineProbe]
     }
 
 
-def fit_ridge(moments: Moments, spread: Tensor) -> tuple[AffineProbe, float]:
-    """The affine map from x to y by ridge regression, and its ridge relative to the mean variance of x.
+def fit_ridge(folds: Sequence[Moments], groups: Sequence[slice]) -> list[tuple[AffineProbe, float]]:
+    """Affine maps from x to groups of columns of y by ridge regression over the rows of all folds, with their ridges.
 
-    The ridge is the one of 10^-8, 10^-7, ..., 10 with the least error by generalised cross-validation (Golub, Heath
-    and Wahba 1979): RSS / (1 - df / n)^2, df the trace of the hat matrix, the constant included.
-
-    Args:
-        moments: of rows x and y, with second moments.
-        spread: [d_out] fp64, the variance of each column of y over these rows.
+    The ridge is relative to the mean variance of x: the one of 10, 1, ..., 1e-8 with the least squared error on each
+    fold of maps that are fitted on the others (the largest among equals); 1 where fewer than two folds have rows. Folds
+    should part what is alike, such as the rows of one document.
 
     Raises ValueError for moments without rows, without second moments or without y.
     """
-    if moments.count < 1 or not len(moments.xx) or not moments.paired:
-        raise ValueError(f"moments: need rows of x and y, got {moments.count} rows, xx {len(moments.xx)}")
-    n, mean_in, mean_out = moments.count, moments.mean_in, moments.mean_out
+    folds = [fold for fold in folds if fold.count]
+    if not folds or not len(folds[0].xx) or not folds[0].paired:
+        raise ValueError(f"folds: need rows of x and y, and second moments, got {sum(f.count for f in folds)} rows")
+    every = functools.reduce(operator.add, folds)
+    errors = torch.zeros(len(groups), len(_RIDGES), dtype=torch.float64)
+    for index, held in enumerate(folds if len(folds) > 1 else ()):
+        rest = functools.reduce(operator.add, folds[:index] + folds[index + 1 :])
+        errors += _held_out(rest, held, groups)
+    picked = errors.argmin(1).tolist() if len(folds) > 1 else [_RIDGES.index(1.0)] * len(groups)
+    values, vectors, cross, unit = _rotated(every)
+    means = every.mean_in.float(), every.mean_out.float()
+    made = []
+    for own, ridge in zip(groups, (_RIDGES[index] for index in picked), strict=True):
+        down = cross[:, own] / (values + ridge * unit)[:, None]
+        made.append((AffineProbe(vectors.T.float(), down.float(), means[0], means[1][own]), ridge))
+    return made
+
+
+def _rotated(moments: Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Variances of x [d_in] and their directions [d_in, d_in], covariances with y along these, the mean variance."""
+    mean_in, mean_out, n = moments.mean_in, moments.mean_out, moments.count
     values, vectors = torch.linalg.eigh(moments.xx / n - torch.outer(mean_in, mean_in))
     values = values.clamp_min(0)
-    cross = vectors.T @ (moments.xy / n - torch.outer(mean_in, mean_out))  # [d_in, d_out]
-    power, unit = cross.square().sum(1), values.mean().clamp_min(1e-300)
+    cross = vectors.T @ (moments.xy / n - torch.outer(mean_in, mean_out))
+    return values, vectors, cross, values.mean().clamp_min(1e-300)
 
-    def error(relative: float) -> float:
-        loaded = values + relative * unit
-        left = spread.sum() - (power * (2 / loaded - values / loaded.square())).sum()
-        free = 1 - ((values / loaded).sum() + 1) / n
-        return float(left / free.square()) if free > 0 else float("inf")
 
-    ridge = min(_RIDGES, key=error)
-    down = cross / (values + ridge * unit)[:, None]
-    return AffineProbe(vectors.T.float(), down.float(), mean_in.float(), mean_out.float()), ridge
+def _held_out(rest: Moments, held: Moments, groups: Sequence[slice]) -> Tensor:
+    """[groups, ridges] fp64: squared errors on `held` of maps fitted on `rest`, without what no map can change."""
+    values, vectors, cross, unit = _rotated(rest)
+    mean_in, mean_out = rest.mean_in, rest.mean_out
+    # Moments of the held-out rows about the means of the others.
+    shift = held.sum_x - held.count * mean_in
+    xx = held.xx - torch.outer(held.sum_x, mean_in) - torch.outer(mean_in, shift)
+    xy = held.xy - torch.outer(mean_in, held.sum_y) - torch.outer(shift, mean_out)
+    xx, xy = vectors.T @ xx @ vectors, vectors.T @ xy
+    made = torch.empty(len(groups), len(_RIDGES), dtype=torch.float64)
+    for index, ridge in enumerate(_RIDGES):
+        down = cross / (values + ridge * unit)[:, None]
+        columns = (down * (xx @ down - 2 * xy)).sum(0)
+        made[:, index] = torch.stack([columns[own].sum() for own in groups])
+    return made
 
 
 def _directions(moments: Moments, mean_in: Tensor, mean_out: Tensor) -> tuple[Tensor, Tensor]:

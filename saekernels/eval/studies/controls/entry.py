@@ -37,16 +37,16 @@ class Entry:
         out, codes = self.sae.forward_with_codes(seen.x.to(self.sae.W_dec))
         return out, codes
 
-    def fit(self, errors: Moments, squares: Tensor, replaced: Moments, spread: float, rise: float) -> None:
+    def fit(self, errors: Sequence[Moments], replaced: Moments, spread: float, rise: float) -> None:
         """The linear maps, the steps and the probe.
 
-        errors: moments of x and the columns of `columns_of`, with their sums of squares; replaced: moments of x and of
-        what is replaced, whose columns have variances that add up to `spread`.
+        errors: moments of x and the columns of `columns_of`, in folds; replaced: moments of x and of what is replaced,
+        whose columns have variances that add up to `spread`.
         """
         device = self.sae.W_dec.device
-        self.map = ErrorMap(errors, squares).to(device)
+        self.map = ErrorMap(errors).to(device)
         self.length = CodeLength(self.sae, self.sizes, rise)
-        rank = fixed_k(self.sae) or max(1, round(int(self.sizes.count.sum()) / errors.count))
+        rank = fixed_k(self.sae) or max(1, round(int(self.sizes.count.sum()) / replaced.count))
         self.rank = min(rank, self.sae.d_in, self.sae.d_out)
         probe = fit_probes(replaced, [self.rank])[self.rank].to(device)
         self.probe, self.replaced = ProbeLength(probe, replaced, spread, rise), replaced
@@ -95,14 +95,18 @@ class Entry:
 
 
 class SiteFit:
-    """Moments of what a site reads and of the errors of all SAEs there, over the half that is fitted on; fp64."""
+    """Moments of what a site reads and of the errors of all SAEs there, over the half that is fitted on; fp64.
 
-    def __init__(self, site: str, entries: Sequence[Entry]) -> None:
+    They are kept in two folds of documents. fold: of each document of the text, False or True.
+    """
+
+    def __init__(self, site: str, entries: Sequence[Entry], fold: Sequence[bool]) -> None:
         first = entries[0].sae
-        self.entries, self.paired = entries, has_two_ends(site)
+        self.entries, self.paired, self.fold = entries, has_two_ends(site), torch.tensor(fold)
+        # Of transcoders, what is replaced stands in the last columns.
         width = sum(entry.sae.d_out + 2 for entry in entries) + (first.d_out if self.paired else 0)
-        self.moments = Moments(first.d_in, width)
-        self.squares = torch.zeros(width, dtype=torch.float64)
+        self.moments = [Moments(first.d_in, width) for _ in range(2)]
+        self.squares = torch.zeros(first.d_out, dtype=torch.float64)
 
     def add(self, seen: Seen) -> None:
         """One batch."""
@@ -112,22 +116,20 @@ class SiteFit:
             error = seen.rows(seen.y.to(x_hat.device)).double() - seen.rows(x_hat).double()
             entry.sizes.add(entry.sae, codes, seen.touched, error)
             columns.append(columns_of(error).cpu())
+        replaced = seen.rows(seen.y).double().cpu()
         if self.paired:
-            columns.append(seen.rows(seen.y).double().cpu())
-        stacked = torch.cat(columns, 1)
-        self.moments.add(seen.rows(seen.x).cpu(), stacked)
-        self.squares += stacked.square().sum(0)
+            columns.append(replaced)
+        self.squares += replaced.square().sum(0)
+        x, y, second = seen.rows(seen.x).cpu(), torch.cat(columns, 1), self.fold[seen.documents]
+        for moments, own in zip(self.moments, (~second, second), strict=True):
+            moments.add(x[own], y[own])
 
     def finish(self, rise: float) -> None:
         """Fit what is fitted of every entry."""
-        n, starts = self.moments.count, 0
-        replaced = self.moments.part(None)
-        squares = self.moments.xx.diagonal()
-        if self.paired:
-            last = slice(len(self.squares) - self.entries[0].sae.d_out, None)
-            replaced, squares = self.moments.part(last), self.squares[last]
-        spread = float((squares / n - replaced.mean_out.square()).clamp_min(0).sum())
+        both, start = self.moments[0] + self.moments[1], 0
+        replaced = both.part(slice(len(both.sum_y) - len(self.squares), None) if self.paired else None)
+        spread = float((self.squares / both.count - replaced.mean_out.square()).clamp_min(0).sum())
         for entry in self.entries:
-            own = slice(starts, starts + entry.sae.d_out + 2)
-            entry.fit(self.moments.part(own), self.squares[own], replaced, spread, rise)
-            starts = own.stop
+            stop = start + entry.sae.d_out + 2
+            entry.fit([one.part(slice(start, stop)) for one in self.moments], replaced, spread, rise)
+            start = stop

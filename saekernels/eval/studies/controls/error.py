@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,14 @@ _COLUMNS = 8
 class ErrorMap:
     """x -> (the predicted error, and the predicted norm and squared norm of the error), fitted by ridge regression.
 
-    Args:
-        moments: of x and [error, its norm, its squared norm], d_out + 2 columns.
-        squares: [d_out + 2] fp64, the sums of squares of these columns.
+    folds: moments of x and [error, its norm, its squared norm], d_out + 2 columns, over parts of the documents.
     """
 
-    def __init__(self, moments: Moments, squares: Tensor) -> None:
-        spread = squares / moments.count - moments.mean_out.square()
-        width = len(spread) - 2
-        self.error, self.ridge = fit_ridge(moments.part(slice(0, width)), spread[:width])
-        sizes = [fit_ridge(moments.part(slice(i, i + 1)), spread[i : i + 1]) for i in (width, width + 1)]
-        self.norm, self.square = (probe for probe, _ in sizes)
-        self.norm_ridge, self.square_ridge = (ridge for _, ridge in sizes)
+    def __init__(self, folds: Sequence[Moments]) -> None:
+        width = len(folds[0].sum_y) - 2
+        groups = (slice(0, width), slice(width, width + 1), slice(width + 1, width + 2))
+        (self.error, one), (self.norm, two), (self.square, three) = fit_ridge(folds, groups)
+        self.ridges = {"error": one, "norm": two, "squared_norm": three}
 
     def to(self, device: torch.device) -> ErrorMap:
         """The same map there."""
@@ -78,7 +75,7 @@ class ErrorScores:
             value = finite(point[index])
             made[name] = value
             made[f"{name}_ci95"] = percentiles(drawn[:, index]) if drawn is not None and value is not None else None
-        made["ridge"] = {"error": found.ridge, "norm": found.norm_ridge, "squared_norm": found.square_ridge}
+        made["ridge"] = found.ridges
         return made
 
 

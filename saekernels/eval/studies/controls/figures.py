@@ -81,7 +81,7 @@ class Losses:
 
         Raises InputError if the family was measured on none of the documents.
         """
-        own = np.flatnonzero(self.counts)
+        own = np.flatnonzero(self.counts).tolist()
         means = {key: (sums[own] / self.counts[own]) for key, sums in self.sums.items()}
         usable = {" ".join(key): one.tolist() for key, one in means.items() if np.isfinite(one).all()}
         counts = self.counts[own].astype(int).tolist()

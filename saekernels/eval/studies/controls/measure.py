@@ -54,7 +54,7 @@ class Options:
 
 
 class Text:
-    """The chosen windows in memory, and of each document its domain, digest and half."""
+    """The chosen windows in memory; of each document its domain, digest, half, and fold within the half fitted on."""
 
     def __init__(self, documents: Iterable[Document], tokens: Tokens, options: Options) -> None:
         self.windows: list[Window] = []
@@ -65,6 +65,9 @@ class Text:
             self.digests.append(hashlib.sha256(document.content()).hexdigest()[:16])
             self.windows += windows
         self.fitted = alternate(self.domains)
+        # Of the documents that are fitted on, every other one of a domain: two folds, to choose ridges.
+        pairs = iter(alternate([name for name, own in zip(self.domains, self.fitted, strict=True) if own]))
+        self.second = [own and not next(pairs) for own in self.fitted]
         self._size = options.batch_size
 
     def batches(self, fitting: bool | None) -> Iterator[Batch]:
@@ -140,7 +143,7 @@ class _Study:
             self.passes.find_medians(list(self.text.batches(None)))
             self.advance(self.text.positions(None))
         fits = {
-            site: SiteFit(site, [self.entries[entry] for entry in self.entries if site_of(entry) == site])
+            site: SiteFit(site, [one for name, one in self.entries.items() if site_of(name) == site], self.text.second)
             for site in self.passes.sites
         }
         for batch in self.text.batches(True):
