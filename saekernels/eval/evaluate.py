@@ -23,6 +23,7 @@ from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_p
 from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
 from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Progress, Work
+from saekernels.eval.report.paired import paired_part
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
 from saekernels.eval.store.document_sums import Journal
@@ -155,6 +156,8 @@ def evaluate(
             records = journal.read()
             figures = summarise(plan, saes, sums, records, spool, work.strata, bootstrap, seed)
             rows, everything, curve, notes = figures
+            table = documents_table(plan, records, spool)
+            paired = paired_part(table, bootstrap, seed)
             return Report(
                 model=model_name or name_of(model),
                 tokens=spool.tokens,
@@ -163,7 +166,8 @@ def evaluate(
                 sites=rows,
                 all_sites=everything,
                 cumulative=curve,
-                documents_table=documents_table(plan, records, spool),
+                documents_table=table,
+                extras={"paired": paired} if paired else {},
                 context=context,
                 prefix=[int(i) for i in cutter.prefix],
                 mask=MASK,

@@ -41,7 +41,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise InputError(f"--format {arguments.format}: needs --compat {arguments.format}, got {arguments.compat}")
     if not arguments.compat:
         return
-    for option in ("html", "checkpoint", "tasks", "edit", "breadth"):
+    for option in ("html", "checkpoint", "tasks", "edit", "control", "breadth"):
         if getattr(arguments, option) not in (None, []):
             raise InputError(f"--{option}: not with --compat, whose metrics are another tool's")
     if arguments.format and not arguments.json:

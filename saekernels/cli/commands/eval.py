@@ -15,6 +15,7 @@ from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
 from saekernels.cli.commands.eval_output import check_outputs, deliver
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
+from saekernels.cli.options.controls import with_controls
 from saekernels.cli.options.edits import edit, with_edits
 from saekernels.cli.options.inputs import pick_device
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
@@ -29,6 +30,7 @@ from saekernels.eval.studies.family import Family, read_family
 from saekernels.eval.studies.task_runs import run_tasks, task_part
 from saekernels.eval.studies.tasks import Task, load_tasks
 from saekernels.eval.sums.bootstrap import MOST_REPLICATES
+from saekernels.sae.controls import CONTROLS
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -81,6 +83,10 @@ def _add_extras(parser: Parser) -> None:
     extras.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
     breadth = "also what narrow probes cost inside and outside of their slice, at this site or the middle one"
     extras.add_argument("--breadth", metavar="SITE", type=not_empty, nargs="?", const=True, help=breadth)
+    controls = (
+        "also every SAE with one part of it made random, as a further SAE of its site, compared with it by document"
+    )
+    extras.add_argument("--control", choices=CONTROLS, nargs="+", action="extend", default=[], help=controls)
     edits = "edit a latent while spliced, as a further SAE of its site: zero, scale:V, clamp:LOW:HIGH, set:V or add:V"
     extras.add_argument(
         "--edit", metavar="SITE:LATENT:OP", type=edit, nargs="+", action="extend", default=[], help=edits
@@ -131,7 +137,8 @@ def _load(
     source = load_source(arguments, device, group, read=ranks.index == 0)
     if isinstance(arguments.breadth, str):
         entry_of(list(source.saes), arguments.breadth, "--breadth")
-    saes = with_edits(source.saes, arguments.edit, arguments.keep_error)
+    saes = with_controls(source.saes, arguments.control, arguments.seed)
+    saes = with_edits(saes, arguments.edit, arguments.keep_error)
     return _Given(source, saes, family, tasks)
 
 

@@ -29,9 +29,9 @@ def add_parser(commands: Any) -> None:
         usage="saekernels controls [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
         description="Measure controls of SAEs that exist, each spliced in alone: the part of its error that a linear "
         "map of the input predicts, and the loss with that part or the rest added back; what SAEs of one site share; "
-        "and the loss beside the bits that the codes take, PCA of the same rank and smaller models. Every other "
-        "document of a domain is fitted on, the rest is measured. Without --model, --sae and --data: the bundled "
-        "example.",
+        "and the loss beside the bits that the codes take, PCA of the same rank and smaller models. Half of the "
+        "documents of each domain are fitted on, the others are measured. Without --model, --sae and --data: the "
+        "bundled example.",
         examples=(
             ("saekernels controls --tokens 10_000 --json controls.json", "the bundled example"),
             ("saekernels controls --model M --data texts/ --sae S#a=seed0 S#b=seed1 --parts seeds", "two seeds"),

@@ -1,4 +1,4 @@
-"""Measures controls of SAEs that exist: fitted on every other document of a domain, measured on the rest."""
+"""Measures controls of SAEs that exist: fitted on half of the documents of each domain, measured on the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from saekernels.eval.studies.controls.seeds import Activity
 from saekernels.eval.studies.family import Family
 from saekernels.eval.text.batches import Batch, batches
 from saekernels.eval.text.documents import Document
-from saekernels.eval.text.slices import alternate
 from saekernels.eval.text.windows import Tokens, Window, chosen
 
 PARTS = ("error", "seeds", "bits")
@@ -64,10 +63,10 @@ class Text:
             self.domains.append(document.domain)
             self.digests.append(hashlib.sha256(document.content()).hexdigest()[:16])
             self.windows += windows
-        self.fitted = alternate(self.domains)
-        # Of the documents that are fitted on, every other one of a domain: two folds, to choose ridges.
-        pairs = iter(alternate([name for name, own in zip(self.domains, self.fitted, strict=True) if own]))
-        self.second = [own and not next(pairs) for own in self.fitted]
+        self.fitted = halves(self.domains)
+        # Two folds of the documents that are fitted on, to choose ridges.
+        folds = iter(halves([name for name, own in zip(self.domains, self.fitted, strict=True) if own]))
+        self.second = [own and not next(folds) for own in self.fitted]
         self._size = options.batch_size
 
     def batches(self, fitting: bool | None) -> Iterator[Batch]:
@@ -93,7 +92,7 @@ def measure_controls(
 ) -> dict[str, Any]:
     """What is in each SAE's error, what SAEs of one site share, and how many bits each takes; JSON-ready.
 
-    Every other document of a domain is fitted on, the rest is measured. Each SAE is spliced in alone.
+    Half of the documents of each domain are fitted on, the others are measured. Each SAE is spliced in alone.
     docs/explanation/evaluation.md defines the figures. Memory: the windows, d_in^2 + d_in * d_out doubles per SAE, and
     with "seeds" 16 bytes per active latent of the measured text.
 
@@ -232,6 +231,18 @@ class _Study:
         return found
 
 
+def halves(domains: Sequence[str]) -> list[bool]:
+    """For each document, whether it is in the first half: that with fewer of its domain, or else with fewer so far."""
+    counts: dict[str, list[int]] = {}
+    made: list[bool] = []
+    for domain in domains:
+        own = counts.setdefault(domain, [0, 0])
+        first = own[0] < own[1] if own[0] != own[1] else 2 * sum(made) <= len(made)
+        own[0 if first else 1] += 1
+        made.append(first)
+    return made
+
+
 def _groups(saes: Mapping[str, Any], options: Options) -> list[list[str]]:
     """The entries of each site that has several."""
     if "seeds" not in options.parts:
@@ -261,11 +272,7 @@ def _check(options: Options, tokens: Tokens, family: Family | None) -> None:
 
 def _check_text(text: Text) -> None:
     if all(text.fitted):
-        count = len(text.fitted)
-        raise InputError(
-            f"data: every other document of a domain is measured, but the {count} here are one of each domain; "
-            "give more documents or tokens"
-        )
+        raise InputError("data: one half of the documents is fitted on and the other measured, but there is only one")
 
 
 def _total(text: Text, further: Text | None, saes: Mapping[str, Any], options: Options) -> int:

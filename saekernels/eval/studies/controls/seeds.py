@@ -56,7 +56,7 @@ class Activity:
         """codes [..., F] and touched [...] of one batch."""
         rows, latents, values = entries_of(codes, touched)
         place = touched.reshape(-1).cpu().cumsum(0) - 1
-        self._parts.append(((place[rows] + self.positions), latents.int(), values.float().cpu()))
+        self._parts.append(((place[rows] + self.positions), latents.int(), values.detach().float().cpu()))
         self.positions += int(touched.sum())
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
