@@ -33,9 +33,9 @@ def add_parser(commands: Any) -> None:
         "documents of each domain are fitted on, the others are measured. Without --model, --sae and --data: the "
         "bundled example.",
         examples=(
-            ("saekernels controls --tokens 10_000 --json controls.json", "the bundled example"),
-            ("saekernels controls --model M --data texts/ --sae S#a=seed0 S#b=seed1 --parts seeds", "two seeds"),
-            ("saekernels controls --model M --data texts/ --sae S=sae --leave-first 1 --leave-norm 10", ""),
+            ("saekernels controls --tokens 10_000 --json c.json", "the bundled example"),
+            ("saekernels controls --model gpt2 --data texts/ --sae transformer.h.6=sae --leave-first 1", ""),
+            ("saekernels controls --parts seeds --sae model.layers.3#a=seed0 model.layers.3#b=seed1", ""),
         ),
     )
     add_source(parser)
