@@ -74,13 +74,15 @@ def test_the_same_bits_twice_and_only_the_parts_that_are_asked_for(files: Files,
     [
         (["--parts", "luck"], "argument --parts: need some of error, seeds, bits (or none), got 'luck'"),
         (["--parts", "none"], "--parts: got none, need some of error, seeds, bits"),
-        (["--parts", "seeds"], "parts: seeds compares several SAEs of one site (SITE#LABEL), and every site has one"),
+        (["--parts", "seeds"], "parts: seeds is for several SAEs of one site (SITE#LABEL), and every site has one"),
         (["--leave-norm", "0.5"], "leave_norm: need a ratio above 1, got 0.5"),
         (["--leave-first", "-1"], "argument --leave-first: need at least 0, got -1"),
         (["--leave-first", "24"], "no position of the half that is fitted on is touched; leave fewer alone"),
         (["--rise", "0"], "argument --rise: need a positive number, got '0'"),
         (["--family", "missing.json"], "cannot read missing.json"),
-        (["--off-data", "missing.txt"], "missing.txt"),
+        (["--off-data", "missing.txt"], "error: --off-data: missing.txt does not exist"),
+        (["--off-data", "DATA"], "off: a further text is for several SAEs of one site (SITE#LABEL)"),
+        (["--off-data", "DATA", "--parts", "bits"], "is for the part seeds, and parts are bits"),
         (["--context", "25"], "got 25 tokens, but the model has only 24 positions"),
         (["--tokens", "1"], "one half of the documents is fitted on and the other measured, but there is only one"),
     ],
@@ -88,6 +90,7 @@ def test_the_same_bits_twice_and_only_the_parts_that_are_asked_for(files: Files,
 def test_what_the_command_refuses(
     extra: list[str], message: str, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    extra = [str(files["data"]) if one == "DATA" else one for one in extra]
     assert message in fails(capsys, [*base(files), *extra])
 
 

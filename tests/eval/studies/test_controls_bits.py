@@ -24,7 +24,7 @@ from saekernels.eval.studies.controls.bits import (
     which_bits,
 )
 from saekernels.sae.activations import TopK
-from saekernels.sae.module import SAE, LayerNorm
+from saekernels.sae.module import SAE, ConstantNorm, LayerNorm, Scale
 from saekernels.sae.probes import Moments, fit_probes
 
 
@@ -96,7 +96,7 @@ def fitted(sae: SAE, rows: int = 3000, rise: float = 0.01) -> tuple[CodeLength, 
     return made, x, touched
 
 
-@pytest.mark.parametrize("kind", ["topk", "jumprelu", "rescaled", "layer norm"])
+@pytest.mark.parametrize("kind", ["topk", "jumprelu", "rescaled", "layer norm", "constant norm", "scaled"])
 @torch.no_grad()
 def test_quantisation_raises_the_error_by_what_was_asked_for(kind: str) -> None:
     torch.manual_seed(0)
@@ -104,7 +104,8 @@ def test_quantisation_raises_the_error_by_what_was_asked_for(kind: str) -> None:
         sae = tiny_lm.sae(0, kind == "jumprelu")
         sae.W_dec.mul_(0.2 + 2 * torch.rand(64, 1))
     else:
-        option = {"rescale_by_decoder_norm": True} if kind == "rescaled" else {"normalization": LayerNorm()}
+        normalizations = {"layer norm": LayerNorm(), "constant norm": ConstantNorm(), "scaled": Scale(3.0)}
+        option = {"rescale_by_decoder_norm": kind == "rescaled", "normalization": normalizations.get(kind)}
         sae = SAE(32, 64, TopK(8), **option)  # type: ignore[arg-type]
         sae.W_dec.mul_(0.2 + 2 * torch.rand(64, 1))
     made, x, touched = fitted(sae)

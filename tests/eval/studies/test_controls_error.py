@@ -271,7 +271,7 @@ def test_what_cannot_be_measured(options: dict[str, Any], text: list[Document] |
 
 
 def test_seeds_need_several_saes_of_a_site() -> None:
-    with pytest.raises(InputError, match=r"^parts: seeds compares several SAEs of one site \(SITE#LABEL\), and every"):
+    with pytest.raises(InputError, match=r"^parts: seeds is for several SAEs of one site \(SITE#LABEL\), and every"):
         measure_controls(
             tiny_lm.trained_model(), tokens(), {SITES[0]: tiny_lm.sae(0)}, texts(), Options(parts=("seeds",))
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 from saekernels import example
@@ -14,7 +15,7 @@ from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.errors import InputError
-from saekernels.eval import load_documents
+from saekernels.eval import Document, load_documents
 from saekernels.eval.studies.controls.measure import PARTS, Options, measure_controls
 from saekernels.eval.studies.controls.passes import Mask
 from saekernels.eval.studies.family import read_family
@@ -35,7 +36,7 @@ def add_parser(commands: Any) -> None:
         examples=(
             ("saekernels controls --tokens 10_000 --json c.json", "the bundled example"),
             ("saekernels controls --model gpt2 --data texts/ --sae transformer.h.6=sae --leave-first 1", ""),
-            ("saekernels controls --parts seeds --sae model.layers.3#a=seed0 model.layers.3#b=seed1", ""),
+            ("saekernels controls --parts seeds --sae 'model.layers.3#a=seed0' 'model.layers.3#b=seed1'", ""),
         ),
     )
     add_source(parser)
@@ -72,10 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--parts: got none, need some of {', '.join(PARTS)}")
     table = arguments.family or (str(example.FAMILY) if all_example and example.FAMILY.is_file() else None)
     family = read_family(table) if table and "bits" in arguments.parts else None
-    off = None
-    if arguments.off_data:
-        off = load_documents(arguments.off_data, text_field=arguments.text_field, domain_field=arguments.domain_field,
-                             seed=arguments.seed)  # fmt: skip
+    off = _off_data(arguments) if arguments.off_data else None
     source = load_source(arguments)
     context = context_of(source.model, source.tokenizer, arguments.context)
     if family is not None and arguments.family is None and family.context != context:
@@ -101,3 +99,12 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
     show_written([(arguments.json, "the figures")])
     return 0
+
+
+def _off_data(arguments: argparse.Namespace) -> Iterable[Document]:
+    """The text of another distribution."""
+    fields = {"text_field": arguments.text_field, "domain_field": arguments.domain_field, "seed": arguments.seed}
+    try:
+        return load_documents(arguments.off_data, **fields)
+    except InputError as error:
+        raise InputError(f"--off-data: {str(error).removeprefix('data: ')}") from error

@@ -97,7 +97,8 @@ class Sizes:
         """codes [..., F] and touched [...] of one batch; error [n, d_out] at the touched positions."""
         rows, latents, values = entries_of(codes, touched)
         own = values * weights_of(sae)[latents.to(values.device)]
-        scale = torch.ones(codes.tokens) if codes.scale is None else codes.scale.reshape(-1).cpu()
+        scale = torch.ones(1) if codes.scale is None else codes.scale.cpu()
+        scale = scale.expand(*codes.shape, 1).reshape(-1)
         self.error += float(error.double().square().sum())
         self.load += float(scale.double()[rows].square().sum())
         self.size.index_add_(0, latents, own.abs().double().cpu())

@@ -105,7 +105,7 @@ def measure_controls(
     Raises InputError for options out of range, a site that is not there or runs twice, or too little text.
     """
     options = options or Options()
-    groups = _groups(saes, options)
+    groups = _groups(saes, options, off is not None)
     _check(options, tokens, family)
     head = find_head(model)
     # What --parts seeds needs of the text alone is kept for the SAEs that have another at their site.
@@ -117,7 +117,7 @@ def measure_controls(
         passes = Passes(model, head, saes, options.mask)
         reuse = passes.prepare(ids)
         text = Text(documents, tokens, options)
-        further = None if off is None or not groups else Text(off, tokens, options)
+        further = None if off is None else Text(off, tokens, options)
         _check_text(text)
         study = _Study(passes, text, saes, options, Advance(progress, _total(text, further, saes, options)))
         study.fit()
@@ -243,16 +243,19 @@ def halves(domains: Sequence[str]) -> list[bool]:
     return made
 
 
-def _groups(saes: Mapping[str, Any], options: Options) -> list[list[str]]:
-    """The entries of each site that has several."""
+def _groups(saes: Mapping[str, Any], options: Options, off: bool) -> list[list[str]]:
+    """The entries of each site that has several; off: whether there is a further text to compare them on."""
     if "seeds" not in options.parts:
+        if off:
+            raise InputError(f"off: a further text is for the part seeds, and parts are {', '.join(options.parts)}")
         return []
     by_site: dict[str, list[str]] = {}
     for entry in saes:
         by_site.setdefault(site_of(entry), []).append(entry)
     groups = [group for group in by_site.values() if len(group) > 1]
-    if not groups and tuple(options.parts) == ("seeds",):
-        raise InputError("parts: seeds compares several SAEs of one site (SITE#LABEL), and every site has one")
+    if not groups and (off or tuple(options.parts) == ("seeds",)):
+        asked = "off: a further text" if off else "parts: seeds"
+        raise InputError(f"{asked} is for several SAEs of one site (SITE#LABEL), and every site has one")
     return groups
 
 

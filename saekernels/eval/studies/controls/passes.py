@@ -133,7 +133,8 @@ class Passes:
 
     def _touched(self, batch: Batch) -> Tensor:
         """[B, S] bool: the batch's own mask, without the first positions of each window that are left alone."""
-        return batch.touched & (torch.arange(batch.ids.shape[1]) >= self.mask.leave_first)
+        width = batch.ids.shape[1]
+        return batch.touched & (torch.arange(width) >= min(self.mask.leave_first, width))
 
     def _at_site(self, batch: Batch, site: str, x: Tensor) -> Tensor:
         """bool [...] on the CPU, of the leading shape of x; a position is left alone with all of its heads."""
