@@ -15,8 +15,10 @@ from torch import Tensor
 import tiny_lm
 from saekernels.eval import Document, InputError
 from saekernels.eval.studies.controls.error import ErrorMap, ErrorScores, columns_of
-from saekernels.eval.studies.controls.measure import RUNS, Options, halves, measure_controls
+from saekernels.eval.studies.controls.measure import measure_controls
+from saekernels.eval.studies.controls.options import RUNS, Options
 from saekernels.eval.studies.controls.passes import Mask
+from saekernels.eval.studies.controls.text import halves
 from saekernels.eval.text.windows import chosen
 from saekernels.sae.activations import TopK
 from saekernels.sae.module import SAE

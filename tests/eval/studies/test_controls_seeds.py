@@ -97,6 +97,13 @@ def test_mutual_pairs_are_those_of_hungarian_matching_where_latents_are_shared(
     ours = {(i, j) for i, j in mutual(there, here).tolist() if cosines[i, j] >= 0.7}
     assert ours == assigned
     assert 5 < len(ours) < 40
+    # Twins in a have the same nearest in b: the nearer one has it alone.
+    twins = torch.cat([a, a[order[:5]] + 0.3 * torch.randn(5, 24, generator=generator)])
+    forth, there, _, here = best_cosines(twins, b)
+    pairs = mutual(there, here)
+    assert all(len(set(column)) == len(pairs) for column in pairs.T.tolist())
+    assert sum(bool(forth[i] >= 0.7) for i in pairs[:, 0].tolist()) == len(ours)
+    assert int((forth >= 0.7).sum()) > len(ours)
 
 
 @pytest.mark.parametrize("jump", [False, True])

@@ -16,7 +16,8 @@ from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.errors import InputError
 from saekernels.eval import Document, load_documents
-from saekernels.eval.studies.controls.measure import PARTS, Options, measure_controls
+from saekernels.eval.studies.controls.measure import measure_controls
+from saekernels.eval.studies.controls.options import PARTS, Options
 from saekernels.eval.studies.controls.passes import Mask
 from saekernels.eval.studies.family import read_family
 from saekernels.eval.text.windows import Tokens, context_of

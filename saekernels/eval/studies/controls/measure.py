@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from saekernels.errors import InputError
@@ -19,64 +17,13 @@ from saekernels.eval.passes.two_passes import Progress
 from saekernels.eval.studies.breadth_runs import Advance
 from saekernels.eval.studies.controls.entry import Entry, SiteFit
 from saekernels.eval.studies.controls.figures import CLEAN, Losses, seed_figures
-from saekernels.eval.studies.controls.passes import Mask, Passes
+from saekernels.eval.studies.controls.options import Options, check_options, groups_of
+from saekernels.eval.studies.controls.passes import Passes
 from saekernels.eval.studies.controls.seeds import Activity
+from saekernels.eval.studies.controls.text import Text
 from saekernels.eval.studies.family import Family
-from saekernels.eval.text.batches import Batch, batches
 from saekernels.eval.text.documents import Document
-from saekernels.eval.text.windows import Tokens, Window, chosen
-
-PARTS = ("error", "seeds", "bits")
-RUNS = {"error": ("sae", "linear", "remainder", "whole"), "seeds": ("sae",), "bits": ("sae", "quantised", "pca")}
-"""What each part splices in: the SAE's output x_hat; x_hat and a part of the error; x_hat of quantised codes; PCA."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the controls are measured.
-
-    parts: of PARTS; rise: by what share quantisation may raise the squared error; wanted: tokens that count.
-    """
-
-    parts: Sequence[str] = PARTS
-    mask: Mask = field(default_factory=Mask)
-    rise: float = 0.01
-    wanted: int | None = None
-    batch_size: int = 8
-    bootstrap: int = 1000
-    seed: int = 0
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        """The kinds of splices that the parts need."""
-        return tuple(dict.fromkeys(run for part in PARTS if part in self.parts for run in RUNS[part]))
-
-
-class Text:
-    """The chosen windows in memory; of each document its domain, digest, half, and fold within the half fitted on."""
-
-    def __init__(self, documents: Iterable[Document], tokens: Tokens, options: Options) -> None:
-        self.windows: list[Window] = []
-        self.domains: list[str] = []
-        self.digests: list[str] = []
-        for document, windows in chosen(documents, tokens, options.wanted, options.seed):
-            self.domains.append(document.domain)
-            self.digests.append(hashlib.sha256(document.content()).hexdigest()[:16])
-            self.windows += windows
-        self.fitted = halves(self.domains)
-        # Two folds of the documents that are fitted on, to choose ridges.
-        folds = iter(halves([name for name, own in zip(self.domains, self.fitted, strict=True) if own]))
-        self.second = [own and not next(folds) for own in self.fitted]
-        self._size = options.batch_size
-
-    def batches(self, fitting: bool | None) -> Iterator[Batch]:
-        """Batches of the half that is fitted on, of the other, or for None of both."""
-        own = [one for one in self.windows if fitting is None or self.fitted[one.document] is fitting]
-        return batches(own, self._size, max((len(one.ids) for one in own), default=2))
-
-    def positions(self, fitting: bool | None) -> int:
-        """Tokens of that part of the text, what stands in front of windows included."""
-        return sum(batch.positions for batch in self.batches(fitting))
+from saekernels.eval.text.windows import Tokens
 
 
 def measure_controls(
@@ -105,10 +52,9 @@ def measure_controls(
     Raises InputError for options out of range, a site that is not there or runs twice, or too little text.
     """
     options = options or Options()
-    groups = _groups(saes, options, off is not None)
-    _check(options, tokens, family)
+    groups = groups_of(saes, options, off is not None)
+    check_options(options, tokens, family)
     head = find_head(model)
-    # What --parts seeds needs of the text alone is kept for the SAEs that have another at their site.
     grouped = {entry for group in groups for entry in group}
     with torch.inference_mode(), eval_mode(model):
         ids = trial_ids(model, head.vocabulary, tokens.context)
@@ -118,7 +64,7 @@ def measure_controls(
         reuse = passes.prepare(ids)
         text = Text(documents, tokens, options)
         further = None if off is None else Text(off, tokens, options)
-        _check_text(text)
+        text.check()
         study = _Study(passes, text, saes, options, Advance(progress, _total(text, further, saes, options)))
         study.fit()
         study.measure(grouped)
@@ -229,53 +175,6 @@ class _Study:
             saes = {name: entry.sae for name, entry in self.entries.items()}
             found["seeds"] = [seed_figures(one, saes, self.losses, self.activity, elsewhere, *draws) for one in groups]
         return found
-
-
-def halves(domains: Sequence[str]) -> list[bool]:
-    """For each document, whether it is in the first half: that with fewer of its domain, or else with fewer so far."""
-    counts: dict[str, list[int]] = {}
-    made: list[bool] = []
-    for domain in domains:
-        own = counts.setdefault(domain, [0, 0])
-        first = own[0] < own[1] if own[0] != own[1] else 2 * sum(made) <= len(made)
-        own[0 if first else 1] += 1
-        made.append(first)
-    return made
-
-
-def _groups(saes: Mapping[str, Any], options: Options, off: bool) -> list[list[str]]:
-    """The entries of each site that has several; off: whether there is a further text to compare them on."""
-    if "seeds" not in options.parts:
-        if off:
-            raise InputError(f"off: a further text is for the part seeds, and parts are {', '.join(options.parts)}")
-        return []
-    by_site: dict[str, list[str]] = {}
-    for entry in saes:
-        by_site.setdefault(site_of(entry), []).append(entry)
-    groups = [group for group in by_site.values() if len(group) > 1]
-    if not groups and (off or tuple(options.parts) == ("seeds",)):
-        asked = "off: a further text" if off else "parts: seeds"
-        raise InputError(f"{asked} is for several SAEs of one site (SITE#LABEL), and every site has one")
-    return groups
-
-
-def _check(options: Options, tokens: Tokens, family: Family | None) -> None:
-    unknown = [part for part in options.parts if part not in PARTS]
-    if unknown or not options.parts:
-        raise InputError(f"parts: got {', '.join(unknown) or 'none'}, need some of {', '.join(PARTS)}")
-    if not 0 < options.rise < np.inf:
-        raise InputError(f"rise: need a positive number, got {options.rise!r}")
-    if options.mask.leave_first < 0:
-        raise InputError(f"leave_first: need at least 0, got {options.mask.leave_first}")
-    if options.mask.leave_norm is not None and not 1 < options.mask.leave_norm < np.inf:
-        raise InputError(f"leave_norm: need a ratio above 1, got {options.mask.leave_norm!r}")
-    if family is not None and family.context != tokens.context:
-        raise InputError(f"family: measured with windows of {family.context} tokens, here they have {tokens.context}")
-
-
-def _check_text(text: Text) -> None:
-    if all(text.fitted):
-        raise InputError("data: one half of the documents is fitted on and the other measured, but there is only one")
 
 
 def _total(text: Text, further: Text | None, saes: Mapping[str, Any], options: Options) -> int:
