@@ -22,6 +22,7 @@ from saekernels.cli.commands import maps as maps_command
 from saekernels.cli.commands import monitor as monitor_command
 from saekernels.cli.commands import plan as plan_command
 from saekernels.cli.commands import scaling as scaling_command
+from saekernels.cli.commands.controls import command as controls_command
 from saekernels.cli.options.arguments import Parser
 from saekernels.cli.options.output import OutputError, flushed
 from saekernels.cli.options.processes import LOST, one_process_only, stopped
@@ -34,7 +35,15 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 OUT_OF_MEMORY = 4
 FAMILIES = {
-    "evaluate": (eval_command, breadth_command, maps_command, monitor_command, compare_command, scaling_command),
+    "evaluate": (
+        eval_command,
+        controls_command,
+        breadth_command,
+        maps_command,
+        monitor_command,
+        compare_command,
+        scaling_command,
+    ),
     "files": (convert_command,),
     "this machine": (bench_command, info_command, plan_command),
 }

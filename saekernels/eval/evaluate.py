@@ -30,6 +30,7 @@ from saekernels.eval.passes.plan import BASELINES, check_baselines, make_plan
 from saekernels.eval.passes.runner import Runner
 from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Progress, Work
+from saekernels.eval.report.paired import paired_part
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
 from saekernels.eval.store.ranks import Ranks
@@ -169,6 +170,8 @@ def evaluate(
             records = journal.read()
             figures = summarise(plan, saes, sums, records, spool, work.strata, bootstrap, seed)
             rows, everything, curve, notes = figures
+            table = documents_table(plan, records, spool)
+            paired = paired_part(table, bootstrap, seed)
             return Report(
                 model=model_name or name_of(model),
                 tokens=spool.tokens,
@@ -177,7 +180,8 @@ def evaluate(
                 sites=rows,
                 all_sites=everything,
                 cumulative=curve,
-                documents_table=documents_table(plan, records, spool),
+                documents_table=table,
+                extras={"paired": paired} if paired else {},
                 context=context,
                 prefix=[int(i) for i in cutter.prefix],
                 mask=MASK + rule_text(rule),

@@ -5,6 +5,8 @@ A probe stands wherever an SAE stands (`splice`, the evaluator); it has no codes
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 _ROWS_AT_ONCE = 4096
 _RIDGE = 1e-9
+_RIDGES = tuple(10.0**power for power in range(1, -9, -1))
 _SUMS = ("sum_x", "sum_y", "xx", "xy")
 
 
@@ -99,6 +102,14 @@ class Moments:
             setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
 
+    def part(self, columns: slice | None) -> Moments:
+        """The moments of x and these columns of y; of x alone for None. The sums of x are shared, not copied."""
+        made = Moments.__new__(Moments)
+        made.paired, made.count, made.sum_x, made.xx = columns is not None, self.count, self.sum_x, self.xx
+        columns = columns or slice(0, 0)
+        made.sum_y, made.xy = self.sum_y[columns], self.xy[:, columns]
+        return made
+
     def state(self) -> dict[str, Any]:
         """Everything, to be saved and given to `load`."""
         return dict(vars(self))
@@ -134,6 +145,59 @@ def fit_probes(moments: Moments, ranks: Sequence[int]) -> dict[int, AffineProbe]
     return {
         rank: AffineProbe(down[: min(rank, widest)].float(), up[: min(rank, widest)].float(), *means) for rank in ranks
     }
+
+
+def fit_ridge(folds: Sequence[Moments], groups: Sequence[slice]) -> list[tuple[AffineProbe, float]]:
+    """Affine maps from x to groups of columns of y by ridge regression over the rows of all folds, with their ridges.
+
+    The ridge is relative to the mean variance of x: the one of 10, 1, ..., 1e-8 with the least squared error on each
+    fold of maps that are fitted on the others (the largest among equals); 1 where fewer than two folds have rows. Folds
+    should part what is alike, such as the rows of one document.
+
+    Raises ValueError for moments without rows, without second moments or without y.
+    """
+    folds = [fold for fold in folds if fold.count]
+    if not folds or not len(folds[0].xx) or not folds[0].paired:
+        raise ValueError(f"folds: need rows of x and y, and second moments, got {sum(f.count for f in folds)} rows")
+    every = functools.reduce(operator.add, folds)
+    errors = torch.zeros(len(groups), len(_RIDGES), dtype=torch.float64)
+    for index, held in enumerate(folds if len(folds) > 1 else ()):
+        rest = functools.reduce(operator.add, folds[:index] + folds[index + 1 :])
+        errors += _held_out(rest, held, groups)
+    picked = errors.argmin(1).tolist() if len(folds) > 1 else [_RIDGES.index(1.0)] * len(groups)
+    values, vectors, cross, unit = _rotated(every)
+    means = every.mean_in.float(), every.mean_out.float()
+    made = []
+    for own, ridge in zip(groups, (_RIDGES[index] for index in picked), strict=True):
+        down = cross[:, own] / (values + ridge * unit)[:, None]
+        made.append((AffineProbe(vectors.T.float(), down.float(), means[0], means[1][own]), ridge))
+    return made
+
+
+def _rotated(moments: Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Variances of x [d_in] and their directions [d_in, d_in], covariances with y along these, the mean variance."""
+    mean_in, mean_out, n = moments.mean_in, moments.mean_out, moments.count
+    values, vectors = torch.linalg.eigh(moments.xx / n - torch.outer(mean_in, mean_in))
+    values = values.clamp_min(0)
+    cross = vectors.T @ (moments.xy / n - torch.outer(mean_in, mean_out))
+    return values, vectors, cross, values.mean().clamp_min(1e-300)
+
+
+def _held_out(rest: Moments, held: Moments, groups: Sequence[slice]) -> Tensor:
+    """[groups, ridges] fp64: squared errors on `held` of maps fitted on `rest`, without what no map can change."""
+    values, vectors, cross, unit = _rotated(rest)
+    mean_in, mean_out = rest.mean_in, rest.mean_out
+    # Moments of the held-out rows about the means of the others.
+    shift = held.sum_x - held.count * mean_in
+    xx = held.xx - torch.outer(held.sum_x, mean_in) - torch.outer(mean_in, shift)
+    xy = held.xy - torch.outer(mean_in, held.sum_y) - torch.outer(shift, mean_out)
+    xx, xy = vectors.T @ xx @ vectors, vectors.T @ xy
+    made = torch.empty(len(groups), len(_RIDGES), dtype=torch.float64)
+    for index, ridge in enumerate(_RIDGES):
+        down = cross / (values + ridge * unit)[:, None]
+        columns = (down * (xx @ down - 2 * xy)).sum(0)
+        made[:, index] = torch.stack([columns[own].sum() for own in groups])
+    return made
 
 
 def _directions(moments: Moments, mean_in: Tensor, mean_out: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ FILES = {
     "--sae": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json"),
                      **bad_inputs.within("sae_weights.safetensors")}),
     "--data": ("data", bad_inputs.NAMES),
+    "--off-data": ("data", bad_inputs.NAMES),
     "--family": ("family", bad_inputs.FILES),
     "--tasks": ("tasks", bad_inputs.FILES),
     "--device-map": ("report", bad_inputs.FILES),
@@ -42,7 +43,7 @@ WORDS = {
     "--compat": "x", "--format": "x", "--edit": f"{SITE}:1:set", "--watch": f"{SITE}:1>1e", "--site": "x",
     "--domain": "x", "--upstream": "x", "--downstream": "x", "--gpu": "x", "--card": "x", "--ops": "x", "--dtypes": "x",
     "--shapes": "1,2", "--kernels": "x", "--checks": "x", "--template": "(" * 3000, "--breadth": "x", "--token": "\0",
-    "--sae-format": "x",
+    "--sae-format": "x", "--parts": "error,,bits", "--control": "x",
 }  # fmt: skip
 # Any text is right: names of fields and of revisions.
 FREE = ("--text-field", "--domain-field", "--label-field", "--revision", "--sae-revision")
@@ -142,7 +143,8 @@ def test_what_is_no_number(command: str, option: str, good: dict[str, Path], tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), NUMBERS, ids=[" ".join(one) for one in NUMBERS])
 def test_what_is_no_number_of_any_kind(command: str, option: str, good: dict[str, Path], tmp_path: Path) -> None:
-    fractions = ("1.5",) if option in ("--budget", "--input-scale", "--sae-input-scale") else ()
+    of_fractions = ("--budget", "--input-scale", "--sae-input-scale", "--rise", "--leave-norm")
+    fractions = ("1.5",) if option in of_fractions else ()
     values = tuple(one for one in bad_inputs.NUMBERS[4:] if one not in fractions)
     assert numbers(command, option, values, good, tmp_path) == {}
 

@@ -104,6 +104,7 @@ def commands(good: dict[str, Path], outputs: Path) -> dict[str, list[str]]:
         "eval": ["eval", *model, *both, *fast, "--tokens", "30", "--context", "8", "--baselines", "zero",
                  "--json", str(outputs / "o.json")],
         "breadth": ["breadth", *model, *both, *fast, "--tokens", "all", "--ranks", "1", "--context", "12"],
+        "controls": ["controls", *model, *both, *fast, "--tokens", "all", "--json", str(outputs / "o.json")],
         "maps": ["maps", *model, *both, *fast, "--tokens", "all"],
         "monitor": ["monitor", *model, *both, "--tokens", "30", "--watch", f"{SITE}:3"],
         "compat": ["eval", "--compat", "saelens", *model, *both, "--tokens", "60", "--context", "8",

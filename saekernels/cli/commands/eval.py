@@ -15,9 +15,10 @@ from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
 from saekernels.cli.commands.eval_output import check_outputs, deliver
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
+from saekernels.cli.options.controls import with_controls
 from saekernels.cli.options.edits import edit, with_edits
 from saekernels.cli.options.inputs import pick_device
-from saekernels.cli.options.leave import add_leave, leave_rule
+from saekernels.cli.options.leave import add_leave, leave_keywords
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
@@ -30,6 +31,7 @@ from saekernels.eval.studies.family import Family, read_family
 from saekernels.eval.studies.task_runs import run_tasks, task_part
 from saekernels.eval.studies.tasks import Task, load_tasks
 from saekernels.eval.sums.bootstrap import MOST_REPLICATES
+from saekernels.sae.controls import CONTROLS
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -83,6 +85,10 @@ def _add_extras(parser: Parser) -> None:
     extras.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
     breadth = "also what narrow probes cost inside and outside of their slice, at this site or the middle one"
     extras.add_argument("--breadth", metavar="SITE", type=not_empty, nargs="?", const=True, help=breadth)
+    controls = (
+        "also every SAE with one part of it made random, as a further SAE of its site, compared with it by document"
+    )
+    extras.add_argument("--control", choices=CONTROLS, nargs="+", action="extend", default=[], help=controls)
     edits = "edit a latent while spliced, as a further SAE of its site: zero, scale:V, clamp:LOW:HIGH, set:V or add:V"
     extras.add_argument(
         "--edit", metavar="SITE:LATENT:OP", type=edit, nargs="+", action="extend", default=[], help=edits
@@ -127,7 +133,7 @@ def _load(
         check_outputs(arguments)
     if arguments.keep_error and not arguments.edit:
         raise InputError("--keep-error: needs --edit, whose edits it is about")
-    if arguments.breadth is not None and any(leave_rule(arguments).values()):
+    if arguments.breadth is not None and any(leave_keywords(arguments).values()):
         raise InputError("--breadth: its probes touch every position; not with --leave-first or --leave-norm")
     family = (read_family(table), table) if table else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
@@ -135,7 +141,8 @@ def _load(
     source = load_source(arguments, device, group, read=ranks.index == 0)
     if isinstance(arguments.breadth, str):
         entry_of(list(source.saes), arguments.breadth, "--breadth")
-    saes = with_edits(source.saes, arguments.edit, arguments.keep_error)
+    saes = with_controls(source.saes, arguments.control, arguments.seed)
+    saes = with_edits(saes, arguments.edit, arguments.keep_error)
     return _Given(source, saes, family, tasks)
 
 
@@ -163,7 +170,7 @@ def _run(
             checkpoint=arguments.checkpoint,
             mesh=mesh,
             progress=progress,
-            **leave_rule(arguments),
+            **leave_keywords(arguments),
         )
     if ranks.index:
         return 0
@@ -188,7 +195,7 @@ def _add_parts(report: Report, given: _Given, arguments: argparse.Namespace) -> 
 
     def narrow() -> None:
         options = {"bos": BOS[arguments.bos], "bootstrap": arguments.bootstrap, "seed": arguments.seed}
-        figures = run_tasks(source.model, source.tokenizer, source.saes, tasks, **options, **leave_rule(arguments))
+        figures = run_tasks(source.model, source.tokenizer, source.saes, tasks, **options, **leave_keywords(arguments))
         report.extras["tasks"] = task_part(report, figures)
 
     def breadth() -> None:

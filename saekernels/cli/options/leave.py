@@ -17,6 +17,6 @@ def add_leave(parser: Parser) -> None:
     group.add_argument("--leave-norm", metavar="R", type=number_above(1), help=norm)
 
 
-def leave_rule(arguments: argparse.Namespace) -> dict[str, Any]:
+def leave_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
     """What both options say, as keywords of `evaluate` and `splice`."""
     return {"leave_first": arguments.leave_first, "leave_norm": arguments.leave_norm}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from html import escape
 
 from saekernels.display.html import Tile, document
-from saekernels.display.numbers import Interval, counted, number, percent, signed
+from saekernels.display.numbers import Interval, counted, number, percent, short_site, signed
 from saekernels.eval.report.abbreviations import marked, note
 from saekernels.eval.report.breadth_page import breadth_parts
 from saekernels.eval.report.breadth_text import gap_sentence
 from saekernels.eval.report.data import ReportData
+from saekernels.eval.report.paired import paired_section
 from saekernels.eval.report.reading import reading, weights_told
 from saekernels.eval.report.sections import (
     ablation_section,
@@ -29,6 +30,7 @@ def page(report: ReportData) -> str:
         effective_section(report),
         cumulative_section(report),
         baseline_section(report),
+        paired_section(report, {row.site: short_site(row.site) for row in report.sites}),
         ablation_section(report),
         domain_section(report),
         strata_section(report),

@@ -86,8 +86,10 @@ def weights_told(report: ReportData) -> str:
 def reading(report: ReportData) -> str:
     """One sentence that says what the result means."""
     row = report.all_sites
-    many = len(report.sites) > 1
-    subject = f"Splicing all {len(report.sites)} SAEs together" if many else f"Splicing {report.sites[0].site}"
+    # All together is the first SAE of each site.
+    firsts = {one.site.partition("#")[0]: one for one in reversed(report.sites)}
+    many = len(firsts) > 1
+    subject = f"Splicing all {len(firsts)} SAEs together" if many else f"Splicing {report.sites[0].site}"
     if row.delta_ce.nats is None:
         return f"{subject} gives a loss that is not finite."
     verb = "raises" if row.delta_ce.nats >= 0 else "lowers"
@@ -98,7 +100,7 @@ def reading(report: ReportData) -> str:
     if row.delta_ce.bits_per_byte is not None:
         text += f"; {signed(row.delta_ce.bits_per_byte)} bits per byte"
     text += ")" + (f"; mean ablation gives {number(row.ce.mean)}" if row.ce.mean is not None else "")
-    alone = {one.site: one.delta_ce.nats for one in report.sites if one.delta_ce.nats is not None}
+    alone = {one.site: one.delta_ce.nats for one in firsts.values() if one.delta_ce.nats is not None}
     if many and alone:
         low, high = min(alone, key=alone.__getitem__), max(alone, key=alone.__getitem__)
         _, names = short_sites([one.site for one in report.sites])

@@ -9,6 +9,7 @@ from saekernels.display.numbers import counted, number, percent, percent_interva
 from saekernels.display.tables import strong, text_table, wrapped
 from saekernels.eval.report.breadth_text import gap_sentence
 from saekernels.eval.report.data import DeltaCE, DomainFigures, ReportData, SiteFigures, Worst
+from saekernels.eval.report.paired import HEADINGS, paired_rows
 from saekernels.eval.report.reading import (
     ABBREVIATIONS,
     SITE_HEADINGS,
@@ -44,6 +45,8 @@ def as_text(report: ReportData, width: int | None = None, styled: bool | None = 
     parts.append(shown(site_table(report, names), joint))
     if report.all_sites.baselines:
         parts.append(shown(baseline_table(report, names), joint))
+    if paired := paired_rows(report, names):
+        parts.append(shown((HEADINGS, paired)))
     if "tasks" in report.extras:
         parts += [shown(task_table(report)), wrapped(report.extras["tasks"]["reading"], width)]
     if "breadth" in report.extras:

@@ -1,0 +1,1 @@
+"""`saekernels controls`: the command, and how it shows what was found."""
