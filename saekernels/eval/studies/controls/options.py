@@ -23,7 +23,8 @@ RUNS = {"error": ("sae", "linear", "remainder", "whole"), "seeds": ("sae",), "bi
 class Options:
     """How the controls are measured.
 
-    parts: of PARTS; rule: which positions are left as they are; rise: by what share quantisation may raise the squared error; wanted: tokens that count.
+    parts: of PARTS; rule: which positions are left as they are;
+    rise: by what share quantisation may raise the squared error; wanted: tokens that count.
     """
 
     parts: Sequence[str] = PARTS
