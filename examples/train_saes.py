@@ -71,7 +71,7 @@ def arguments() -> argparse.Namespace:
     how.add_argument("--lr", type=float, default=Recipe.lr)
     how.add_argument("--warmup", type=float, default=Schedule.warmup, help="share of the steps with a rising rate")
     how.add_argument("--decay", type=float, default=Schedule.decay, help="share of the steps with a falling rate")
-    how.add_argument("--batch", type=at_least(2), default=2048, help="tokens per step")
+    how.add_argument("--batch", type=at_least(2), default=1024, help="tokens per step")
     how.add_argument("--dead-after", type=at_least(1), default=Recipe.dead_after, help="silent tokens")
     how.add_argument("--bandwidth", type=float, default=Recipe.bandwidth, help="of jumprelu's thresholds")
     how.add_argument("--l0-weight", type=float, default=Recipe.l0_weight, help="of jumprelu's (L0 / k - 1)^2")
