@@ -20,26 +20,26 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import saekernels as sk
-from saekernels import example
-from saekernels.cli.options.arguments import Parser, at_least, count
+from saekernels import example, training
+from saekernels.cli.options.arguments import Parser, at_least, count, positive, seconds
 from saekernels.cli.options.inputs import DTYPES
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 from saekernels.errors import InputError
 from saekernels.files.atomic import write_whole
 from saekernels.sae.metadata import Metadata
-from saekernels.training.activations import matching_sites
-from saekernels.training.run import CHECKPOINT, Run, Schedule, peak_memory, train
-from saekernels.training.sae_trainer import ACTIVATIONS, DECODERS, FREEZES, Recipe, SAETrainer
-from saekernels.training.windows import training_windows
+from saekernels.training import Recipe, Run, SAETrainer, Schedule
+from saekernels.training.recipe import ACTIVATIONS, DECODERS, FREEZES
+from saekernels.training.run import CHECKPOINT, peak_memory
 
 BOS = {"auto": None, "always": True, "never": False}
+LOG = "train.json"
 
 
 def arguments() -> argparse.Namespace:
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
     what.add_argument("--bos", choices=BOS, default="auto", help="as of `saekernels eval`")
     what.add_argument("--leave-first", type=at_least(0), default=0, help="leave out the first N positions of a window")
     norm = "leave out positions whose norm exceeds R times the site's running median"
-    what.add_argument("--leave-norm", metavar="R", type=float, help=norm)
+    what.add_argument("--leave-norm", metavar="R", type=positive, help=norm)
     sae = parser.group("SAEs")
     sites = "as of `saekernels eval`, with * and ? in module names"
     sae.add_argument("--sites", nargs="+", default=["model.layers.*"], help=sites)
@@ -68,18 +68,20 @@ def arguments() -> argparse.Namespace:
     sae.add_argument("--freeze", choices=FREEZES, default="none", help="matrices that stay as they were made")
     sae.add_argument("--decoder", choices=DECODERS, default="random", help="what its rows begin as")
     how = parser.group("training")
-    how.add_argument("--lr", type=float, default=Recipe.lr)
+    how.add_argument("--lr", type=positive, default=Recipe.lr)
     how.add_argument("--warmup", type=float, default=Schedule.warmup, help="share of the steps with a rising rate")
     how.add_argument("--decay", type=float, default=Schedule.decay, help="share of the steps with a falling rate")
     how.add_argument("--batch", type=at_least(2), default=1024, help="tokens per step")
     how.add_argument("--dead-after", type=at_least(1), default=Recipe.dead_after, help="silent tokens")
-    how.add_argument("--bandwidth", type=float, default=Recipe.bandwidth, help="of jumprelu's thresholds")
-    how.add_argument("--l0-weight", type=float, default=Recipe.l0_weight, help="of jumprelu's (L0 / k - 1)^2")
+    how.add_argument("--bandwidth", type=positive, default=Recipe.bandwidth, help="of jumprelu's thresholds")
+    how.add_argument("--l0-weight", type=positive, default=Recipe.l0_weight, help="of jumprelu's (L0 / k - 1)^2")
     run = parser.group("run")
     run.add_argument("--threads", type=at_least(1), default=os.cpu_count() or 1, help="SAEs trained at once")
-    run.add_argument("--save-every", type=float, default=600.0, help="seconds between checkpoints")
+    run.add_argument("--save-every", type=seconds, default=600.0, help="seconds between checkpoints")
     run.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.seeds = list(dict.fromkeys(args.seeds))
+    return args
 
 
 @contextlib.contextmanager
@@ -95,7 +97,7 @@ def shown() -> Iterator[Callable[[Run, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=None)
 
-        def progress(run: Run, steps: int) -> None:
+        def stepped(run: Run, steps: int) -> None:
             nonlocal last, begun
             begun = run.step - 1 if begun is None else begun
             fvus = [trainer.fvu for trainer in run.trainers]
@@ -108,7 +110,7 @@ def shown() -> Iterator[Callable[[Run, int], None]]:
                 print(f"step {run.step} of {steps}: {line}, {left:.0f} min left", file=sys.stderr, flush=True)
                 last = now
 
-        yield progress
+        yield stepped
 
 
 def place(out: Path, trainer: SAETrainer, seeds: int) -> Path:
@@ -144,26 +146,32 @@ def write(run: Run, args: argparse.Namespace, facts: dict[str, str]) -> None:
         sk.save(sae, place(args.out, trainer, len(args.seeds)))
 
 
-def report(run: Run, args: argparse.Namespace) -> dict[str, Any]:
-    """What it cost."""
-    return {
+def write_log(run: Run, args: argparse.Namespace, finished: bool = False) -> dict[str, Any]:
+    """OUT/train.json: what was asked for, what it cost, and how the losses fell. Returns what it cost."""
+    summary = {
+        "finished": finished,
         "tokens": run.tokens,
         "seconds": round(run.seconds, 1),
         "tokens_per_second": round(run.tokens / run.seconds, 1),
         "share_of_model_forward": round(run.model / (run.model + run.own), 3),
         "peak_memory_bytes": peak_memory(),
-        "fvu": {one.label: round(one.fvu, 5) for one in run.trainers},
+        "fvu": {one.label: one.fvu for one in run.trainers},
     }
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    log = {"saekernels": sk.__version__, "options": options, "summary": summary, "log": run.entries}
+    write_whole(args.out / LOG, json.dumps(log, indent=1).encode() + b"\n")
+    return summary
 
 
 def main() -> None:
     args = arguments()
-    log = args.out / "train.json"
+    if (args.out / LOG).exists() and not (args.out / CHECKPOINT).exists():
+        raise InputError(f"--out: {args.out} holds a finished run; name another folder")
     args.out.mkdir(parents=True, exist_ok=True)
     names = ModelNames(args.model, args.tokenizer)
     loaded = load_model(names, torch.device("cpu"), args.dtype)
-    sites = matching_sites(loaded.model, args.sites)
-    windows = training_windows(
+    sites = training.matching_sites(loaded.model, args.sites)
+    windows = training.training_windows(
         sk.load_documents(args.data, text_field=args.text_field),
         load_tokenizer(names),
         context=args.context,
@@ -172,22 +180,12 @@ def main() -> None:
         leave_first=args.leave_first,
         bos=BOS[args.bos],
     )
-    width = loaded.model.config.get_text_config().hidden_size
-    recipe = Recipe(
-        args.latents or args.expansion * width,
-        args.k,
-        args.activation,
-        lr=args.lr,
-        dead_after=args.dead_after,
-        leave_norm=args.leave_norm,
-        freeze=args.freeze,
-        decoder=args.decoder,
-        bandwidth=args.bandwidth,
-        l0_weight=args.l0_weight,
-    )
-    print(f"{len(sites)} sites, {recipe.n_latents} latents, {len(windows.steps)} steps", flush=True)
-    with shown() as progress:
-        run = train(
+    latents = args.latents or args.expansion * loaded.model.config.get_text_config().hidden_size
+    chosen = {one.name: getattr(args, one.name) for one in fields(Recipe) if hasattr(args, one.name)}
+    recipe = Recipe(n_latents=latents, **chosen)
+    print(f"{len(sites)} sites, {latents} latents, {len(windows.steps)} steps", flush=True)
+    with shown() as stepped:
+        run = training.train(
             loaded.model,
             sites,
             windows,
@@ -198,17 +196,16 @@ def main() -> None:
             folder=args.out,
             save_every=args.save_every,
             told=lambda line: print(line, flush=True),
-            progress=progress,
+            stepped=stepped,
+            saved=lambda run: write_log(run, args),
         )
     write(run, args, loaded.facts)
-    told = report(run, args)
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    write_whole(log, json.dumps({"options": options, "summary": told, "log": run.entries}, indent=1).encode() + b"\n")
+    cost = write_log(run, args, finished=True)
     (args.out / CHECKPOINT).unlink()
-    for label, fvu in told["fvu"].items():
+    for label, fvu in cost["fvu"].items():
         print(f"{label}: FVU {fvu:.4f}")
-    share = told["share_of_model_forward"]
-    print(f"{run.tokens:,} tokens, {told['tokens_per_second']:,.0f} tokens/s, {100 * share:.0f} % of it the model's forward")
+    share = f"{100 * cost['share_of_model_forward']:.0f} %"
+    print(f"{run.tokens:,} tokens, {cost['tokens_per_second']:,.0f} a second; {share} of the computing is the model's")
 
 
 if __name__ == "__main__":

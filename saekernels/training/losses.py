@@ -56,9 +56,7 @@ def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
     return Codes(values, latents[chosen.long()].int(), None, x.shape[:-1], sae.n_latents, scale, shift)
 
 
-def auxk_loss(
-    sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int, target: Tensor | None = None
-) -> Tensor:
+def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int, target: Tensor | None = None) -> Tensor:
     """How badly the dead latents reconstruct the error that the living ones leave (Gao et al. 2024, appendix A.2).
 
     With e = target - x_hat, held constant, and e_hat = the decoder's rows of the k dead latents with the largest

@@ -18,26 +18,14 @@ from torch import Tensor, nn
 from saekernels.errors import InputError
 from saekernels.files.atomic import TEMPORARIES, writing
 from saekernels.training.activations import SiteActivations
-from saekernels.training.sae_trainer import Recipe, SAETrainer
+from saekernels.training.recipe import Recipe, Schedule
+from saekernels.training.sae_trainer import SAETrainer
 from saekernels.training.windows import TrainingWindows
 
 Pairs = list[tuple[Tensor, Tensor]]
 CHECKPOINT = "checkpoint.pt"
 _ENTRIES = 100  # of the log, over a run
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """warmup, decay: shares of the steps in which the learning rate rises from 0, and at last falls to 0, linearly."""
-
-    warmup: float = 0.02
-    decay: float = 0.3
-
-    def rate(self, step: int, steps: int) -> float:
-        """The share of the learning rate at a step, from 0, of so many."""
-        rising = (step + 1) / max(1.0, self.warmup * steps)
-        falling = (steps - step) / max(1.0, self.decay * steps)
-        return min(1.0, rising, falling)
+_DEFAULT = Schedule()
 
 
 @dataclass
@@ -56,6 +44,11 @@ class Run:
     model: float = 0.0
     entries: list[dict[str, Any]] = field(default_factory=list)
 
+    def add(self, tokens: int, seconds: float, own: float, model: float) -> None:
+        """Count a step."""
+        self.step, self.tokens = self.step + 1, self.tokens + tokens
+        self.seconds, self.own, self.model = self.seconds + seconds, self.own + own, self.model + model
+
     def save(self, path: Path) -> None:
         """Write everything, so that the file is the old one or the new one whenever the process dies."""
         states = [trainer.state() for trainer in self.trainers]
@@ -67,7 +60,8 @@ class Run:
         """Go on from there. Raises InputError for a checkpoint of another run."""
         saved = torch.load(path, weights_only=True, mmap=True)
         if saved["fingerprint"] != self.fingerprint:
-            raise InputError(f"{path}: it is of a run with other sites, options or text; remove it, or name another folder")
+            other = "it is of a run with other sites, options or text"
+            raise InputError(f"{path}: {other}; remove it, or name another folder")
         for trainer, state in zip(self.trainers, saved["trainers"], strict=True):
             trainer.load(state)
         for name in _NUMBERS:
@@ -96,25 +90,29 @@ def train(
     recipe: Recipe,
     *,
     seeds: Sequence[int] = (0,),
-    schedule: Schedule = Schedule(),
+    schedule: Schedule = _DEFAULT,
     threads: int = 2,
     folder: Path,
     save_every: float = 600.0,
     told: Callable[[str], None] = lambda line: None,
-    progress: Callable[[Run, int], None] = lambda run, steps: None,
+    stepped: Callable[[Run, int], None] = lambda run, steps: None,
+    saved: Callable[[Run], None] = lambda run: None,
 ) -> Run:
     """Train an SAE for each site and seed on every step of `windows`.
 
     Each SAE's steps run one after the other in one thread, and beside them the model reads the next batch, so that the
     bits hang neither on time nor on `threads`. A checkpoint in `folder` is written every `save_every` seconds and at
-    the end, and gone on from if it is there; the caller removes it once it has written the SAEs.
+    the end, and gone on from if it is there; the caller removes it once the SAEs are written.
 
     Args:
         model: a causal LM on the CPU, in eval mode.
         sites: as `splice` takes them.
         threads: how many SAEs are trained at once, each with one thread.
         told: gets the memory that is needed as a line, before it is taken.
-        progress: called after each step.
+        stepped: called after each step with the number of all steps; saved: after each checkpoint.
+
+    Returns:
+        The run, its `trainers` one for each site and, within it, each seed.
 
     Raises:
         InputError: sites whose activations cannot be trained on; a checkpoint of another run.
@@ -123,14 +121,14 @@ def train(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run = _begun(activations, sites, windows, recipe, seeds, schedule, told)
+        run = _begun(activations, windows, recipe, seeds, schedule, told)
         path = folder / CHECKPOINT
         for left in folder.glob(TEMPORARIES):
             left.unlink()
         if path.exists():
             run.load(path)
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            _steps(run, activations, windows, schedule, len(seeds), pool, path, save_every, progress)
+            _go_on(run, activations, windows, schedule, pool, stepped, path, save_every, saved)
         return run
     finally:
         torch.set_num_threads(before)
@@ -138,50 +136,61 @@ def train(
 
 def _begun(
     activations: SiteActivations,
-    sites: Sequence[str],
     windows: TrainingWindows,
     recipe: Recipe,
     seeds: Sequence[int],
     schedule: Schedule,
     told: Callable[[str], None],
 ) -> Run:
-    """Trainers made from the first batches, as many of them as they need."""
-    need = recipe.n_latents * 1.25 if recipe.decoder == "activations" else 1
+    """With trainers made from the first batches, as many of them as they need."""
+    need = 1.25 * recipe.n_latents if recipe.decoder == "activations" else 1
     first: list[Pairs] = []
-    seen = 0
-    while seen < need and len(first) < len(windows.steps):
+    while sum(len(batch[0][0]) for batch in first) < need and len(first) < len(windows.steps):
         first.append(activations(windows.pieces(len(first))))
-        seen += len(first[-1][0][0])
-    pairs = [_joined([batch[place] for batch in first]) for place in range(len(sites))]
-    told(_memory(pairs, recipe, seeds))
+    pairs = [_joined(parts) for parts in zip(*first, strict=True)]
+    names = [site.name for site in activations.sites]
+    for name, (x, y) in zip(names, pairs, strict=True):
+        if recipe.activation == "topk" and x.shape[1] != y.shape[1]:
+            widths = f"{x.shape[1]} and {y.shape[1]}"
+            raise InputError(
+                f"site {name!r}: got topk for a transcoder of widths {widths}, which SAELens' format has no "
+                "architecture for; need batch_topk or jumprelu"
+            )
+    told(_memory(pairs, recipe, len(seeds)))
     trainers = [
-        SAETrainer(site, recipe, seed, *pair) for site, pair in zip(sites, pairs, strict=True) for seed in seeds
+        SAETrainer(name, recipe, seed, *pair) for name, pair in zip(names, pairs, strict=True) for seed in seeds
     ]
-    running = hashlib.sha256(repr((list(sites), recipe, list(seeds), schedule, len(windows.steps))).encode())
-    for part in (windows.ids, windows.trained, *windows.steps):
-        running.update(part.tobytes())
-    return Run(trainers, running.hexdigest())
+    return Run(trainers, _fingerprint(activations.model, windows, repr((names, recipe, list(seeds), schedule))))
 
 
-def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _fingerprint(model: nn.Module, windows: TrainingWindows, options: str) -> str:
+    """What tells runs apart that must not go on from each other's checkpoints."""
+    running = hashlib.sha256(options.encode())
+    some = [one.detach().flatten()[:16].float().cpu().numpy() for one in model.parameters()]
+    for part in (*some, windows.ids, windows.trained, *windows.steps):
+        running.update(part.tobytes() + b"/")
+    return running.hexdigest()
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     if len(parts) == 1:
         return parts[0]
     x = torch.cat([x for x, _ in parts])
     return x, x if all(y is x for x, y in parts) else torch.cat([y for _, y in parts])
 
 
-def _steps(
+def _go_on(
     run: Run,
     activations: SiteActivations,
     windows: TrainingWindows,
     schedule: Schedule,
-    seeds: int,
     pool: ThreadPoolExecutor,
+    stepped: Callable[[Run, int], None],
     path: Path,
     save_every: float,
-    progress: Callable[[Run, int], None],
+    saved: Callable[[Run], None],
 ) -> None:
-    steps = len(windows.steps)
+    steps, seeds = len(windows.steps), len(run.trainers) // len(activations.sites)
 
     def read(step: int) -> Future[tuple[Pairs, float]] | None:
         return pool.submit(_timed, activations, windows.pieces(step)) if step < steps else None
@@ -189,24 +198,22 @@ def _steps(
     def train_one(trainer: SAETrainer, pair: tuple[Tensor, Tensor], rate: float) -> float:
         return _timed(trainer.step, *pair, rate)[1]
 
-    upcoming, saved = read(run.step), time.monotonic()
+    upcoming, last = read(run.step), time.monotonic()
     while upcoming is not None:
         started = time.monotonic()
         pairs, model = upcoming.result()
         upcoming = read(run.step + 1)
         rate = schedule.rate(run.step, steps)
         each = [pair for pair in pairs for _ in range(seeds)]
-        own = list(pool.map(train_one, run.trainers, each, [rate] * len(each)))
-        run.tokens += windows.tokens(run.step)
-        run.step += 1
-        run.own, run.model = run.own + sum(own), run.model + model
-        run.seconds += time.monotonic() - started
+        own = sum(pool.map(train_one, run.trainers, each, [rate] * len(each)))
+        run.add(windows.tokens(run.step), time.monotonic() - started, own, model)
         if run.step * _ENTRIES // steps > (run.step - 1) * _ENTRIES // steps:
             run.entries.append(run.entry(rate))
-        progress(run, steps)
-        if time.monotonic() - saved > save_every and run.step < steps:
+        stepped(run, steps)
+        if time.monotonic() - last > save_every and run.step < steps:
             run.save(path)
-            saved = time.monotonic()
+            saved(run)
+            last = time.monotonic()
     run.save(path)
 
 
@@ -217,10 +224,10 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return result, time.thread_time() - started
 
 
-def _memory(pairs: Pairs, recipe: Recipe, seeds: Sequence[int]) -> str:
+def _memory(pairs: Pairs, recipe: Recipe, seeds: int) -> str:
     """What the run takes: the process now, weights with gradients and Adam's moments, two batches of activations."""
-    widths = [(x.shape[1], y.shape[1], y is x) for x, y in pairs]
-    weights = sum((d_in + d_out) * recipe.n_latents for d_in, d_out, _ in widths) * len(seeds) * 4 * 4
+    widths = [(x.shape[1], y.shape[1]) for x, y in pairs]
+    weights = sum((d_in + d_out) * recipe.n_latents for d_in, d_out in widths) * seeds * 4 * 4
     batches = 3 * sum(x.nbytes + (0 if y is x else y.nbytes) for x, y in pairs)
     now = peak_memory()
     total = now + weights + batches

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saekernels.sae.activations import Activation, BatchTopK, JumpReLU, Scale, TopK
+from saekernels.errors import InputError
+from saekernels.sae.activations import Scale
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
 from saekernels.splice.norms import RunningMedian, outlying
@@ -17,62 +17,11 @@ from saekernels.training.batch_topk import encode_batch_topk
 from saekernels.training.dead import DeadLatents
 from saekernels.training.jumprelu import encode_jumprelu
 from saekernels.training.losses import auxk_loss, fvu_loss
+from saekernels.training.recipe import Recipe
 
-ACTIVATIONS = ("topk", "batch_topk", "jumprelu")
-FREEZES = ("none", "decoder", "encoder", "both")
-DECODERS = ("random", "activations")
 _SMOOTH = 0.95  # of the running means that are told
-_THRESHOLD_SMOOTH = 0.99  # of BatchTopK's threshold
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How an SAE is trained.
-
-    Attributes:
-        n_latents: F.
-        k: active latents per token: exactly (topk), on average (batch_topk), as the aim of the loss (jumprelu).
-        activation: "topk", "batch_topk" or "jumprelu".
-        lr: Adam's largest learning rate.
-        dead_after: tokens of silence after which a latent is dead.
-        aux_k, aux_weight: of the auxiliary loss that revives dead latents; a weight of 0 leaves it out.
-        leave_norm: positions whose norm exceeds this times the running median are left out; None: none are.
-        freeze: which matrices stay as they were made: "none", "decoder", "encoder" or "both"; biases and thresholds are
-            trained all the same. Decoder rows have unit norm, but beside a frozen encoder, where only they can scale.
-        decoder: "random" rows on the sphere, or "activations": those of the first tokens, centred, of unit norm.
-        bandwidth, l0_weight: jumprelu's; thresholds' gradients come from so near, in units of a normalised
-            pre-activation, and the loss has l0_weight * (L0 / k - 1)^2 added.
-    """
-
-    n_latents: int
-    k: int
-    activation: str = "topk"
-    lr: float = 2e-3
-    dead_after: int = 50_000
-    aux_k: int = 64
-    aux_weight: float = 1 / 32
-    leave_norm: float | None = None
-    freeze: str = "none"
-    decoder: str = "random"
-    bandwidth: float = 0.5
-    l0_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("activation", self.activation, ACTIVATIONS),
-            ("freeze", self.freeze, FREEZES),
-            ("decoder", self.decoder, DECODERS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: got {value!r}, need one of {', '.join(known)}")
-        if not 1 <= self.k <= self.n_latents:
-            raise ValueError(f"k: got {self.k}, need 1 to {self.n_latents}, the number of latents")
-
-    @property
-    def kind(self) -> Activation:
-        """The activation of the SAE that comes of it."""
-        kinds: dict[str, Activation] = {"topk": TopK(self.k), "batch_topk": BatchTopK(self.k), "jumprelu": JumpReLU()}
-        return kinds[self.activation]
+_THRESHOLD_SMOOTH = 0.95  # of BatchTopK's threshold
+_THRESHOLD_RATE = 10.0  # Adam's steps are of one size, and thresholds are some times as large as weights
 
 
 class SAETrainer:
@@ -98,7 +47,7 @@ class SAETrainer:
         self.medians = (RunningMedian(), RunningMedian())  # the same tokens come again as the first batch
         if len(x) < 2 or (recipe.decoder == "activations" and len(x) < recipe.n_latents):
             need = recipe.n_latents if recipe.decoder == "activations" else 2
-            raise ValueError(f"{name}: got {len(x)} first activations that pass the mask, need at least {need}")
+            raise InputError(f"{name}: got {len(x)} first activations that pass the mask, need at least {need}")
         means = (x.double().mean(0), y.double().mean(0))
         centred = (x - means[0].float(), y - means[1].float())
         self.scales = tuple(float(one.double().square().mean()) ** -0.5 for one in centred)
@@ -118,7 +67,7 @@ class SAETrainer:
             if recipe.decoder == "activations":
                 for matrix, values in ((self.sae.W_enc, centred[0]), (self.sae.W_dec, centred[1])):
                     matrix.copy_(torch.nn.functional.normalize(values[rows], dim=1))
-            self._begin(x * self.scales[0], y * self.scales[1])
+            self._begin(*self._scaled(x, y))
         self.optimizer = self._optimizer()
 
     def _begin(self, x: Tensor, y: Tensor) -> None:
@@ -126,7 +75,7 @@ class SAETrainer:
         sae, recipe = self.sae, self.recipe
         codes = sae.encode(x) if recipe.activation == "topk" else self._top_of_batch(x)
         if recipe.activation != "topk":
-            sae.threshold.fill_(codes.values.min())  # type: ignore[union-attr]
+            self._threshold.fill_(codes.values.min())
         if recipe.freeze == "both":
             guess = sae.decode(codes) - sae.b_dec
             centred = y - sae.b_dec
@@ -136,13 +85,20 @@ class SAETrainer:
         frozen = {"none": (), "decoder": (self.sae.W_dec,), "encoder": (self.sae.W_enc,)}
         for matrix in frozen.get(self.recipe.freeze, (self.sae.W_dec, self.sae.W_enc)):
             matrix.requires_grad_(False)
-        moving = [parameter for parameter in self.sae.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(moving, lr=self.recipe.lr, fused=True)
+        moving = {name: one for name, one in self.sae.named_parameters() if one.requires_grad}
+        thresholds = [moving.pop("threshold")] if "threshold" in moving else []
+        groups = [{"params": [*moving.values()], "relative": 1.0}, {"params": thresholds, "relative": _THRESHOLD_RATE}]
+        return torch.optim.Adam(groups if thresholds else groups[:1], lr=self.recipe.lr, fused=True)
 
     @property
     def label(self) -> str:
         """The site and the seed."""
         return f"{self.name}, seed {self.seed}"
+
+    @property
+    def _threshold(self) -> Tensor:
+        assert self.sae.threshold is not None
+        return self.sae.threshold
 
     @property
     def _unit_rows(self) -> bool:
@@ -153,7 +109,7 @@ class SAETrainer:
         x, y = self._masked(x, y)
         if len(x) < 2:
             return
-        x, y = x * self.scales[0], y * self.scales[1]
+        x, y = self._scaled(x, y)
         codes, penalty = self._encode(x)
         out = self.sae.decode(codes)
         fvu = fvu_loss(y, out)
@@ -161,7 +117,7 @@ class SAETrainer:
         if self.recipe.aux_weight:
             dead = self.dead.indices()
             loss = loss + self.recipe.aux_weight * auxk_loss(self.sae, x, out, dead, self.recipe.aux_k, target=y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._update(rate)
         self.dead.update(codes)
         self.fvu = _smoothed(self.fvu, fvu.item())
@@ -177,6 +133,10 @@ class SAETrainer:
             stays |= outlying(values, median.value, ratio)
         return (x[~stays], y[~stays]) if bool(stays.any()) else (x, y)
 
+    def _scaled(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = x * self.scales[0]
+        return scaled, y * self.scales[1] if self.transcodes else scaled
+
     def _encode(self, x: Tensor) -> tuple[Codes, Tensor | float]:
         """Codes with gradients, and what the loss says of their number."""
         sae, recipe = self.sae, self.recipe
@@ -184,12 +144,12 @@ class SAETrainer:
             return sae.encode(x), 0.0
         if recipe.activation == "batch_topk":
             codes = self._top_of_batch(x)
-            self.least = float(codes.values.min()) if codes.values.numel() else 0.0
+            self.least = float(codes.values.detach().min()) if codes.values.numel() else 0.0
             with torch.no_grad():
-                sae.threshold.mul_(_THRESHOLD_SMOOTH).add_((1 - _THRESHOLD_SMOOTH) * self.least)  # type: ignore[union-attr]
+                self._threshold.mul_(_THRESHOLD_SMOOTH).add_((1 - _THRESHOLD_SMOOTH) * self.least)
             return codes, 0.0
         found = encode_jumprelu(
-            x, sae.W_enc, sae.b_enc, sae.threshold, bandwidth=recipe.bandwidth, pre_bias=sae.pre_bias
+            x, sae.W_enc, sae.b_enc, self._threshold, bandwidth=recipe.bandwidth, pre_bias=sae.pre_bias
         )
         codes = Codes(*found.codes, x.shape[:-1], sae.n_latents)
         return codes, recipe.l0_weight * (found.l0 / recipe.k - 1).square()
@@ -202,20 +162,21 @@ class SAETrainer:
 
     @torch.no_grad()
     def _update(self, rate: float) -> None:
-        sae, rows = self.sae, self.sae.W_dec
+        rows = self.sae.W_dec
         if self._unit_rows and rows.grad is not None:
             rows.grad.sub_((rows.grad * rows).sum(1, keepdim=True) * rows)
-        self.optimizer.param_groups[0]["lr"] = self.recipe.lr * rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr * group["relative"] * rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self._unit_rows and rows.requires_grad:
             rows.div_(rows.norm(dim=1, keepdim=True))
         if self.recipe.activation == "jumprelu":
-            sae.threshold.clamp_(min=0)  # type: ignore[union-attr]
+            self._threshold.clamp_(min=0)
 
     @torch.no_grad()
     def trained(self) -> SAE:
-        """The SAE of activations as the model has them: input scale aside, which `save` folds, all is in the weights."""
+        """The SAE of activations as the model has them; the input's scale is its normalization, which `save` folds."""
         own = self.sae
         made = SAE(own.d_in, own.n_latents, own.activation, d_out=own.d_out, pre_bias=own.pre_bias_kind)
         made.load_state_dict(own.state_dict())
@@ -254,4 +215,4 @@ def _smoothed(mean: float | None, new: float) -> float:
 
 def _number(name: str, seed: int) -> int:
     """A seed of its own for each name."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7])
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7], "big")

@@ -46,9 +46,7 @@ def test_losses_and_gradients_are_those_of_the_dense_matrix(bandwidth: float, l0
     ours, theirs = encoder(), encoder()
     W_dec = torch.randn(F, D)
     x, W_enc, b_enc, pre_bias, threshold = ours
-    (values, indices, offsets), l0 = encode_jumprelu(
-        x, W_enc, b_enc, threshold, bandwidth=bandwidth, pre_bias=pre_bias
-    )
+    (values, indices, offsets), l0 = encode_jumprelu(x, W_enc, b_enc, threshold, bandwidth=bandwidth, pre_bias=pre_bias)
     rows = torch.arange(T).repeat_interleave(offsets.diff())
     found = torch.zeros(T, F).index_put((rows, indices.long()), values)
     x, W_enc, b_enc, pre_bias, threshold = theirs
