@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,17 @@ from torch import Tensor
 from saekernels.display.numbers import Interval
 from saekernels.errors import InputError
 from saekernels.eval.passes.head import find_head
-from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.left import SiteNorms
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.report.data import ReportData
 from saekernels.eval.studies.tasks import Task
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
-from saekernels.eval.text.windows import Tokens, model_limit
+from saekernels.eval.text.batches import Batch, make_batch
+from saekernels.eval.text.windows import Tokens, Window, model_limit
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
 from saekernels.splice.context import splice
+from saekernels.splice.leave import Leave, Norms
 
 _KEPT = 0.9
 
@@ -55,28 +57,39 @@ def run_tasks(
     batch_size: int = 16,
     bootstrap: int = 2000,
     seed: int = 0,
+    leave_first: int = 0,
+    leave_norm: float | None = None,
 ) -> list[TaskFigures]:
     """Each task with all SAEs spliced in together (the first of each site), against the clean model.
 
-    Special tokens are left untouched, as in `evaluate`. Raises InputError for a prompt longer than the model's context.
+    Special tokens are left untouched, as in `evaluate`, and what `leave_first` and `leave_norm` say, by the clean run
+    and the median of a site's norms over the task. Raises InputError for a prompt longer than the model's context.
     """
     head = find_head(model)
     tokens = Tokens(tokenizer, 2**31, bos=bos)
-    device = input_device(model)
     first = {site_of(entry): saes[entry] for entry in reversed(list(saes))}
     sites = {site: first[site] for site in map(site_of, saes)}
+    left = SiteNorms(model, head, sites, Leave(leave_first, leave_norm))
     made = []
     with torch.inference_mode():
         for task in tasks:
-            rows = np.array(_differences(model, head, tokens, sites, task, batch_size, device))
-            made.append(_figures(task.name, rows, bootstrap, seed))
+            parts = list(_batches(task, tokens, model_limit(model), batch_size, leave_first))
+            left.norms = {site: Norms() for site in sites}
+            for batch, _ in parts if leave_norm is not None else ():
+                left.add(batch)
+            scores = [pair for batch, owner in parts for pair in _log_probabilities(left, batch, owner)]
+            differences = [(a[0] - b[0], a[1] - b[1]) for a, b in zip(scores[::2], scores[1::2], strict=True)]
+            made.append(_figures(task.name, np.array(differences), bootstrap, seed))
     return made
 
 
-def _differences(
-    model: Any, head: Head, tokens: Tokens, sites: Mapping[str, SAE], task: Task, size: int, device: torch.device
-) -> list[tuple[float, float]]:
-    """(clean, spliced) of each prompt."""
+def _batches(
+    task: Task, tokens: Tokens, limit: int | None, size: int, leave_first: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Prompts with their answers and foils in turn, so many prompts at a time; and of each row the sequence it is of.
+
+    The rows of a batch are the places that predict a continuation's tokens.
+    """
     sequences = []
     for prompt in task.prompts:
         front = [*tokens.prefix, *tokens.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]]
@@ -85,46 +98,31 @@ def _differences(
             if not front or not ids:
                 raise InputError(f"tasks: {task.name}: {prompt.text + continuation!r:.60} gives no tokens")
             sequences.append((front, ids))
-    special = torch.from_numpy(tokens.special).long()
-    limit = model_limit(model)
     longest = max(len(front) + len(ids) for front, ids in sequences)
     if limit is not None and longest > limit:
         raise InputError(f"tasks: {task.name}: a prompt has {longest} tokens, the model only {limit} positions")
-    scores: list[tuple[float, float]] = []
     for start in range(0, len(sequences), 2 * size):
-        scores += _log_probabilities(model, head, sites, sequences[start : start + 2 * size], special, device)
-    return [(a[0] - b[0], a[1] - b[1]) for a, b in zip(scores[::2], scores[1::2], strict=True)]
+        chosen = sequences[start : start + 2 * size]
+        whole = [np.asarray([*front, *ids], dtype=np.int32) for front, ids in chosen]
+        windows = [Window(0, ids, np.isin(ids, tokens.special), np.zeros(len(ids), dtype=np.int64)) for ids in whole]
+        batch = make_batch(windows, leave_first)
+        width = batch.ids.shape[1]
+        rows = [n * width + len(front) - 1 + i for n, (front, ids) in enumerate(chosen) for i in range(len(ids))]
+        targets = [one for _, ids in chosen for one in ids]
+        owner = torch.repeat_interleave(torch.tensor([len(ids) for _, ids in chosen]))
+        yield replace(batch, rows=torch.tensor(rows), targets=torch.tensor(targets)), owner
 
 
-def _log_probabilities(
-    model: Any,
-    head: Head,
-    sites: Mapping[str, SAE],
-    sequences: Sequence[tuple[list[int], list[int]]],
-    special: Tensor,
-    device: torch.device,
-) -> list[tuple[float, float]]:
+def _log_probabilities(left: SiteNorms, batch: Batch, owner: Tensor) -> list[tuple[float, float]]:
     """(clean, spliced) log probability of each continuation after its front."""
-    width = max(len(front) + len(ids) for front, ids in sequences)
-    ids = torch.zeros(len(sequences), width, dtype=torch.int64)
-    real = torch.zeros(len(sequences), width, dtype=torch.bool)
-    rows, targets, owner = [], [], []
-    for number, (front, continuation) in enumerate(sequences):
-        whole = [*front, *continuation]
-        ids[number, : len(whole)] = torch.tensor(whole)
-        real[number, : len(whole)] = True
-        rows += [number * width + len(front) - 1 + i for i in range(len(continuation))]
-        targets += continuation
-        owner += [number] * len(continuation)
-    at, wanted = torch.tensor(rows), torch.tensor(targets)
-    untouched = ~real | torch.isin(ids, special)
-    clean = head.hidden(ids.to(device), at)
-    with splice(model, sites, untouched=untouched):
-        spliced = head.hidden(ids.to(device), at)
-    found = head.compare(clean, spliced, wanted)
-    sums = torch.zeros(len(sequences), 2, dtype=torch.float64)
+    clean, masks = left.run_clean(batch)
+    untouched = ~batch.touched if masks is None else {site: ~mask for site, mask in masks.items()}
+    with splice(left.model, left.sites, untouched=untouched):
+        spliced = left.head.hidden(batch.ids.to(input_device(left.model)), batch.rows)
+    found = left.head.compare(clean, spliced, batch.targets)
+    sums = torch.zeros(len(batch.windows), 2, dtype=torch.float64)
     pairs: Tensor = torch.stack([-found[0].double().cpu(), -found[1].double().cpu()], 1)
-    sums.index_add_(0, torch.tensor(owner), pairs)
+    sums.index_add_(0, owner, pairs)
     return [(float(a), float(b)) for a, b in sums]
 
 
