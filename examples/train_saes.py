@@ -30,6 +30,7 @@ import saekernels as sk
 from saekernels import example, training
 from saekernels.cli.options.arguments import Parser, at_least, count, positive, seconds
 from saekernels.cli.options.inputs import DTYPES
+from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 from saekernels.errors import InputError
 from saekernels.files.atomic import write_whole
@@ -53,9 +54,7 @@ def arguments() -> argparse.Namespace:
     what.add_argument("--tokens", type=count, default=100_000, help="to train on, at each site")
     what.add_argument("--context", type=at_least(2), default=256, help="the longest window, in tokens")
     what.add_argument("--bos", choices=BOS, default="auto", help="as of `saekernels eval`")
-    what.add_argument("--leave-first", type=at_least(0), default=0, help="leave out the first N positions of a window")
-    norm = "leave out positions whose norm exceeds R times the site's running median"
-    what.add_argument("--leave-norm", metavar="R", type=positive, help=norm)
+    add_leave(parser)
     sae = parser.group("SAEs")
     sites = "as of `saekernels eval`, with * and ? in module names"
     sae.add_argument("--sites", nargs="+", default=["model.layers.*"], help=sites)

@@ -1,4 +1,4 @@
-"""What a training loop needs beside the SAE, without a [tokens, latents] matrix: codes, losses, sites, and a loop."""
+"""What training needs beside the SAE, without a [tokens, latents] matrix: codes, losses, activations, a loop."""
 
 from saekernels.training.activations import SiteActivations, matching_sites
 from saekernels.training.batch_topk import encode_batch_topk

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from saekernels.errors import InputError
 from saekernels.sae.activations import Activation, BatchTopK, JumpReLU, TopK
+from saekernels.splice.leave import Leave
 
 ACTIVATIONS = ("topk", "batch_topk", "jumprelu")
 FREEZES = ("none", "decoder", "encoder", "both")
@@ -52,6 +53,7 @@ class Recipe:
         ):
             if value not in known:
                 raise InputError(f"{name}: got {value!r}, need one of {', '.join(known)}")
+        Leave(norm=self.leave_norm)  # which says what is wrong with it
         if not 1 <= self.k <= self.n_latents:
             raise InputError(f"k: got {self.k}, need 1 to {self.n_latents}, the number of latents")
 

@@ -12,7 +12,7 @@ from saekernels.errors import InputError
 from saekernels.sae.activations import Scale
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
-from saekernels.splice.norms import RunningMedian, outlying
+from saekernels.splice.leave import Norms
 from saekernels.training.batch_topk import encode_batch_topk
 from saekernels.training.dead import DeadLatents
 from saekernels.training.jumprelu import encode_jumprelu
@@ -41,10 +41,10 @@ class SAETrainer:
 
     def __init__(self, name: str, recipe: Recipe, seed: int, x: Tensor, y: Tensor) -> None:
         self.name, self.recipe, self.seed = name, recipe, seed
-        self.medians = (RunningMedian(), RunningMedian())
+        self.norms = Norms()
         self.transcodes = y is not x
         x, y = self._masked(x, y)
-        self.medians = (RunningMedian(), RunningMedian())  # the same tokens come again as the first batch
+        self.norms = Norms()  # the same tokens come again as the first batch
         if len(x) < 2 or (recipe.decoder == "activations" and len(x) < recipe.n_latents):
             need = recipe.n_latents if recipe.decoder == "activations" else 2
             raise InputError(f"{name}: got {len(x)} first activations that pass the mask, need at least {need}")
@@ -127,11 +127,9 @@ class SAETrainer:
         ratio = self.recipe.leave_norm
         if ratio is None:
             return x, y
-        stays = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        for values, median in zip((x, y) if self.transcodes else (x,), self.medians, strict=False):
-            median.add(torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64))
-            stays |= outlying(values, median.value, ratio)
-        return (x[~stays], y[~stays]) if bool(stays.any()) else (x, y)
+        self.norms.add(x, y)
+        wanted = ~self.norms.outlying(x, y, ratio)
+        return (x, y) if bool(wanted.all()) else (x[wanted], y[wanted])
 
     def _scaled(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         scaled = x * self.scales[0]
@@ -193,7 +191,7 @@ class SAETrainer:
             "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "silent": self.dead.silent,
-            "medians": [median.state() for median in self.medians],
+            "norms": self.norms.state(),
             "numbers": {"scales": list(self.scales), "fvu": self.fvu, "l0": self.l0, "least": self.least},
         }
 
@@ -202,8 +200,8 @@ class SAETrainer:
         self.sae.load_state_dict(state["sae"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.dead.silent.copy_(state["silent"])
-        for median, kept in zip(self.medians, state["medians"], strict=True):
-            median.load({"counts": kept["counts"].clone()})
+        self.norms = Norms()
+        self.norms.merge(state["norms"])  # which copies: more is added to what is here
         numbers = state["numbers"]
         self.scales, self.fvu, self.l0 = tuple(numbers["scales"]), numbers["fvu"], numbers["l0"]
         self.least = numbers["least"]

@@ -61,7 +61,9 @@ def test_positions_of_large_norm_at_either_end_change_nothing(end: str) -> None:
         theirs.step(x[rows[kept[rows]]], y[rows[kept[rows]]], 1.0)
     for name, value in ours.sae.state_dict().items():
         assert torch.equal(value, theirs.sae.state_dict()[name]), name
-    assert int(ours.medians[0].counts.sum()) == 4096, "the median is of all positions"
+    assert int(ours.norms.read.counts.sum()) == int(ours.norms.replaced.counts.sum()) == 4096, (
+        "the median is of all positions"
+    )
 
 
 @pytest.mark.parametrize("activation", ["topk", "batch_topk", "jumprelu"])
@@ -179,5 +181,7 @@ def test_recipes_that_do_not_exist_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=rf"^{name}: got '{value}', need one of {need}$"):
             replace(RECIPE, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^leave_norm: got 1, need a finite ratio to the median above 1$"):
+        replace(RECIPE, leave_norm=1.0)
     with pytest.raises(ValueError, match=r"^k: got 65, need 1 to 64, the number of latents$"):
         replace(RECIPE, k=65)
