@@ -1,7 +1,7 @@
 """Train SAEs on a causal LM, at all sites in one pass over the text; kill it, and the same command goes on.
 
     pip install '.[eval]'
-    python examples/train_saes.py --out saes                                   # the bundled model, some minutes
+    python examples/train_saes.py --out saes                                   # the bundled model, about a minute
     python examples/train_saes.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data 'texts/*.jsonl' --tokens 1_000_000 \\
         --sites 'model.layers.*' --latents 4608 --k 32 --leave-first 1 --leave-norm 10 --out saes
     python examples/train_saes.py --sites 'model.layers.*.mlp@module' --out transcoders
@@ -44,7 +44,7 @@ LOG = "train.json"
 
 
 def arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     what = parser.group("model and text")
     what.add_argument("--model", default=str(example.MODEL_DIR), help="a directory, a hub id or a GGUF file")
     what.add_argument("--tokenizer", help="its tokenizer, if elsewhere")
