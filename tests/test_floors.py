@@ -44,7 +44,7 @@ def test_rooms_are_small() -> None:
 
 
 def test_the_root_holds_only_what_belongs_to_everyone() -> None:
-    allowed = {"__init__.py", "__main__.py", "_build_info.py", "_version.py", "errors.py", "training.py"}
+    allowed = {"__init__.py", "__main__.py", "_build_info.py", "_version.py", "errors.py"}
     assert {path.name for path in floors.PACKAGE.glob("*.py")} == allowed
 
 

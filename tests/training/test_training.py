@@ -51,6 +51,17 @@ def test_losses_and_gradients_are_the_dense_ones() -> None:
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_a_transcoders_dead_latents_reconstruct_the_error_of_its_target() -> None:
+    sae, x, dead = sk.SAE(12, 300, sk.TopK(6), d_out=7, pre_bias="none"), torch.randn(40, 12), torch.arange(70)
+    target, x_hat = torch.randn(40, 7), torch.randn(40, 7)
+    top = (x @ sae.W_enc.T)[:, dead].topk(5)
+    guess = torch.zeros(40, 70).scatter(1, top.indices, top.values.relu()) @ sae.W_dec[dead]
+    want = (guess - (target - x_hat)).square().sum() / (target - x_hat).square().sum()
+    torch.testing.assert_close(auxk_loss(sae, x, x_hat, dead, 5, target=target), want)
+    with pytest.raises(ValueError, match=r"^x_hat: got shape \[40, 6\], need \[40, 7\], the shape of target$"):
+        auxk_loss(sae, x, x_hat[:, :6], dead, 5, target=target)
+
+
 class Largest(TorchDispatchMode):
     """The largest number of elements of any tensor that an operation makes."""
 

@@ -1,9 +1,9 @@
-"""What a training loop needs beside the SAE: its losses and its dead latents, without a [tokens, latents] matrix."""
+"""What a step makes small: the reconstruction's error, and that of the dead latents."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from saekernels.ops import _check, decode, encode_topk
 from saekernels.sae.activations import Gated, GroupMax, TopK
@@ -22,37 +22,6 @@ def fvu_loss(x: Tensor, x_hat: Tensor) -> Tensor:
     x, x_hat = _wide(x), _wide(x_hat)
     rows = x.reshape(-1, x.shape[-1])
     return (x - x_hat).square().sum() / (rows - rows.mean(0)).square().sum()
-
-
-class DeadLatents(nn.Module):
-    """How many tokens ago each latent was last active.
-
-    Args:
-        n_latents: F.
-        after: a latent is dead when it was silent for more than this many tokens (Gao et al. 2024: 10 million).
-    """
-
-    silent: Tensor
-
-    def __init__(self, n_latents: int, after: int) -> None:
-        super().__init__()
-        for name, value, least in (("n_latents", n_latents, 1), ("after", after, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: got {value!r}, need an int of at least {least}")
-        self.after = after
-        self.register_buffer("silent", torch.zeros(n_latents, dtype=torch.int64))
-
-    @torch.no_grad()
-    def update(self, codes: Codes) -> None:
-        """Count a batch: its tokens have passed, and its nonzero latents are alive (NaN is no sign of life)."""
-        if codes.n_latents != self.silent.numel():
-            raise ValueError(f"codes: got n_latents = {codes.n_latents}, need {self.silent.numel()}")
-        self.silent += codes.tokens
-        self.silent[codes.indices[codes.values.abs() > 0].long()] = 0
-
-    def indices(self) -> Tensor:
-        """The dead latents, int64 [n], ascending."""
-        return (self.silent > self.after).nonzero()[:, 0]
 
 
 def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
@@ -87,23 +56,25 @@ def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
     return Codes(values, latents[chosen.long()].int(), None, x.shape[:-1], sae.n_latents, scale, shift)
 
 
-def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int) -> Tensor:
+def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int, target: Tensor | None = None) -> Tensor:
     """How badly the dead latents reconstruct the error that the living ones leave (Gao et al. 2024, appendix A.2).
 
-    With e = x - x_hat, held constant, and e_hat = the decoder's rows of the k dead latents with the largest
+    With e = target - x_hat, held constant, and e_hat = the decoder's rows of the k dead latents with the largest
     pre-activations, times those: |e_hat - e|^2 over |e|^2, both summed over the batch in at least float32. Gradients
     revive dead latents and reach nothing else but the biases. 0 while fewer than k latents are dead, as there is
     nothing to choose then, and where there is no error.
 
     Args:
-        sae: the SAE; its d_in and d_out must be equal.
+        sae: the SAE.
         x: [..., d_in], the input.
         x_hat: [..., d_out], the reconstruction.
         dead: [n] int64, e.g. `DeadLatents.indices()`.
         k: how many may help per token; Gao et al. take d / 2.
+        target: [..., d_out], what a transcoder is to give; x where it is left out.
     """
-    if x.shape != x_hat.shape:
-        raise ValueError(f"x_hat: got shape {list(x_hat.shape)}, need {list(x.shape)}, the shape of x")
+    name, target = ("x", x) if target is None else ("target", target)
+    if target.shape != x_hat.shape:
+        raise ValueError(f"x_hat: got shape {list(x_hat.shape)}, need {list(target.shape)}, the shape of {name}")
     if k < 1:
         raise ValueError(f"k: got {k}, need at least 1")
     if dead.numel() < k:
@@ -115,7 +86,7 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int) -> Tenso
     guess = decode(values, codes.indices, sae.W_dec)
     if codes.scale is not None:
         guess = guess * codes.scale
-    error = (_wide(x) - _wide(x_hat)).detach()
+    error = (_wide(target) - _wide(x_hat)).detach()
     size = error.square().sum()
     loss = (_wide(guess) - error).square().sum() / torch.where(size > 0, size, 1)
     return torch.where(size > 0, loss, 0)

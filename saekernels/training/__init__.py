@@ -1,0 +1,30 @@
+"""What training needs beside the SAE, without a [tokens, latents] matrix: codes, losses, activations, a loop."""
+
+from saekernels.training.activations import SiteActivations, matching_sites
+from saekernels.training.batch_topk import encode_batch_topk
+from saekernels.training.dead import DeadLatents
+from saekernels.training.jumprelu import JumpReLUCodes, encode_jumprelu
+from saekernels.training.losses import auxk_loss, encode_among, fvu_loss
+from saekernels.training.recipe import Recipe, Schedule
+from saekernels.training.run import Run, train
+from saekernels.training.sae_trainer import SAETrainer
+from saekernels.training.windows import TrainingWindows, training_windows
+
+__all__ = [
+    "DeadLatents",
+    "JumpReLUCodes",
+    "Recipe",
+    "Run",
+    "SAETrainer",
+    "Schedule",
+    "SiteActivations",
+    "TrainingWindows",
+    "auxk_loss",
+    "encode_among",
+    "encode_batch_topk",
+    "encode_jumprelu",
+    "fvu_loss",
+    "matching_sites",
+    "train",
+    "training_windows",
+]

@@ -1,0 +1,99 @@
+"""BatchTopK's codes against the dense matrix: the n largest of a batch, whatever the guess, ties, and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from saekernels.training import encode_batch_topk
+
+T, D, F = 37, 24, 300
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def encoder() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, W_enc, b_enc and pre_bias, each with a gradient."""
+    made = (torch.randn(T, D), torch.randn(F, D), torch.randn(F) * 0.5, torch.randn(D) * 0.3)
+    return tuple(one.requires_grad_() for one in made)  # type: ignore[return-value]
+
+
+def dense_codes(x: Tensor, W_enc: Tensor, b_enc: Tensor, pre_bias: Tensor, n: int) -> Tensor:
+    """[T, F] by torch alone, from the flat topk of the whole batch."""
+    pre = ((x - pre_bias) @ W_enc.T + b_enc).relu()
+    kept = pre.flatten().topk(n)
+    return torch.zeros(pre.numel()).scatter(0, kept.indices, kept.values).view_as(pre)
+
+
+def to_dense(values: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
+    rows = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
+    return torch.zeros(len(offsets) - 1, F).index_put((rows, indices.long()), values)
+
+
+@pytest.mark.parametrize("guess", [None, -3.0, 0.0, 1e-4, 2.0, 1e9], ids=str)
+@pytest.mark.parametrize("n", [1, 40, 37 * 16])
+def test_codes_and_gradients_are_those_of_the_dense_matrix(n: int, guess: float | None) -> None:
+    ours, theirs = encoder(), encoder()
+    for one, other in zip(ours, theirs, strict=True):
+        other.data.copy_(one.data)
+    x, W_enc, b_enc, pre_bias = ours
+    codes = encode_batch_topk(x, W_enc, b_enc, n=n, pre_bias=pre_bias, guess=guess)
+    want = dense_codes(*theirs, n)
+    assert codes.values.numel() == n
+    assert codes.indices.dtype == torch.int32
+    torch.testing.assert_close(to_dense(*codes), want, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(T, F)
+    (to_dense(*codes) * weights).sum().backward()
+    (want * weights).sum().backward()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_have_as_many_codes_as_they_deserve() -> None:
+    """Scores 3 j, 2 j and j for j = 1 .. 300: above 600 are 100, 0 and 0 of them, above 300 are 200, 150 and 0."""
+    x = torch.tensor([[3.0], [2.0], [1.0]])
+    W_enc = torch.arange(1.0, F + 1)[:, None]
+    assert encode_batch_topk(x, W_enc, n=100).offsets.diff().tolist() == [100, 0, 0]
+    assert encode_batch_topk(x, W_enc, n=350).offsets.diff().tolist() == [200, 150, 0]
+
+
+def test_ties_go_to_the_first_rows_and_latents() -> None:
+    x = torch.ones(4, D)
+    codes = encode_batch_topk(x, torch.ones(F, D), n=F + 7)
+    assert codes.offsets.tolist() == [0, F, F + 7, F + 7, F + 7]
+    assert codes.indices.tolist() == [*range(F), *range(7)]
+
+
+def test_fewer_positive_ones_than_asked_for_all_come_back() -> None:
+    x, W_enc, b_enc, _ = (one.detach() for one in encoder())
+    dense = (x @ W_enc.T + b_enc - 15).relu()
+    positive = int((dense > 0).sum())
+    assert 0 < positive < 500
+    codes = encode_batch_topk(x, W_enc, b_enc - 15, n=500)
+    assert codes.values.numel() == positive
+    torch.testing.assert_close(to_dense(*codes), dense, rtol=1e-4, atol=1e-4)
+    assert encode_batch_topk(x, W_enc, b_enc - 1e4, n=5).values.numel() == 0
+    assert encode_batch_topk(x[:0], W_enc, b_enc, n=5).offsets.tolist() == [0]
+
+
+def test_no_matrix_of_tokens_times_latents_is_made() -> None:
+    x, W_enc = torch.randn(512, 16), torch.randn(4096, 16)
+    encode_batch_topk(x, W_enc, n=512)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        encode_batch_topk(x, W_enc, n=512)
+    largest = max(abs(event.self_cpu_memory_usage) for event in profile.key_averages())
+    assert largest < 512 * 4096 * 4 / 4
+
+
+def test_wrong_uses_are_named() -> None:
+    x, W_enc = torch.randn(4, D), torch.randn(F, D)
+    with pytest.raises(ValueError, match=r"^n: got 0, need an int of at least 1$"):
+        encode_batch_topk(x, W_enc, n=0)
+    with pytest.raises(ValueError, match=r"^x: got shape \[1, 4, 24\], need \[T, d\]$"):
+        encode_batch_topk(x[None], W_enc, n=1)
+    with pytest.raises(ValueError, match=r"^guess: got nan, need a finite number or None$"):
+        encode_batch_topk(x, W_enc, n=1, guess=float("nan"))
