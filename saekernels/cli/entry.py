@@ -21,6 +21,7 @@ from saekernels.cli.commands import info as info_command
 from saekernels.cli.commands import maps as maps_command
 from saekernels.cli.commands import monitor as monitor_command
 from saekernels.cli.commands import plan as plan_command
+from saekernels.cli.commands import probe as probe_command
 from saekernels.cli.commands import scaling as scaling_command
 from saekernels.cli.options.arguments import Parser
 from saekernels.cli.options.output import OutputError, flushed
@@ -34,10 +35,12 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 OUT_OF_MEMORY = 4
 FAMILIES = {
-    "evaluate": (eval_command, breadth_command, maps_command, monitor_command, compare_command, scaling_command),
+    "evaluate": (
+        eval_command, breadth_command, maps_command, probe_command, monitor_command, compare_command, scaling_command,
+    ),
     "files": (convert_command,),
     "this machine": (bench_command, info_command, plan_command),
-}
+}  # fmt: skip
 # Commands that several processes can do together.
 SHARED = ("eval", "info")
 

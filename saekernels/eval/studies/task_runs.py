@@ -8,20 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from saekernels.display.numbers import Interval
-from saekernels.errors import InputError
+from saekernels.eval.passes.continuations import log_probabilities, tokenized
 from saekernels.eval.passes.head import find_head
 from saekernels.eval.passes.head_kinds import Head
-from saekernels.eval.passes.plan import site_of
+from saekernels.eval.passes.plan import first_of_each_site
 from saekernels.eval.report.data import ReportData
 from saekernels.eval.studies.tasks import Task
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.text.windows import Tokens, model_limit
-from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
-from saekernels.splice.context import splice
 
 _KEPT = 0.9
 
@@ -62,70 +59,21 @@ def run_tasks(
     """
     head = find_head(model)
     tokens = Tokens(tokenizer, 2**31, bos=bos)
-    device = input_device(model)
-    first = {site_of(entry): saes[entry] for entry in reversed(list(saes))}
-    sites = {site: first[site] for site in map(site_of, saes)}
+    sites = first_of_each_site(saes)
     made = []
     with torch.inference_mode():
         for task in tasks:
-            rows = np.array(_differences(model, head, tokens, sites, task, batch_size, device))
+            rows = _differences(model, head, tokens, sites, task, batch_size)
             made.append(_figures(task.name, rows, bootstrap, seed))
     return made
 
 
-def _differences(
-    model: Any, head: Head, tokens: Tokens, sites: Mapping[str, SAE], task: Task, size: int, device: torch.device
-) -> list[tuple[float, float]]:
-    """(clean, spliced) of each prompt."""
-    sequences = []
-    for prompt in task.prompts:
-        front = [*tokens.prefix, *tokens.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]]
-        for continuation in (prompt.answer, prompt.foil):
-            ids = tokens.tokenizer(continuation, add_special_tokens=False)["input_ids"]
-            if not front or not ids:
-                raise InputError(f"tasks: {task.name}: {prompt.text + continuation!r:.60} gives no tokens")
-            sequences.append((front, ids))
-    special = torch.from_numpy(tokens.special).long()
-    limit = model_limit(model)
-    longest = max(len(front) + len(ids) for front, ids in sequences)
-    if limit is not None and longest > limit:
-        raise InputError(f"tasks: {task.name}: a prompt has {longest} tokens, the model only {limit} positions")
-    scores: list[tuple[float, float]] = []
-    for start in range(0, len(sequences), 2 * size):
-        scores += _log_probabilities(model, head, sites, sequences[start : start + 2 * size], special, device)
-    return [(a[0] - b[0], a[1] - b[1]) for a, b in zip(scores[::2], scores[1::2], strict=True)]
-
-
-def _log_probabilities(
-    model: Any,
-    head: Head,
-    sites: Mapping[str, SAE],
-    sequences: Sequence[tuple[list[int], list[int]]],
-    special: Tensor,
-    device: torch.device,
-) -> list[tuple[float, float]]:
-    """(clean, spliced) log probability of each continuation after its front."""
-    width = max(len(front) + len(ids) for front, ids in sequences)
-    ids = torch.zeros(len(sequences), width, dtype=torch.int64)
-    real = torch.zeros(len(sequences), width, dtype=torch.bool)
-    rows, targets, owner = [], [], []
-    for number, (front, continuation) in enumerate(sequences):
-        whole = [*front, *continuation]
-        ids[number, : len(whole)] = torch.tensor(whole)
-        real[number, : len(whole)] = True
-        rows += [number * width + len(front) - 1 + i for i in range(len(continuation))]
-        targets += continuation
-        owner += [number] * len(continuation)
-    at, wanted = torch.tensor(rows), torch.tensor(targets)
-    untouched = ~real | torch.isin(ids, special)
-    clean = head.hidden(ids.to(device), at)
-    with splice(model, sites, untouched=untouched):
-        spliced = head.hidden(ids.to(device), at)
-    found = head.compare(clean, spliced, wanted)
-    sums = torch.zeros(len(sequences), 2, dtype=torch.float64)
-    pairs: Tensor = torch.stack([-found[0].double().cpu(), -found[1].double().cpu()], 1)
-    sums.index_add_(0, torch.tensor(owner), pairs)
-    return [(float(a), float(b)) for a, b in sums]
+def _differences(model: Any, head: Head, tokens: Tokens, sites: Mapping[str, SAE], task: Task, size: int) -> np.ndarray:
+    """[prompts, 2]: clean and spliced difference of each prompt."""
+    texts = [(one.text, continuation) for one in task.prompts for continuation in (one.answer, one.foil)]
+    sequences = tokenized(tokens, texts, f"tasks: {task.name}", model_limit(model))
+    found = log_probabilities(model, head, [sites], sequences, tokens, batch_size=2 * size)
+    return found[::2] - found[1::2]
 
 
 def _figures(name: str, rows: np.ndarray, samples: int, seed: int) -> TaskFigures:

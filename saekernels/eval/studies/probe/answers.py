@@ -1,0 +1,80 @@
+"""The model's own answer: which continuation it prefers, clean and with SAEs spliced in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from saekernels.eval.passes.continuations import Sequences, log_probabilities, tokenized
+from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.plan import ALL, first_of_each_site, site_of
+from saekernels.eval.passes.two_passes import Advance
+from saekernels.eval.studies.probe.figures import Draws, figure
+from saekernels.eval.text.labelled import LabelledText
+from saekernels.eval.text.windows import Tokens, model_limit
+from saekernels.sae.module import SAE
+
+LEFT_FIRST = 1
+RULE = (
+    "log p of the whole continuation after its prompt, in nats, over the held-out texts. Logit difference: of the "
+    "answer minus that of the foil; accuracy: how often it is positive; own score: of the continuation that the text "
+    "has. Spliced: at every position that is not special, but the first of a text"
+)
+
+
+def splices_of(saes: Mapping[str, SAE]) -> dict[str, dict[str, SAE]]:
+    """Name -> site -> SAE: each entry alone, and all sites together where there are several."""
+    alone = {entry: {site_of(entry): sae} for entry, sae in saes.items()}
+    together = first_of_each_site(saes)
+    return {**alone, ALL: together} if len(together) > 1 else alone
+
+
+def sequences_of(model: Any, tokens: Tokens, texts: Sequence[LabelledText], name: str) -> Sequences:
+    """For each text the answer after its prompt, then the foil; none where a text has no completion."""
+    completions = [text.completion for text in texts]
+    pairs = [(one.prompt, continuation) for one in completions if one for continuation in (one.answer, one.foil)]
+    if len(pairs) < 2 * len(texts):
+        return []
+    return tokenized(tokens, pairs, f"labels: {name}", model_limit(model))
+
+
+def answers(
+    model: Any,
+    head: Head,
+    tokens: Tokens,
+    saes: Mapping[str, SAE],
+    sequences: Sequences,
+    texts: Sequence[LabelledText],
+    draws: Draws,
+    *,
+    batch_size: int,
+    advance: Advance,
+) -> list[dict[str, Any]]:
+    """ "clean", then each splice: figures of the texts that `draws` is of, with their difference to clean."""
+    splices = splices_of(saes)
+    found = log_probabilities(
+        model, head, list(splices.values()), sequences, tokens,
+        batch_size=batch_size, leave_first=LEFT_FIRST, advance=advance,
+    )  # fmt: skip
+    right = np.array([text.completion is not None and text.completion.is_answer for text in texts])
+    everything = np.ones(len(texts), dtype=bool)
+    columns = []
+    for answer, foil in zip(found[::2].T, found[1::2].T, strict=True):
+        columns.append(
+            {
+                "logit_difference": draws.means(answer - foil),
+                "accuracy": draws.means((answer > foil).astype(float)),
+                "ce_answer": draws.means(-answer),
+                "ce_foil": draws.means(-foil),
+                "own_score_auroc": draws.aurocs(np.where(right, answer, foil), everything),
+            }
+        )
+    made = []
+    for name, column in zip(("clean", *splices), columns, strict=True):
+        one: dict[str, Any] = {"splice": name}
+        for key, values in column.items():
+            one[key] = figure(values, {} if name == "clean" else {"minus_clean": columns[0][key]})
+        made.append(one)
+    return made
