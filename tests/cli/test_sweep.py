@@ -24,6 +24,7 @@ FILES = {
     "--sae": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json"),
                      **bad_inputs.within("sae_weights.safetensors")}),
     "--data": ("data", bad_inputs.NAMES),
+    "--labels": ("labels", {**bad_inputs.NAMES, **{name: one for name, one in bad_inputs.FILES.items() if name != "cut"}}),
     "--family": ("family", bad_inputs.FILES),
     "--tasks": ("tasks", bad_inputs.FILES),
     "--device-map": ("report", bad_inputs.FILES),
@@ -42,7 +43,7 @@ WORDS = {
     "--compat": "x", "--format": "x", "--edit": f"{SITE}:1:set", "--watch": f"{SITE}:1>1e", "--site": "x",
     "--domain": "x", "--upstream": "x", "--downstream": "x", "--gpu": "x", "--card": "x", "--ops": "x", "--dtypes": "x",
     "--shapes": "1,2", "--kernels": "x", "--checks": "x", "--template": "(" * 3000, "--breadth": "x", "--token": "\0",
-    "--sae-format": "x",
+    "--sae-format": "x", "--position": "first", "--train": "all", "--by": "x", "--group-field": "x", "--positive": "x",
 }  # fmt: skip
 # Any text is right: names of fields and of revisions.
 FREE = ("--text-field", "--domain-field", "--label-field", "--revision", "--sae-revision")

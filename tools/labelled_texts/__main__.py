@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from code_and_prose import code_and_prose
-from facts import LANGUAGES, facts, wrong_endings
+from facts import LANGUAGES, facts
 from sentences import sentences
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,19 +34,18 @@ FRAMES = {
 
 
 def statements() -> Iterator[Record]:
-    """Each fact and its wrong twin, in every frame and language: one group."""
-    many = list(facts())
-    for number, (fact, wrong) in enumerate(zip(many, wrong_endings(many), strict=True)):
+    """Each fact and its wrong twin, in every frame and language."""
+    for fact in facts():
         for template, frames in FRAMES.items():
             for language, frame, prompt, answer, foil in zip(
-                LANGUAGES, frames, fact.prompts, fact.endings, wrong, strict=True
+                LANGUAGES, frames, fact.prompts, fact.answers, fact.foils, strict=True
             ):
                 before, after = frame.split("{}")
                 for label, ending in (("true", answer), ("false", foil)):
                     yield {
                         "text": before + prompt + ending + after,
                         "label": label,
-                        "group": f"{fact.kind} {number}",
+                        "group": fact.group,
                         "template": template,
                         "language": language,
                         "prompt": before + prompt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-_WORDS = ("count", "result", "line")
+_WORDS = ("count", "result", "line", "entry")
 _TEXTS = {
     "python": """
 def read_{w}(path):|The function reads the {w} from a path that it is given.

@@ -1,7 +1,9 @@
 """Simple facts in four languages: a sentence up to its last word or words, the right ending, and which fact it is.
 
-A wrong ending is the right one of another fact of the same kind, so every ending is as often right as wrong, and no
-word alone tells the classes apart.
+Two facts of a kind make a pair that swaps its endings, and are one group: in each group every ending is as often right
+as wrong, and every subject as often in a true sentence as in a false one, so no word tells the classes apart, neither
+within a group nor by what it was in others. (With endings swapped between groups a probe that has learnt nothing but
+words falls below chance: what was right in one group is wrong in another.)
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ LANGUAGES = ("en", "fr", "de", "es")
 
 
 class Fact(NamedTuple):
-    """What stands in front of the ending, and the ending, in each of LANGUAGES."""
+    """What stands in front of the ending, the right ending and a wrong one, in each of LANGUAGES."""
 
-    kind: str
+    group: str
     prompts: tuple[str, ...]
-    endings: tuple[str, ...]
+    answers: tuple[str, ...]
+    foils: tuple[str, ...]
 
 
 # Name in each language (French and Spanish with their article in the genitive), then the capital.
@@ -40,13 +43,19 @@ Norway|de la Norvège|Norwegen|de Noruega : Oslo|Oslo|Oslo|Oslo
 Sweden|de la Suède|Schweden|de Suecia : Stockholm|Stockholm|Stockholm|Estocolmo
 Hungary|de la Hongrie|Ungarn|de Hungría : Budapest|Budapest|Budapest|Budapest
 Cuba|de Cuba|Kuba|de Cuba : Havana|La Havane|Havanna|La Habana
+Denmark|du Danemark|Dänemark|de Dinamarca : Copenhagen|Copenhague|Kopenhagen|Copenhague
+Finland|de la Finlande|Finnland|de Finlandia : Helsinki|Helsinki|Helsinki|Helsinki
+Turkey|de la Turquie|der Türkei|de Turquía : Ankara|Ankara|Ankara|Ankara
+Belgium|de la Belgique|Belgien|de Bélgica : Brussels|Bruxelles|Brüssel|Bruselas
+Peru|du Pérou|Peru|de Perú : Lima|Lima|Lima|Lima
+Kenya|du Kenya|Kenia|de Kenia : Nairobi|Nairobi|Nairobi|Nairobi
 """
 _OPPOSITES = """
 hot|chaud|heiß|caliente : cold|froid|kalt|frío
 big|grand|groß|grande : small|petit|klein|pequeño
 old|vieux|alt|viejo : young|jeune|jung|joven
 rich|riche|reich|rico : poor|pauvre|arm|pobre
-light|clair|hell|claro : dark|sombre|dunkel|oscuro
+bright|clair|hell|claro : dark|sombre|dunkel|oscuro
 fast|rapide|schnell|rápido : slow|lent|langsam|lento
 strong|fort|stark|fuerte : weak|faible|schwach|débil
 wet|mouillé|nass|mojado : dry|sec|trocken|seco
@@ -62,7 +71,6 @@ Wednesday|mercredi|Mittwoch|miércoles : Thursday|jeudi|Donnerstag|jueves
 Thursday|jeudi|Donnerstag|jueves : Friday|vendredi|Freitag|viernes
 Friday|vendredi|Freitag|viernes : Saturday|samedi|Samstag|sábado
 Saturday|samedi|Samstag|sábado : Sunday|dimanche|Sonntag|domingo
-Sunday|dimanche|Sonntag|domingo : Monday|lundi|Montag|lunes
 """
 _ANIMALS = """
 trout|La truite|Die Forelle|La trucha : fish|poissons|Fischen|peces
@@ -78,10 +86,16 @@ horse|Le cheval|Das Pferd|El caballo : mammals|mammifères|Säugetieren|mamífer
 dog|Le chien|Der Hund|El perro : mammals|mammifères|Säugetieren|mamíferos
 whale|La baleine|Der Wal|La ballena : mammals|mammifères|Säugetieren|mamíferos
 """
-_SUMS = ((1, 2), (2, 2), (3, 2), (4, 2), (5, 2), (3, 4), (5, 3), (6, 3), (7, 3), (6, 5), (8, 4), (9, 4), (7, 7), (8, 8))
+# Those of the second half have other sums than those of the first that they swap with.
+_SUMS = (
+    (1, 2), (2, 2), (3, 2), (4, 2), (5, 2), (5, 3), (6, 3), (4, 1), (3, 1), (6, 1),
+    (7, 3), (6, 5), (8, 4), (9, 4), (7, 7), (9, 6), (8, 8), (9, 8), (2, 9), (9, 9),
+)  # fmt: skip
 _TEMPLATES = {
     "capitals": ("The capital of {} is", "La capitale {} est", "Die Hauptstadt von {} ist", "La capital {} es"),
-    "opposites": ("The opposite of {} is", "Le contraire de {} est", "Das Gegenteil von {} ist", "Lo contrario de {} es"),
+    "opposites": (
+        "The opposite of {} is", "Le contraire de {} est", "Das Gegenteil von {} ist", "Lo contrario de {} es",
+    ),
     "days": (
         "The day after {} is", "Le jour après {} est", "Der Tag nach {} ist", "El día después del {} es el",
     ),
@@ -95,23 +109,19 @@ _PLUS = ("{} plus {} is", "{} plus {} font", "{} plus {} ist", "{} más {} son")
 def facts() -> Iterator[Fact]:
     """All of them, those of one kind together."""
     tables = {"capitals": _CAPITALS, "opposites": _OPPOSITES, "days": _DAYS, "animals": _ANIMALS}
-    for kind, table in tables.items():
-        for line in table.strip().splitlines():
-            names, endings = (part.strip().split("|") for part in line.split(" : "))
-            prompts = tuple(text.format(name) for text, name in zip(_TEMPLATES[kind], names, strict=True))
-            yield Fact(kind, prompts, tuple(" " + ending for ending in endings))
-    for a, b in _SUMS:
-        yield Fact("sums", tuple(text.format(a, b) for text in _PLUS), (f" {a + b}",) * len(LANGUAGES))
+    kinds = {kind: [_parsed(kind, line) for line in table.strip().splitlines()] for kind, table in tables.items()}
+    kinds["sums"] = [
+        (tuple(text.format(a, b) for text in _PLUS), (f" {a + b}",) * len(LANGUAGES)) for a, b in _SUMS
+    ]  # fmt: skip
+    for kind, own in kinds.items():
+        half = len(own) // 2
+        for number, (one, other) in enumerate(zip(own[:half], own[half:], strict=True)):
+            yield Fact(f"{kind} {number}", *one, other[1])
+            yield Fact(f"{kind} {number}", *other, one[1])
 
 
-def wrong_endings(many: list[Fact]) -> list[tuple[str, ...]]:
-    """For each fact the right ending of the next one of its kind that has another; a turn, so each is used once."""
-    found: list[tuple[str, ...]] = []
-    for kind in dict.fromkeys(fact.kind for fact in many):
-        own = [fact for fact in many if fact.kind == kind]
-        turn = next(
-            turn for turn in range(1, len(own))
-            if all(a.endings[0] != b.endings[0] for a, b in zip(own, own[turn:] + own[:turn], strict=True))
-        )  # fmt: skip
-        found += [fact.endings for fact in own[turn:] + own[:turn]]
-    return found
+def _parsed(kind: str, line: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(prompts, endings) of a line "names : endings"."""
+    names, endings = (part.strip().split("|") for part in line.split(" : "))
+    prompts = tuple(text.format(name) for text, name in zip(_TEMPLATES[kind], names, strict=True))
+    return prompts, tuple(" " + ending for ending in endings)

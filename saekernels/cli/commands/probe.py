@@ -76,9 +76,7 @@ def _add_probes(parser: Parser) -> None:
     probes.add_argument("--position", choices=POSITIONS, default="last", help=where)
     counts = "latents that a sparse probe reads"
     probes.add_argument("--latents", metavar="K", type=at_least(1), nargs="+", default=[1, 5, 20], help=counts)
-    train = (
-        "out of distribution: fit on the rest of a field's values and test on one, or fit on one and test on the rest"
-    )
+    train = "out of distribution: fit on the rest of a field's values and test on one, or the other way round"
     probes.add_argument("--train", choices=HOW, default="rest", help=train)
 
 

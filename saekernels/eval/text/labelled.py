@@ -87,7 +87,9 @@ def read_labelled(path: str | os.PathLike[str], fields: LabelFields, positive: s
     values = {name: {text.fields[name] for text in texts} for name in shifts}
     for name in fields.shifts or ():
         if len(values[name]) < 2:
-            raise InputError(f"labels: {path}: the field {name!r} has one value alone, {values[name].pop()!r:.40}")
+            raise InputError(
+                f"labels: {path}: the field {name!r} (--by) has one value alone, {values[name].pop()!r:.40}"
+            )
     kept = tuple(name for name in shifts if len(values[name]) > 1)
     return LabelledSet(stem(Path(path)), texts, _positive(texts, fields, positive, path), kept)
 
@@ -112,11 +114,12 @@ def _labelled(record: Any, fields: LabelFields, shifts: Sequence[str], where: st
         raise InputError(f"labels: {where} is a {type(record).__name__}; need an object with a text and a label")
     text = record_text(record, fields.text, where)
     if fields.group is not None or _has(record, "group"):
-        group = _told(record, fields.group or "group", where)
+        group = _told(record, fields.group or "group", "--group-field", where)
     else:
         group = where
-    found = {name: _told(record, name, where) for name in shifts}
-    return LabelledText(text, _told(record, fields.label, where), group, found, _completion(record, text, where), where)
+    found = {name: _told(record, name, "--by", where) for name in shifts}
+    label = _told(record, fields.label, "--label-field", where)
+    return LabelledText(text, label, group, found, _completion(record, text, where), where)
 
 
 def record_text(record: Mapping[str, Any], name: str, where: str) -> str:
@@ -129,12 +132,12 @@ def record_text(record: Mapping[str, Any], name: str, where: str) -> str:
     return text
 
 
-def _told(record: Mapping[str, Any], name: str, where: str) -> str:
-    """The value of a field as text: true and 1 as they are written in JSON."""
+def _told(record: Mapping[str, Any], name: str, option: str, where: str) -> str:
+    """The value of the field that an option names, as text: true and 1 as they are written in JSON."""
     value = look_up(record, name)[1]
     if value is None or value == "" or isinstance(value, list | dict):
         what = "nothing" if value is None or value == "" else f"a {type(value).__name__}"
-        raise InputError(f"labels: {where} has {what} in the field {name!r}; its fields: {_names(record)}")
+        raise InputError(f"labels: {where} has {what} in the field {name!r} ({option}); its fields: {_names(record)}")
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

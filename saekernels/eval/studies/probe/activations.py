@@ -61,7 +61,7 @@ class Latents:
         apart = (means[:, 1] - means[:, 0]).abs()
         # Exact separation: no spread within the classes, but for rounding.
         score = torch.where(apart > 0, apart / within.sqrt().clamp_min(1e-12), 0.0)
-        order = torch.sort(score, descending=True, stable=True).indices[:most]
+        order = torch.sort(score, descending=True, stable=True).indices[: min(most, self.n_latents)]
         return [int(latent) for latent in order if score[latent] > 0]
 
 

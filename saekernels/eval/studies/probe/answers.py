@@ -56,7 +56,7 @@ def answers(
     splices = splices_of(saes)
     found = log_probabilities(
         model, head, list(splices.values()), sequences, tokens,
-        batch_size=batch_size, leave_first=LEFT_FIRST, advance=advance,
+        batch_size=8 * batch_size, leave_first=LEFT_FIRST, advance=advance,
     )  # fmt: skip
     right = np.array([text.completion is not None and text.completion.is_answer for text in texts])
     everything = np.ones(len(texts), dtype=bool)

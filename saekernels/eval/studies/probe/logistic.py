@@ -54,9 +54,9 @@ def fit_probe(x: Tensor, positive: np.ndarray, folds: np.ndarray) -> Fitted:
     """
     wide = x.double()
     mean = wide.mean(0)
-    spread = wide.std(0, correction=0)
+    spread = (wide - mean).square().mean(0).sqrt()
     # A column that does not vary says nothing, whatever rounding leaves of it.
-    varies = spread > 1e-9 * wide.abs().amax(0)
+    varies = spread > 1e-9 * mean.abs()
     scale = torch.where(varies, 1 / torch.where(varies, spread, 1.0), 0.0)
     z, back = _turned((wide - mean) * scale)
     y = torch.from_numpy(positive.astype(np.float64))

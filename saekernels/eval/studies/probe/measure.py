@@ -107,7 +107,7 @@ def _prepared(model: Any, tokens: Tokens, given: LabelledSet, train: Train, seed
     for number, (text, own) in enumerate(zip(given.texts, cut, strict=True)):
         if len(own) != 1:
             room = f"more than {tokens.context} tokens" if own else "fewer than two tokens"
-            raise InputError(f"labels: {text.where} has {room}: {text.text!r:.40}")
+            raise InputError(f"labels: {text.where or given.name} has {room}: {text.text!r:.40}")
         windows.append(replace(own[0], document=number))
     held = [text for text, one in zip(given.texts, parted.held, strict=True) if one]
     sequences = answers.sequences_of(model, tokens, held, given.name)
