@@ -87,7 +87,7 @@ void check_reaches(int64_t rows, int64_t depth, int64_t latents, Kind kind, bool
                      static_cast<double>(w[static_cast<size_t>((first + j) * depth + k)]);
           }
           float score;
-          level().dot_rows(centred.row(row + r), encoder.weight, first + j, 1, &score);
+          level().dot_rows(centred.row(row + r), 0, 1, encoder.weight, first + j, 1, &score, 0);
           const float bound = reach(screen->row_reach(row + r), tile.reach_of(j), depth);
           const float screened = tile.scores[r * screen->columns() + j];
           require(screen->row_reach(row + r).finite() && bound < std::numeric_limits<float>::infinity(), "is bounded");

@@ -10,6 +10,7 @@ import torch
 
 from saekernels.display.numbers import counted
 from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.runner import Runner
 from saekernels.eval.passes.two_passes import Work
@@ -47,6 +48,31 @@ def head_notes(model: Any, head: Head) -> list[str]:
     how = {"module": "came from its head module", "whole": "were taken whole from every pass"}.get(head.kind)
     kind = type(model).__name__
     return [] if how is None else [f"Logits of {kind} {how}: the same figures as by a linear head, slower."]
+
+
+def left_facts(collector: Collector) -> dict[str, Any]:
+    """What was left for its norm, by site: positions, of how many, and the norms of both ends that they exceed."""
+    limits = collector.left.limits()
+    if not limits:
+        return {}
+    found = {}
+    for site, (touched, left) in ((site, counts.tolist()) for site, counts in collector.touched.items()):
+        read, replaced = limits[site]
+        found[site] = {"left": left, "positions": touched + left, "read_above": read, "replaced_above": replaced}
+    return {"left": found}
+
+
+def left_notes(collector: Collector) -> list[str]:
+    """How much was left for its norm, in a line."""
+    ratio = collector.left.rule.norm
+    if ratio is None:
+        return []
+    shares = {site: float(left / max(1, touched + left)) for site, (touched, left) in collector.touched.items()}
+    most = max(shares, key=lambda site: shares[site])
+    return [
+        f"Left for a norm above {ratio:g} times the median: at most {shares[most]:.2%} of a site's positions (at "
+        f"{most}), {sum(shares.values()) / len(shares):.2%} on average."
+    ]
 
 
 def data_notes(spool: Spool, wanted: int | None) -> list[str]:

@@ -6,26 +6,32 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from saekernels.eval.arguments import check_choices, check_numbers, check_tokenizer, given_saes
-from saekernels.eval.circumstances import data_notes, head_notes, name_of, origin_notes, run_facts
+from saekernels.eval.circumstances import (
+    data_notes,
+    head_notes,
+    left_facts,
+    left_notes,
+    name_of,
+    origin_notes,
+    run_facts,
+)
+from saekernels.eval.measure import Wanted, measure
 from saekernels.eval.passes.calls import eval_mode, module_in, token_rows, trial_ids
 from saekernels.eval.passes.head import check_head, find_head
-from saekernels.eval.passes.moments import Collector
-from saekernels.eval.passes.plan import BASELINES, Plan, check_baselines, make_plan, site_of
-from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
+from saekernels.eval.passes.left import rule_text
+from saekernels.eval.passes.plan import BASELINES, check_baselines, make_plan
+from saekernels.eval.passes.runner import Runner
 from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Progress, Work
 from saekernels.eval.report.report import Report
 from saekernels.eval.store import fingerprints as identity
-from saekernels.eval.store.document_sums import Journal
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
@@ -35,8 +41,8 @@ from saekernels.eval.text.sources import skipped_in, source
 from saekernels.eval.text.windows import MASK, Tokens, chosen, context_of
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
-from saekernels.sae.probes import fit_probes
 from saekernels.splice.contradictions import OriginWarning
+from saekernels.splice.leave import Leave
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -64,6 +70,8 @@ def evaluate(
     checkpoint: str | os.PathLike[str] | None = None,
     mesh: DeviceMesh | None = None,
     encoder_ids: Sequence[int] | None = None,
+    leave_first: int = 0,
+    leave_norm: float | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Compare the model with itself when SAEs replace its activations: each alone, the first l sites, and all together.
@@ -102,6 +110,10 @@ def evaluate(
             folder `checkpoint`, or its temporary one.
         encoder_ids: for an encoder-decoder, the tokens that its encoder reads in every pass; the documents are then its
             decoder's.
+        leave_first: no run touches the first so many positions of each window, what the tokenizer puts in front
+            included: attention sinks, whose activations are like no others.
+        leave_norm: nor positions where the norm of what a site reads, or of what is replaced there, exceeds this many
+            times its median, both in the clean run, the median over the first text. Predictions count there as before.
         progress: called as progress(done, total), in tokens times forward passes.
 
     Raises:
@@ -121,6 +133,7 @@ def evaluate(
     check_numbers(tokens=tokens, batch_size=batch_size, context=context, bootstrap=bootstrap, seed=seed)
     check_choices(bos, model_name, encoder_ids)
     check_baselines(baselines)
+    rule = Leave(leave_first, leave_norm)
     context = context_of(model, tokenizer, context)
     head = ranks.together(lambda: find_head(model, encoder_ids, context))
     rows = token_rows(model, head.vocabulary)
@@ -138,18 +151,19 @@ def evaluate(
         "seed": seed,
         "prefix": [int(i) for i in cutter.prefix],
         **({} if encoder_ids is None else {"encoder_ids": list(encoder_ids)}),
+        **({"leave": [rule.first, rule.norm]} if rule else {}),
         "documents": digest(documents) if ranks.first and isinstance(documents, Sequence) else source(documents),
     }
     wanted = Wanted(tokens, context, tuple(baselines), cumulative, seed, reuse_layers)
     modes = (eval_mode(model, *saes.values()), torch.inference_mode(), _noted_once())
     with modes[0], modes[1], modes[2], open_workspace(checkpoint, config, ranks) as workspace:
         probe = trial_ids(model, rows, context)
-        runner = Runner(model, head, saes, device, seed)
+        runner = Runner(model, head, saes, device, seed, rule)
         order, tried = ranks.together(lambda: _tried(runner, probe, batch_size))
         spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
         passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
-        work = Work(workspace, spool, ranks, batch_size, context, passes, progress)
-        plan, sums, journal = _measure(work, runner, cutter, wanted, order, probe)
+        work = Work(workspace, spool, ranks, batch_size, context, passes, progress, rule.first)
+        plan, collector, sums, journal = measure(work, runner, cutter, wanted, order, probe)
 
         def report() -> Report:
             records = journal.read()
@@ -166,7 +180,7 @@ def evaluate(
                 documents_table=documents_table(plan, records, spool),
                 context=context,
                 prefix=[int(i) for i in cutter.prefix],
-                mask=MASK,
+                mask=MASK + rule_text(rule),
                 seed=seed,
                 bootstrap=bootstrap,
                 notes=[
@@ -174,24 +188,13 @@ def evaluate(
                     *head_notes(model, head),
                     *tried,
                     *origin_notes(model, saes, cutter),
+                    *left_notes(collector),
                     *notes,
                 ],
-                run=run_facts(runner, work, device),
+                run={**run_facts(runner, work, device), **left_facts(collector)},
             )
 
         return ranks.once(report)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a caller of evaluate() has chosen, checked."""
-
-    tokens: int | None
-    context: int
-    baselines: tuple[str, ...]
-    cumulative: bool
-    seed: int
-    reuse_layers: bool
 
 
 def _tried(runner: Runner, probe: torch.Tensor, batch_size: int) -> tuple[dict[str, int], list[str]]:
@@ -211,36 +214,6 @@ def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted
         rows,
         lambda: skipped_in(documents),
     )
-
-
-def _measure(
-    work: Work, runner: Runner, cutter: Tokens, wanted: Wanted, order: Mapping[str, int], probe: torch.Tensor
-) -> tuple[Plan, Sums, Journal]:
-    """Both passes over the text: the plan of the runs, and what they add up to."""
-    saes = runner.saes
-    collector = Collector(runner.model, runner.head, saes, second="pca" in wanted.baselines)
-    work.collect(collector)
-    plan = make_plan(list(saes), order, collector.ranks(), wanted.baselines, wanted.cumulative)
-    runner.prepare(plan, probe, wanted.reuse_layers)
-    means = _means(plan, collector)
-    ordinary = torch.from_numpy(np.setdiff1d(np.arange(cutter.rows or 0), cutter.special))
-    runner.find_constant(means, [int(i) for i in cutter.prefix], wanted.context, ordinary)
-    sums = empty_sums(plan, saes, means.means)
-    return plan, sums, work.measure(runner, means, sums)
-
-
-def _means(plan: Plan, collector: Collector) -> Means:
-    means = {site: moments.mean_out.float() for site, moments in collector.moments.items()}
-    wanted: dict[str, set[int]] = {}
-    for run in plan.runs:
-        for site, rank in zip(run.sites, run.ranks, strict=False):
-            wanted.setdefault(site, set()).add(rank)
-    probes = {}
-    for site, ranks in wanted.items():
-        device = next(sae for entry, sae in collector.saes.items() if site_of(entry) == site).W_dec.device
-        for rank, probe in fit_probes(collector.moments[site], sorted(ranks)).items():
-            probes[site, rank] = probe.to(device)
-    return Means(means, probes)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from saekernels.errors import InputError
 from saekernels.splice.contradictions import OriginWarning, contradictions
-from saekernels.splice.mask import Untouched
+from saekernels.splice.leave import Leave, LeftInPass
+from saekernels.splice.mask import Given, Untouched
 from saekernels.splice.replacement import Function, Mode, Replacement, plan_replacement, with_error
 from saekernels.splice.sites import put_part, take_input, take_output
 
@@ -31,7 +32,9 @@ def splice(
     *,
     replace: Mode | Mapping[str, Mode] = "sae",
     means: Mapping[str, Tensor] | None = None,
-    untouched: Tensor | Collection[int] | None = None,
+    untouched: Given = None,
+    leave_first: int = 0,
+    leave_norm: float | None = None,
     error_term: bool = False,
     observer: Observer | None = None,
 ) -> Splice:
@@ -56,8 +59,13 @@ def splice(
         replace: "sae" puts in the reconstruction, "zero" zeros, "mean" the site's mean, "function" what the callable
             given in the SAE's place makes of (what is read, what is replaced); one for all, or site -> mode.
         means: site -> [d_out], needed where ``replace`` is "mean"; other sites are ignored.
-        untouched: positions that keep their activation: a bool mask [B, S] (True = leave alone), or token ids, whose
-            positions are then found in each forward pass. ``Splice.untouched`` may be set between passes.
+        untouched: positions that keep their activation: a bool mask [B, S] (True = leave alone), a mapping from site
+            to such masks (no mask, nothing left), or token ids, whose positions are then found in each forward pass.
+            ``Splice.untouched`` may be set between passes.
+        leave_first: also leave the first so many positions of each sequence (caches and left padding are seen), which
+            are attention sinks in models whose tokenizer puts no BOS in front.
+        leave_norm: also leave positions where the norm of what a site reads, or of what is replaced there, exceeds
+            this many times its median over all positions seen since the splice was entered.
         error_term: add the reconstruction error back as a constant, so that the activations are again the clean
             ones (to rounding) and gradients reach them through the SAE alone.
         observer: called as ``observer(site, x, x_hat, target, codes, touched)`` at each splice: what the SAE reads
@@ -90,7 +98,8 @@ def splice(
     for plan in plans:
         for told in contradictions(model, plan.site, getattr(plan.sae, "metadata", None)):
             warnings.warn(f"splice: {told}", OriginWarning, stacklevel=2)
-    return Splice(model, plans, Untouched(model, untouched), bool(error_term), observer)
+    left = LeftInPass(model, [plan.site for plan in plans], Leave(leave_first, leave_norm))
+    return Splice(model, plans, Untouched(model, untouched), left, bool(error_term), observer)
 
 
 class Splice:
@@ -106,12 +115,14 @@ class Splice:
         model: nn.Module,
         plans: list[Replacement],
         untouched: Untouched,
+        left: LeftInPass,
         error_term: bool,
         observer: Observer | None,
     ) -> None:
         self._model = model
         self._plans = plans
         self._untouched = untouched
+        self._left = left
         self._error_term = error_term
         self._observer = observer
         self._handles: list[RemovableHandle] = []
@@ -121,12 +132,12 @@ class Splice:
         self.calls = dict.fromkeys(self.sites, 0)
 
     @property
-    def untouched(self) -> Tensor | Collection[int] | None:
-        """The mask [B, S] or the token ids whose positions keep their activation; may be set between passes."""
+    def untouched(self) -> Given:
+        """The mask [B, S], masks by site, or token ids whose positions stay as they are; may be set between passes."""
         return self._untouched.value
 
     @untouched.setter
-    def untouched(self, value: Tensor | Collection[int] | None) -> None:
+    def untouched(self, value: Given) -> None:
         self._untouched.set(value)
         if self._active:
             self._untouched.attach(self._handles)
@@ -140,6 +151,7 @@ class Splice:
         try:
             self._handles.append(self._model.register_forward_hook(self._count_pass))
             self._untouched.attach(self._handles)
+            self._left.attach(self._handles)
             for plan in self._plans:
                 self._handles += self._hook(plan)
         except BaseException:
@@ -162,6 +174,7 @@ class Splice:
     def _remove(self) -> None:
         self._active = False
         self._untouched.detach()
+        self._left.detach()
         while self._handles:
             self._handles.pop().remove()
 
@@ -217,6 +230,9 @@ class Splice:
         self.calls[name] += 1
         x, target = plan.fit(source, whole)
         stays = self._untouched.mask(name, target.shape[:-1], target.device)
+        left = self._left.mask(name, x, target)
+        if left is not None:
+            stays = left if stays is None else stays | left
         x_hat, codes = plan.reconstruct(x, target)
         if self._observer is not None:
             touched = torch.ones((), dtype=torch.bool, device=target.device).expand(target.shape[:-1])

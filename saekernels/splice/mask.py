@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from saekernels.errors import InputError
 
+Given = Tensor | Mapping[str, Tensor] | Collection[int] | None
 _INT64 = torch.iinfo(torch.int64)
 
 
@@ -20,21 +21,22 @@ class Untouched:
 
     Args:
         model: the spliced model; its embedding is where token ids are seen.
-        value: bool tensor [B, S], True = leave alone; or the token ids (ints, or an integer tensor [N]) whose
-            positions are left alone; or None.
+        value: bool tensor [B, S], True = leave alone; or a mapping from site to such tensors; or the token ids (ints,
+            or an integer tensor [N]) whose positions are left alone; or None.
     """
 
-    def __init__(self, model: nn.Module, value: Tensor | Collection[int] | None) -> None:
+    def __init__(self, model: nn.Module, value: Given) -> None:
         self._tokens = _RunningTokens(model)
         self.set(value)
 
-    def set(self, value: Tensor | Collection[int] | None) -> None:
-        """Replace the mask or the ids; a bad value raises and leaves the old one."""
+    def set(self, value: Given) -> None:
+        """Replace the masks or the ids; a bad value raises and leaves the old one."""
+        by_site = {site: _needed_mask(site, one) for site, one in value.items()} if isinstance(value, Mapping) else None
         mask = _as_mask(value)
-        ids = None if mask is not None or value is None else _as_ids(value)
+        ids = None if mask is not None or by_site is not None or value is None else _as_ids(value)
         if ids is not None:
             self._tokens.find_embedding()
-        self.value, self._mask, self._ids = value, mask, ids
+        self.value, self._mask, self._by_site, self._ids = value, mask, by_site, ids
 
     def attach(self, handles: list[RemovableHandle]) -> None:
         """Start to watch the embedding if token ids are in use; the hooks' handles go into ``handles``."""
@@ -50,8 +52,9 @@ class Untouched:
 
         Raises ValueError if the mask does not fit, or if ids were given and no tokens reached the embedding.
         """
-        if self._mask is not None:
-            return _fit(self._mask, site, lead).to(device)
+        mask = self._mask if self._by_site is None else self._by_site.get(site)
+        if mask is not None:
+            return fit_mask(mask, site, lead).to(device)
         if self._ids is None:
             return None
         tokens = self._tokens.ids
@@ -60,7 +63,7 @@ class Untouched:
                 f"site {site!r}: untouched is a set of token ids, but no tokens reached the model's embedding in this "
                 "forward pass (was it given inputs_embeds, or a layer to start at?); give a bool mask [B, S] instead"
             )
-        return _fit(torch.isin(tokens, self._ids.to(tokens.device)), site, lead).to(device)
+        return fit_mask(torch.isin(tokens, self._ids.to(tokens.device)), site, lead).to(device)
 
 
 def _as_mask(value: Any) -> Tensor | None:
@@ -69,6 +72,13 @@ def _as_mask(value: Any) -> Tensor | None:
     if value.ndim != 2:
         raise ValueError(f"untouched: a mask has shape [B, S], got {tuple(value.shape)}")
     return value
+
+
+def _needed_mask(site: str, value: Any) -> Tensor:
+    mask = _as_mask(value)
+    if mask is None:
+        raise TypeError(f"untouched: {site!r}: got {value!r:.80}, need a bool tensor [B, S]")
+    return mask
 
 
 def _as_ids(value: Any) -> Tensor | None:
@@ -95,7 +105,7 @@ def _as_ids(value: Any) -> Tensor | None:
     return torch.tensor(ids, dtype=torch.int64) if ids else None
 
 
-def _fit(mask: Tensor, site: str, lead: torch.Size) -> Tensor:
+def fit_mask(mask: Tensor, site: str, lead: torch.Size) -> Tensor:
     """The mask [B, S] in the shape of an activation's leading dimensions: [B, S], [B * S] or [B, S, heads]."""
     if mask.shape == lead:
         return mask

@@ -24,7 +24,7 @@ FILES = {
     "--sae": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json"),
                      **bad_inputs.within("sae_weights.safetensors")}),
     "--data": ("data", bad_inputs.NAMES),
-    "--labels": ("labels", {**bad_inputs.NAMES, **{name: one for name, one in bad_inputs.FILES.items() if name != "cut"}}),
+    "--labels": ("labels", bad_inputs.FILES),
     "--family": ("family", bad_inputs.FILES),
     "--tasks": ("tasks", bad_inputs.FILES),
     "--device-map": ("report", bad_inputs.FILES),

@@ -82,16 +82,16 @@ def installed_versions() -> dict[str, str]:
 
 def licence_texts(folders: dict[str, Path]) -> dict[str, str]:
     """File name -> text of every licence that asks for its notice to travel with the shipped documents."""
-    pages = _read(folders["manpages"] / "usr/share/doc/manpages/copyright")
+    pages = read_text(folders["manpages"] / "usr/share/doc/manpages/copyright")
     stanzas = re.findall(r"(?m)^License: (?:Linux-man-pages-copyleft|BSD-3-clause)\n(?: .*\n)+", pages)
     html = folders["rust-doc"] / "usr/share/doc/rust-doc/html"
     postgres = folders["postgresql-doc-15"] / "usr/share/doc/postgresql-doc-15/html/legalnotice.html"
     return {
-        "PSF-2.0.txt": _read(Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"),
-        "PostgreSQL.txt": html_to_text(_read(postgres)),
-        "rust-MIT.txt": _read(html / "LICENSE-MIT.txt"),
-        "rust-COPYRIGHT.txt": _read(html / "COPYRIGHT.txt"),
-        "TCL.txt": _read(folders["tcl8.6-doc"] / "usr/share/doc/tcl8.6-doc/copyright"),
+        "PSF-2.0.txt": read_text(Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"),
+        "PostgreSQL.txt": html_to_text(read_text(postgres)),
+        "rust-MIT.txt": read_text(html / "LICENSE-MIT.txt"),
+        "rust-COPYRIGHT.txt": read_text(html / "COPYRIGHT.txt"),
+        "TCL.txt": read_text(folders["tcl8.6-doc"] / "usr/share/doc/tcl8.6-doc/copyright"),
         "man-pages.txt": "\n".join(stanzas),
     }
 
@@ -102,7 +102,7 @@ def write_licences(folder: Path, texts: dict[str, str]) -> None:
         (folder / name).write_text(normalise(text), encoding="utf-8")
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     raw = path.read_bytes()
     return decode_bytes(gzip.decompress(raw) if path.suffix in (".gz", ".dz") else raw)
 
@@ -118,14 +118,14 @@ def python_source(folders: dict[str, Path]) -> Iterator[Source]:
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
         if not skip.search(name):
-            yield Source(_read(path), "python_source", f"stdlib/{name}", package, "PSF-2.0")
+            yield Source(read_text(path), "python_source", f"stdlib/{name}", package, "PSF-2.0")
 
 
 def python_docs(folders: dict[str, Path]) -> Iterator[Source]:
     root = folders["python3.11-doc"] / "usr/share/doc/python3.11/html/_sources"
     for path in sorted(root.rglob("*.rst.txt")):
         name = path.relative_to(root).as_posix()
-        yield Source(_read(path), "python_docs", f"python3.11-doc/{name}", "python3.11-doc", "PSF-2.0")
+        yield Source(read_text(path), "python_docs", f"python3.11-doc/{name}", "python3.11-doc", "PSF-2.0")
 
 
 _MAN_LICENCES = {"Linux-man-pages-copyleft", "Linux-man-pages-copyleft-var", "MIT", "BSD-3-Clause", "LDPv1"}
@@ -136,7 +136,7 @@ def man_pages(folders: dict[str, Path]) -> Iterator[Source]:
         for path in sorted((folders[package] / "usr/share/man").rglob("*.gz")):
             if path.is_symlink():
                 continue
-            source = _read(path)
+            source = read_text(path)
             if len(source) < 400 or re.match(r"\.so ", source):
                 continue
             spdx = re.search(r"SPDX-License-Identifier: *(\S+)", source)
@@ -154,12 +154,12 @@ def database_docs(folders: dict[str, Path]) -> Iterator[Source]:
     for path in sorted(root.rglob("*.html")):
         name = path.relative_to(root).as_posix()
         if not skip.match(name):
-            text = html_to_text(_read(path), skip_classes=("nosearch", "imgcontainer"))
+            text = html_to_text(read_text(path), skip_classes=("nosearch", "imgcontainer"))
             yield Source(text, "database_docs", f"sqlite3-doc/{name}", "sqlite3-doc", "public-domain")
     root = folders["postgresql-doc-15"] / "usr/share/doc/postgresql-doc-15/html"
     for path in sorted(root.glob("*.html")):
         if not path.name.startswith(("release-", "bookindex", "biblio", "contrib-dblink")):
-            text = html_to_text(_read(path), skip_classes=("navheader", "navfooter", "toc"))
+            text = html_to_text(read_text(path), skip_classes=("navheader", "navfooter", "toc"))
             yield Source(text, "database_docs", f"postgresql-doc-15/{path.name}", "postgresql-doc-15", "PostgreSQL")
 
 
@@ -170,11 +170,11 @@ def rust_books(folders: dict[str, Path]) -> Iterator[Source]:
             name = path.relative_to(root).as_posix()
             if path.name in ("print.html", "toc.html", "404.html") or path.is_symlink():
                 continue
-            text = html_to_text(_read(path), only="main")
+            text = html_to_text(read_text(path), only="main")
             yield Source(text, "rust_books", f"rust-doc/{name}", "rust-doc", "MIT OR Apache-2.0")
 
 
-def _chunks(entries: list[str], size: int = 6000) -> Iterator[str]:
+def chunks(entries: list[str], size: int = 6000) -> Iterator[str]:
     chunk = ""
     for entry in entries:
         chunk += entry + "\n\n"
@@ -187,9 +187,9 @@ def _chunks(entries: list[str], size: int = 6000) -> Iterator[str]:
 
 def prose(folders: dict[str, Path]) -> Iterator[Source]:
     for package, stem in (("dict-jargon", "jargon"), ("dict-devil", "devil")):
-        text = _read(folders[package] / f"usr/share/dictd/{stem}.dict.dz")
+        text = read_text(folders[package] / f"usr/share/dictd/{stem}.dict.dz")
         entries = re.split(r"\n{2,}(?=\S)", text)[3:]
-        for number, chunk in enumerate(_chunks(entries)):
+        for number, chunk in enumerate(chunks(entries)):
             yield Source(chunk, "prose", f"{package}/{number:04d}", package, "public-domain")
     yield from _bible(folders)
 
@@ -208,11 +208,11 @@ def _bible(folders: dict[str, Path]) -> Iterator[Source]:
 def licences(folders: dict[str, Path]) -> Iterator[Source]:
     for path in sorted(Path("/usr/share/common-licenses").iterdir()):
         if not path.is_symlink():
-            yield Source(_read(path), "licences", f"common-licenses/{path.name}", "base-files", "verbatim copies")
+            yield Source(read_text(path), "licences", f"common-licenses/{path.name}", "base-files", "verbatim copies")
     roots = [*folders.values(), Path("/")]
     for root in roots:
         for path in sorted((root / "usr/share/doc").glob("*/copyright")):
-            text = _read(path)[:16000]
+            text = read_text(path)[:16000]
             yield Source(text, "licences", f"copyright/{path.parent.name}", path.parent.name, "verbatim copies")
 
 

@@ -11,7 +11,8 @@ namespace saekernels {
 namespace {
 
 constexpr int64_t kColumns = 256;
-constexpr int64_t kNear = 16;  // latents that stay in the first cache while all rows meet them
+constexpr int64_t kNear = 16;      // latents that stay in a near cache while all rows meet them
+constexpr int64_t kTogether = 12;  // rows whose scores are kept at a time
 
 class DirectTopk {
  public:
@@ -67,18 +68,22 @@ class DirectTopk {
     const int64_t first = tile * kColumns, count = std::min(kColumns, latents_ - first);
     const Matrix latents = scratch.tile.load(simd_, encoder_.weight, first, count);
     load_tile(simd_, encoder_.bias, first, count, kColumns, scratch.bias.get());
-    alignas(64) float scores[kNear];
+    alignas(64) float scores[kTogether * kNear];
     uint16_t hits[kNear];
     const bool magnitude = activation_ == Activation::kAbs;
     for (int64_t j = 0; j < count; j += kNear) {
       const int64_t near = std::min(kNear, count - j);
       for (int64_t i = 0; i < n; ++i) {
+        if (i % kTogether == 0) {
+          const int64_t rows = std::min(kTogether, n - i);
+          simd_.dot_rows(rows_.row(i), rows_.padded(), rows, latents, j, near, scores, kNear);
+        }
+        float* own = scores + i % kTogether * kNear;
         const Candidates best = candidates(worker * block_ + i);
-        simd_.dot_rows(rows_.row(i), latents, j, near, scores);
-        const int found = simd_.filter_above(scores, scratch.bias.get() + j, static_cast<int>(near), *best.threshold,
-                                             magnitude, hits);
+        const int found =
+            simd_.filter_above(own, scratch.bias.get() + j, static_cast<int>(near), *best.threshold, magnitude, hits);
         for (int h = 0; h < found; ++h) {
-          const float score = scores[hits[h]];
+          const float score = own[hits[h]];
           const bool negative = magnitude && score < 0;
           best.add(negative ? -score : score, static_cast<int32_t>(first + j + hits[h]), negative, k_, capacity_);
         }

@@ -109,12 +109,17 @@ class ThresholdEncoder {
     load_threshold(first, count, tile.extra.get());
     std::vector<Hit>& list = hits_[static_cast<size_t>(index)];
     for (int64_t row = 0; row < rows; ++row) {
-      simd_.dot_rows(rows_.row(row), latents, 0, count, tile.scores.get());
-      const int n = simd_.filter_each(tile.scores.get(), tile.bias.get(), tile.extra.get(), 0.0f,
-                                      static_cast<int>(count), tile.hits.get());
+      const int64_t place = row % screen_->group();
+      if (place == 0) {
+        const int64_t together = std::min(screen_->group(), rows - row);
+        simd_.dot_rows(rows_.row(row), rows_.padded(), together, latents, 0, count, tile.scores.get(), columns);
+      }
+      float* scores = tile.scores.get() + place * columns;
+      const int n = simd_.filter_each(scores, tile.bias.get(), tile.extra.get(), 0.0f, static_cast<int>(count),
+                                      tile.hits.get());
       for (int h = 0; h < n; ++h) {
         const int64_t j = tile.hits[h];
-        list.push_back({tile.scores[j], static_cast<int32_t>(first + j)});
+        list.push_back({scores[j], static_cast<int32_t>(first + j)});
       }
       counts_[index * block_ + row] = n;
     }

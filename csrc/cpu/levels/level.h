@@ -95,8 +95,9 @@ struct Level {
   void (*gather_sum)(float* out, const float* weights, const int32_t* ids, int64_t n, int64_t ahead, const Matrix& m);
   // <a, b> of two fp32 rows, zero-padded to a multiple of kDotLanes.
   float (*dot)(const float* a, const float* b, int64_t padded);
-  // out[j] = <a, m[first + j]> for j < count; `a` as in dot.
-  void (*dot_rows)(const float* a, const Matrix& m, int64_t first, int64_t count, float* out);
+  // out[i * ldo + j] = <row i of a, m[first + j]> for i < n, j < count; rows of `a` as in dot, `lda` apart.
+  void (*dot_rows)(const float* a, int64_t lda, int64_t n, const Matrix& m, int64_t first, int64_t count, float* out,
+                   int64_t ldo);
   // out[e] = <a, m[ids[e]]>; `a` is zero-padded to a multiple of kDotLanes.
   void (*gather_dot)(const float* a, const int32_t* ids, int64_t n, const Matrix& m, float* out);
   // Folds one tile of raw logits (overwritten) of both streams into the state. softcap 0 means none.

@@ -13,13 +13,17 @@ inline float fold_lanes(Vec* acc) {
   return fold(acc[0]);
 }
 
-// Dots of a with kRows rows at once: their loads overlap, and each keeps its own order.
-template <class T, int kRows>
-inline void dots(const float* a, const T* const* rows, int64_t stride, int64_t count, float* out) {
+// Dots of kLefts rows a, `lda` apart, with kRows rows of weights at once: their loads overlap, each weight is read once
+// for all of them, and each sum keeps its own order. out[l * ldo + r].
+template <class T, int kLefts, int kRows>
+inline void dots(const float* a, int64_t lda, const T* const* rows, int64_t stride, int64_t count, float* out,
+                 int64_t ldo) {
   constexpr int kVecs = kDotLanes / Vec::kWidth;
-  Vec acc[kRows][kVecs];
-  for (int r = 0; r < kRows; ++r) {
-    for (int i = 0; i < kVecs; ++i) acc[r][i] = Vec::zero();
+  Vec acc[kLefts][kRows][kVecs];
+  for (auto& of_left : acc) {
+    for (auto& of_row : of_left) {
+      for (Vec& lane : of_row) lane = Vec::zero();
+    }
   }
   const int64_t whole = stride == 1 ? count - count % kDotLanes : 0;
   int64_t j = 0;
@@ -28,48 +32,74 @@ inline void dots(const float* a, const T* const* rows, int64_t stride, int64_t c
     for (int i = 0; i < kVecs; ++i) {
       const int64_t at = j + i * Vec::kWidth;
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) acc[r][i] = fma(Vec::load(a + at), Vec::load(rows[r] + at), acc[r][i]);
+      for (int r = 0; r < kRows; ++r) {
+        const Vec weights = Vec::load(rows[r] + at);
+#pragma GCC unroll 4
+        for (int l = 0; l < kLefts; ++l) acc[l][r][i] = fma(Vec::load(a + l * lda + at), weights, acc[l][r][i]);
+      }
     }
   }
   for (; j < count; j += kDotLanes) {  // ragged or strided: through a padded copy, in the same order
     for (int r = 0; r < kRows; ++r) {
       float copy[kDotLanes];
       for (int64_t i = 0; i < kDotLanes; ++i) copy[i] = j + i < count ? to_float(rows[r][(j + i) * stride]) : 0.0f;
-      for (int i = 0; i < kVecs; ++i) {
-        const int64_t at = i * Vec::kWidth;
-        acc[r][i] = fma(Vec::load(a + j + at), Vec::load(copy + at), acc[r][i]);
+      for (int l = 0; l < kLefts; ++l) {
+        for (int i = 0; i < kVecs; ++i) {
+          const int64_t at = i * Vec::kWidth;
+          acc[l][r][i] = fma(Vec::load(a + l * lda + j + at), Vec::load(copy + at), acc[l][r][i]);
+        }
       }
     }
   }
-  for (int r = 0; r < kRows; ++r) out[r] = fold_lanes(acc[r]);
+  for (int l = 0; l < kLefts; ++l) {
+    for (int r = 0; r < kRows; ++r) out[l * ldo + r] = fold_lanes(acc[l][r]);
+  }
 }
 
 // Both rows are fp32 and zero-padded to a multiple of kDotLanes.
 float dot(const float* a, const float* b, int64_t padded) {
   float out;
-  dots<float, 1>(a, &b, 1, padded, &out);
+  dots<float, 1, 1>(a, 0, &b, 1, padded, &out, 0);
   return out;
 }
 
-// One row with consecutive rows of m.
-template <class T>
-inline void dot_rows_typed(const float* a, const Matrix& m, int64_t first, int64_t count, float* out) {
-  constexpr int64_t kGroup = 2;
+// kLefts rows with consecutive rows of m, as many at a time as the registers hold.
+template <class T, int kLefts>
+inline void dot_lefts(const float* a, int64_t lda, const Matrix& m, int64_t first, int64_t count, float* out,
+                      int64_t ldo) {
+  constexpr int64_t kGroup = kLefts == 1 || Vec::kWidth == 16 ? 2 : 1;
   const T* base = static_cast<const T*>(m.data) + first * m.row_stride;
   int64_t j = 0;
   for (; j + kGroup <= count; j += kGroup) {
-    const T* group[kGroup] = {base + j * m.row_stride, base + (j + 1) * m.row_stride};
-    dots<T, kGroup>(a, group, m.col_stride, m.cols, out + j);
+    const T* group[2] = {base + j * m.row_stride, base + (j + kGroup - 1) * m.row_stride};
+    dots<T, kLefts, kGroup>(a, lda, group, m.col_stride, m.cols, out + j, ldo);
   }
   if (j < count) {
     const T* last = base + j * m.row_stride;
-    dots<T, 1>(a, &last, m.col_stride, m.cols, out + j);
+    dots<T, kLefts, 1>(a, lda, &last, m.col_stride, m.cols, out + j, ldo);
   }
 }
 
-void dot_rows(const float* a, const Matrix& m, int64_t first, int64_t count, float* out) {
+template <class T>
+inline void dot_rows_typed(const float* a, int64_t lda, int64_t n, const Matrix& m, int64_t first, int64_t count,
+                           float* out, int64_t ldo) {
+  int64_t i = 0;
+  if constexpr (Vec::kWidth == 16) {
+    for (; i + 4 <= n; i += 4) dot_lefts<T, 4>(a + i * lda, lda, m, first, count, out + i * ldo, ldo);
+  }
+  if ((n - i) % 2 == 1 && n - i > 1) {
+    dot_lefts<T, 3>(a + i * lda, lda, m, first, count, out + i * ldo, ldo);
+    i += 3;
+  }
+  for (; i + 2 <= n; i += 2) dot_lefts<T, 2>(a + i * lda, lda, m, first, count, out + i * ldo, ldo);
+  if (i < n) dot_lefts<T, 1>(a + i * lda, lda, m, first, count, out + i * ldo, ldo);
+}
+
+void dot_rows(const float* a, int64_t lda, int64_t n, const Matrix& m, int64_t first, int64_t count, float* out,
+              int64_t ldo) {
   with_type(m.dtype, [&](auto* tag) {
-    dot_rows_typed<std::remove_const_t<std::remove_pointer_t<decltype(tag)>>>(a, m, first, count, out);
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(tag)>>;
+    dot_rows_typed<T>(a, lda, n, m, first, count, out, ldo);
   });
 }
 

@@ -138,11 +138,11 @@ inline void gather_dot_typed(const float* a, const int32_t* ids, int64_t n, cons
       rows[i] = base + ids[e + i] * m.row_stride;
       if (e + kGroup + i < n) prefetch_start(base + ids[e + kGroup + i] * m.row_stride, m);
     }
-    dots<T, kGroup>(a, rows, m.col_stride, m.cols, out + e);
+    dots<T, 1, kGroup>(a, 0, rows, m.col_stride, m.cols, out + e, 0);
   }
   if (e < n) {
     const T* row = base + ids[e] * m.row_stride;
-    dots<T, 1>(a, &row, m.col_stride, m.cols, out + e);
+    dots<T, 1, 1>(a, 0, &row, m.col_stride, m.cols, out + e, 0);
   }
 }
 

@@ -41,8 +41,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise InputError(f"--format {arguments.format}: needs --compat {arguments.format}, got {arguments.compat}")
     if not arguments.compat:
         return
-    for option in ("html", "checkpoint", "tasks", "edit", "breadth"):
-        if getattr(arguments, option) not in (None, []):
+    for option in ("html", "checkpoint", "tasks", "edit", "breadth", "leave-first", "leave-norm"):
+        if getattr(arguments, option.replace("-", "_")) not in (None, [], 0):
             raise InputError(f"--{option}: not with --compat, whose metrics are another tool's")
     if arguments.format and not arguments.json:
         raise InputError("--format saebench: needs --json DIR, the directory for its files")

@@ -13,12 +13,13 @@ import torch
 from saekernels import example
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
-from saekernels.cli.commands.eval_output import check_outputs, deliver
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.edits import edit, with_edits
 from saekernels.cli.options.inputs import pick_device
+from saekernels.cli.options.leave import add_leave, leave_rule
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
 from saekernels.cli.options.progress import progress_bar
+from saekernels.cli.options.report_files import check_outputs, deliver
 from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
 from saekernels.errors import InputError
 from saekernels.eval import Report, evaluate
@@ -49,6 +50,7 @@ def add_parser(commands: Any) -> None:
         ),
     )
     add_source(parser)
+    add_leave(parser)
     _add_comparisons(parser)
     _add_extras(parser)
     scale = parser.group("scale and resume")
@@ -125,6 +127,8 @@ def _load(
         check_outputs(arguments)
     if arguments.keep_error and not arguments.edit:
         raise InputError("--keep-error: needs --edit, whose edits it is about")
+    if arguments.breadth is not None and any(leave_rule(arguments).values()):
+        raise InputError("--breadth: its probes touch every position; not with --leave-first or --leave-norm")
     family = (read_family(table), table) if table else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
     group = mesh.get_group(LATENTS) if mesh is not None and arguments.latent_parallel > 1 else None
@@ -159,6 +163,7 @@ def _run(
             checkpoint=arguments.checkpoint,
             mesh=mesh,
             progress=progress,
+            **leave_rule(arguments),
         )
     if ranks.index:
         return 0
@@ -183,7 +188,7 @@ def _add_parts(report: Report, given: _Given, arguments: argparse.Namespace) -> 
 
     def narrow() -> None:
         options = {"bos": BOS[arguments.bos], "bootstrap": arguments.bootstrap, "seed": arguments.seed}
-        figures = run_tasks(source.model, source.tokenizer, source.saes, tasks, **options)
+        figures = run_tasks(source.model, source.tokenizer, source.saes, tasks, **options, **leave_rule(arguments))
         report.extras["tasks"] = task_part(report, figures)
 
     def breadth() -> None:

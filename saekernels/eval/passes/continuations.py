@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from saekernels.errors import InputError
-from saekernels.eval.passes.head_kinds import Head
-from saekernels.eval.text.windows import Tokens
+from saekernels.eval.passes.left import SiteNorms
+from saekernels.eval.text.batches import Batch, make_batch
+from saekernels.eval.text.windows import Tokens, Window
 from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
 from saekernels.splice.context import splice
+from saekernels.splice.leave import Norms
 
 Sequences = list[tuple[list[int], list[int]]]
 """(tokens in front, tokens of the continuation) of each."""
@@ -39,77 +40,70 @@ def tokenized(tokens: Tokens, texts: Sequence[tuple[str, str]], where: str, limi
 
 
 def log_probabilities(
-    model: Any,
-    head: Head,
+    left: SiteNorms,
     splices: Sequence[Mapping[str, SAE]],
     sequences: Sequences,
     tokens: Tokens,
     *,
     batch_size: int,
-    leave_first: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """[sequences, 1 + splices] fp64, nats: log p of each continuation by the clean model, then by each splice.
 
-    splices: site -> SAE. Left untouched: special tokens, and the first `leave_first` positions of a row. advance: told
-    of the positions of each pass.
+    left: the model, all sites of the splices, and what stays as it is beside special tokens; medians of norms are those
+    of these sequences. splices: site -> SAE. advance: told of the positions of each pass.
     """
-    # Sequences that differ in the last token alone are one row of the model's.
-    given = [(*front, *ids[:-1]) for front, ids in sequences]
-    rows = sorted(dict.fromkeys(given), key=lambda one: -len(one))
-    owners: dict[tuple[int, ...], list[int]] = {one: [] for one in rows}
-    for number, one in enumerate(given):
-        owners[one].append(number)
     found = np.zeros((len(sequences), 1 + len(splices)))
-    special = torch.from_numpy(tokens.special).long()
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        numbers = [(row, number) for row, one in enumerate(part) for number in owners[one]]
-        ids, real = _padded(part)
-        untouched = ~real | torch.isin(ids, special)
-        untouched[:, :leave_first] = True
-        at, wanted, owner = _places([(row, *sequences[number], number) for row, number in numbers], ids.shape[1])
-        ids = ids.to(input_device(model))
-        clean = head.hidden(ids, at)
-        told = advance or (lambda positions: None)
-        told(int(real.sum()))
-        if not splices:
-            found[:, 0] += _summed(head.compare(clean, clean, wanted)[0], owner, len(sequences))
-        for column, sites in enumerate(splices, 1):
-            with splice(model, sites, untouched=untouched):
-                spliced = head.hidden(ids, at)
-            losses = head.compare(clean, spliced, wanted)
-            if column == 1:
-                found[:, 0] += _summed(losses[0], owner, len(sequences))
-            found[:, column] += _summed(losses[1], owner, len(sequences))
-            told(int(real.sum()))
+    told = advance or (lambda positions: None)
+    parts = list(_batches(sequences, tokens, batch_size, left.rule.first))
+    left.norms = {site: Norms() for site in left.sites}
+    for batch, _ in parts if left.rule.norm is not None else ():
+        left.add(batch)
+        told(batch.positions)
+    for batch, owner in parts:
+        clean, masks = left.run_clean(batch)
+        told(batch.positions)
+        losses = [left.head.compare(clean, clean, batch.targets)[0]]
+        for sites in splices:
+            untouched = ~batch.touched if masks is None else {site: ~masks[site] for site in sites}
+            with splice(left.model, sites, untouched=untouched):
+                spliced = left.head.hidden(batch.ids.to(input_device(left.model)), batch.rows)
+            losses.append(left.head.compare(clean, spliced, batch.targets)[1])
+            told(batch.positions)
+        for column, loss in enumerate(losses):
+            values = loss.double().cpu().numpy()
+            found[:, column] -= np.bincount(owner, weights=values, minlength=len(sequences))
     return found
 
 
 def positions(sequences: Sequences) -> int:
     """How many positions one pass over these sequences has."""
-    return sum(len(one) for one in {(*front, *ids[:-1]) for front, ids in sequences})
+    return sum(len(one) for one in {_given(*one) for one in sequences})
 
 
-def _padded(rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-    """ids [B, S] int64, padded on the right, and where they are real, bool [B, S]."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
-    real = torch.zeros(ids.shape, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        real[number, : len(row)] = True
-    return ids, real
+def _given(front: list[int], ids: list[int]) -> tuple[int, ...]:
+    """What a model reads to predict a continuation; sequences that differ in their last token alone share it."""
+    return (*front, *ids[:-1])
 
 
-def _places(rows: Sequence[tuple[int, list[int], list[int], int]], width: int) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Of each token of each continuation: the flat position that predicts it, the token, and whose it is."""
-    at, wanted, owner = [], [], []
-    for row, front, ids, number in rows:
-        at += [row * width + len(front) - 1 + i for i in range(len(ids))]
-        wanted += ids
-        owner += [number] * len(ids)
-    return torch.tensor(at), torch.tensor(wanted), np.array(owner)
-
-
-def _summed(losses: Tensor, owner: np.ndarray, sequences: int) -> np.ndarray:
-    return -np.bincount(owner, weights=losses.double().cpu().numpy(), minlength=sequences)
+def _batches(sequences: Sequences, tokens: Tokens, size: int, leave_first: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Batches of at most `size` rows, longest first, whose `rows` are the places that predict a continuation's tokens;
+    and of each such place the sequence that it is of."""
+    owners: dict[tuple[int, ...], list[int]] = {}
+    for number, sequence in enumerate(sequences):
+        owners.setdefault(_given(*sequence), []).append(number)
+    order = sorted(owners, key=lambda one: -len(one))
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        whole = [np.asarray(one, dtype=np.int32) for one in chosen]
+        nothing = [np.zeros(len(ids), dtype=np.int64) for ids in whole]
+        windows = [Window(0, ids, np.isin(ids, tokens.special), none) for ids, none in zip(whole, nothing, strict=True)]
+        batch = make_batch(windows, leave_first)
+        rows, targets, owner = [], [], []
+        for row, one in enumerate(chosen):
+            for number in owners[one]:
+                front, ids = sequences[number]
+                rows += [row * batch.ids.shape[1] + len(front) - 1 + i for i in range(len(ids))]
+                targets += ids
+                owner += [number] * len(ids)
+        yield replace(batch, rows=torch.tensor(rows), targets=torch.tensor(targets)), np.array(owner)

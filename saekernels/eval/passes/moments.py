@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.left import SiteNorms, over
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.sums.row_groups import RowGroups
 from saekernels.eval.text.batches import Batch
@@ -23,20 +23,20 @@ from saekernels.splice.sites import has_two_ends
 class Collector:
     """Moments of what each site reads and what is replaced there, over touched positions of the clean run.
 
-    second: sites whose second moments are wanted as well.
+    left: the sites, and which positions stay as they are. second: sites whose second moments are wanted as well.
     """
 
-    def __init__(self, model: Any, head: Head, saes: Mapping[str, SAE], second: bool) -> None:
-        self.model, self.head, self.saes = model, head, dict(saes)
-        first = {site_of(entry): entry for entry in reversed(list(saes))}
-        self.sites = {site: self.saes[entry] for site, entry in first.items()}
+    def __init__(self, saes: Mapping[str, SAE], left: SiteNorms, second: bool) -> None:
+        self.model, self.head, self.sites, self.saes, self.left = left.model, left.head, left.sites, dict(saes), left
         self.moments = {
             site: Moments(sae.d_in, sae.d_out if has_two_ends(site) else None, second=second)
             for site, sae in self.sites.items()
         }
         self._groups = {site: RowGroups(moments.add) for site, moments in self.moments.items()}
         self.active = {entry: 0 for entry, sae in saes.items() if fixed_k(sae) is None}
-        self.rows = 0
+        # Of each site: positions that were replaced, and those that were left for their norm alone.
+        self.touched = {site: torch.zeros(2, dtype=torch.int64) for site in self.sites}
+        self.rows = dict.fromkeys(self.sites, 0)
 
     def add(self, batch: Batch, count_active: bool) -> None:
         """One clean run of a batch; `count_active`: SAEs without a fixed k also encode it."""
@@ -44,15 +44,16 @@ class Collector:
         nothing = torch.ones_like(batch.touched)
 
         def observe(site: str, x: Tensor, x_hat: Tensor, target: Tensor, *_: Any) -> None:
-            read, replaced = (_rows(batch.touched, one) for one in (x, target))
+            touched = self.left.touched(batch, site, x, target)
+            self.touched[site] = self.touched[site] + torch.stack([touched.sum(), (batch.touched & ~touched).sum()])
+            read, replaced = (_rows(touched, one) for one in (x, target))
             self._groups[site].add(read, replaced if self.moments[site].paired else None)
             if count_active:
+                self.rows[site] += int(touched.sum())
                 self._count_active(site, read)
 
         with splice(self.model, self.sites, replace="zero", untouched=nothing, observer=observe):
             self.head.body(batch.ids.to(input_device(self.model)))
-        if count_active:
-            self.rows += int(batch.touched.sum())
 
     def _count_active(self, site: str, rows: Tensor) -> None:
         for entry in self.active:
@@ -67,26 +68,31 @@ class Collector:
 
     def ranks(self) -> dict[str, int]:
         """Entry -> rank of the probe that is matched to it: its k, or its mean L0 on the first text, at least 1."""
-        counted = {entry: max(1, round(total / max(1, self.rows))) for entry, total in self.active.items()}
+        rows = {entry: max(1, self.rows[site_of(entry)]) for entry in self.active}
+        counted = {entry: max(1, round(total / rows[entry])) for entry, total in self.active.items()}
         return {entry: min(fixed_k(sae) or counted[entry], sae.d_in, sae.d_out) for entry, sae in self.saes.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything, to be saved and given to `load`."""
         moments = {site: one.state() for site, one in self.moments.items()}
-        return {"moments": moments, "active": dict(self.active), "rows": self.rows}
+        return {"moments": moments, "active": dict(self.active), "rows": dict(self.rows), "touched": self.touched}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state` of the same sites; what was seen before is forgotten."""
         for site, moments in self.moments.items():
             moments.load(state["moments"][site])
-        self.active, self.rows = dict(state["active"]), state["rows"]
+        self.active = dict(state["active"])
+        rows = state["rows"]  # a single number in run folders of 0.1, which knew no rule that leaves positions
+        self.rows = dict(rows) if isinstance(rows, dict) else dict.fromkeys(self.sites, rows)
+        self.touched = dict(state.get("touched", self.touched))
 
     def merge(self, state: dict[str, Any]) -> None:
         """Add what another collector of the same sites has seen."""
         for site, moments in self.moments.items():
             moments.merge(state["moments"][site])
         self.active = {entry: count + state["active"][entry] for entry, count in self.active.items()}
-        self.rows += state["rows"]
+        self.rows = {site: count + state["rows"][site] for site, count in self.rows.items()}
+        self.touched = {site: count + state["touched"][site] for site, count in self.touched.items()}
 
 
 def fixed_k(sae: SAE) -> int | None:
@@ -96,8 +102,5 @@ def fixed_k(sae: SAE) -> int | None:
 
 
 def _rows(touched: Tensor, activation: Tensor) -> Tensor:
-    """[n, width]: the activation at touched positions; its leading shape is [B, S], [B * S] or [B, S, heads]."""
-    lead = activation.shape[:-1]
-    touched = touched.to(activation.device)
-    mask = touched.reshape(lead) if touched.numel() == lead.numel() else touched.unsqueeze(-1).expand(lead)
-    return activation[mask]
+    """[n, width]: the activation at touched positions [B, S]."""
+    return activation[over(touched.to(activation.device), activation.shape[:-1])]

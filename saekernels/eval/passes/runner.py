@@ -13,6 +13,7 @@ from torch import Tensor
 from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant, only_prefix_special
 from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.layer_reuse import CLEAN, check_reuse, find_reuse, no_reuse
+from saekernels.eval.passes.left import SiteNorms
 from saekernels.eval.passes.plan import Plan, Run, site_of
 from saekernels.eval.passes.random_errors import RandomErrors
 from saekernels.eval.sums.accumulate import DocumentSums, KlHistogram, SiteStats
@@ -20,6 +21,7 @@ from saekernels.eval.text.batches import Batch
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe
 from saekernels.splice.context import splice
+from saekernels.splice.leave import Leave
 
 Observer = Callable[..., None]
 
@@ -66,10 +68,18 @@ class Sums:
 
 
 class Runner:
-    """Makes the forward passes of one evaluation. The model is in eval mode; gradients are off."""
+    """Makes the forward passes of one evaluation. The model is in eval mode; gradients are off.
 
-    def __init__(self, model: Any, head: Head, saes: Mapping[str, Any], device: torch.device, seed: int) -> None:
+    rule: which positions every run leaves as they are.
+    """
+
+    def __init__(
+        self, model: Any, head: Head, saes: Mapping[str, Any], device: torch.device, seed: int, rule: Leave
+    ) -> None:
         self.model, self.head, self.saes, self.device = model, head, dict(saes), device
+        first = {site_of(entry): saes[entry] for entry in reversed(list(saes))}
+        self.left = SiteNorms(model, head, first, rule)
+        self._masks: dict[str, Tensor] | None = None
         self.reuse = no_reuse("not asked for")
         self.errors = RandomErrors(seed)
         self.constant: dict[str, ConstantRun] = {}
@@ -93,6 +103,8 @@ class Runner:
     def find_constant(self, means: Means, prefix: list[int], context: int, tokens: Tensor) -> None:
         """Find the ablations whose results do not depend on the text; they are then not run again."""
         self.prefix = len(prefix)
+        if self.left.rule.norm is not None or self.left.rule.first > len(prefix):
+            return  # what is left brings the text in
         for run in self.plan.runs:
             if run.kind in ("zero", "mean"):
 
@@ -116,7 +128,8 @@ class Runner:
         column = {key: index for index, key in enumerate(self.plan.columns)}
         waiting: list[tuple[Run, Tensor]] = []
         with self.reuse.recording(CLEAN):
-            clean = self.head.hidden(batch.ids.to(self.device), batch.rows)
+            clean, masks = self.left.run_clean(batch)
+        self._masks = masks and {site: ~mask for site, mask in masks.items()}
         advance()
         plain = only_prefix_special(batch, self.prefix)
         for run in self.plan.runs:
@@ -163,7 +176,7 @@ class Runner:
         with (
             self.reuse.resuming(run),
             self.reuse.recording(run.name) if recorded else contextlib.nullcontext(),
-            self._splice(run, self.reuse.entries(run), means, ~batch.touched, watch, batch),
+            self._splice(run, self.reuse.entries(run), means, self._masks or ~batch.touched, watch, batch),
         ):
             return self.head.hidden(batch.ids.to(self.device), batch.rows)
 
@@ -172,7 +185,7 @@ class Runner:
         run: Run,
         entries: tuple[str, ...],
         means: Means | None,
-        untouched: Tensor | None,
+        untouched: Tensor | dict[str, Tensor] | None,
         observer: Observer | None,
         batch: Batch | None = None,
     ) -> contextlib.AbstractContextManager[Any]:

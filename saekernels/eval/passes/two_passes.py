@@ -1,11 +1,12 @@
-"""The two passes of an evaluation over the spooled text, chunk by chunk, with progress."""
+"""The passes of an evaluation over the spooled text, chunk by chunk, with progress."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from saekernels.eval.passes.left import SiteNorms
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.runner import Means, Runner, Sums
 from saekernels.eval.store.document_sums import Journal
@@ -14,8 +15,9 @@ from saekernels.eval.store.resumable import Pass
 from saekernels.eval.store.run_folder import Workspace
 from saekernels.eval.store.window_files import Spool
 from saekernels.eval.sums.accumulate import DocumentSums
-from saekernels.eval.text.batches import batches
+from saekernels.eval.text.batches import Batch, batches
 from saekernels.eval.text.strata import Strata, make_strata
+from saekernels.eval.text.windows import Window
 
 Progress = Callable[[int, int], None]
 
@@ -36,8 +38,8 @@ class Advance:
 class Work:
     """The two passes over the spooled text, or over this process's share of it.
 
-    passes: how many forward passes are expected in all; progress is told in tokens times these, and keeps to them. A
-    process tells its own share's, scaled to the whole.
+    leave_first: positions of each window that are never touched. passes: how many forward passes are expected in all;
+    progress is told in tokens times these, and keeps to them. A process tells its own share's, scaled to the whole.
     """
 
     def __init__(
@@ -49,13 +51,23 @@ class Work:
         context: int,
         passes: int,
         progress: Progress | None,
+        leave_first: int = 0,
     ) -> None:
         self.workspace, self.spool, self.ranks = workspace, spool, ranks
-        self.batch_size, self.context = batch_size, context
+        self.batch_size, self.context, self.leave_first = batch_size, context, leave_first
         self.strata: Strata = make_strata(spool.frequencies, context)
         self.started = time.perf_counter()
         self.total = spool.positions * passes
         self.progress = progress or (lambda done, total: None)
+
+    def look(self, norms: SiteNorms) -> None:
+        """The medians of the norms at each site of the clean model, on the first chunk."""
+
+        def step(block: int, chunk: int) -> None:
+            for batch in self._batches(self.spool.chunk(chunk)) if chunk == 0 else ():
+                norms.add(batch)
+
+        Pass(self.workspace, "norms", self.spool.chunks, norms, self.ranks).run(step)
 
     def collect(self, collector: Collector) -> None:
         """The means and moments of the clean model."""
@@ -65,7 +77,7 @@ class Work:
         def step(block: int, chunk: int) -> None:
             windows = self.spool.chunk(chunk)
             positions = sum(len(window.ids) for window in windows)
-            for batch in batches(windows, self.batch_size, self.context):
+            for batch in self._batches(windows):
                 collector.add(batch, count_active=chunk == 0)
                 tell(batch.positions / positions)
             collector.flush()
@@ -85,7 +97,7 @@ class Work:
             held = self.spool.documents_of(range(chunk, chunk + 1))
             documents = DocumentSums(held.start, len(held), self.strata, columns - 2)
             positions = sum(len(window.ids) for window in windows)
-            for batch in batches(windows, self.batch_size, self.context):
+            for batch in self._batches(windows):
                 part = batch.positions / positions / passes
                 runner.run(batch, means, documents, sums, partial(tell, part))
             if self.ranks.writes:
@@ -94,6 +106,9 @@ class Work:
         work.run(step, ended=journal.join)
         self.progress(self.total, self.total)
         return journal
+
+    def _batches(self, windows: Sequence[Window]) -> Iterator[Batch]:
+        return batches(windows, self.batch_size, self.context, self.leave_first)
 
     def _teller(self, work: Pass, before: int, tokens: int) -> Callable[[float], None]:
         """tell(part of a chunk that was done): progress of a pass that is worth `tokens`, after `before` others."""

@@ -12,13 +12,14 @@ import torch
 from saekernels.display.numbers import Interval
 from saekernels.eval.passes.continuations import log_probabilities, tokenized
 from saekernels.eval.passes.head import find_head
-from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.left import SiteNorms
 from saekernels.eval.passes.plan import first_of_each_site
 from saekernels.eval.report.data import ReportData
 from saekernels.eval.studies.tasks import Task
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.text.windows import Tokens, model_limit
 from saekernels.sae.module import SAE
+from saekernels.splice.leave import Leave
 
 _KEPT = 0.9
 
@@ -52,28 +53,25 @@ def run_tasks(
     batch_size: int = 16,
     bootstrap: int = 2000,
     seed: int = 0,
+    leave_first: int = 0,
+    leave_norm: float | None = None,
 ) -> list[TaskFigures]:
     """Each task with all SAEs spliced in together (the first of each site), against the clean model.
 
-    Special tokens are left untouched, as in `evaluate`. Raises InputError for a prompt longer than the model's context.
+    Special tokens are left untouched, as in `evaluate`, and what `leave_first` and `leave_norm` say, by the clean run
+    and the median of a site's norms over the task. Raises InputError for a prompt longer than the model's context.
     """
-    head = find_head(model)
     tokens = Tokens(tokenizer, 2**31, bos=bos)
     sites = first_of_each_site(saes)
+    left = SiteNorms(model, find_head(model), sites, Leave(leave_first, leave_norm))
     made = []
     with torch.inference_mode():
         for task in tasks:
-            rows = _differences(model, head, tokens, sites, task, batch_size)
-            made.append(_figures(task.name, rows, bootstrap, seed))
+            texts = [(one.text, continuation) for one in task.prompts for continuation in (one.answer, one.foil)]
+            sequences = tokenized(tokens, texts, f"tasks: {task.name}", model_limit(model))
+            found = log_probabilities(left, [sites], sequences, tokens, batch_size=2 * batch_size)
+            made.append(_figures(task.name, found[::2] - found[1::2], bootstrap, seed))
     return made
-
-
-def _differences(model: Any, head: Head, tokens: Tokens, sites: Mapping[str, SAE], task: Task, size: int) -> np.ndarray:
-    """[prompts, 2]: clean and spliced difference of each prompt."""
-    texts = [(one.text, continuation) for one in task.prompts for continuation in (one.answer, one.foil)]
-    sequences = tokenized(tokens, texts, f"tasks: {task.name}", model_limit(model))
-    found = log_probabilities(model, head, [sites], sequences, tokens, batch_size=2 * size)
-    return found[::2] - found[1::2]
 
 
 def _figures(name: str, rows: np.ndarray, samples: int, seed: int) -> TaskFigures:

@@ -36,18 +36,21 @@ class Batch:
         return self.rows % self.ids.shape[1] + 1
 
 
-def batches(windows: Sequence[Window], batch_size: int, context: int) -> Iterator[Batch]:
-    """Batches of windows of like length, longest first; each holds at most `batch_size` * `context` positions."""
+def batches(windows: Sequence[Window], batch_size: int, context: int, leave_first: int = 0) -> Iterator[Batch]:
+    """Batches of windows of like length, longest first; each holds at most `batch_size` * `context` positions.
+
+    leave_first: the first so many positions of each window are not touched.
+    """
     order = sorted(range(len(windows)), key=lambda i: -len(windows[i].ids))
     start = 0
     while start < len(order):
         width = len(windows[order[start]].ids)
         count = max(1, batch_size * context // width)
-        yield make_batch([windows[i] for i in order[start : start + count]])
+        yield make_batch([windows[i] for i in order[start : start + count]], leave_first)
         start += count
 
 
-def make_batch(windows: Sequence[Window]) -> Batch:
+def make_batch(windows: Sequence[Window], leave_first: int = 0) -> Batch:
     """Pad on the right with id 0; causal models never look at what comes after, so no attention mask is needed."""
     width = max(len(window.ids) for window in windows)
     ids = np.zeros((len(windows), width), dtype=np.int64)
@@ -56,6 +59,7 @@ def make_batch(windows: Sequence[Window]) -> Batch:
     for b, window in enumerate(windows):
         ids[b, : len(window.ids)] = window.ids
         touched[b, : len(window.ids)] = ~window.special
+        touched[b, :leave_first] = False
         at = np.flatnonzero(window.counted)
         rows.append(b * width + at)
         targets.append(window.ids[at + 1].astype(np.int64))

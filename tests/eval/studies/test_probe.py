@@ -186,7 +186,9 @@ def test_without_a_bos_the_first_position_is_left_alone_and_out() -> None:
     plain_tokenizer = tiny_lm.tokenizer(False)
     one = replace(labelled(), shifts=())
     model, saes = tiny_lm.trained_model(), {SITES[0]: tiny_lm.sae(0)}
-    result = measure_probes(model, plain_tokenizer, saes, [one], position="mean", latents=(1,), bootstrap=0, seed=3)
+    result = measure_probes(
+        model, plain_tokenizer, saes, [one], position="mean", latents=(1,), bootstrap=0, seed=3, leave_first=1
+    )
     seen: list[torch.Tensor] = []
     handle = model.get_submodule(SITES[0]).register_forward_hook(lambda m, a, out: seen.append(out))
     with torch.inference_mode():
@@ -314,7 +316,7 @@ def few(number: int, label: str = "true") -> LabelledSet:
 @pytest.mark.parametrize(
     ("one", "message"),
     [
-        (few(6), "labels: small: 3 positive texts to fit on, need at least 8 of each class on either side; there are 70 texts in "),
+        (few(6), "labels: small: 3 positive texts to fit on, need at least 8 of each class on either side"),
         (replace(labelled(), texts=(*labelled().texts, LabelledText("a", "true", "z", labelled().texts[0].fields))),
          "labels: small has fewer than two tokens: 'a'"),
         (replace(labelled(), texts=(*labelled().texts, LabelledText(tiny_lm.PARAGRAPH, "true", "z",
@@ -335,3 +337,18 @@ def test_a_kind_with_too_few_texts_is_left_out_with_a_note() -> None:
     assert ("language", "z") not in {(shift.field, shift.value) for shift in shifts}
     assert any(note.startswith("Left out: small, language z: ") for note in notes)
     assert all(note.endswith("need at least 8 of each class.") for note in notes)
+
+
+def test_what_is_left_is_left_in_every_splice_and_out_of_the_mean() -> None:
+    one = replace(labelled(), shifts=())
+    arguments = (tiny_lm.trained_model(), tiny_lm.tokenizer(), {SITES[0]: tiny_lm.sae(0)}, [one])
+    options = {"position": "mean", "latents": (1,), "bootstrap": 0, "seed": 3}
+    left = measure_probes(*arguments, **options, leave_norm=1.0001)["sets"][0]
+    plain_one = measure_probes(*arguments, **options)["sets"][0]
+    assert left["sites"][0]["fvu"] != plain_one["sites"][0]["fvu"]
+    assert left["answers"][0] == plain_one["answers"][0], "the clean model is the same"
+    assert left["answers"][1]["ce_foil"]["value"] != plain_one["answers"][1]["ce_foil"]["value"]
+    far = measure_probes(*arguments, **options, leave_norm=1e9)["sets"][0]
+    assert far == plain_one
+    with pytest.raises(InputError, match=r"labels: text \d+ has no position left; see --leave-first and --leave-norm"):
+        measure_probes(*arguments, **options, leave_first=10)

@@ -53,7 +53,8 @@ def test_completions_and_inner_fields(tmp_path: Path) -> None:
 
 
 BAD: list[tuple[str, list[Any], LabelFields, str | None, str]] = [
-    ("no label", [{"text": "a"}], LabelFields(), None, "line 1 has nothing in the field 'label' (--label-field); its fields: 'text'"),
+    ("no label", [{"text": "a"}], LabelFields(), None,
+     "line 1 has nothing in the field 'label' (--label-field); its fields: 'text'"),
     ("a null", [{"text": "a", "label": None}], LabelFields(), None, "line 1 has nothing in the field 'label'"),
     ("a list", [{"text": "a", "label": [1]}], LabelFields(), None, "line 1 has a list in the field 'label'"),
     ("no text", [{"label": 1}], LabelFields(), None, "line 1 has no text in the field 'text'; its fields: 'label'"),
@@ -65,10 +66,12 @@ BAD: list[tuple[str, list[Any], LabelFields, str | None, str]] = [
      "the field 'label' has 7 values, 'a', 'b', 'c', 'd', 'e', ...; say which is positive (--positive)"),
     ("not there", GOOD, LabelFields(), "maybe",
      "the field 'label' has no value 'maybe' (--positive); it has 'false', 'true'"),
-    ("unknown field", GOOD, LabelFields(shifts=("mood",)), None, "line 1 has nothing in the field 'mood' (--by); its fields"),
+    ("unknown field", GOOD, LabelFields(shifts=("mood",)), None,
+     "line 1 has nothing in the field 'mood' (--by); its fields"),
     ("constant field", [{**one, "n": 1} for one in GOOD], LabelFields(shifts=("n",)), None,
      "the field 'n' (--by) has one value alone, '1'"),
-    ("unknown group", GOOD, LabelFields(group="who"), None, "line 1 has nothing in the field 'who' (--group-field); its"),
+    ("unknown group", GOOD, LabelFields(group="who"), None,
+     "line 1 has nothing in the field 'who' (--group-field); its"),
     ("half a completion", [{**GOOD[0], "prompt": "a"}], LabelFields(), None,
      "line 1 has no text in the field 'answer', but others of ('prompt', 'answer', 'foil')"),
     ("another completion", [{**GOOD[0], "prompt": "a", "answer": " x", "foil": " y"}], LabelFields(), None,

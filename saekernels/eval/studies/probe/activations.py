@@ -10,19 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.errors import InputError
 from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.left import SiteNorms
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.two_passes import Advance
-from saekernels.eval.text.batches import Batch, batches
+from saekernels.eval.text.batches import batches
 from saekernels.eval.text.windows import Window
+from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
 from saekernels.splice.context import splice
+from saekernels.splice.leave import Leave
 
 Position = Literal["last", "mean"]
 POSITIONS: dict[Position, str] = {
     "last": "the last token of a text that is not special",
-    "mean": "the mean over the tokens of a text that are not special, the first position left out, where attention "
-    "sinks are",
+    "mean": "the mean over the tokens of a text that are not special, without the first position and what the rule for "
+    "positions left as they are names",
 }
 
 
@@ -92,8 +96,8 @@ def features_of(
     saes: Mapping[str, SAE],
     windows: Sequence[Window],
     position: Position,
+    rule: Leave,
     batch_size: int,
-    device: torch.device,
     advance: Advance,
 ) -> dict[str, Features]:
     """Entry -> what the clean model has there; one window a text, numbered by `document` from 0.
@@ -101,29 +105,34 @@ def features_of(
     Where an SAE reads one place and replaces another (a transcoder), activations are those that it replaces.
     """
     made: dict[str, Features] = {}
+    longest = max(len(window.ids) for window in windows)
+    parts = list(batches(windows, batch_size, longest, max(1, rule.first)))
     for entries in _rounds(saes):
         sites = {site: saes[entry] for site, entry in entries.items()}
         collected = {site: _Collected(sae, len(windows)) for site, sae in sites.items()}
-        for batch in batches(windows, batch_size, max(len(window.ids) for window in windows)):
-            pick = _pick(batch, position)
+        left = SiteNorms(model, head, sites, rule)
+        for batch in parts if rule.norm is not None else ():
+            left.add(batch)
+            advance(batch.positions)
+        for batch in parts:
             texts = torch.tensor([window.document for window in batch.windows])
-            own = (collected, pick, texts)
+            own = (collected, left, batch, texts)
 
             def observe(site: str, x: Tensor, x_hat: Tensor, y: Tensor, *_: Any, own: Any = own) -> None:
-                collected, pick, texts = own
-                collected[site].add(x, y, pick, texts)
+                collected, left, batch, texts = own
+                collected[site].add(x, y, _pick(left.touched(batch, site, x, y), position), texts)
 
             nothing = torch.ones_like(batch.touched)
             with splice(model, sites, replace="zero", untouched=nothing, observer=observe):
-                head.body(batch.ids.to(device))
+                head.body(batch.ids.to(input_device(model)))
             advance(batch.positions)
         made |= {entries[site]: one.features() for site, one in collected.items()}
     return made
 
 
-def rounds(saes: Mapping[str, SAE]) -> int:
-    """How many passes `features_of` makes: as many as the site with most SAEs has."""
-    return len(_rounds(saes))
+def passes(saes: Mapping[str, SAE], rule: Leave) -> int:
+    """How many passes `features_of` makes: as many as the site with most SAEs has, twice where norms are needed."""
+    return len(_rounds(saes)) * (1 if rule.norm is None else 2)
 
 
 def _rounds(saes: Mapping[str, SAE]) -> list[dict[str, str]]:
@@ -138,10 +147,8 @@ def _rounds(saes: Mapping[str, SAE]) -> list[dict[str, str]]:
     return found
 
 
-def _pick(batch: Batch, position: Position) -> Tensor:
-    """bool [B, S]: the positions that count for a text."""
-    kept = batch.touched.clone()
-    kept[:, 0] = False
+def _pick(kept: Tensor, position: Position) -> Tensor:
+    """bool [B, S]: the positions that count for a text, of those that may."""
     if position == "mean":
         return kept
     places = torch.arange(kept.shape[1]).expand_as(kept)
@@ -160,6 +167,8 @@ class _Collected:
 
     def add(self, x: Tensor, y: Tensor, pick: Tensor, texts: Tensor) -> None:
         """x [B, S, d_in] is read, y [B, S, d_out] replaced; pick [B, S] bool; texts [B] int64, their numbers."""
+        for text in texts[pick.sum(1) == 0].tolist():
+            raise InputError(f"labels: text {text + 1} has no position left; see --leave-first and --leave-norm")
         at = pick.reshape(-1).to(x.device)
         own = texts.repeat_interleave(pick.sum(1))
         share = (1 / pick.sum(1).double()).repeat_interleave(pick.sum(1))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from saekernels.eval.passes.continuations import Sequences, log_probabilities, tokenized
-from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.left import SiteNorms
 from saekernels.eval.passes.plan import ALL, first_of_each_site, site_of
 from saekernels.eval.passes.two_passes import Advance
 from saekernels.eval.studies.probe.figures import Draws, figure
@@ -16,11 +16,10 @@ from saekernels.eval.text.labelled import LabelledText
 from saekernels.eval.text.windows import Tokens, model_limit
 from saekernels.sae.module import SAE
 
-LEFT_FIRST = 1
 RULE = (
     "log p of the whole continuation after its prompt, in nats, over the held-out texts. Logit difference: of the "
     "answer minus that of the foil; accuracy: how often it is positive; own score: of the continuation that the text "
-    "has. Spliced: at every position that is not special, but the first of a text"
+    "has"
 )
 
 
@@ -41,8 +40,7 @@ def sequences_of(model: Any, tokens: Tokens, texts: Sequence[LabelledText], name
 
 
 def answers(
-    model: Any,
-    head: Head,
+    left: SiteNorms,
     tokens: Tokens,
     saes: Mapping[str, SAE],
     sequences: Sequences,
@@ -52,12 +50,15 @@ def answers(
     batch_size: int,
     advance: Advance,
 ) -> list[dict[str, Any]]:
-    """ "clean", then each splice: figures of the texts that `draws` is of, with their difference to clean."""
+    """ "clean", then each splice: figures of the texts that `draws` is of, with their difference to clean.
+
+    left: the model, and which positions stay as they are.
+    """
     splices = splices_of(saes)
+    # Prompts are short, so many of them are still few positions.
     found = log_probabilities(
-        model, head, list(splices.values()), sequences, tokens,
-        batch_size=8 * batch_size, leave_first=LEFT_FIRST, advance=advance,
-    )  # fmt: skip
+        left, list(splices.values()), sequences, tokens, batch_size=8 * batch_size, advance=advance
+    )
     right = np.array([text.completion is not None and text.completion.is_answer for text in texts])
     everything = np.ones(len(texts), dtype=bool)
     columns = []

@@ -15,16 +15,18 @@ from saekernels.errors import InputError
 from saekernels.eval.passes.calls import token_rows, trial_ids
 from saekernels.eval.passes.continuations import Sequences, positions
 from saekernels.eval.passes.head import check_head, find_head
+from saekernels.eval.passes.left import SiteNorms, rule_text
+from saekernels.eval.passes.plan import first_of_each_site
 from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Advance, Progress
 from saekernels.eval.studies.probe import answers, logistic, split
-from saekernels.eval.studies.probe.activations import POSITIONS, Features, Position, features_of, rounds
+from saekernels.eval.studies.probe.activations import POSITIONS, Features, Position, features_of, passes
 from saekernels.eval.studies.probe.figures import Draws, Values, figure, mean_of
 from saekernels.eval.studies.probe.split import Shift, Split, Train
 from saekernels.eval.text.labelled import LabelledSet
 from saekernels.eval.text.windows import Tokens, Window, context_of
-from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
+from saekernels.splice.leave import Leave
 
 DENSE = "activations"
 
@@ -63,13 +65,16 @@ def measure_probes(
     batch_size: int = 8,
     bootstrap: int = 1000,
     seed: int = 0,
+    leave_first: int = 0,
+    leave_norm: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Probes of each set's label at each SAE's site, JSON-ready.
 
     On the activations, their reconstruction, the error between them, and on k latents for each k of `latents`, which
     are chosen on the training texts alone; AUROC over held-out texts, in the distribution fitted on and under each
-    shift; where texts have completions, what each splice does to the model's own answer.
+    shift; where texts have completions, what each splice does to the model's own answer, `leave_first` and `leave_norm`
+    saying which positions it leaves, as for `evaluate`.
 
     Raises InputError for texts that cannot be used: too few of a class, too short, too long for the model.
     """
@@ -80,23 +85,27 @@ def measure_probes(
         check_head(model, head, ids)
         try_sites(model, head.body, saes, ids, batch_size)
         work = [_prepared(model, tokens, one, train, seed) for one in sets]
-        advance = Advance(progress, sum(_positions(one, saes) for one in work))
+        rule = Leave(leave_first, leave_norm)
+        left = SiteNorms(model, head, first_of_each_site(saes), rule)
+        advance = Advance(progress, sum(_positions(one, saes, rule) for one in work))
         made = []
         for one in work:
-            features = features_of(model, head, saes, one.windows, position, batch_size, input_device(model), advance)
+            features = features_of(model, head, saes, one.windows, position, rule, batch_size, advance)
             draws = Draws(one.split, bootstrap, seed)
             own = None
             if one.sequences:
                 texts = [text for text, held in zip(one.given.texts, one.split.held, strict=True) if held]
                 own = answers.answers(
-                    model, head, tokens, saes, one.sequences, texts, draws, batch_size=batch_size, advance=advance
+                    left, tokens, saes, one.sequences, texts, draws, batch_size=batch_size, advance=advance
                 )
             with logistic.one_thread():
                 sites = [_site(entry, features.pop(entry), one, draws, latents) for entry in saes]
             made.append({**_told(one), "sites": sites, "answers": own})
     rules = {"position": POSITIONS[position], "split": split.RULE, "out": split.HOW[train], "fit": logistic.RULE}
-    options = {"position": position, "latents": list(latents), "train": train, "bootstrap": bootstrap, "seed": seed}
-    return {"kind": "probe", **options, "rules": {**rules, "answers": answers.RULE}, "sets": made}
+    rules["answers"] = answers.RULE + ". Spliced: every position that is not special." + rule_text(rule)
+    options = {"position": position, "latents": list(latents), "train": train, "bootstrap": bootstrap, "seed": seed,
+               "leave_first": leave_first, "leave_norm": leave_norm}  # fmt: skip
+    return {"kind": "probe", **options, "rules": rules, "sets": made}
 
 
 def _prepared(model: Any, tokens: Tokens, given: LabelledSet, train: Train, seed: int) -> _Work:
@@ -114,9 +123,9 @@ def _prepared(model: Any, tokens: Tokens, given: LabelledSet, train: Train, seed
     return _Work(given, parted, shifts, notes, windows, sequences)
 
 
-def _positions(one: _Work, saes: Mapping[str, SAE]) -> int:
-    passes = 1 + len(answers.splices_of(saes))
-    return sum(len(window.ids) for window in one.windows) * rounds(saes) + positions(one.sequences) * passes
+def _positions(one: _Work, saes: Mapping[str, SAE], rule: Leave) -> int:
+    runs = 1 + len(answers.splices_of(saes)) + (rule.norm is not None)
+    return sum(len(window.ids) for window in one.windows) * passes(saes, rule) + positions(one.sequences) * runs
 
 
 def _told(one: _Work) -> dict[str, Any]:

@@ -1,0 +1,22 @@
+"""The options for positions that keep their activation: attention sinks."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from saekernels.cli.options.arguments import Parser, at_least, number_above
+
+
+def add_leave(parser: Parser) -> None:
+    """--leave-first and --leave-norm."""
+    group = parser.group("positions left as they are")
+    first = "the first N positions of each window (1 where the tokenizer puts no BOS in front: attention sinks)"
+    group.add_argument("--leave-first", metavar="N", type=at_least(0), default=0, help=first)
+    norm = "positions whose norm at a site exceeds R times its median in the clean run (10 finds attention sinks)"
+    group.add_argument("--leave-norm", metavar="R", type=number_above(1), help=norm)
+
+
+def leave_rule(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What both options say, as keywords of `evaluate` and `splice`."""
+    return {"leave_first": arguments.leave_first, "leave_norm": arguments.leave_norm}
