@@ -16,7 +16,7 @@ from saekernels.cli.options.arguments import Parser
 WIDTH = 100
 GROUPS = {
     "model", "what the SAEs' files do not say, of every --sae", "text", "precision and device",
-    "baselines and intervals", "extras", "scale and resume", "output",
+    "positions left as they are", "baselines and intervals", "extras", "scale and resume", "output",
 }  # fmt: skip
 # What is not done unless it is asked for: there is nothing to tell.
 # Options of those names that have a default here.
@@ -24,6 +24,7 @@ NOT_OFF = (
     ("saekernels bench gpu", "--json"),
     ("saekernels info", "--format"),
     ("saekernels convert", "--format"),
+    ("saekernels probe", "--label-field"),
 )
 OFF = {
     "--adapter", "--breadth", "--checkpoint", "--compat", "--csv", "--device-map", "--edit", "--events", "--format",
@@ -67,7 +68,7 @@ def test_there_are_three_families_and_every_command_is_in_one() -> None:
     names = [name.split()[1] for name in ALL if name.count(" ") == 1]
     places = {name: text.index(f"\n  {name} ") for name in names}
     heads = [text.index(f"\n{title}:") for title in FAMILIES]
-    assert len(names) == sum(map(len, FAMILIES.values())) == 10
+    assert len(names) == sum(map(len, FAMILIES.values())) == 11
     assert {name for name in names if places[name] > heads[2]} == {"bench", "info", "plan"}
     assert {name for name in names if heads[1] < places[name] < heads[2]} == {"convert"}
     assert min(places.values()) > heads[0]

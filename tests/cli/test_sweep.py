@@ -49,7 +49,7 @@ WORDS = {
 FREE = ("--text-field", "--domain-field", "--label-field", "--revision", "--sae-revision")
 
 
-NUMERIC = ("whole_number", "tokens_or_all", "count", "seconds", "positive", "_spread")
+NUMERIC = ("whole_number", "number", "tokens_or_all", "count", "seconds", "positive", "_spread")
 NUMBERS = [(command, option) for command, option, kind in options() if kind in NUMERIC]
 
 
@@ -143,7 +143,7 @@ def test_what_is_no_number(command: str, option: str, good: dict[str, Path], tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), NUMBERS, ids=[" ".join(one) for one in NUMBERS])
 def test_what_is_no_number_of_any_kind(command: str, option: str, good: dict[str, Path], tmp_path: Path) -> None:
-    fractions = ("1.5",) if option in ("--budget", "--input-scale", "--sae-input-scale") else ()
+    fractions = ("1.5",) if option in ("--budget", "--input-scale", "--sae-input-scale", "--leave-norm") else ()
     values = tuple(one for one in bad_inputs.NUMBERS[4:] if one not in fractions)
     assert numbers(command, option, values, good, tmp_path) == {}
 
