@@ -21,6 +21,7 @@ from saekernels.cli.commands import info as info_command
 from saekernels.cli.commands import maps as maps_command
 from saekernels.cli.commands import monitor as monitor_command
 from saekernels.cli.commands import plan as plan_command
+from saekernels.cli.commands import probe as probe_command
 from saekernels.cli.commands import scaling as scaling_command
 from saekernels.cli.commands.controls import command as controls_command
 from saekernels.cli.options.arguments import Parser
@@ -40,13 +41,14 @@ FAMILIES = {
         controls_command,
         breadth_command,
         maps_command,
+        probe_command,
         monitor_command,
         compare_command,
         scaling_command,
     ),
     "files": (convert_command,),
     "this machine": (bench_command, info_command, plan_command),
-}
+}  # fmt: skip
 # Commands that several processes can do together.
 SHARED = ("eval", "info")
 

@@ -1,4 +1,4 @@
-"""The bundled example: a small trained language model, an SAE for every layer, and held-out text.
+"""The bundled example: a small trained language model, an SAE for every layer, held-out text, and labelled texts.
 
 Everything is read through the code paths that a user's model takes; this module only says where the files lie.
 Sources and licences: SOURCES.md beside this file. The scripts that made it: tools/bundled_example/ in the repository.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["EVAL_DATA", "FAMILY", "MODEL_DIR", "ROOT", "SAE_DIRS", "SOURCES"]
+__all__ = ["EVAL_DATA", "FAMILY", "LABELLED", "MODEL_DIR", "ROOT", "SAE_DIRS", "SOURCES"]
 
 ROOT = Path(__file__).parent
 MODEL_DIR = ROOT / "model"
@@ -19,4 +19,6 @@ EVAL_DATA = ROOT / "data" / "eval.jsonl.gz"
 """Held-out documents: one JSON object a line with text, domain and source."""
 FAMILY = ROOT / "family.json"
 """Losses of smaller models of the same kind on EVAL_DATA: a table of `saekernels scaling fit`."""
+LABELLED = sorted(ROOT.glob("labelled/*.jsonl.gz"))
+"""Sets of labelled texts for `saekernels probe`; made by tools/labelled_texts/ in the repository."""
 SOURCES = ROOT / "SOURCES.md"

@@ -16,7 +16,7 @@ from saekernels.cli.options.arguments import Parser
 WIDTH = 100
 GROUPS = {
     "model", "what the SAEs' files do not say, of every --sae", "text", "precision and device",
-    "baselines and intervals", "extras", "scale and resume", "output",
+    "positions left as they are", "baselines and intervals", "extras", "scale and resume", "output",
 }  # fmt: skip
 # What is not done unless it is asked for: there is nothing to tell.
 # Options of those names that have a default here.
@@ -24,6 +24,7 @@ NOT_OFF = (
     ("saekernels bench gpu", "--json"),
     ("saekernels info", "--format"),
     ("saekernels convert", "--format"),
+    ("saekernels probe", "--label-field"),
 )
 OFF = {
     "--adapter", "--breadth", "--checkpoint", "--compat", "--control", "--csv", "--device-map", "--edit", "--events",

@@ -47,7 +47,7 @@ def test_the_table_comes_before_the_files_and_stays_when_one_fails(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli.commands import eval_output
+    from saekernels.cli.options import report_files as eval_output
 
     genuine, printed = eval_output.write_whole, []
 
@@ -73,7 +73,7 @@ def test_nothing_is_written_unless_all_can_be_rendered(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli.commands import eval_output
+    from saekernels.cli.options import report_files as eval_output
 
     monkeypatch.setattr(eval_output, "page", lambda _: 1 // 0)
     with pytest.raises(ZeroDivisionError):
@@ -87,7 +87,7 @@ def test_ctrl_c_between_the_files_says_what_was_written(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli.commands import eval_output
+    from saekernels.cli.options import report_files as eval_output
 
     genuine = eval_output.write_whole
 

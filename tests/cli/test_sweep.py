@@ -25,6 +25,7 @@ FILES = {
                      **bad_inputs.within("sae_weights.safetensors")}),
     "--data": ("data", bad_inputs.NAMES),
     "--off-data": ("data", bad_inputs.NAMES),
+    "--labels": ("labels", bad_inputs.FILES),
     "--family": ("family", bad_inputs.FILES),
     "--tasks": ("tasks", bad_inputs.FILES),
     "--device-map": ("report", bad_inputs.FILES),
@@ -44,12 +45,13 @@ WORDS = {
     "--domain": "x", "--upstream": "x", "--downstream": "x", "--gpu": "x", "--card": "x", "--ops": "x", "--dtypes": "x",
     "--shapes": "1,2", "--kernels": "x", "--checks": "x", "--template": "(" * 3000, "--breadth": "x", "--token": "\0",
     "--sae-format": "x", "--parts": "error,,bits", "--control": "x",
+    "--sae-format": "x", "--position": "first", "--train": "all", "--by": "x", "--group-field": "x", "--positive": "x",
 }  # fmt: skip
 # Any text is right: names of fields and of revisions.
 FREE = ("--text-field", "--domain-field", "--label-field", "--revision", "--sae-revision")
 
 
-NUMERIC = ("whole_number", "tokens_or_all", "count", "seconds", "positive", "_spread")
+NUMERIC = ("whole_number", "number", "tokens_or_all", "count", "seconds", "positive", "_spread")
 NUMBERS = [(command, option) for command, option, kind in options() if kind in NUMERIC]
 
 

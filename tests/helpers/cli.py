@@ -33,6 +33,24 @@ def files(folder: Path) -> dict[str, Path]:
     return paths
 
 
+def labelled(folder: Path) -> Path:
+    """A set of labelled texts in that folder: 32 of each class, in two languages."""
+    path = folder / "labels.jsonl"
+    kinds = (
+        ("true", "the light", "x"),
+        ("false", "sum(log)", "x"),
+        ("true", "the coal", "y"),
+        ("false", "len(log)", "y"),
+    )
+    records = [
+        {"text": f"{end} and{' he' * number}", "label": label, "language": language}
+        for label, end, language in kinds
+        for number in range(1, 17)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
 def arguments(files: dict[str, Path], **changes: Any) -> list[str]:
     """`saekernels eval` of those files; changes are options by name, lists of their values, None to leave one out."""
     options: dict[str, Any] = {
@@ -106,6 +124,7 @@ def commands(good: dict[str, Path], outputs: Path) -> dict[str, list[str]]:
         "breadth": ["breadth", *model, *both, *fast, "--tokens", "all", "--ranks", "1", "--context", "12"],
         "controls": ["controls", *model, *both, *fast, "--tokens", "all", "--json", str(outputs / "o.json")],
         "maps": ["maps", *model, *both, *fast, "--tokens", "all"],
+        "probe": ["probe", *model[:2], *both, *fast, "--labels", str(good.get("labels"))],
         "monitor": ["monitor", *model, *both, "--tokens", "30", "--watch", f"{SITE}:3"],
         "compat": ["eval", "--compat", "saelens", *model, *both, "--tokens", "60", "--context", "8",
                    "--batch-size", "2"],
@@ -156,6 +175,7 @@ def inputs(folder: Path) -> dict[str, Path]:
     """Inputs that nothing is wrong with, by name, made in a folder."""
     paths = files(folder)
     paths |= {name: folder / f"{name}.json" for name in ("report", "family", "tokens")}
+    paths["labels"] = labelled(folder)
     paths["tasks"] = ROOT / "examples/tasks/brackets.yaml"
     paths["tokens"].write_text(json.dumps({str(paths["model"]): 1000}))
     small = {"bootstrap": [0], "tokens": [200], "baselines": ["zero"]}

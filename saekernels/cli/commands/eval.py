@@ -13,7 +13,6 @@ import torch
 from saekernels import example
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
-from saekernels.cli.commands.eval_output import check_outputs, deliver
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.controls import with_controls
 from saekernels.cli.options.edits import edit, with_edits
@@ -21,6 +20,7 @@ from saekernels.cli.options.inputs import pick_device
 from saekernels.cli.options.leave import add_leave, leave_keywords
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
 from saekernels.cli.options.progress import progress_bar
+from saekernels.cli.options.report_files import check_outputs, deliver
 from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
 from saekernels.errors import InputError
 from saekernels.eval import Report, evaluate

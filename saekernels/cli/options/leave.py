@@ -13,7 +13,9 @@ def add_leave(parser: Parser) -> None:
     group = parser.group("positions left as they are")
     first = "the first N positions of each window (1 where the tokenizer puts no BOS in front: attention sinks)"
     group.add_argument("--leave-first", metavar="N", type=at_least(0), default=0, help=first)
-    norm = "positions whose norm at a site exceeds R times its median in the clean run (10 finds attention sinks)"
+    norm = (
+        "positions whose norm at a site exceeds R times its median in the clean run (10 finds sinks; default: no limit)"
+    )
     group.add_argument("--leave-norm", metavar="R", type=number_above(1), help=norm)
 
 

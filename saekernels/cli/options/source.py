@@ -51,7 +51,14 @@ class Source:
 
 
 def add_source(parser: Parser) -> None:
-    """The options that every measurement has: model and SAEs, text, precision and device."""
+    """The options that every measurement on running text has: model and SAEs, text, precision and device."""
+    add_model(parser)
+    _add_text(parser)
+    add_precision(parser)
+
+
+def add_model(parser: Parser) -> None:
+    """The options that say which model and which SAEs."""
     model = parser.group("model")
     kinds = "a causal LM of transformers, or a GGUF file (dequantised)"
     model.add_argument("--model", metavar="DIR|HUB_ID|FILE.gguf", type=not_empty, help=kinds + EXAMPLE)
@@ -68,6 +75,9 @@ def add_source(parser: Parser) -> None:
     trust = "run the Python code that the model's or tokenizer's checkpoint brings; without it such a one is refused"
     model.add_argument("--trust-remote-code", action="store_true", help=trust)
     checkpoint.add_options(parser, checkpoint.SAES)
+
+
+def _add_text(parser: Parser) -> None:
     text = parser.group("text")
     kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]" + EXAMPLE
     text.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)
@@ -79,8 +89,17 @@ def add_source(parser: Parser) -> None:
     text.add_argument("--tokens", metavar="N|all", type=tokens_or_all, default=50_000, help="tokens that count")
     window = "window length in tokens (default: the model's, at most 2048)"
     text.add_argument("--context", metavar="N", type=at_least(2), help=window)
+    add_bos_and_seed(text)
+
+
+def add_bos_and_seed(text: argparse._ArgumentGroup) -> None:
+    """What texts of any kind need beside themselves."""
     text.add_argument("--bos", choices=BOS, default="auto", help="BOS before each window; auto: the tokenizer's habit")
     text.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="of documents and bootstrap")
+
+
+def add_precision(parser: Parser) -> None:
+    """The options that say in which dtypes, where, and how much at a time."""
     how = parser.group("precision and device")
     how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the model's; auto: as stored")
     how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
@@ -138,13 +157,14 @@ def _say_if_slow(device: torch.device, command: str) -> None:
         )
 
 
-def fill_from_example(arguments: argparse.Namespace) -> bool:
-    """What is not given comes from the bundled example; a model of one's own needs its own SAEs and data.
+def fill_from_example(arguments: argparse.Namespace, texts: str = "data") -> bool:
+    """What is not given comes from the bundled example; a model of one's own needs its own SAEs and texts.
 
-    Returns whether all of it is the example's.
+    texts: the option that names the texts. Returns whether all of it is the example's.
     """
-    if arguments.model and not (arguments.sae and arguments.data):
-        raise InputError("--model needs --sae SITE=PATH and --data as well")
+    given = getattr(arguments, texts)
+    if arguments.model and not (arguments.sae and given):
+        raise InputError(f"--model needs --sae SITE=PATH and --{texts} as well")
     if arguments.model:
         arguments.model_name = arguments.model
         return False
@@ -152,11 +172,12 @@ def fill_from_example(arguments: argparse.Namespace) -> bool:
         raise InputError(f"{lone[0]}: it is about the checkpoints of --sae; give those as well")
     from saekernels import example
 
-    if not (example.MODEL_DIR.is_dir() and example.SAE_DIRS and example.EVAL_DATA.is_file()):
-        raise InputError(f"the bundled example is not in {example.ROOT}; give --model, --sae and --data")
+    bundled = [example.EVAL_DATA] if texts == "data" else example.LABELLED
+    if not (example.MODEL_DIR.is_dir() and example.SAE_DIRS and bundled and bundled[0].is_file()):
+        raise InputError(f"the bundled example is not in {example.ROOT}; give --model, --sae and --{texts}")
     arguments.model = str(example.MODEL_DIR)
-    changed = arguments.sae or arguments.data or arguments.tokenizer or arguments.adapter
+    changed = arguments.sae or given or arguments.tokenizer or arguments.adapter
     arguments.model_name = arguments.model if changed else EXAMPLE_NAME
     arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
-    arguments.data = arguments.data or [str(example.EVAL_DATA)]
+    setattr(arguments, texts, given or [str(path) for path in bundled])
     return not changed

@@ -81,6 +81,14 @@ def site_of(entry: str) -> str:
     return entry.partition("#")[0]
 
 
+def first_of_each_site(saes: Mapping[str, Any]) -> dict[str, Any]:
+    """site -> the first of its SAEs, in the order given."""
+    found: dict[str, Any] = {}
+    for entry, sae in saes.items():
+        found.setdefault(site_of(entry), sae)
+    return found
+
+
 def make_plan(
     entries: Sequence[str],
     order: Mapping[str, int],

@@ -22,6 +22,19 @@ from saekernels.eval.text.windows import Window
 Progress = Callable[[int, int], None]
 
 
+class Advance:
+    """Counts positions towards a total, and tells the caller."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self, positions: int) -> None:
+        """So many more positions have been through a pass."""
+        self.done += positions
+        if self.progress is not None:
+            self.progress(min(self.done, self.total), self.total)
+
+
 class Work:
     """The two passes over the spooled text, or over this process's share of it.
 

@@ -17,8 +17,8 @@ from saekernels.errors import InputError
 from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.trial import try_sites
-from saekernels.eval.passes.two_passes import Progress
-from saekernels.eval.studies.breadth_runs import Advance, Key, Runner, Text, jobs_of
+from saekernels.eval.passes.two_passes import Advance, Progress
+from saekernels.eval.studies.breadth_runs import Key, Runner, Text, jobs_of
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.slices import LEVELS, Slices

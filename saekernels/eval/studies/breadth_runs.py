@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saekernels.eval.passes.head_kinds import Head
-from saekernels.eval.passes.two_passes import Progress
+from saekernels.eval.passes.two_passes import Advance
 from saekernels.eval.text.batches import Batch, batches
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.slices import LEVELS, Slices, alternate, levels_of
@@ -27,19 +27,6 @@ Key = tuple[str, str, str]
 
 # Beyond every level.
 _OUTSIDE = 127
-
-
-class Advance:
-    """Counts positions towards a total, and tells the caller."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-
-    def __call__(self, positions: int) -> None:
-        """So many more positions have been through a pass."""
-        self.done += positions
-        if self.progress is not None:
-            self.progress(min(self.done, self.total), self.total)
 
 
 class Text:

@@ -20,7 +20,7 @@ from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.moments import fixed_k
 from saekernels.eval.passes.trial import try_sites
-from saekernels.eval.passes.two_passes import Progress
+from saekernels.eval.passes.two_passes import Advance, Progress
 from saekernels.eval.studies.latent_maps import LatentMap, LatentMoments, fit_map, select_dense
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.text.batches import Batch, batches
@@ -181,23 +181,23 @@ def measure_maps(
         fit = [w for w in windows if half[w.document]]
         test = [w for w in windows if not half[w.document]]
         inner = [w for w in fit if names[w.document] == domain]
-        steps = _Steps(progress, 2 * len(fit) + len(inner) + len(test) * (2 * len(entries) + 3))
+        steps = Advance(progress, 2 * len(fit) + len(inner) + len(test) * (2 * len(entries) + 3))
         sources, targets = maps.active(fit)
-        steps.add(len(fit))
+        steps(len(fit))
         k = fixed_k(maps.sae_b) or _mean_l0(maps, fit)
         rows: list[MapFigures] = []
         own_domain = np.array([name == domain for name in names])
         for label, part in ((domain, inner), (EVERYTHING, fit)):
             moments = maps.moments(part, sources, targets)
-            steps.add(len(part))
+            steps(len(part))
             for count in (0, *sorted(set(entries))) if label == domain else sorted(set(entries)):
                 found = fit_map(moments, count)
                 sums = maps.losses(test, found, len(names), k)
-                steps.add(len(test))
+                steps(len(test))
                 method = f"{count} {'entry' if count == 1 else 'entries'}" if count else "mean latents"
                 rows.append(_row(label, method, found.explained, sums, own_domain, bootstrap, seed))
         sums = maps.losses(test, None, len(names), k)
-        steps.add(len(test))
+        steps(len(test))
         rows.append(_row("-", "the SAE itself", None, sums, own_domain, bootstrap, seed))
     return {
         "upstream": upstream[0],
@@ -206,16 +206,6 @@ def measure_maps(
         "latents": {"upstream": len(sources), "downstream": len(targets), "predicted_active": k},
         "rows": [asdict(row) for row in rows],
     }
-
-
-class _Steps:
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-
-    def add(self, windows: int) -> None:
-        self.done += windows
-        if self.progress is not None:
-            self.progress(min(self.done, self.total), self.total)
 
 
 def _mean_l0(maps: _Maps, windows: Sequence[Window]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 LEVEL = 0.95
@@ -18,6 +20,19 @@ def resample_totals(sums: np.ndarray, samples: int, seed: int | tuple[int, ...])
     """
     documents, columns = sums.shape
     totals = np.empty((samples, columns))
+    done = 0
+    for counts in resample_counts(documents, samples, seed):
+        with np.errstate(invalid="ignore"):
+            totals[done : done + len(counts)] = counts @ sums
+        done += len(counts)
+    return totals
+
+
+def resample_counts(documents: int, samples: int, seed: int | tuple[int, ...]) -> Iterator[np.ndarray]:
+    """How often each document is drawn in each of `samples` replicates, some replicates at a time.
+
+    Yields [some, documents] fp64; every row sums to `documents`.
+    """
     rng = np.random.default_rng(seed)
     chunk = max(1, _DRAWS_AT_ONCE // max(1, documents))
     for start in range(0, samples, chunk):
@@ -25,9 +40,7 @@ def resample_totals(sums: np.ndarray, samples: int, seed: int | tuple[int, ...])
         draws = rng.integers(0, documents, size=(size, documents))
         draws += np.arange(size)[:, None] * documents
         counts = np.bincount(draws.ravel(), minlength=size * documents).reshape(size, documents)
-        with np.errstate(invalid="ignore"):
-            totals[start : start + size] = counts.astype(np.float64) @ sums
-    return totals
+        yield counts.astype(np.float64)
 
 
 def percentiles(values: np.ndarray) -> tuple[float, float] | None:

@@ -53,9 +53,14 @@ def kind(path: Path) -> str:
 
 def read_file(path: Path, fields: Fields, domain: str, skipped: Skipped) -> Iterator[Document]:
     """The documents of a file. Raises InputError, which names it and the line or row."""
+    for where, record in read_records(path):
+        yield from to_document(record, fields, domain, where, skipped)
+
+
+def read_records(path: Path) -> Records:
+    """(where, record) of each record of a file. Raises InputError, which names it and the line or row."""
     try:
-        for where, record in READERS[kind(path) or ".txt"](path):
-            yield from to_document(record, fields, domain, where, skipped)
+        yield from READERS[kind(path) or ".txt"](path)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"data: cannot read {path}: {first_line(error)}") from error
 
@@ -188,7 +193,7 @@ def to_document(record: Any, fields: Fields, domain: str, where: str, skipped: S
 def _value_of(record: Mapping[str, Any], fields: Fields, where: str) -> Any:
     """The text, or the tokens: in the field that is asked for or, where there is no "text", where they use to be."""
     names = (fields.text, *_TOKENS) if fields.text == "text" else (fields.text,)
-    there, value = next((one for name in names if (one := _look_up(record, name))[0]), (False, None))
+    there, value = next((one for name in names if (one := look_up(record, name))[0]), (False, None))
     tokens = isinstance(value, list) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
     if not there or not (value is None or isinstance(value, str) or tokens):
         found = ", ".join(map(repr, record)) or "none"
@@ -201,18 +206,18 @@ def _domain(record: Mapping[str, Any], fields: Fields, where: str) -> Any:
 
 
 def _field(record: Mapping[str, Any], name: str, where: str, purpose: str) -> Any:
-    there, value = _look_up(record, name)
+    there, value = look_up(record, name)
     if not there:
         found = ", ".join(map(repr, record))
         raise InputError(f"data: {where} has no field {name!r} for {purpose}; its fields: {found}")
     return value
 
 
-def _look_up(record: Mapping[str, Any], name: str) -> tuple[bool, Any]:
-    """(whether it is there, its value)."""
+def look_up(record: Mapping[str, Any], name: str) -> tuple[bool, Any]:
+    """(whether a field is there, its value or None); "meta.text" is one inside another."""
     if name in record:
         return True, record[name]
     outer, dot, inner = name.partition(".")
     if dot and isinstance(record.get(outer), Mapping):
-        return _look_up(record[outer], inner)
+        return look_up(record[outer], inner)
     return False, None

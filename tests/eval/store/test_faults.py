@@ -139,7 +139,7 @@ def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch
 
 NO_ROOM = """
 import resource, sys
-import saekernels.cli.commands.eval_output as command
+import saekernels.cli.options.report_files as command
 from saekernels.cli import main
 genuine = command.write_whole
 def write_whole(path, text):  # a file system that takes 20 kB more
@@ -150,7 +150,7 @@ sys.exit(main(sys.argv[1:]))
 """
 KILLED = """
 import os, signal, sys
-import saekernels.cli.commands.eval_output as command
+import saekernels.cli.options.report_files as command
 from saekernels.cli import main
 genuine, fsync = command.write_whole, os.fsync
 def write_whole(path, text):

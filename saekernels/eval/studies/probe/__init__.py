@@ -1,0 +1,1 @@
+"""Probes: what a linear classifier finds in activations, in an SAE's latents, and in what the SAE leaves out."""
