@@ -45,7 +45,7 @@ WORDS = {
     "--domain": "x", "--upstream": "x", "--downstream": "x", "--gpu": "x", "--card": "x", "--ops": "x", "--dtypes": "x",
     "--shapes": "1,2", "--kernels": "x", "--checks": "x", "--template": "(" * 3000, "--breadth": "x", "--token": "\0",
     "--sae-format": "x", "--parts": "error,,bits", "--control": "x",
-    "--sae-format": "x", "--position": "first", "--train": "all", "--by": "x", "--group-field": "x", "--positive": "x",
+    "--position": "first", "--train": "all", "--by": "x", "--group-field": "x", "--positive": "x",
 }  # fmt: skip
 # Any text is right: names of fields and of revisions.
 FREE = ("--text-field", "--domain-field", "--label-field", "--revision", "--sae-revision")

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from saekernels.cli.options.arguments import Parser, at_least, not_empty
-from saekernels.cli.options.leave import add_leave, leave_rule
+from saekernels.cli.options.leave import add_leave, leave_keywords
 from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import (
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             bootstrap=arguments.bootstrap,
             seed=arguments.seed,
             progress=progress,
-            **leave_rule(arguments),
+            **leave_keywords(arguments),
         )
     command = shlex.join(["saekernels", *arguments.argv])
     result = {"model": arguments.model_name, **source.facts, "command": command, **found}

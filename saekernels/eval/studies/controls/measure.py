@@ -12,8 +12,7 @@ from saekernels.eval.passes.calls import eval_mode, trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.trial import try_sites
-from saekernels.eval.passes.two_passes import Progress
-from saekernels.eval.studies.breadth_runs import Advance
+from saekernels.eval.passes.two_passes import Advance, Progress
 from saekernels.eval.studies.controls.entry import Entry, SiteFit
 from saekernels.eval.studies.controls.figures import CLEAN, Losses, seed_figures
 from saekernels.eval.studies.controls.options import Options, check_options, groups_of
