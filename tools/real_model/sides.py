@@ -31,6 +31,7 @@ class Sizes:
     held_out: int = 40_000
     train_longest: int = 24_000
     held_out_longest: int = 8_000
+    passage: int = 1_000
 
 
 def pieces(source: Source, longest: int) -> Iterator[Source]:
@@ -42,6 +43,17 @@ def pieces(source: Source, longest: int) -> Iterator[Source]:
             cut = text.rfind("\n", 0, longest) + 1 or text.rfind(" ", 0, longest) + 1 or longest
         yield replace(source, text=text[:cut], name=f"{source.name}#{number}" if number else source.name)
         text, number = text[cut:], number + 1
+
+
+def passage(source: Source, longest: int) -> Source:
+    """At most so many characters from within a document, from a line or a word that the name's hash chooses."""
+    text = source.text
+    if len(text) > longest:
+        start = int.from_bytes(hashlib.sha256(source.name.encode()).digest()[:4], "big") % (len(text) - longest + 1)
+        start = max(text.rfind("\n", 0, start), text.rfind(" ", max(0, start - 100), start)) + 1
+        text = text[start : start + longest]
+        text = text[: max(text.rfind("\n"), text.rfind(" ")) + 1 or longest]
+    return replace(source, text=text)
 
 
 def deal(
