@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import statistics
+import textwrap
 from collections.abc import Iterator
 from typing import Any
+
+_SAES = re.compile(r"--sae( model\.layers\.\d+=\S+)+")
+_LOOP = "--sae $(for i in $(seq 0 29); do echo model.layers.$i=saes/model.layers.$i; done)"
+_OPTIONS = ("model", "data", "tokens", "sites", "latents", "k", "leave_first", "leave_norm", "dtype", "out")
 
 
 def results_page(report: dict[str, Any], training: dict[str, Any], source: str) -> str:
@@ -123,9 +130,27 @@ def _circumstances(report: dict[str, Any], training: dict[str, Any], source: str
     yield f"{run['dtype']} on {run['device']}: {run['passes']} runs over the text, each from its first site on."
     yield ""
     yield "```bash"
-    yield "python tools/real_model --work WORK"
-    yield f"python examples/train_saes.py {training['command']}"
-    yield run["command"]
+    yield "python tools/real_model --work ."
+    yield from _wrapped(_training_command(options))
+    yield from _wrapped(_SAES.sub(_LOOP, run["command"]))
     yield "```"
     yield ""
     yield f"The record is `{source}`; `python tools/pictures` makes this page and its picture of it."
+
+
+def _training_command(options: dict[str, Any]) -> str:
+    parts = ["python", "examples/train_saes.py"]
+    for name in _OPTIONS:
+        value = options[name]
+        words = value if isinstance(value, list) else [value]
+        parts += [
+            f"--{name.replace('_', '-')}",
+            *(f"{word:g}" if isinstance(word, float) else str(word) for word in words),
+        ]
+    return shlex.join(parts)
+
+
+def _wrapped(command: str) -> list[str]:
+    """The command on lines of at most 116 columns, which a shell reads as one."""
+    lines = textwrap.wrap(command, 112, break_long_words=False, break_on_hyphens=False, subsequent_indent="    ")
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]

@@ -2,9 +2,10 @@
 
     python tools/real_model --work WORK
 
-Writes WORK/model, WORK/train/DOMAIN.jsonl, WORK/heldout/DOMAIN.jsonl (text, domain, source, package, licence),
-WORK/passages/DOMAIN.jsonl, a passage of each held-out document for measurements of many documents and few tokens, and
-WORK/SOURCES.json; downloads lie in WORK/cache. What is there already is kept, but the text, which is made again.
+Writes WORK/SmolLM2-135M-Instruct, WORK/train/DOMAIN.jsonl, WORK/heldout/DOMAIN.jsonl (text, domain, source, package,
+licence), WORK/passages/DOMAIN.jsonl, a passage of each held-out document for measurements of many documents and few
+tokens, and WORK/SOURCES.json; downloads lie in WORK/cache. What is there already is kept, but the text, which is made
+again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from smollm2 import cross_entropy, sha256, write_model
 from sources import Source, fetch, installed_versions, versions
 from wikitext import COMMIT, articles, fetch_wikitext
 
+MODEL = "SmolLM2-135M-Instruct"
 GPL = Path("/usr/share/common-licenses/GPL-3")
 CE_TOKENS, HIGHEST_CE = 300, 3.5
 
@@ -107,12 +109,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the folder to write into")
     work = parser.parse_args().work
     cache = work / "cache"
-    model = write_model(cache, work / "model")
-    ce = cross_entropy(work / "model", GPL.read_text(), CE_TOKENS)
+    model = write_model(cache, work / MODEL)
+    ce = cross_entropy(work / MODEL, GPL.read_text(), CE_TOKENS)
     if not ce < HIGHEST_CE:
         sys.exit(f"{work / 'model'} has a CE of {ce:.3f} on {CE_TOKENS} tokens of {GPL}; need less than {HIGHEST_CE}")
     print(f"{model['weights']}: CE {ce:.3f} on the first {CE_TOKENS} tokens of {GPL}", flush=True)
-    count = counter(AutoTokenizer.from_pretrained(work / "model"))
+    count = counter(AutoTokenizer.from_pretrained(work / MODEL))
     folders = fetch(cache, PACKAGES)
     sizes = Sizes()
     train, heldout = split(documents(folders, fetch_wikitext(cache)), count, sizes)
