@@ -161,8 +161,8 @@ def evaluate(
         probe = trial_ids(model, rows, context)
         runner = Runner(model, head, saes, device, seed, rule)
         order, tried = ranks.together(lambda: _tried(runner, probe, batch_size))
-        spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows))
         passes = 2 + len(make_plan(list(saes), order, dict.fromkeys(saes, 0), baselines, cumulative).runs)
+        spool = ranks.once(lambda: _spooled(workspace.folder, documents, cutter, wanted, rows, passes))
         work = Work(workspace, spool, ranks, batch_size, context, passes, progress, rule.first)
         plan, collector, sums, journal = measure(work, runner, cutter, wanted, order, probe)
 
@@ -208,7 +208,9 @@ def _tried(runner: Runner, probe: torch.Tensor, batch_size: int) -> tuple[dict[s
     return order, [told] if told else []
 
 
-def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int) -> Spool:
+def _spooled(
+    folder: Path, documents: Iterable[Document], cutter: Tokens, wanted: Wanted, rows: int, passes: int
+) -> Spool:
     """The text in windows; of a run that goes on, as it was written then."""
     return read_spool(folder) or write_spool(
         folder,
@@ -216,6 +218,7 @@ def _spooled(folder: Path, documents: Iterable[Document], cutter: Tokens, wanted
         wanted.context,
         cutter.has_bytes,
         rows,
+        passes,
         lambda: skipped_in(documents),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from saekernels.eval.store.document_sums import Journal
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.resumable import Pass
 from saekernels.eval.store.run_folder import Workspace
-from saekernels.eval.store.window_files import Spool
+from saekernels.eval.store.window_files import FIRST_POSITIONS, Spool
 from saekernels.eval.sums.accumulate import DocumentSums
 from saekernels.eval.text.batches import Batch, batches
 from saekernels.eval.text.strata import Strata, make_strata
@@ -61,10 +62,14 @@ class Work:
         self.progress = progress or (lambda done, total: None)
 
     def look(self, norms: SiteNorms) -> None:
-        """The medians of the norms at each site of the clean model, on the first chunk."""
+        """The medians of the norms at each site of the clean model, on the first FIRST_POSITIONS of the text."""
 
         def step(block: int, chunk: int) -> None:
-            for batch in self._batches(self.spool.chunk(chunk)) if chunk == 0 else ():
+            begin = self.spool.begins_at(chunk)
+            windows = self.spool.chunk(chunk) if begin < FIRST_POSITIONS else []
+            begins = itertools.accumulate((len(window.ids) for window in windows), initial=begin)
+            first = [window for window, at in zip(windows, begins, strict=False) if at < FIRST_POSITIONS]
+            for batch in self._batches(first):
                 norms.add(batch)
 
         Pass(self.workspace, "norms", self.spool.chunks, norms, self.ranks).run(step)
@@ -77,8 +82,9 @@ class Work:
         def step(block: int, chunk: int) -> None:
             windows = self.spool.chunk(chunk)
             positions = sum(len(window.ids) for window in windows)
+            early = self.spool.begins_at(chunk) < FIRST_POSITIONS
             for batch in self._batches(windows):
-                collector.add(batch, count_active=chunk == 0)
+                collector.add(batch, count_active=early)
                 tell(batch.positions / positions)
             collector.flush()
 

@@ -15,7 +15,12 @@ from saekernels.eval.text.documents import Document
 from saekernels.eval.text.windows import Window
 from saekernels.files import sealed as seals
 
+# What is estimated from "the first text" looks at so many positions of it, however it is cut.
+FIRST_POSITIONS = 32_768
 CHUNK_POSITIONS = 32_768
+# Forward passes over a chunk of that size; a chunk that gets more of them is smaller, as a killed run loses what it
+# has not finished.
+_CHUNK_PASSES = 24
 _CONTEXTS = 8
 _META = "documents.json"
 
@@ -65,6 +70,15 @@ class Spool:
         except Exception as error:  # a damaged archive can fail in any way
             raise damaged(path, error) from error
 
+    def begins_at(self, number: int) -> int:
+        """Positions in front of a chunk, counted no further than FIRST_POSITIONS."""
+        before = 0
+        for chunk in range(number):
+            before += sum(len(window.ids) for window in self.chunk(chunk))
+            if before >= FIRST_POSITIONS:
+                break
+        return before
+
     def documents_of(self, chunks: range) -> range:
         """The numbers of the documents in these successive chunks."""
         end = self.firsts[chunks.stop] if chunks.stop < self.chunks else len(self.domains)
@@ -77,11 +91,13 @@ def write_spool(
     context: int,
     has_bytes: bool,
     rows: int,
+    passes: int = 1,
     left_out: Callable[[], int] = lambda: 0,
 ) -> Spool:
     """Write windows as they come.
 
-    rows: the size of the vocabulary. left_out: how many records had no text, asked once all are read.
+    rows: the size of the vocabulary. passes: forward passes that will be made over each window. left_out: how many
+    records had no text, asked once all are read.
     """
     spool = Spool(folder, has_bytes=has_bytes, frequencies=np.zeros(rows, dtype=np.int64))
     pending: list[Window] = []
@@ -90,7 +106,7 @@ def write_spool(
         _note(spool, document, windows)
         pending += windows
         waiting += sum(len(window.ids) for window in windows)
-        if waiting >= max(CHUNK_POSITIONS, _CONTEXTS * context):
+        if waiting >= max(CHUNK_POSITIONS * min(_CHUNK_PASSES, passes) // passes, _CONTEXTS * context):
             _write_chunk(spool, pending)
             pending, waiting = [], 0
     if pending:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 import tiny_lm
 from saekernels.eval import Document, InputError, evaluate
+from saekernels.eval.passes import two_passes
+from saekernels.eval.store import window_files
 from saekernels.eval.text.windows import Tokens
 from saekernels.splice.context import splice
 from saekernels.splice.leave import Norms
@@ -123,6 +125,18 @@ def test_the_figures_have_the_same_bits_with_reused_layers() -> None:
 def test_what_is_no_rule_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         run(**options)
+
+
+def test_the_limits_are_those_of_the_first_text_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(leave_norm=RATIO, baselines=())
+    for name in ("FIRST_POSITIONS", "CHUNK_POSITIONS"):
+        monkeypatch.setattr(window_files, name, 60)
+    monkeypatch.setattr(two_passes, "FIRST_POSITIONS", 60)
+    monkeypatch.setattr(window_files, "_CONTEXTS", 0)
+    few = run(leave_norm=RATIO, baselines=())
+    monkeypatch.setattr(window_files, "CHUNK_POSITIONS", 10_000)
+    assert run(leave_norm=RATIO, baselines=()).run["left"] == few.run["left"]
+    assert few.run["left"][SITE]["read_above"] != whole.run["left"][SITE]["read_above"]
 
 
 def test_a_run_folder_of_another_rule_is_refused(tmp_path: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,21 @@ def sources(documents: Any, wanted: int | None, seed: int) -> list[str]:
 
 def cut(context: int = 24, bos: bool | None = None, text: str = TEXT, tokenizer_bos: bool = True) -> list:
     return Tokens(tiny_lm.tokenizer(tokenizer_bos), context, bos=bos).cut([text], 0)[0]
+
+
+@pytest.mark.parametrize(("passes", "chunks"), [(1, 2), (24, 2), (48, 4), (2_400, 20)])
+def test_what_many_passes_are_made_over_lies_in_smaller_chunks(
+    passes: int, chunks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "_CONTEXTS", 0)
+    monkeypatch.setattr(spool, "CHUNK_POSITIONS", 240)
+    tokens, texts = Tokens(tiny_lm.tokenizer(), 24), [Document("light on " * 11, "prose")] * 20
+    made = write_spool(tmp_path, chosen(iter(texts), tokens, None, 0), 24, True, 320, passes)
+    size = sum(len(window.ids) for window in made.chunk(0)) // len({window.document for window in made.chunk(0)})
+    assert made.chunks == math.ceil(20 / math.ceil(240 * min(24, passes) // passes / size)) == chunks
+    assert [made.begins_at(number) for number in range(made.chunks)] == list(
+        range(0, 20 * size, -(-20 // chunks) * size)
+    )
 
 
 @pytest.mark.parametrize(
