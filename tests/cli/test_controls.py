@@ -14,7 +14,7 @@ import tiny_lm
 from cli import arguments, fails, run
 from saekernels.cli import main
 from saekernels.cli.commands.controls.text import as_text
-from saekernels.cli.options.controls import with_controls
+from saekernels.cli.options.further_saes import with_controls
 from saekernels.errors import InputError
 from saekernels.eval import evaluate, load_documents
 from saekernels.sae.controls import control_of
@@ -75,7 +75,7 @@ def test_the_same_bits_twice_and_only_the_parts_that_are_asked_for(files: Files,
         (["--parts", "luck"], "argument --parts: need some of error, seeds, bits (or none), got 'luck'"),
         (["--parts", "none"], "--parts: got none, need some of error, seeds, bits"),
         (["--parts", "seeds"], "parts: seeds is for several SAEs of one site (SITE#LABEL), and every site has one"),
-        (["--leave-norm", "0.5"], "leave_norm: need a ratio above 1, got 0.5"),
+        (["--leave-norm", "0.5"], "--leave-norm: need a finite number above 1, got 0.5"),
         (["--leave-first", "-1"], "argument --leave-first: need at least 0, got -1"),
         (["--leave-first", "24"], "no position of the half that is fitted on is touched; leave fewer alone"),
         (["--rise", "0"], "argument --rise: need a positive number, got '0'"),

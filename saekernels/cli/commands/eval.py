@@ -14,8 +14,7 @@ from saekernels import example
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
-from saekernels.cli.options.controls import with_controls
-from saekernels.cli.options.edits import edit, with_edits
+from saekernels.cli.options.further_saes import edit, with_controls, with_edits
 from saekernels.cli.options.inputs import pick_device
 from saekernels.cli.options.leave import add_leave, leave_keywords
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes

@@ -1,4 +1,4 @@
-"""Edits of latents on the command line: "SITE:LATENT:OP[:VALUE[:VALUE]]"."""
+"""Further SAEs of a site that the command line asks for: edits of a latent, and controls of which a part is random."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, cast, get_args
 
-from saekernels.errors import InputError
+from saekernels.errors import InputError, kind_of
+from saekernels.sae.controls import control_of
 from saekernels.sae.edits import Edit, EditedSAE, Operation
 from saekernels.sae.module import SAE
 
@@ -40,4 +41,18 @@ def with_edits(saes: dict[str, SAE], edits: Sequence[tuple[str, Edit]], keep_err
             made[name] = EditedSAE(saes[entry], [one for site, one in edits if site == entry], keep_error)
         except ValueError as error:
             raise InputError(f"--edit: {entry}: {error}") from error
+    return made
+
+
+def with_controls(saes: dict[str, Any], kinds: Sequence[str], seed: int) -> dict[str, Any]:
+    """The SAEs, and of each one more for every kind, "SITE#KIND" (of "SITE#NAME", "SITE#NAME-KIND")."""
+    made: dict[str, Any] = dict(saes)
+    for entry, sae in saes.items() if kinds else ():
+        if not isinstance(sae, SAE):
+            raise InputError(f"--control: {entry} is {kind_of(sae)}, not one whole SAE (see --latent-parallel)")
+        for kind in dict.fromkeys(kinds):
+            name = f"{entry}{'-' if '#' in entry else '#'}{kind}"
+            if name in saes:
+                raise InputError(f"--control: there is an SAE {name!r} already; give it another name with --sae")
+            made[name] = control_of(sae, kind, seed)
     return made
