@@ -18,6 +18,8 @@ from saekernels.eval import schema
 
 IMAGES = ROOT / "docs" / "images"
 EVALUATION = ROOT / "benchmarks" / "results" / "example" / "2026-11-26-eval.json"
+SITES = ROOT / "benchmarks" / "results" / "smollm2-135m" / "sites.json"
+RESULTS = ROOT / "docs" / "results.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -41,7 +43,44 @@ def texts(picture: str) -> list[str]:
 def test_the_committed_pictures_are_what_the_script_draws(drawn: Path) -> None:
     fresh = {path.name: path.read_bytes() for path in (drawn / "docs" / "images").iterdir()}
     assert fresh == {path.name: path.read_bytes() for path in IMAGES.iterdir()}
-    assert set(fresh) == {f"{name}-{theme}.svg" for name in ("argument", "speed", "how") for theme in ("light", "dark")}
+    assert set(fresh) == {
+        f"{name}-{theme}.svg" for name in ("argument", "speed", "how", "sites") for theme in ("light", "dark")
+    }
+
+
+def test_the_page_of_results_is_what_the_script_writes(drawn: Path) -> None:
+    assert (drawn / "docs" / "results.md").read_text(encoding="utf-8") == RESULTS.read_text(encoding="utf-8")
+
+
+def test_the_page_of_results_shows_every_site_of_the_report() -> None:
+    """And the sentence on top what all of them together cost, with its interval."""
+    report, page = json.loads(SITES.read_text(encoding="utf-8")), RESULTS.read_text(encoding="utf-8")
+    jsonschema.validate(report, schema())
+    assert len(report["sites"]) == 30
+
+    def shown(cost: dict[str, Any]) -> str:
+        return f"{cost['nats']:+.3f} [{cost['ci95'][0]:+.3f}, {cost['ci95'][1]:+.3f}]"
+
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| (\d+|all) \|", line)]
+    assert [row[0] for row in rows] == [*(f"| {number}" for number in range(30)), "| all"]
+    for row, site in zip(rows, [*report["sites"], report["all_sites"]], strict=True):
+        assert row[1] == shown(site["delta_ce"])
+        assert row[2:6] == [
+            f"{site['kl']:.3f}", f"{100 * site['top1_agreement']:.1f} %", f"{site['l0']:.0f}", f"{site['fvu']:.3f}"
+        ]  # fmt: skip
+    for row, step in zip(rows, report["cumulative"], strict=False):
+        assert row[-1] == shown(step["delta_ce"]) + " |"
+    assert page.split("\n\n")[1].startswith("**SAEs in place of the residual stream after all 30 layers cost ")
+    assert shown(report["all_sites"]["delta_ce"]) in page.split("\n\n")[1]
+    for part in report["all_sites"]["domains"].values():
+        assert shown(part["delta_ce"]) in page
+    picture = texts("sites-light.svg")
+    assert f"{report['all_sites']['delta_ce']['nats']:+.2f} nats" in picture
+
+
+@pytest.mark.parametrize("path", ["sites.json", "train.json"])
+def test_the_records_of_the_real_model_name_no_machine(path: str) -> None:
+    assert not re.search(r"(/home|/root|/tmp|/work)/", (SITES.parent / path).read_text(encoding="utf-8"))
 
 
 def test_the_table_of_speed_is_what_the_script_writes(drawn: Path) -> None:

@@ -55,8 +55,9 @@ def _answer(report: dict[str, Any]) -> Iterator[str]:
     yield f"**SAEs in place of the residual stream after all {count} layers cost {_nats(together['delta_ce'])} nats a"
     yield f"token ({bits:+.3f} bits a byte), where each of them alone costs {min(alone):+.3f} to {max(alone):+.3f},"
     yield f"{statistics.median(alone):+.3f} in the median.**"
-    yield f"The clean model's loss is {together['ce']['clean']:.3f} nats; with the SAEs it names the same likeliest"
-    yield f"token at {100 * together['top1_agreement']:.1f} % of the positions."
+    losses = together["ce"]
+    yield f"The loss rises from {losses['clean']:.3f} to {losses['spliced']:.3f} nats, and the likeliest token stays the"
+    yield f"same at {100 * together['top1_agreement']:.1f} % of the positions."
     yield f"The {count} costs alone add up to {sum(alone):+.3f} nats."
 
 
@@ -118,7 +119,8 @@ def _circumstances(report: dict[str, Any], training: dict[str, Any], source: str
     yield "([how to get it and the text](how-to/real_model.md)): not the weights that were published."
     text = f"{report['tokens']:,} tokens of {report['documents']} held-out documents"
     yield f"{text}, in windows of {report['context']} tokens."
-    yield report["mask"]
+    for sentence in report["mask"].replace(". ", ".\n").split("\n"):
+        yield from textwrap.wrap(sentence, 116)
     shares = [one["left"] / one["positions"] for one in run.get("left", {}).values()]
     if shares:
         yield f"The norm left {100 * max(shares):.2f} % of the positions of a site at most."
@@ -135,7 +137,8 @@ def _circumstances(report: dict[str, Any], training: dict[str, Any], source: str
     yield from _wrapped(_SAES.sub(_LOOP, run["command"]))
     yield "```"
     yield ""
-    yield f"The record is `{source}`; `python tools/pictures` makes this page and its picture of it."
+    yield f"The record is `{source}`;"
+    yield "`python tools/pictures` makes this page and its picture of it."
 
 
 def _training_command(options: dict[str, Any]) -> str:

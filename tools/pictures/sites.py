@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def sites(report: dict[str, Any], theme: Theme) -> str:
     drawing.circle(_x(len(rows) - 1, len(rows)), end, 4.5, theme.orange)
     drawing.text(RIGHT + 12, end - 4, f"{joint:+.2f} nats", size=15, bold=True, colour=theme.orange)
     drawing.text(RIGHT + 12, end + 13, f"all {len(rows)} together", colour=theme.orange)
-    middle = sorted(alone)[len(alone) // 2]
+    middle = statistics.median(alone)
     last = scale(alone[-1])
     drawing.text(RIGHT + 12, max(last + 4, end + 34), "each alone", colour=theme.blue)
     _words(drawing, report, middle)
