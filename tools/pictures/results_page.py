@@ -56,8 +56,8 @@ def _answer(report: dict[str, Any]) -> Iterator[str]:
     yield f"token ({bits:+.3f} bits a byte), where each of them alone costs {min(alone):+.3f} to {max(alone):+.3f},"
     yield f"{statistics.median(alone):+.3f} in the median.**"
     losses = together["ce"]
-    yield f"The loss rises from {losses['clean']:.3f} to {losses['spliced']:.3f} nats, and the likeliest token stays the"
-    yield f"same at {100 * together['top1_agreement']:.1f} % of the positions."
+    yield f"The loss rises from {losses['clean']:.3f} to {losses['spliced']:.3f} nats, and the likeliest token"
+    yield f"stays the same at {100 * together['top1_agreement']:.1f} % of the positions."
     yield f"The {count} costs alone add up to {sum(alone):+.3f} nats."
 
 
