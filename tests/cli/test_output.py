@@ -47,9 +47,9 @@ def test_the_table_comes_before_the_files_and_stays_when_one_fails(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli.options import report_files as eval_output
+    from saekernels.cli.options import report_files
 
-    genuine, printed = eval_output.write_whole, []
+    genuine, printed = report_files.write_whole, []
 
     def one_fails(path: str, text: str) -> None:
         printed.append(capsys.readouterr().out)
@@ -57,7 +57,7 @@ def test_the_table_comes_before_the_files_and_stays_when_one_fails(
             raise saekernels.eval.InputError(f"cannot write {path}: No space left on device")
         genuine(path, text)
 
-    monkeypatch.setattr(eval_output, "write_whole", one_fails)
+    monkeypatch.setattr(report_files, "write_whole", one_fails)
     paths = {name: tmp_path / f"o.{name}" for name in ("json", "html")}
     assert main(arguments(files, json=[paths["json"]], html=[paths["html"]], tokens=["200"])) == 2
     err = capsys.readouterr().err
@@ -73,9 +73,9 @@ def test_nothing_is_written_unless_all_can_be_rendered(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli.options import report_files as eval_output
+    from saekernels.cli.options import report_files
 
-    monkeypatch.setattr(eval_output, "page", lambda _: 1 // 0)
+    monkeypatch.setattr(report_files, "page", lambda _: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main(arguments(files, json=[tmp_path / "o.json"], html=[tmp_path / "o.html"], tokens=["200"]))
     assert os.listdir(tmp_path) == []
@@ -87,16 +87,16 @@ def test_ctrl_c_between_the_files_says_what_was_written(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from saekernels.cli.options import report_files as eval_output
+    from saekernels.cli.options import report_files
 
-    genuine = eval_output.write_whole
+    genuine = report_files.write_whole
 
     def interrupted(path: str, text: str) -> None:
         if path.endswith("o.html"):
             raise KeyboardInterrupt
         genuine(path, text)
 
-    monkeypatch.setattr(eval_output, "write_whole", interrupted)
+    monkeypatch.setattr(report_files, "write_whole", interrupted)
     argv = arguments(files, json=[tmp_path / "o.json"], html=[tmp_path / "o.html"], tokens=["200"])
     assert main(argv) == 130
     assert capsys.readouterr().err.splitlines()[-1] == f"saekernels eval: interrupted, {tmp_path}/o.json was written"

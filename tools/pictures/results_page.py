@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _SAES = re.compile(r"--sae( model\.layers\.\d+=\S+)+")
-_LOOP = "--sae $(for i in $(seq 0 29); do echo model.layers.$i=saes/model.layers.$i; done)"
+_SHORT = "--sae saes/model.layers.*"  # their files say the site
 _OPTIONS = ("model", "data", "tokens", "sites", "latents", "k", "leave_first", "leave_norm", "dtype", "out")
 
 
@@ -134,7 +134,7 @@ def _circumstances(report: dict[str, Any], training: dict[str, Any], source: str
     yield "```bash"
     yield "python tools/real_model --work ."
     yield from _wrapped(_training_command(options))
-    yield from _wrapped(_SAES.sub(_LOOP, run["command"]))
+    yield from _wrapped(_SAES.sub(_SHORT, run["command"]))
     yield "```"
     yield ""
     yield f"The record is `{source}`;"

@@ -124,21 +124,6 @@ def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     return whole_number
 
 
-def number_above(least: float) -> Callable[[str], float]:
-    """A finite number above `least`."""
-
-    def number(text: str) -> float:
-        try:
-            value = float(_ungrouped(text))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"need a number, got {text!r:.40}") from None
-        if not (math.isfinite(value) and value > least):
-            raise argparse.ArgumentTypeError(f"need a finite number above {least:g}, got {text:.40}")
-        return value
-
-    return number
-
-
 def _ungrouped(text: str) -> str:
     """Without the commas between groups of three digits: "1,000" is a number, and "1,8" are two."""
     return text.replace(",", "") if re.fullmatch(r"\s*[-+]?\d{1,3}(,\d{3})+\s*", text) else text
@@ -189,14 +174,15 @@ def site_and_path(text: str) -> tuple[str, str]:
     )
 
 
-def positive(text: str, of: str = "") -> float:
-    """A positive finite number."""
+def positive(text: str, of: str = "", least: float = 0.0) -> float:
+    """A finite number above `least`."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"need a positive number{of}, got {text!r}")
+    if not least < value < math.inf:
+        need = f"a number above {least:g}" if least else "a positive number"
+        raise argparse.ArgumentTypeError(f"need {need}{of}, got {text!r}")
     return value
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
-from saekernels.cli.options.arguments import Parser, at_least, number_above
+from saekernels.cli.options.arguments import Parser, at_least, positive
 
 
 def add_leave(parser: Parser) -> None:
@@ -16,7 +17,7 @@ def add_leave(parser: Parser) -> None:
     norm = (
         "positions whose norm at a site exceeds R times its median in the clean run (10 finds sinks; default: no limit)"
     )
-    group.add_argument("--leave-norm", metavar="R", type=number_above(1), help=norm)
+    group.add_argument("--leave-norm", metavar="R", type=partial(positive, least=1.0), help=norm)
 
 
 def leave_keywords(arguments: argparse.Namespace) -> dict[str, Any]:

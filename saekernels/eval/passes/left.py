@@ -36,7 +36,7 @@ class SiteNorms:
         def observe(site: str, x: Tensor, x_hat: Tensor, target: Tensor, *_: Any) -> None:
             self.norms[site].add(x, target, over(batch.touched, target.shape[:-1]))
 
-        with self._looking(batch, observe):
+        with self.looking(batch, observe):
             self.head.body(batch.ids.to(input_device(self.model)))
 
     def touched(self, batch: Batch, site: str, x: Tensor, target: Tensor) -> Tensor:
@@ -59,9 +59,10 @@ class SiteNorms:
         masks: dict[str, Tensor] = {}
 
         def observe(site: str, x: Tensor, x_hat: Tensor, target: Tensor, *_: Any) -> None:
-            masks[site] = self.touched(batch, site, x, target)
+            # A module that runs twice in a pass is left where either call says so.
+            masks[site] = masks.get(site, batch.touched) & self.touched(batch, site, x, target)
 
-        with self._looking(batch, observe):
+        with self.looking(batch, observe):
             hidden = self.head.hidden(ids, batch.rows)
         return hidden, masks
 
@@ -72,8 +73,8 @@ class SiteNorms:
             return {}
         return {site: [ratio * one.read.value, ratio * one.replaced.value] for site, one in self.norms.items()}
 
-    def _looking(self, batch: Batch, observer: Any) -> Any:
-        # Everything is left untouched, so this is the clean run and the sites are only looked at.
+    def looking(self, batch: Batch, observer: Any) -> Any:
+        """A splice that leaves everything as it is, so that the run is the clean one and the sites are only seen."""
         nothing = torch.ones_like(batch.touched)
         return splice(self.model, self.sites, replace="zero", untouched=nothing, observer=observer)
 

@@ -16,7 +16,6 @@ from saekernels.parallel.devices import input_device
 from saekernels.sae.activations import AbsTopK, GroupMax, TopK
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import Moments
-from saekernels.splice.context import splice
 from saekernels.splice.sites import has_two_ends
 
 
@@ -27,21 +26,19 @@ class Collector:
     """
 
     def __init__(self, saes: Mapping[str, SAE], left: SiteNorms, second: bool) -> None:
-        self.model, self.head, self.sites, self.saes, self.left = left.model, left.head, left.sites, dict(saes), left
+        self.saes, self.left = dict(saes), left
         self.moments = {
             site: Moments(sae.d_in, sae.d_out if has_two_ends(site) else None, second=second)
-            for site, sae in self.sites.items()
+            for site, sae in left.sites.items()
         }
         self._groups = {site: RowGroups(moments.add) for site, moments in self.moments.items()}
         self.active = {entry: 0 for entry, sae in saes.items() if fixed_k(sae) is None}
         # Of each site: positions that were replaced, and those that were left for their norm alone.
-        self.touched = {site: torch.zeros(2, dtype=torch.int64) for site in self.sites}
-        self.rows = dict.fromkeys(self.sites, 0)
+        self.touched = {site: torch.zeros(2, dtype=torch.int64) for site in left.sites}
+        self.rows = dict.fromkeys(left.sites, 0)
 
     def add(self, batch: Batch, count_active: bool) -> None:
         """One clean run of a batch; `count_active`: SAEs without a fixed k also encode it."""
-        # Everything is left untouched, so this is the clean run and the sites are only looked at.
-        nothing = torch.ones_like(batch.touched)
 
         def observe(site: str, x: Tensor, x_hat: Tensor, target: Tensor, *_: Any) -> None:
             touched = self.left.touched(batch, site, x, target)
@@ -52,8 +49,8 @@ class Collector:
                 self.rows[site] += int(touched.sum())
                 self._count_active(site, read)
 
-        with splice(self.model, self.sites, replace="zero", untouched=nothing, observer=observe):
-            self.head.body(batch.ids.to(input_device(self.model)))
+        with self.left.looking(batch, observe):
+            self.left.head.body(batch.ids.to(input_device(self.left.model)))
 
     def _count_active(self, site: str, rows: Tensor) -> None:
         for entry in self.active:
@@ -83,7 +80,7 @@ class Collector:
             moments.load(state["moments"][site])
         self.active = dict(state["active"])
         rows = state["rows"]  # a single number in run folders of 0.1, which knew no rule that leaves positions
-        self.rows = dict(rows) if isinstance(rows, dict) else dict.fromkeys(self.sites, rows)
+        self.rows = dict(rows) if isinstance(rows, dict) else dict.fromkeys(self.moments, rows)
         self.touched = dict(state.get("touched", self.touched))
 
     def merge(self, state: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant,
 from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.layer_reuse import CLEAN, check_reuse, find_reuse, no_reuse
 from saekernels.eval.passes.left import SiteNorms
-from saekernels.eval.passes.plan import Plan, Run, site_of
+from saekernels.eval.passes.plan import Plan, Run, first_of_each_site, site_of
 from saekernels.eval.passes.random_errors import RandomErrors
 from saekernels.eval.sums.accumulate import DocumentSums, KlHistogram, SiteStats
 from saekernels.eval.text.batches import Batch
@@ -77,8 +77,7 @@ class Runner:
         self, model: Any, head: Head, saes: Mapping[str, Any], device: torch.device, seed: int, rule: Leave
     ) -> None:
         self.model, self.head, self.saes, self.device = model, head, dict(saes), device
-        first = {site_of(entry): saes[entry] for entry in reversed(list(saes))}
-        self.left = SiteNorms(model, head, first, rule)
+        self.left = SiteNorms(model, head, first_of_each_site(saes), rule)
         self._masks: dict[str, Tensor] | None = None
         self.reuse = no_reuse("not asked for")
         self.errors = RandomErrors(seed)

@@ -56,6 +56,7 @@ class Work:
     ) -> None:
         self.workspace, self.spool, self.ranks = workspace, spool, ranks
         self.batch_size, self.context, self.leave_first = batch_size, context, leave_first
+        self.early = spool.early()
         self.strata: Strata = make_strata(spool.frequencies, context)
         self.started = time.perf_counter()
         self.total = spool.positions * passes
@@ -65,9 +66,10 @@ class Work:
         """The medians of the norms at each site of the clean model, on the first FIRST_POSITIONS of the text."""
 
         def step(block: int, chunk: int) -> None:
-            begin = self.spool.begins_at(chunk)
-            windows = self.spool.chunk(chunk) if begin < FIRST_POSITIONS else []
-            begins = itertools.accumulate((len(window.ids) for window in windows), initial=begin)
+            if chunk not in self.early:
+                return
+            windows = self.spool.chunk(chunk)
+            begins = itertools.accumulate((len(window.ids) for window in windows), initial=self.early[chunk])
             first = [window for window, at in zip(windows, begins, strict=False) if at < FIRST_POSITIONS]
             for batch in self._batches(first):
                 norms.add(batch)
@@ -82,9 +84,8 @@ class Work:
         def step(block: int, chunk: int) -> None:
             windows = self.spool.chunk(chunk)
             positions = sum(len(window.ids) for window in windows)
-            early = self.spool.begins_at(chunk) < FIRST_POSITIONS
             for batch in self._batches(windows):
-                collector.add(batch, count_active=early)
+                collector.add(batch, count_active=chunk in self.early)
                 tell(batch.positions / positions)
             collector.flush()
 

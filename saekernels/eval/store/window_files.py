@@ -70,14 +70,16 @@ class Spool:
         except Exception as error:  # a damaged archive can fail in any way
             raise damaged(path, error) from error
 
-    def begins_at(self, number: int) -> int:
-        """Positions in front of a chunk, counted no further than FIRST_POSITIONS."""
+    def early(self) -> dict[int, int]:
+        """Chunk -> the positions in front of it, for those that begin within the first FIRST_POSITIONS."""
+        found: dict[int, int] = {}
         before = 0
-        for chunk in range(number):
-            before += sum(len(window.ids) for window in self.chunk(chunk))
+        for number in range(self.chunks):
             if before >= FIRST_POSITIONS:
                 break
-        return before
+            found[number] = before
+            before += sum(len(window.ids) for window in self.chunk(number))
+        return found
 
     def documents_of(self, chunks: range) -> range:
         """The numbers of the documents in these successive chunks."""

@@ -46,9 +46,9 @@ def test_what_many_passes_are_made_over_lies_in_smaller_chunks(
     made = write_spool(tmp_path, chosen(iter(texts), tokens, None, 0), 24, True, 320, passes)
     size = sum(len(window.ids) for window in made.chunk(0)) // len({window.document for window in made.chunk(0)})
     assert made.chunks == math.ceil(20 / math.ceil(240 * min(24, passes) // passes / size)) == chunks
-    assert [made.begins_at(number) for number in range(made.chunks)] == list(
-        range(0, 20 * size, -(-20 // chunks) * size)
-    )
+    assert made.early() == dict(enumerate(range(0, 20 * size, -(-20 // chunks) * size)))
+    monkeypatch.setattr(spool, "FIRST_POSITIONS", 1)
+    assert made.early() == {0: 0}
 
 
 @pytest.mark.parametrize(

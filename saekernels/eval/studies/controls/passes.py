@@ -14,7 +14,7 @@ from saekernels.errors import InputError
 from saekernels.eval.passes.head_kinds import Head
 from saekernels.eval.passes.layer_reuse import CLEAN, check_reuse, find_reuse
 from saekernels.eval.passes.left import SiteNorms, over
-from saekernels.eval.passes.plan import Run, site_of
+from saekernels.eval.passes.plan import Run, first_of_each_site, site_of
 from saekernels.eval.text.batches import Batch
 from saekernels.parallel.devices import input_device
 from saekernels.splice.context import splice
@@ -57,8 +57,7 @@ class Passes:
     def __init__(self, model: Any, head: Head, saes: Mapping[str, Any], rule: Leave) -> None:
         self.model, self.head, self.saes = model, head, dict(saes)
         self.device = input_device(model)
-        first = {site_of(entry): entry for entry in reversed(list(saes))}
-        self.sites = {site_of(entry): self.saes[first[site_of(entry)]] for entry in saes}
+        self.sites = first_of_each_site(saes)
         self.left = SiteNorms(model, head, self.sites, rule)
         self.runs = {entry: Run("sae", (entry,)) for entry in saes}
         self.made = 0
