@@ -115,8 +115,8 @@ class ThresholdEncoder {
         simd_.dot_rows(rows_.row(row), rows_.padded(), together, latents, 0, count, tile.scores.get(), columns);
       }
       float* scores = tile.scores.get() + place * columns;
-      const int n = simd_.filter_each(scores, tile.bias.get(), tile.extra.get(), 0.0f, static_cast<int>(count),
-                                      tile.hits.get());
+      const int n =
+          simd_.filter_each(scores, tile.bias.get(), tile.extra.get(), 0.0f, static_cast<int>(count), tile.hits.get());
       for (int h = 0; h < n; ++h) {
         const int64_t j = tile.hits[h];
         list.push_back({scores[j], static_cast<int32_t>(first + j)});
