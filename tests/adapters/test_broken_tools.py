@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from places import ROOT
-
 SPARSIFY = """
 from types import SimpleNamespace
 from torch import nn, randn
@@ -56,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, because what is once imported stays."""
-    path = os.pathsep.join([str(folder / "packages"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(folder / "packages"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, cwd=folder / "work",
         env={**os.environ, "PYTHONPATH": path},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import runpy
@@ -19,7 +20,7 @@ import torch
 import cli
 import saekernels as sk
 import tiny_lm
-from places import EXAMPLES, ROOT
+from places import EXAMPLES
 from saekernels.cli import main
 
 SITES = tiny_lm.SITES
@@ -50,8 +51,10 @@ def command(files: dict[str, Path], out: Path, *options: str) -> list[str]:
     return [str(EXAMPLES / "train_saes.py"), *where, *SIZES, *options]
 
 
-def weights(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.safetensors"))}
+def weights(out: Path) -> dict[str, str]:
+    """The checksum of each file of weights."""
+    found = sorted(out.rglob("*.safetensors"))
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def loaded(folder: Path) -> sk.SAE:
@@ -65,7 +68,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(files: dict[str, Path],
     options = (*options, "--dead-after", "100")
     whole = trained(*options, out="whole")
     killed = tmp_path / "killed"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     argv = [sys.executable, *command(files, killed, *options, "--save-every", "0.001")]
     with subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from places import ROOT, SCRIPTS, TESTS
+from places import SCRIPTS, TESTS
 
 pytest.importorskip("triton")
 
@@ -28,7 +28,7 @@ SLACK = 16
 def compile_for(architecture: int, python_path: str = "") -> list[dict[str, Any]]:
     """The reports of triton_aot.py, in a process that does not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    paths = [path for path in (python_path, str(ROOT), os.environ.get("PYTHONPATH", "")) if path]
+    paths = [path for path in (python_path, os.environ.get("PYTHONPATH", "")) if path]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     command = [sys.executable, "-W", "ignore", str(SCRIPTS / "triton_aot.py"), str(architecture)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -166,7 +166,8 @@ def options() -> Iterator[tuple[str, str, str]]:
                 for word, below in action.choices.items():
                     yield from walk(below, f"{name} {word}".strip())
             elif action.nargs != 0:
-                yield name, (action.option_strings or [action.dest])[-1], getattr(action.type, "__name__", "")
+                kind = getattr(action.type, "func", action.type)  # of a partial, what it fills in
+                yield name, (action.option_strings or [action.dest])[-1], getattr(kind, "__name__", "")
 
     yield from walk(build_parser(), "")
 
