@@ -6,15 +6,18 @@
         --sites 'model.layers.*' --latents 4608 --k 32 --leave-first 1 --leave-norm 10 --out saes
     python examples/train_saes.py --sites 'model.layers.*.mlp@module' --out transcoders
     python examples/train_saes.py --sites model.layers.2 --seeds 0 1 2 --activation jumprelu --out seeds
+    python examples/train_saes.py --k 16 32 64 --freeze none decoder --out variants
 
-Writes OUT/SITE/ in SAELens' format (OUT/SITE/seed-N for several seeds), which `saekernels eval --sae SITE=OUT/SITE`
-reads, and OUT/train.json: options, losses on the way, tokens per second. docs/how-to/train.md explains the options.
+Writes OUT/SITE/ in SAELens' format (OUT/SITE/k-16/freeze-none/seed-0 where an option has several values), which
+`saekernels eval --sae SITE=OUT/SITE` reads, and OUT/train.json: options, losses on the way, tokens per second.
+docs/how-to/train.md explains the options.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -41,6 +44,7 @@ from saekernels.training.run import CHECKPOINT, peak_memory
 
 BOS = {"auto": None, "always": True, "never": False}
 LOG = "train.json"
+VARIED = ("k", "activation", "freeze", "decoder")  # with one SAE for each of their values, at each site and seed
 
 
 def arguments() -> argparse.Namespace:
@@ -62,10 +66,11 @@ def arguments() -> argparse.Namespace:
     size = sae.add_mutually_exclusive_group()
     size.add_argument("--latents", type=at_least(1), help="of each SAE")
     size.add_argument("--expansion", type=at_least(1), default=8, help="latents per width of the model")
-    sae.add_argument("--k", type=at_least(1), default=32, help="active latents per token")
-    sae.add_argument("--activation", choices=ACTIVATIONS, default="topk")
-    sae.add_argument("--freeze", choices=FREEZES, default="none", help="matrices that stay as they were made")
-    sae.add_argument("--decoder", choices=DECODERS, default="random", help="what its rows begin as")
+    sae.add_argument("--k", nargs="+", type=at_least(1), default=[32], help="active latents per token")
+    sae.add_argument("--activation", nargs="+", choices=ACTIVATIONS, default=["topk"])
+    freeze = "matrices that stay as they were made"
+    sae.add_argument("--freeze", nargs="+", choices=FREEZES, default=["none"], help=freeze)
+    sae.add_argument("--decoder", nargs="+", choices=DECODERS, default=["random"], help="what its rows begin as")
     how = parser.group("training")
     how.add_argument("--lr", type=positive, default=Recipe.lr)
     how.add_argument("--warmup", type=float, default=Schedule.warmup, help="share of the steps with a rising rate")
@@ -79,8 +84,20 @@ def arguments() -> argparse.Namespace:
     run.add_argument("--save-every", type=seconds, default=600.0, help="seconds between checkpoints")
     run.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.seeds = list(dict.fromkeys(args.seeds))
+    for name in ("seeds", *VARIED):
+        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
     return args
+
+
+def recipes(args: argparse.Namespace, latents: int) -> dict[str, Recipe]:
+    """One for each choice of the options that may have several values, by what it chooses of those that do."""
+    chosen = {one.name: getattr(args, one.name) for one in fields(Recipe) if hasattr(args, one.name)}
+    found = {}
+    for values in itertools.product(*(getattr(args, name) for name in VARIED)):
+        choice = dict(zip(VARIED, values, strict=True))
+        name = "/".join(f"{name}-{value}" for name, value in choice.items() if len(getattr(args, name)) > 1)
+        found[name] = Recipe(**{**chosen, "n_latents": latents, **choice})
+    return found
 
 
 @contextlib.contextmanager
@@ -114,7 +131,7 @@ def shown() -> Iterator[Callable[[Run, int], None]]:
 
 def place(out: Path, trainer: SAETrainer, seeds: int) -> Path:
     """The folder of an SAE."""
-    site = out / trainer.name.replace(" -> ", "--")
+    site = out / trainer.name.replace(" -> ", "--") / trainer.variant
     return site / f"seed-{trainer.seed}" if seeds > 1 else site
 
 
@@ -157,6 +174,7 @@ def write_log(run: Run, args: argparse.Namespace, finished: bool = False) -> dic
         "fvu": {one.label: one.fvu for one in run.trainers},
     }
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    options |= {name: value[0] for name, value in options.items() if name in VARIED and len(value) == 1}
     log = {"saekernels": sk.__version__, "options": options, "summary": summary, "log": run.entries}
     write_whole(args.out / LOG, json.dumps(log, indent=1).encode() + b"\n")
     return summary
@@ -180,15 +198,16 @@ def main() -> None:
         bos=BOS[args.bos],
     )
     latents = args.latents or args.expansion * loaded.model.config.get_text_config().hidden_size
-    chosen = {one.name: getattr(args, one.name) for one in fields(Recipe) if hasattr(args, one.name)}
-    recipe = Recipe(n_latents=latents, **chosen)
-    print(f"{len(sites)} sites, {latents} latents, {len(windows.steps)} steps", flush=True)
+    made = recipes(args, latents)
+    per_site = len(made) * len(args.seeds)
+    several = f" x {per_site} SAEs" if per_site > 1 else ""
+    print(f"{len(sites)} sites{several}, {latents} latents, {len(windows.steps)} steps", flush=True)
     with shown() as stepped:
         run = training.train(
             loaded.model,
             sites,
             windows,
-            recipe,
+            made,
             seeds=args.seeds,
             schedule=Schedule(args.warmup, args.decay),
             threads=args.threads,

@@ -6,7 +6,7 @@ import hashlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +87,7 @@ def train(
     model: nn.Module,
     sites: Sequence[str],
     windows: TrainingWindows,
-    recipe: Recipe,
+    recipe: Recipe | Mapping[str, Recipe],
     *,
     seeds: Sequence[int] = (0,),
     schedule: Schedule = _DEFAULT,
@@ -98,7 +98,7 @@ def train(
     stepped: Callable[[Run, int], None] = lambda run, steps: None,
     saved: Callable[[Run], None] = lambda run: None,
 ) -> Run:
-    """Train an SAE for each site and seed on every step of `windows`.
+    """Train an SAE for each site, recipe and seed on every step of `windows`.
 
     Each SAE's steps run one after the other in one thread, and beside them the model reads the next batch, so that the
     bits hang neither on time nor on `threads`. A checkpoint in `folder` is written every `save_every` seconds and at
@@ -107,12 +107,13 @@ def train(
     Args:
         model: a causal LM on the CPU, in eval mode.
         sites: as `splice` takes them.
+        recipe: one, or several by name, which share the model's passes.
         threads: how many SAEs are trained at once, each with one thread.
         told: gets the memory that is needed as a line, before it is taken.
         stepped: called after each step with the number of all steps; saved: after each checkpoint.
 
     Returns:
-        The run, its `trainers` one for each site and, within it, each seed.
+        The run, its `trainers` one for each site and, within it, each recipe and, within that, each seed.
 
     Raises:
         InputError: sites whose activations cannot be trained on; a checkpoint of another run.
@@ -121,7 +122,8 @@ def train(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run = _begun(activations, windows, recipe, seeds, schedule, told)
+        recipes = {"": recipe} if isinstance(recipe, Recipe) else dict(recipe)
+        run = _begun(activations, windows, recipes, seeds, schedule, told)
         path = folder / CHECKPOINT
         for left in folder.glob(TEMPORARIES):
             left.unlink()
@@ -137,30 +139,33 @@ def train(
 def _begun(
     activations: SiteActivations,
     windows: TrainingWindows,
-    recipe: Recipe,
+    recipes: dict[str, Recipe],
     seeds: Sequence[int],
     schedule: Schedule,
     told: Callable[[str], None],
 ) -> Run:
     """With trainers made from the first batches, as many of them as they need."""
-    need = 1.25 * recipe.n_latents if recipe.decoder == "activations" else 1
+    need = max(1.25 * one.n_latents if one.decoder == "activations" else 1 for one in recipes.values())
     first: list[Pairs] = []
     while sum(len(batch[0][0]) for batch in first) < need and len(first) < len(windows.steps):
         first.append(activations(windows.pieces(len(first))))
     pairs = [_joined(parts) for parts in zip(*first, strict=True)]
     names = [site.name for site in activations.sites]
     for name, (x, y) in zip(names, pairs, strict=True):
-        if recipe.activation == "topk" and x.shape[1] != y.shape[1]:
+        if x.shape[1] != y.shape[1] and any(one.activation == "topk" for one in recipes.values()):
             widths = f"{x.shape[1]} and {y.shape[1]}"
             raise InputError(
                 f"site {name!r}: got topk for a transcoder of widths {widths}, which SAELens' format has no "
                 "architecture for; need batch_topk or jumprelu"
             )
-    told(_memory(pairs, recipe, len(seeds)))
+    told(_memory(pairs, [one for one in recipes.values() for _ in seeds]))
     trainers = [
-        SAETrainer(name, recipe, seed, *pair) for name, pair in zip(names, pairs, strict=True) for seed in seeds
+        SAETrainer(name, recipe, seed, *pair, variant=variant)
+        for name, pair in zip(names, pairs, strict=True)
+        for variant, recipe in recipes.items()
+        for seed in seeds
     ]
-    return Run(trainers, _fingerprint(activations.model, windows, repr((names, recipe, list(seeds), schedule))))
+    return Run(trainers, _fingerprint(activations.model, windows, repr((names, recipes, list(seeds), schedule))))
 
 
 def _fingerprint(model: nn.Module, windows: TrainingWindows, options: str) -> str:
@@ -190,7 +195,7 @@ def _go_on(
     save_every: float,
     saved: Callable[[Run], None],
 ) -> None:
-    steps, seeds = len(windows.steps), len(run.trainers) // len(activations.sites)
+    steps, saes = len(windows.steps), len(run.trainers) // len(activations.sites)
 
     def read(step: int) -> Future[tuple[Pairs, float]] | None:
         return pool.submit(_timed, activations, windows.pieces(step)) if step < steps else None
@@ -204,7 +209,7 @@ def _go_on(
         pairs, model = upcoming.result()
         upcoming = read(run.step + 1)
         rate = schedule.rate(run.step, steps)
-        each = [pair for pair in pairs for _ in range(seeds)]
+        each = [pair for pair in pairs for _ in range(saes)]
         own = sum(pool.map(train_one, run.trainers, each, [rate] * len(each)))
         run.add(windows.tokens(run.step), time.monotonic() - started, own, model)
         if run.step * _ENTRIES // steps > (run.step - 1) * _ENTRIES // steps:
@@ -224,10 +229,11 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return result, time.thread_time() - started
 
 
-def _memory(pairs: Pairs, recipe: Recipe, seeds: int) -> str:
+def _memory(pairs: Pairs, recipes: Sequence[Recipe]) -> str:
     """What the run takes: the process now, weights with gradients and Adam's moments, two batches of activations."""
     widths = [(x.shape[1], y.shape[1]) for x, y in pairs]
-    weights = sum((d_in + d_out) * recipe.n_latents for d_in, d_out in widths) * seeds * 4 * 4
+    latents = sum(recipe.n_latents for recipe in recipes)
+    weights = sum(d_in + d_out for d_in, d_out in widths) * latents * 4 * 4
     batches = 3 * sum(x.nbytes + (0 if y is x else y.nbytes) for x, y in pairs)
     now = peak_memory()
     total = now + weights + batches

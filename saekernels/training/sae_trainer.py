@@ -34,13 +34,14 @@ class SAETrainer:
         name: whose random numbers these are, with the seed.
         x: [n, d_in], the first activations that are read; n at least F for decoder="activations".
         y: [n, d_out], those that are to be given; x itself for an SAE that reads what it replaces.
+        variant: the recipe's name among several of a run.
 
     Attributes:
         sae: the SAE of scaled activations. scales: those two numbers. fvu, l0: running means over the last batches.
     """
 
-    def __init__(self, name: str, recipe: Recipe, seed: int, x: Tensor, y: Tensor) -> None:
-        self.name, self.recipe, self.seed = name, recipe, seed
+    def __init__(self, name: str, recipe: Recipe, seed: int, x: Tensor, y: Tensor, *, variant: str = "") -> None:
+        self.name, self.recipe, self.seed, self.variant = name, recipe, seed, variant
         self.norms = Norms()
         self.transcodes = y is not x
         x, y = self._masked(x, y)
@@ -92,8 +93,8 @@ class SAETrainer:
 
     @property
     def label(self) -> str:
-        """The site and the seed."""
-        return f"{self.name}, seed {self.seed}"
+        """The site, the recipe's name where there are several, and the seed."""
+        return ", ".join(part for part in (self.name, self.variant, f"seed {self.seed}") if part)
 
     @property
     def _threshold(self) -> Tensor:

@@ -86,6 +86,20 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(files: dict[str, Path],
     assert not (killed / "checkpoint.pt").exists()
 
 
+def test_variants_share_a_pass_and_are_those_of_runs_of_their_own(trained) -> None:  # type: ignore[no-untyped-def]
+    same = ("--tokens", "300", "--sites", SITES[0])
+    out = trained(*same, "--k", "3", "5", "--freeze", "none", "decoder", "--seeds", "0", "1")
+    folders = [f"k-{k}/freeze-{what}/seed-{seed}" for k in (3, 5) for what in ("none", "decoder") for seed in (0, 1)]
+    assert list(weights(out / SITES[0])) == sorted(f"{folder}/sae_weights.safetensors" for folder in folders)
+    alone = trained(*same, "--k", "5", "--freeze", "decoder", "--seeds", "1", out="alone")
+    (one,) = weights(alone / SITES[0]).values()
+    assert weights(out / SITES[0])["k-5/freeze-decoder/seed-1/sae_weights.safetensors"] == one
+    assert len(set(weights(out).values())) == len(folders)
+    labels = json.loads((out / "train.json").read_text())["summary"]["fvu"]
+    assert list(labels) == [f"{SITES[0]}, {folder.replace('/seed-', ', seed ')}" for folder in folders]
+    assert len(set(labels.values())) == len(folders)
+
+
 @pytest.mark.parametrize("activation", ["topk", "batch_topk", "jumprelu"])
 def test_what_it_writes_is_evaluated(activation: str, files: dict[str, Path], trained) -> None:  # type: ignore[no-untyped-def]
     out = trained("--activation", activation, "--tokens", "4_000", "--leave-first", "1", "--leave-norm", "10")
