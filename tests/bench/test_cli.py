@@ -6,12 +6,14 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
 from cli import fails
 from saekernels.bench import OPS, schema
+from saekernels.bench.cpu import runner
 from saekernels.bench.cpu.record import Record, Row
 from saekernels.bench.measure.ceilings import Roofs
 from saekernels.cli import main
@@ -44,6 +46,34 @@ def test_only_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     for case in ("T=7 d=8 F=32 k=4 float16", "T=7 d=8 F=32 k=4 float32", "T=5 d=8 V=30 float16"):
         assert case in out
     assert "encode" not in out
+
+
+def test_an_interrupted_run_keeps_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, argv = tmp_path / "r.json", ["bench", "cpu", "--ops", "decode", "--shapes", "7,8,32,4", "5,8,32,4"]
+    argv = [*argv, "9,8,32,4", "--dtypes", "float32", "--rounds", "1", "--json", str(path)]
+    whole, left = runner.run_case, [2]
+
+    def until_interrupted(*arguments: Any) -> list[Row]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(runner, "run_case", until_interrupted)
+    assert main(argv) == 130
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1] == f"saekernels bench: interrupted, {path} was written, of the cases until then"
+    data = json.loads(path.read_text())
+    jsonschema.validate(data, schema())
+    assert list(dict.fromkeys(row["shape"]["T"] for row in data["rows"])) == [7, 5]
+    assert all(row["share_of_bound"] for row in data["rows"] if row["status"] == "ok")
+    assert "T=5 d=8 F=32 k=4" in out
+    left[0], path = 0, tmp_path / "none.json"
+    assert main([*argv[:-1], str(path)]) == 130
+    assert capsys.readouterr().err.endswith("saekernels bench: interrupted, nothing was written\n")
+    assert not path.exists()
 
 
 BAD = {

@@ -75,10 +75,22 @@ def _family(case: Case) -> tuple[int, int, torch.dtype]:
     return case.shape.d, case.shape.F, case.dtype
 
 
+class StoppedError(KeyboardInterrupt):
+    """A run was interrupted: `record` holds the cases that were measured until then."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+
 def run(settings: Settings, say: Callable[[str], object] = lambda line: None, todo: list[Case] | None = None) -> Record:
-    """Run all cases, or those in `todo`; `say` gets a line of progress for each."""
+    """Run all cases, or those in `todo`; `say` gets a line of progress for each.
+
+    Raises StoppedError where it is interrupted after the first of them.
+    """
     todo, threads = plan(settings) if todo is None else todo, torch.get_num_threads()
     torch.set_num_threads(settings.threads or threads)
+    record = None
     try:
         record = _start(settings)
         say("measured the machine's ceilings")
@@ -91,6 +103,12 @@ def run(settings: Settings, say: Callable[[str], object] = lambda line: None, to
             seconds = time.perf_counter() - started
             say(f"[{number}/{len(todo)}] {case.op.name} {_short(case.dtype)} {case.shape}: {seconds:.1f} s")
         record.hold_against(record.roofs.best_of(measure(settings.quick)))
+    except KeyboardInterrupt:
+        if record is None or not record.rows:
+            raise
+        record.hold_against(record.roofs)
+        record.sort()
+        raise StoppedError(record) from None
     finally:
         torch.set_num_threads(threads)
         cases.matrix.cache_clear()

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, plan, run
+from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, StoppedError, plan, run
 from saekernels.bench.cpu.terminal import record_text
 from saekernels.cli.commands import bench_gpu, bench_scorecard
 from saekernels.cli.options.arguments import at_least, not_empty, seconds
@@ -115,12 +115,19 @@ def dtypes(text: str) -> tuple[Any, ...]:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Run, write the files, print the tables."""
+    """Run, write the files, print the tables; of a run that is interrupted, those of what was measured."""
     _check_outputs(arguments)
     settings = _settings(arguments)
-    record = run(settings, say=lambda line: print(line, file=sys.stderr, flush=True))
+    stopped = False
+    try:
+        record = run(settings, say=lambda line: print(line, file=sys.stderr, flush=True))
+    except StoppedError as interrupt:
+        record, stopped = interrupt.record, True
     _write(record, arguments)
     show(record_text(record))
+    if stopped:
+        kept = " and ".join(path for path in (arguments.json, arguments.csv) if path)
+        raise KeyboardInterrupt(f"{kept} was written, of the cases until then" if kept else "nothing was written")
     reader = "saekernels bench compare A.json B.json reads two of these"
     show_written([(arguments.json, reader), (arguments.csv, "one row per contender and case")])
     return 0
