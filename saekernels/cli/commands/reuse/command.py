@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         "the latents that matter most in one domain are allowed, there and elsewhere. Domains need four documents "
         "each; intervals are by jackknife. Without --model, --sae and --data: the bundled example.",
         examples=(
-            ("saekernels reuse --tokens 20_000 --json reuse.json", "the bundled example"),
+            ("saekernels reuse --json reuse.json", "the bundled example"),
             ("saekernels reuse --parts sharing --sae model.layers.1=sae --data texts/ --domain-field topic", ""),
             ("saekernels reuse --model gpt2 --data texts/ --sae transformer.h.6=sae --latents 256 1024", ""),
         ),
