@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import domains
 import tiny_lm
 from saekernels.eval import InputError
 from saekernels.eval.passes.calls import trial_ids
@@ -248,6 +249,50 @@ def one_sae(**options: Any) -> dict[str, Any]:
     """The study of the first SAE alone."""
     given = Options(**{"latents": SIZES, "removed": 4, "batch_size": 3, **options})
     return measure_reuse(tiny_lm.trained_model(), tokens(), {SITES[0]: saes()[SITES[0]]}, iter(texts()), given)
+
+
+@pytest.mark.parametrize("entry", list(saes()))
+def test_random_lists_have_the_frequencies_of_their_domain(entry: str) -> None:
+    """As many latents in each octave of active positions there; in the other domain they differ."""
+    use = used(entry)
+    held = lists(use, [20], 0)
+    differ = 0
+    for number, domain in enumerate(use.layout.domains):
+        own, random = (held[Run(kind, domain, 20)] for kind in ("own", "random"))
+        assert len(set(random.tolist())) == len(own) == 20
+        assert set(random.tolist()) != set(own.tolist())
+        here, there = ([sorted(use.active[at, many].clamp_min(0.5).log2().floor().tolist()) for many in (own, random)]
+                       for at in (number, 1 - number))  # fmt: skip
+        assert here[0] == here[1]
+        differ += there[0] != there[1]
+    assert differ
+    again = lists(use, [20], 1)
+    assert any(again[run].tolist() != held[run].tolist() for run in held if run.kind == "random")
+
+
+def test_removed_latents_are_spread_over_what_is_carried() -> None:
+    _, layout = text()
+    use = Use(tiny_lm.sae(0), layout, SITES[0], moments=False)
+    # Of 100 in either domain: 45, 30, 15 and 10, in latents 7, 3, 50 and 9.
+    use.sums["effect"][0, 0, :, [7, 3, 50, 9]] = torch.tensor([45.0, 30, 15, 10], dtype=torch.float64)
+    use.sums["effect"][0, 1, :, 8] = -5
+    use.sums["effect"][1, 0, :, 1] = 1000
+    for number, expected in ((0, []), (1, [3]), (2, [3, 7]), (5, [3, 7, 50]), (10, [3, 7, 9, 50])):
+        assert sampled(use, number) == expected
+    use.sums["effect"][0] = -1
+    assert sampled(use, 4) == []
+
+
+def test_a_model_that_gives_no_gradients_is_refused() -> None:
+    class Closed(domains.Language):
+        def forward(self, ids: Tensor) -> Tensor:
+            with torch.no_grad():
+                return super().forward(ids)
+
+    model = Closed(2).eval()
+    message = r"^model: effects need gradients, and none come back from its loss to the site 'layer'$"
+    with pytest.raises(InputError, match=message):
+        measure_reuse(model, domains.tokens(), {domains.SITE: domains.sae()}, model.documents(4, 12))
 
 
 def test_the_same_beside_others_and_with_batches_of_another_size() -> None:

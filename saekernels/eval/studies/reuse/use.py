@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekernels.errors import InputError
 from saekernels.eval.studies.reuse.text import Layout
 from saekernels.eval.studies.site_passes import Passes, Seen, entries_of, weights_of
 from saekernels.eval.text.batches import Batch
@@ -34,6 +35,8 @@ def gradient_times_activation(
         nothing = sae.decode(replace(codes, values=values)) - sae.decode(codes)
         hidden = passes.plant(batch, entry, seen, wide_like(x_hat, seen) + nothing)
         losses = passes.head.compare(clean, hidden, batch.targets).ce_q
+        if not losses.requires_grad:
+            raise InputError(f"model: effects need gradients, and none come back from its loss to the site {entry!r}")
         (slope,) = torch.autograd.grad(losses.sum(), values)
     return codes, -(values.detach() * slope)
 
