@@ -59,9 +59,9 @@ class Use:
 
     sums: effect and mass, each [2, G, D, F] fp64 by half, group of documents, domain and latent. A latent's mass is the
     sum of |z| times what one unit of z moves the output. first_order [G, F] fp64: -z * dL/dz, over the second half.
-    active [D, F] int64: positions of the first half at which a
-    latent is active; positions [D] int64: those that are touched there. moments: by domain, of what the site reads in
-    the first half, and of what is replaced where that is another.
+    active [D, F] int64: positions of the first half at which a latent is active; positions [D] int64: those that are
+    touched there. moments: by domain, of what the site reads in the first half, and of what is replaced where that is
+    another.
     """
 
     def __init__(self, sae: Any, layout: Layout, site: str, moments: bool) -> None:
