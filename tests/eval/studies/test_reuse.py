@@ -1,94 +1,28 @@
-"""Reuse by plain hooks, dense codes and full logits: effects, masses, removals, lists and losses under them."""
+"""Reuse by plain hooks and dense codes: effects, masses, lists, masks, and what is refused."""
 
 from __future__ import annotations
 
-import functools
 import json
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import domains
 import tiny_lm
+from reuse_by_hooks import SIZES, measured, saes, spliced, text, used
 from saekernels.eval import InputError
-from saekernels.eval.passes.calls import trial_ids
-from saekernels.eval.passes.head import find_head
 from saekernels.eval.studies.reuse.lists import Run, like, lists, sampled
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import Options
-from saekernels.eval.studies.reuse.text import Layout
-from saekernels.eval.studies.reuse.use import Use, gradient_times_activation
-from saekernels.eval.studies.site_passes import Passes
-from saekernels.eval.text.batches import batches
-from saekernels.eval.text.windows import Window, chosen
-from saekernels.sae.activations import GroupMax, LayerNorm, TopK
+from saekernels.eval.studies.reuse.use import Use
+from saekernels.sae.activations import GroupMax, TopK
 from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE
-from saekernels.sae.probes import Moments, fit_probes
 from saekernels.splice.leave import Leave
 from tiny_lm import SITES, texts, tokens
-
-SIZES = [5, 20]
-
-
-@functools.cache
-@torch.no_grad()
-def saes() -> dict[str, Any]:
-    torch.manual_seed(7)
-    scaled = SAE(32, 64, TopK(6, relu=False), normalization=LayerNorm(), rescale_by_decoder_norm=True)
-    scaled.W_dec.mul_(1 + torch.rand(64, 1))
-    return {SITES[0]: tiny_lm.sae(0), f"{SITES[0]}#jump": tiny_lm.sae(2, jump=True), SITES[1]: scaled.eval()}
-
-
-@functools.cache
-def text() -> tuple[list[Window], Layout]:
-    many = list(chosen(iter(texts()), tokens(), None, 0))
-    return [window for _, windows in many for window in windows], Layout([document.domain for document, _ in many])
-
-
-@functools.cache
-def measured() -> dict[str, Any]:
-    options = Options(latents=SIZES, removed=4, batch_size=3)
-    return measure_reuse(tiny_lm.trained_model(), tokens(), saes(), iter(texts()), options)
-
-
-def used(entry: str) -> Use:
-    """The sums of one SAE, as the study makes them."""
-    windows, layout = text()
-    model = tiny_lm.trained_model()
-    head, sae = find_head(model), saes()[entry]
-    with torch.no_grad():
-        passes = Passes(model, head, {entry: sae}, Leave())
-        passes.prepare(trial_ids(model, head.vocabulary, 24))
-        use = Use(sae, layout, entry.partition("#")[0], moments=True)
-        for batch in batches(windows, 3, 24):
-            seen, clean = passes.look(batch, losses=True)
-            assert clean is not None
-            one = next(iter(seen.values()))
-            use.add(one, *gradient_times_activation(passes, batch, entry, one, clean))
-            passes.forget()
-    return use
-
-
-def spliced(window: Window, entry: str, change: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(cross-entropies of the predictions that count, what the site gave, touched), with change(x) where touched."""
-    seen: list[Tensor] = []
-    touched = torch.from_numpy(~window.special)
-
-    def hook(module: Any, given: Any, out: Tensor) -> Tensor:
-        seen.append(out[0].detach())
-        return torch.where(touched[:, None], change(out[0]), out[0])[None]
-
-    handle = tiny_lm.trained_model().get_submodule(entry.partition("#")[0]).register_forward_hook(hook)
-    ids = torch.from_numpy(window.ids).long()
-    logits = tiny_lm.trained_model()(ids[None]).logits[0]
-    handle.remove()
-    losses = F.cross_entropy(logits[:-1], ids[1:], reduction="none")[torch.from_numpy(window.counted)]
-    return losses, seen[0], touched
 
 
 @pytest.mark.parametrize("entry", list(saes()))
@@ -127,109 +61,6 @@ def test_effects_and_masses_by_dense_codes_and_full_logits(entry: str) -> None:
     torch.testing.assert_close(use.first_order, first[1].sum(1), rtol=2e-3, atol=1e-4)
     assert torch.equal(use.active, active.long())
     assert use.l0() == pytest.approx(float(active.sum()) / int(use.positions.sum()))
-
-
-@torch.no_grad()
-def deltas(entry: str, change: Any) -> np.ndarray:
-    """[D]: ΔCE of the second half by domain."""
-    windows, layout = text()
-    sums, counts = np.zeros(len(layout.domains)), np.zeros(len(layout.domains))
-    for window in windows:
-        if layout.half[window.document] == 1:
-            at = int(layout.domain[window.document])
-            spoilt, clean = (spliced(window, entry, one)[0] for one in (change, lambda x: x))
-            sums[at] += float((spoilt - clean).double().sum())
-            counts[at] += len(clean)
-    return sums / counts
-
-
-def among(sae: SAE, latents: Tensor) -> Any:
-    """The output where pre-activations of all other latents are left out, by dense products."""
-
-    def change(x: Tensor) -> Tensor:
-        scale: Any = 1.0
-        shift: Any = 0.0
-        given = x
-        if sae.normalization is not None:
-            given, scale, shift = sae.normalization.apply(x)
-        norms = sae.decoder_norms() if sae.rescale_by_decoder_norm else torch.ones(64)
-        pre = ((given - sae.b_dec) @ sae.W_enc.T + sae.b_enc) * norms
-        allowed = torch.zeros(64, dtype=torch.bool)
-        allowed[latents] = True
-        pre = torch.where(allowed, pre, -torch.inf)
-        if isinstance(sae.activation, TopK):
-            best = pre.topk(min(sae.activation.k, len(latents)), dim=-1)
-            values = best.values.relu() if sae.activation.relu else best.values
-            z = torch.zeros_like(pre).scatter(-1, best.indices, values)
-        else:
-            assert sae.threshold is not None
-            z = torch.where(pre > sae.threshold, pre.relu(), 0)
-        return ((z / norms) @ sae.W_dec + sae.b_dec) * scale + shift
-
-    return change
-
-
-@pytest.mark.parametrize("entry", list(saes()))
-def test_losses_of_restricted_dictionaries_by_hooks(entry: str) -> None:
-    sae, use = saes()[entry], used(entry)
-    row = next(row for row in measured()["sites"] if row["site"] == entry)["transfer"]
-    held = lists(use, SIZES, 0)
-    for size, found in zip(SIZES, row["curve"], strict=True):
-        for number, domain in enumerate(use.layout.domains):
-            own = held[Run("own", domain, size)]
-            best = sorted(range(64), key=lambda i, n=number: -float(use.totals("effect")[0, n, i]))[:size]
-            assert own.tolist() == best
-            for kind, name in (("own", "matrix"), ("random", "random_matrix")):
-                expected = deltas(entry, among(sae, held[Run(kind, domain, size)]))
-                assert [cell["value"] for cell in found[name][number]] == pytest.approx(expected, abs=5e-4)
-        union = held[Run("union", "", size)]
-        assert set(union.tolist()) == {i for domain in use.layout.domains for i in
-                                       held[Run("own", domain, size)].tolist()}  # fmt: skip
-        assert found["union"]["value"] == pytest.approx(deltas(entry, among(sae, union)).mean(), abs=5e-4)
-        assert found["union_held"] == len(union)
-    for name, latents in (("whole", torch.arange(64)), ("none", torch.tensor([], dtype=torch.int64))):
-        got = [cell["value"] for cell in row[name]["domains"]]
-        assert got == pytest.approx(deltas(entry, among(sae, latents)), abs=5e-4)
-
-
-def test_directions_are_fitted_in_the_first_half_of_one_domain() -> None:
-    windows, layout = text()
-    entry = SITES[0]
-    found = next(row for row in measured()["sites"] if row["site"] == entry)["transfer"]["pca"]["matrix"]
-    for number in range(2):
-        moments = Moments(32)
-        for window in windows:
-            if layout.half[window.document] == 0 and layout.domain[window.document] == number:
-                _, x, touched = spliced(window, entry, lambda x: x)
-                moments.add(x[touched])
-        probe = fit_probes(moments, [8])[8]
-        assert [cell["value"] for cell in found[number]] == pytest.approx(deltas(entry, probe), abs=2e-3)
-
-
-@pytest.mark.parametrize("entry", list(saes()))
-def test_removals_by_hooks(entry: str) -> None:
-    """The latents that are removed are spread over what is carried, and the errors are those of the table."""
-    use = used(entry)
-    found = next(row for row in measured()["sites"] if row["site"] == entry)["removal"]
-    windows, layout = text()
-    counts = np.zeros(2)
-    for window in windows:
-        if layout.half[window.document] == 1:
-            counts[int(layout.domain[window.document])] += window.counted.sum()
-    assert [one["latent"] for one in found["latents"]] == sampled(use, 4)
-    whole = deltas(entry, saes()[entry])
-    for one in found["latents"]:
-        removed = deltas(entry, EditedSAE(saes()[entry], [Edit(one["latent"], "zero")]))
-        expected = float(((removed - whole) * counts).sum() / counts.sum())
-        assert one["removed"]["value"] == pytest.approx(expected, abs=2e-4)
-        total = float(use.sums["effect"][1, :, :, one["latent"]].sum())
-        assert one["effect"] == pytest.approx(total / counts.sum(), rel=1e-5)
-    for way in ("effect", "first_order"):
-        e, t = (np.array([float(take(one)) for one in found["latents"]]) for take in
-                (lambda one, way=way: one[way], lambda one: one["removed"]["value"]))  # fmt: skip
-        assert found[way]["error"]["value"] == pytest.approx(np.abs(e - t).sum() / np.abs(t).sum())
-        assert found[way]["bias"]["value"] == pytest.approx(e.sum() / t.sum())
-        assert found[way]["correlation"]["value"] == pytest.approx(np.corrcoef(e, t)[0, 1])
 
 
 def test_lists_of_like_frequency() -> None:
