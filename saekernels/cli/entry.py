@@ -24,6 +24,7 @@ from saekernels.cli.commands import plan as plan_command
 from saekernels.cli.commands import probe as probe_command
 from saekernels.cli.commands import scaling as scaling_command
 from saekernels.cli.commands.controls import command as controls_command
+from saekernels.cli.commands.reuse import command as reuse_command
 from saekernels.cli.options.arguments import Parser
 from saekernels.cli.options.output import OutputError, flushed
 from saekernels.cli.options.processes import LOST, one_process_only, stopped
@@ -42,6 +43,7 @@ FAMILIES = {
         breadth_command,
         maps_command,
         probe_command,
+        reuse_command,
         monitor_command,
         compare_command,
         scaling_command,

@@ -15,7 +15,7 @@ import saekernels as sk
 import tiny_lm
 from cli import SITE, commands, complaint, put, run
 
-SOURCES = ("eval", "breadth", "maps", "monitor", "compat")
+SOURCES = ("eval", "breadth", "maps", "monitor", "reuse", "compat")
 
 
 @pytest.mark.parametrize("command", SOURCES)

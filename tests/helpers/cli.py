@@ -125,6 +125,7 @@ def commands(good: dict[str, Path], outputs: Path) -> dict[str, list[str]]:
         "controls": ["controls", *model, *both, *fast, "--tokens", "all", "--json", str(outputs / "o.json")],
         "maps": ["maps", *model, *both, *fast, "--tokens", "all"],
         "probe": ["probe", *model[:2], *both, *fast, "--labels", str(good.get("labels"))],
+        "reuse": ["reuse", *model, *both, "--tokens", "all", "--latents", "4", "--json", str(outputs / "o.json")],
         "monitor": ["monitor", *model, *both, "--tokens", "30", "--watch", f"{SITE}:3"],
         "compat": ["eval", "--compat", "saelens", *model, *both, "--tokens", "60", "--context", "8",
                    "--batch-size", "2"],

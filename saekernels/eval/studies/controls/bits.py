@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.eval.studies.site_passes import entries_of, weights_of
 from saekernels.sae.codes import Codes
 from saekernels.sae.probes import AffineProbe, Moments
 
@@ -109,21 +110,6 @@ class Sizes:
         mean = self.size / self.count.clamp_min(1) / max(step, 1e-300)
         octave = mean.clamp_min(1e-300).log2().floor().clamp(-1, _CLASSES - 2).long() + 1
         return torch.where(self.count > 0, octave, _CLASSES)
-
-
-def weights_of(sae: Any) -> Tensor:
-    """[F] fp32: what one unit of a latent's value moves the output, before a normalisation is undone."""
-    norms = sae.W_dec.detach().float().norm(dim=1)
-    return torch.ones_like(norms) if sae.rescale_by_decoder_norm else norms
-
-
-def entries_of(codes: Codes, touched: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, latents [nnz] int64 on the CPU, values [nnz]) of the active latents at touched positions [...]."""
-    flat = codes.to_csr()
-    assert flat.offsets is not None
-    rows = torch.arange(flat.tokens).repeat_interleave(flat.offsets.diff().cpu())
-    kept = touched.reshape(-1).cpu()[rows] & (flat.values != 0).cpu()
-    return rows[kept], flat.indices.long().cpu()[kept], flat.values[kept.to(flat.values.device)]
 
 
 def quantised(sae: Any, codes: Codes, step: float) -> Codes:

@@ -12,7 +12,7 @@ from saekernels.eval.passes.moments import fixed_k
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.studies.controls.bits import CodeLength, ProbeLength, Sizes, gaussian_bits, quantised
 from saekernels.eval.studies.controls.error import ErrorMap, ErrorScores, columns_of
-from saekernels.eval.studies.controls.passes import Seen
+from saekernels.eval.studies.site_passes import Seen
 from saekernels.eval.sums.accumulate import SiteStats
 from saekernels.eval.sums.figures import finite
 from saekernels.sae.codes import Codes

@@ -16,10 +16,10 @@ from saekernels.eval.passes.two_passes import Advance, Progress
 from saekernels.eval.studies.controls.entry import Entry, SiteFit
 from saekernels.eval.studies.controls.figures import CLEAN, Losses, seed_figures
 from saekernels.eval.studies.controls.options import Options, check_options, groups_of
-from saekernels.eval.studies.controls.passes import Passes
 from saekernels.eval.studies.controls.seeds import Activity
 from saekernels.eval.studies.controls.text import Text
 from saekernels.eval.studies.family import Family
+from saekernels.eval.studies.site_passes import Passes
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.windows import Tokens
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saekernels.eval.studies.controls.bits import entries_of
+from saekernels.eval.studies.site_passes import entries_of
 from saekernels.sae.codes import Codes
 
 THRESHOLDS = (0.7, 0.9)

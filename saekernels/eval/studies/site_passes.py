@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from saekernels.eval.passes.left import SiteNorms, over
 from saekernels.eval.passes.plan import Run, first_of_each_site, site_of
 from saekernels.eval.text.batches import Batch
 from saekernels.parallel.devices import input_device
+from saekernels.sae.codes import Codes
 from saekernels.splice.context import splice
 from saekernels.splice.leave import Leave
 
@@ -73,7 +74,7 @@ class Passes:
         self.reuse = check_reuse(find_reuse(self.model, runs), runs, lambda: self.head.body(ids), spliced)
         return self.reuse.why or "on"
 
-    def find_medians(self, batches: Sequence[Batch]) -> None:
+    def find_medians(self, batches: Iterable[Batch]) -> None:
         """One clean pass over the text for the norms that the rule is about."""
         for batch in batches:
             self.left.add(batch)
@@ -116,3 +117,18 @@ class Passes:
 def _all(batch: Batch) -> Tensor:
     """Everything is left untouched, so that sites are only looked at."""
     return torch.ones_like(batch.touched)
+
+
+def weights_of(sae: Any) -> Tensor:
+    """[F] fp32: what one unit of a latent's value moves the output, before a normalisation is undone."""
+    norms = sae.W_dec.detach().float().norm(dim=1)
+    return torch.ones_like(norms) if sae.rescale_by_decoder_norm else norms
+
+
+def entries_of(codes: Codes, touched: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, latents [nnz] int64 on the CPU, values [nnz]) of the active latents at touched positions [...]."""
+    flat = codes.to_csr()
+    assert flat.offsets is not None
+    rows = torch.arange(flat.tokens).repeat_interleave(flat.offsets.diff().cpu())
+    kept = touched.reshape(-1).cpu()[rows] & (flat.values != 0).cpu()
+    return rows[kept], flat.indices.long().cpu()[kept], flat.values[kept.to(flat.values.device)]

@@ -1,0 +1,54 @@
+"""How reuse is measured: which parts, lists of which lengths, at which positions; checked before the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from saekernels.errors import InputError
+from saekernels.sae.activations import GroupMax
+from saekernels.sae.module import SAE
+from saekernels.splice.leave import Leave
+
+PARTS = ("sharing", "transfer")
+_FRACTIONS = (32, 8, 2)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How reuse is measured.
+
+    parts: of PARTS; latents: how many of a domain's latents a restricted dictionary may hold, None for a 32nd, an 8th
+    and half of the dictionary; removed: how many latents are truly removed, to check the approximation; rule: which
+    positions are left as they are; wanted: tokens that count, None for all.
+    """
+
+    parts: Sequence[str] = PARTS
+    latents: Sequence[int] | None = None
+    removed: int = 12
+    rule: Leave = field(default_factory=Leave)
+    wanted: int | None = None
+    batch_size: int = 8
+    seed: int = 0
+
+    def sizes(self, sae: Any) -> list[int]:
+        """Ascending: the lengths of lists for this SAE, none where the part is not asked for."""
+        if "transfer" not in self.parts:
+            return []
+        return sorted(set(self.latents or [max(1, sae.n_latents // part) for part in _FRACTIONS]))
+
+
+def check_options(options: Options, saes: Mapping[str, Any]) -> None:
+    """InputError unless the options are in range and every SAE can be restricted."""
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown or not options.parts:
+        raise InputError(f"parts: got {', '.join(unknown) or 'none'}, need some of {', '.join(PARTS)}")
+    for entry, sae in saes.items():
+        if not isinstance(sae, SAE):
+            raise InputError(f"sae: {entry} is {type(sae).__name__}, need a saekernels.SAE")
+        wrong = [size for size in options.sizes(sae) if not 1 <= size <= sae.n_latents]
+        if wrong:
+            raise InputError(f"latents: {entry} has {sae.n_latents}, need 1 to as many, got {wrong[0]}")
+        if "transfer" in options.parts and isinstance(sae.activation, GroupMax):
+            raise InputError(f"parts: transfer selects among latents, which the groups of {entry} do not allow")

@@ -1,0 +1,83 @@
+"""What tests of reuse have in common: three SAEs, a text, the study of them, and single splices by plain hooks."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import tiny_lm
+from saekernels.eval.passes.calls import trial_ids
+from saekernels.eval.passes.head import find_head
+from saekernels.eval.studies.reuse.measure import measure_reuse
+from saekernels.eval.studies.reuse.options import Options
+from saekernels.eval.studies.reuse.text import Layout
+from saekernels.eval.studies.reuse.use import Use, gradient_times_activation
+from saekernels.eval.studies.site_passes import Passes
+from saekernels.eval.text.batches import batches
+from saekernels.eval.text.windows import Window, chosen
+from saekernels.sae.activations import LayerNorm, TopK
+from saekernels.sae.module import SAE
+from saekernels.splice.leave import Leave
+from tiny_lm import SITES, texts, tokens
+
+SIZES = [5, 20]
+
+
+@functools.cache
+@torch.no_grad()
+def saes() -> dict[str, Any]:
+    torch.manual_seed(7)
+    scaled = SAE(32, 64, TopK(6, relu=False), normalization=LayerNorm(), rescale_by_decoder_norm=True)
+    scaled.W_dec.mul_(1 + torch.rand(64, 1))
+    return {SITES[0]: tiny_lm.sae(0), f"{SITES[0]}#jump": tiny_lm.sae(2, jump=True), SITES[1]: scaled.eval()}
+
+
+@functools.cache
+def text() -> tuple[list[Window], Layout]:
+    many = list(chosen(iter(texts()), tokens(), None, 0))
+    return [window for _, windows in many for window in windows], Layout([document.domain for document, _ in many])
+
+
+@functools.cache
+def measured() -> dict[str, Any]:
+    options = Options(latents=SIZES, removed=4, batch_size=3)
+    return measure_reuse(tiny_lm.trained_model(), tokens(), saes(), iter(texts()), options)
+
+
+def used(entry: str) -> Use:
+    """The sums of one SAE, as the study makes them."""
+    windows, layout = text()
+    model = tiny_lm.trained_model()
+    head, sae = find_head(model), saes()[entry]
+    with torch.no_grad():
+        passes = Passes(model, head, {entry: sae}, Leave())
+        passes.prepare(trial_ids(model, head.vocabulary, 24))
+        use = Use(sae, layout, entry.partition("#")[0], moments=True)
+        for batch in batches(windows, 3, 24):
+            seen, clean = passes.look(batch, losses=True)
+            assert clean is not None
+            one = next(iter(seen.values()))
+            use.add(one, *gradient_times_activation(passes, batch, entry, one, clean))
+            passes.forget()
+    return use
+
+
+def spliced(window: Window, entry: str, change: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """(cross-entropies of the predictions that count, what the site gave, touched), with change(x) where touched."""
+    seen: list[Tensor] = []
+    touched = torch.from_numpy(~window.special)
+
+    def hook(module: Any, given: Any, out: Tensor) -> Tensor:
+        seen.append(out[0].detach())
+        return torch.where(touched[:, None], change(out[0]), out[0])[None]
+
+    handle = tiny_lm.trained_model().get_submodule(entry.partition("#")[0]).register_forward_hook(hook)
+    ids = torch.from_numpy(window.ids).long()
+    logits = tiny_lm.trained_model()(ids[None]).logits[0]
+    handle.remove()
+    losses = F.cross_entropy(logits[:-1], ids[1:], reduction="none")[torch.from_numpy(window.counted)]
+    return losses, seen[0], touched
