@@ -22,7 +22,7 @@ namespace {
 
 // The level whose bf16 and int8 products are the emulated AMX ones.
 SK_LEVEL_TABLE(kEmulatedLevel, "emulated amx", amx_tile, true, integer_product<PlainDot<int16_t>>, amx_int8_tile,
-               Screening::kBf16, 64, "amx")
+               amx_int8_gated, Screening::kBf16, 64, "amx")
 
 void require(bool condition, const std::string& what) {
   if (condition) return;
@@ -125,6 +125,35 @@ void check_amx(int64_t rows, int64_t panels, int64_t depth) {
   }
 }
 
+// What a gate lets through, and the scores of words with any of it, against all scores.
+void check_gate(const char* a, int64_t rows, const char* b, int64_t panels, int64_t width,
+                const std::vector<float>& row_scales, const std::vector<int32_t>& starts,
+                const std::vector<float>& scales, const std::vector<float>& plain) {
+  const int64_t columns = panels * kScreenPanel, words = panels / 2;
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  for (const bool magnitude : {false, true}) {
+    std::vector<float> bias(size(columns)), limits(starts.size()), c(starts.size() * size(columns), -1.0f);
+    std::vector<uint32_t> marks(starts.size() * size(words));
+    for (int64_t j = 0; j < columns; ++j) bias[size(j)] = 0x1p-3f * static_cast<float>(j % 7 - 3);
+    for (int64_t r = 0; r < static_cast<int64_t>(starts.size()); ++r) {
+      const float nothing = std::numeric_limits<float>::infinity(), all = std::numeric_limits<float>::quiet_NaN();
+      const float some = plain[size(std::min(r, rows - 1) * columns)];
+      limits[size(r)] = r >= rows || r % 5 == 1 ? nothing : r % 5 == 2 ? all : magnitude ? std::fabs(some) : some;
+    }
+    const Gate gate{bias.data(), limits.data(), magnitude, marks.data()};
+    level().int8_gated(a, rows, b, panels, width, row_scales.data(), starts.data(), scales.data(), gate, c.data(),
+                       columns);
+    for (int64_t i = 0; i < rows * columns; ++i) {
+      const int64_t r = i / columns, j = i % columns;
+      const float score = plain[size(i)] + bias[size(j)];
+      const uint32_t word = marks[size(r * words + j / 32)];
+      const bool passes = !((magnitude ? std::fabs(score) : score) <= limits[size(r)]);
+      require((word >> (j % 32) & 1) == (passes ? 1u : 0u), "a gate marks what passes");
+      require(word == 0 || c[size(i)] == score, "and writes the scores of such words");
+    }
+  }
+}
+
 // Sums of integers are exact on every level, whatever multiplies them: all but the last roundings of scores agree.
 void check_integers(int64_t rows, int64_t panels, int64_t width, bool extreme) {
   const auto size = [](int64_t n) { return static_cast<size_t>(n); };
@@ -151,6 +180,8 @@ void check_integers(int64_t rows, int64_t panels, int64_t width, bool extreme) {
   level().int8_tile(a.get(), rows, b.get(), panels, width, row_scales.data(), starts.data(), scales.data(), fast.data(),
                     columns);
   for (int64_t i = 0; i < rows * columns; ++i) require(plain[size(i)] == fast[size(i)], "int8 sums are exact");
+  if (level().int8_gated != nullptr)
+    check_gate(a.get(), rows, b.get(), panels, width, row_scales, starts, scales, plain);
   // The same bytes as pairs of int16, small enough for any sum of theirs.
   const auto widen = [](char* bytes, int64_t count) {
     for (int64_t i = 0; i + 1 < count; i += 2) bytes[i + 1] = static_cast<char>(bytes[i] < 0 ? -1 : 0);

@@ -26,6 +26,8 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
+constexpr int64_t kRowsAhead = 4;
+
 // Rows that a screen did not certify: in blocks that it is not the fastest for, with more candidates than room, and
 // without a bound.
 struct Uncertified {
@@ -39,6 +41,7 @@ class ScreenedTopk {
         encoder_(encoder),
         k_(k),
         activation_(activation),
+        magnitude_(activation == Activation::kAbs),
         ids_(ids),
         latents_(encoder.weight.rows),
         workers_(gemm_workers(static_cast<int64_t>(ids.size()), latents_, encoder.x.cols, threads)),
@@ -98,13 +101,52 @@ class ScreenedTopk {
     candidates_.meet(tile.count, worker);
     for (int64_t row = 0; row < rows; row += screen_->group()) {
       const int64_t group = std::min(screen_->group(), rows - row);
-      screen_->product(row, group, tile);
-      for (int64_t r = 0; r < group; ++r) {
-        candidates_.add(simd_, *screen_, row + r, tile, tile.scores.get() + r * columns, encoder_.x.cols,
-                        activation_ == Activation::kAbs, worker);
+      if (screen_->gated(group)) {
+        scan_gated(row, group, worker, &tile);
+      } else {
+        scan_filtered(row, group, worker, &tile);
       }
     }
     candidates_.judge(rows, worker);
+  }
+
+  void scan_filtered(int64_t first, int64_t group, int worker, ScreenTile* tile) {
+    screen_->product(first, group, *tile);
+    for (int64_t r = 0; r < group; ++r) {
+      float* scores = tile->scores.get() + r * screen_->columns();
+      candidates_.ask_for(first + r + kRowsAhead, worker);
+      const float limit = candidates_.limit(*screen_, first + r, *tile, encoder_.x.cols, worker);
+      const int hits = simd_.filter_above(scores, tile->bias.get(), static_cast<int>(tile->count), limit, magnitude_,
+                                          tile->hits.get());
+      candidates_.add(*screen_, first + r, *tile, scores, hits, encoder_.x.cols, magnitude_, worker);
+    }
+  }
+
+  void scan_gated(int64_t first, int64_t group, int worker, ScreenTile* tile) {
+    for (int64_t r = 0; r < round_up(group, 2 * kScreenPanel); ++r) {
+      tile->limits[r] = r < group ? candidates_.limit(*screen_, first + r, *tile, encoder_.x.cols, worker)
+                                  : std::numeric_limits<float>::infinity();
+    }
+    screen_->gated_product(first, group, magnitude_, *tile);
+    const int64_t words = round_up(tile->count, kMaxPanel) / (2 * kScreenPanel);
+    for (int64_t r = 0; r < group; ++r) {
+      candidates_.ask_for(first + r + kRowsAhead, worker);
+      const int hits = list_marks(tile->marks.get() + r * words, words, tile);
+      candidates_.add(*screen_, first + r, *tile, tile->scores.get() + r * screen_->columns(), hits, encoder_.x.cols,
+                      magnitude_, worker);
+    }
+  }
+
+  // The positions of set bits, less those that are padding, into tile->hits.
+  static int list_marks(const uint32_t* marks, int64_t words, ScreenTile* tile) {
+    int n = 0;
+    for (int64_t w = 0; w < words; ++w) {
+      for (uint32_t mask = marks[w]; mask != 0; mask &= mask - 1) {
+        const int64_t j = 2 * kScreenPanel * w + __builtin_ctz(mask);
+        if (j < tile->count) tile->hits[n++] = static_cast<uint16_t>(j);
+      }
+    }
+    return n;
   }
 
   // The k candidates with the largest lower ends of each row, scored.
@@ -177,6 +219,7 @@ class ScreenedTopk {
   const Encoder& encoder_;
   int64_t k_;
   Activation activation_;
+  bool magnitude_;
   const Ids& ids_;
   int64_t latents_;
   int workers_;

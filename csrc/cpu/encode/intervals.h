@@ -47,15 +47,18 @@ inline float middle(const Interval& i) {
 // with the largest lower ends then come first.
 //
 // `rank`, unless 0, is one that the k-th score of the row has among those seen so far but for luck: the floor is then
-// raised to the middle of that rank, which the row's scores must show to be right in the end.
+// raised to the middle of that rank, which the row's scores must show to be right in the end, and the k-th lower end,
+// which wide intervals leave far below, is not looked for.
 inline int64_t cut_intervals(Interval* items, int64_t count, int64_t k, int64_t rank, Floor* floor) {
+  bool guessed = false;
   if (rank > 0 && rank < count) {
     std::nth_element(items, items + (rank - 1), items + count,
                      [](const Interval& a, const Interval& b) { return middle(a) > middle(b); });
     const float guess = middle(items[rank - 1]);
-    if (guess < std::numeric_limits<float>::infinity()) floor->raise(guess);
+    guessed = guess < std::numeric_limits<float>::infinity();
+    if (guessed) floor->raise(guess);
   }
-  if (count >= k) {
+  if (!guessed && count >= k) {
     std::nth_element(items, items + (k - 1), items + count,
                      [](const Interval& a, const Interval& b) { return a.low > b.low; });
     floor->raise(items[k - 1].low);
@@ -78,7 +81,7 @@ class Intervals {
   // A row that has failed keeps none.
   void start(Interval* room, int64_t capacity, bool failed) {
     items_ = room;
-    capacity_ = capacity;
+    capacity_ = full_ = capacity;
     count_ = 0;
     failed_ = failed;
     own_ = {};
@@ -93,15 +96,21 @@ class Intervals {
     const bool known = score - score == 0 && reach < infinity;  // neither NaN nor infinite
     const float low = known ? score - reach : -infinity, high = known ? score + reach : infinity;
     if (high < floor->get()) return;
-    if (count_ == capacity_ && !make_room(k, floor, growth)) return;
+    if (count_ == full_ && !make_room(k, floor, growth)) return;
     items_[count_++] = {low, high, index};
   }
 
  private:
+  // Newcomers between two cuts, at least: the sooner a floor rises, the fewer there are.
+  static constexpr int64_t kFewest = 64;
+
   bool make_room(int64_t k, Floor* floor, Growth* growth) {
     count_ = cut_intervals(items_, count_, k, growth->rank, floor);
     // A cut costs as much as the list holds: one that frees too little would have to be made again at once.
-    if (count_ + capacity_ / 8 < capacity_) return true;
+    if (count_ + capacity_ / 8 < capacity_) {
+      full_ = std::min(capacity_, count_ + std::max(kFewest, count_ / 2));
+      return true;
+    }
     const int64_t wanted = 2 * capacity_, bytes = capacity_ * static_cast<int64_t>(sizeof(Interval));
     if (wanted > growth->most || bytes > growth->bytes) {
       failed_ = true;
@@ -112,13 +121,13 @@ class Intervals {
     std::copy(items_, items_ + count_, larger.get());
     own_ = std::move(larger);
     items_ = own_.get();
-    capacity_ = wanted;
+    capacity_ = full_ = wanted;
     growth->bytes -= bytes;
     return true;
   }
 
   Interval* items_ = nullptr;
-  int64_t capacity_ = 0, count_ = 0;
+  int64_t capacity_ = 0, full_ = 0, count_ = 0;
   bool failed_ = false;
   Buffer<Interval> own_;
 };

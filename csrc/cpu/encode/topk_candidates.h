@@ -95,25 +95,33 @@ class TopkCandidates {
   // What the k-th score of the row must reach for merge() to have been right.
   float floor(int64_t row) const { return guess_ ? floors_[static_cast<size_t>(row)].get() : -kInfinity; }
 
-  // Takes in a row's scores of a tile, to which the bias is added; `depth` of the dots.
-  void add(const Level& simd, const Screen& screen, int64_t row, const ScreenTile& tile, float* scores, int64_t depth,
+  // Scores of the tile that do not exceed it are of no use to the row. NaN lets everything pass; the latents' own
+  // reaches decide then.
+  float limit(const Screen& screen, int64_t row, const ScreenTile& tile, int64_t depth, int worker) {
+    if (list(worker, row).failed()) return kInfinity;
+    const float widest = reach(screen.row_reach(row), tile.widest, depth);
+    const float lowest = floors_[static_cast<size_t>(row)].get();
+    const bool bounded = widest < kInfinity && lowest - lowest == 0;
+    return bounded ? lowest - widest : std::numeric_limits<float>::quiet_NaN();
+  }
+
+  // Asks for the end of a row's list, which has left the near caches since the last tile.
+  void ask_for(int64_t row, int worker) {
+    if (row < rows_) __builtin_prefetch(list(worker, row).end(), 1, 3);
+  }
+
+  // Takes in those of a row's scores that tile.hits lists.
+  void add(const Screen& screen, int64_t row, const ScreenTile& tile, const float* scores, int hits, int64_t depth,
            bool magnitude, int worker) {
     Intervals& kept = list(worker, row);
     if (kept.failed()) return;
-    Floor& floor = floors_[static_cast<size_t>(row)];
     const RowReach row_reach = screen.row_reach(row);
-    const float widest = reach(row_reach, tile.widest, depth), lowest = floor.get();
-    // NaN lets everything pass; the latents' own reaches decide then.
-    const bool bounded = widest < std::numeric_limits<float>::infinity() && lowest - lowest == 0;
-    const float limit = bounded ? lowest - widest : std::numeric_limits<float>::quiet_NaN();
-    const int hits =
-        simd.filter_above(scores, tile.bias.get(), static_cast<int>(tile.count), limit, magnitude, tile.hits.get());
     Growth& growth = growth_[static_cast<size_t>(worker)];
     for (int h = 0; h < hits && !kept.failed(); ++h) {
       const int64_t j = tile.hits[h];
       const float score = magnitude ? std::fabs(scores[j]) : scores[j];
-      kept.add(score, reach(row_reach, tile.reach_of(j), depth), static_cast<int32_t>(tile.first + j), k_, &floor,
-               &growth);
+      kept.add(score, reach(row_reach, tile.reach_of(j), depth), static_cast<int32_t>(tile.first + j), k_,
+               &floors_[static_cast<size_t>(row)], &growth);
     }
     if (kept.failed()) failures_.fetch_add(1, std::memory_order_relaxed);
   }

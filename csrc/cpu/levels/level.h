@@ -37,6 +37,19 @@ using IntegerTile = void (*)(const char* a, int64_t rows, const char* b, int64_t
                              const float* row_scales, const int32_t* starts, const float* scales, float* c,
                              int64_t ldc);
 
+// What is compared as a tile of scores is made, where products are so fast that a second look at all of it would show.
+struct Gate {
+  const float* bias;    // of each latent
+  const float* limits;  // of each row, rounded up to two panels; NaN lets everything pass
+  bool magnitude;
+  // [rows][panels / 2]: bit j of word p says that not (score of latent 32 p + j <= limit). Only the 32 scores of words
+  // that are not zero are written, with the bias added.
+  uint32_t* marks;
+};
+using GatedIntegerTile = void (*)(const char* a, int64_t rows, const char* b, int64_t panels, int64_t width,
+                                  const float* row_scales, const int32_t* starts, const float* scales, const Gate& gate,
+                                  float* c, int64_t ldc);
+
 // Running softmax statistics of one token over the vocabulary seen so far, for both streams.
 struct PairState {
   double sum_p = 0;     // sum of exp(z_p - max_p)
@@ -127,6 +140,7 @@ struct Level {
   // `zero`; see simd/integers/quantise.h.
   Quantised (*quantise)(const float* in, int64_t n, float norm, Screening kind, int zero, void* out);
   IntegerTile int16_tile, int8_tile;
+  GatedIntegerTile int8_gated;  // null where it would not be faster
   // What this machine multiplies faster than gemm_tile: the 16-bit screen (kFp32 for none), and int8 if it is faster
   // still: scoring one latent exactly then costs as much as it saves on so many (0 for never). By which instructions,
   // for people.

@@ -19,5 +19,5 @@ void int8_product(const char* a, int64_t rows, const char* b, int64_t panels, in
 }  // namespace
 }  // namespace saekernels
 
-SK_DEFINE_LEVEL(kAmxLevel, "amx", amx_tile, true, integer_product<VnniDot<false>>, int8_product, Screening::kBf16, 64,
-                "amx")
+SK_DEFINE_LEVEL(kAmxLevel, "amx", amx_tile, true, integer_product<VnniDot<false>>, int8_product, amx_int8_gated,
+                Screening::kBf16, 64, "amx")

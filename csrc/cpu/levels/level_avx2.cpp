@@ -5,4 +5,4 @@
 #include "cpu/simd/integers/integer_avx2.h"
 
 SK_DEFINE_LEVEL(kAvx2Level, "avx2", bf16_tile, false, integer_product<PairsDot>, integer_product<PlainDot<int8_t>>,
-                Screening::kInt16, 0, "avx2")
+                nullptr, Screening::kInt16, 0, "avx2")

@@ -66,6 +66,18 @@ class IntegerScreen final : public Screen {
              tile.scale.get(), tile.scores.get(), shape_.columns);
   }
 
+  bool gated(int64_t rows) const override {
+    constexpr int64_t kFew = 4;  // for which other instructions are faster
+    return kind_ == Screening::kInt8 && simd_.int8_gated != nullptr && rows > kFew;
+  }
+
+  void gated_product(int64_t row, int64_t rows, bool magnitude, const ScreenTile& tile) const override {
+    const Gate gate{tile.bias.get(), tile.limits.get(), magnitude, tile.marks.get()};
+    simd_.int8_gated(rows_.get() + row * width_, rows, static_cast<const char*>(tile.latents),
+                     round_up(tile.count, kMaxPanel) / kScreenPanel, width_, scales_.get() + row, starts_.get() + row,
+                     tile.scale.get(), gate, tile.scores.get(), shape_.columns);
+  }
+
  protected:
   static TileShape shape_for(int64_t width, int64_t max_columns) {
     const int64_t columns = width * kMaxTile <= kWeightTileBytes + (64 << 10) ? kMaxTile : tile_columns(width / 4);

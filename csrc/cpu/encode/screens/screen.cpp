@@ -146,6 +146,11 @@ ScreenTile Screen::make_tile() const {
   }
   std::fill(tile.error.get(), tile.error.get() + shape_.columns, 0.0f);
   tile.hits = Buffer<uint16_t>(shape_.columns);
+  if (gated(shape_.group)) {
+    const int64_t rows = round_up(shape_.group, 2 * kScreenPanel);
+    tile.limits = Buffer<float>(rows);
+    tile.marks = Buffer<uint32_t>(rows * ceil_div(shape_.columns, 2 * kScreenPanel));
+  }
   stage(&tile);
   return tile;
 }

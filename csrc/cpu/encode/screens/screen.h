@@ -26,6 +26,8 @@ struct ScreenTile {
   Buffer<float> scores;                           // [group][columns]
   Buffer<float> bias, norm, error, scale, extra;  // [columns], zero past count
   Buffer<uint16_t> hits;
+  Buffer<float> limits;    // [group], rounded up to two panels
+  Buffer<uint32_t> marks;  // [the same][columns / 32]
   const void* latents = nullptr;
   int64_t first = 0, count = 0;
   LatentReach widest;
@@ -47,6 +49,9 @@ class Screen {
   void load(const Encoder& encoder, int64_t first, int64_t count, ScreenTile* tile) const;
   // Scores, without bias, of rows [row, row + rows); row is a multiple of group().
   virtual void product(int64_t row, int64_t rows, const ScreenTile& tile) const = 0;
+  // The same of scores with bias that pass tile.limits, see Gate; only where gated(rows).
+  virtual bool gated(int64_t) const { return false; }
+  virtual void gated_product(int64_t, int64_t, bool, const ScreenTile&) const {}
 
   const RowReach& row_reach(int64_t r) const { return reaches_[r]; }
 

@@ -37,11 +37,13 @@ inline void amx_store_sums(char* sums, int64_t stride, int64_t down) {
   _tile_stored(3, sums + down + 64, stride);
 }
 
-// 32 rows times 32 latents from byte `at` of their panels on; sums wait in c, as integers, for the last slice.
-inline void amx_int8_block(const char* a, const char* b, int64_t panel, int64_t at, int64_t width,
-                           const float* row_scales, const int32_t* starts, const float* scales, float* c, int64_t ldc,
-                           bool ask) {
-  constexpr int kSide = 2 * kScreenPanel;
+constexpr int kAmxSide = 2 * kScreenPanel;
+
+// 32 rows times 32 latents from byte `at` of their panels on; sums wait in c, as integers, until the last slice, when
+// `finish` takes them.
+template <class Finish>
+inline void amx_int8_block(const char* a, const char* b, int64_t panel, int64_t at, int64_t width, float* c,
+                           int64_t ldc, bool ask, const Finish& finish) {
   const int64_t stride = ldc * static_cast<int64_t>(sizeof(float));
   char* waiting = reinterpret_cast<char*>(c);
   if (at == 0) {
@@ -54,33 +56,77 @@ inline void amx_int8_block(const char* a, const char* b, int64_t panel, int64_t 
   }
   amx_int8_slice(a, b, panel, at, width, ask);
   if (at + width * kScreenPanel < panel) return amx_store_sums(waiting, stride, kScreenPanel * stride);
-  alignas(64) int32_t sums[kSide][kSide];
+  alignas(64) int32_t sums[kAmxSide][kAmxSide];
   amx_store_sums(reinterpret_cast<char*>(sums), sizeof sums[0], kScreenPanel * static_cast<int64_t>(sizeof sums[0]));
-  for (int r = 0; r < kSide; ++r) {
-    for (int j = 0; j < kSide; ++j) {
-      const auto sum = static_cast<int32_t>(static_cast<uint32_t>(sums[r][j]) + static_cast<uint32_t>(starts[r]));
-      c[r * ldc + j] = static_cast<float>(sum) * row_scales[r] * scales[j];
-    }
-  }
+  finish(sums);
 }
 
-// Rows and panels are rounded up to two panels; operands, scales, starts and c have room for that.
-void amx_int8_tile(const char* a, int64_t rows, const char* b, int64_t panels, int64_t width, const float* row_scales,
-                   const int32_t* starts, const float* scales, float* c, int64_t ldc) {
+// finish(r, p, sums) gets the sums of 32 rows from r on with the latents of panels p and p + 1.
+template <class Finish>
+inline void amx_int8_blocks(const char* a, int64_t rows, const char* b, int64_t panels, int64_t width, float* c,
+                            int64_t ldc, const Finish& finish) {
   const TileConfig config;
   _tile_loadconfig(&config);
   const int64_t panel = width * kScreenPanel;
   for (int64_t p = 0; p < panels; p += 2) {
     for (int64_t k = 0; k < width; k += kAmxWidth) {
       const int64_t slice = width - k < kAmxWidth ? width - k : kAmxWidth;
-      for (int64_t r = 0; r < rows; r += 2 * kScreenPanel) {
+      for (int64_t r = 0; r < rows; r += kAmxSide) {
         amx_int8_block(a + r * width + k * kScreenPanel, b + p * panel + k * kScreenPanel, panel, k * kScreenPanel,
-                       slice, row_scales + r, starts + r, scales + p * kScreenPanel, c + r * ldc + p * kScreenPanel,
-                       ldc, r == 0);
+                       slice, c + r * ldc + p * kScreenPanel, ldc, r == 0,
+                       [&](const int32_t (*sums)[kAmxSide]) { finish(r, p, sums); });
       }
     }
   }
   _tile_release();
+}
+
+inline float amx_score(int32_t sum, int32_t start, float row_scale, float scale) {
+  const uint32_t whole = static_cast<uint32_t>(sum) + static_cast<uint32_t>(start);
+  return static_cast<float>(static_cast<int32_t>(whole)) * row_scale * scale;
+}
+
+// Rows and panels are rounded up to two panels; operands, scales, starts and c have room for that.
+void amx_int8_tile(const char* a, int64_t rows, const char* b, int64_t panels, int64_t width, const float* row_scales,
+                   const int32_t* starts, const float* scales, float* c, int64_t ldc) {
+  amx_int8_blocks(a, rows, b, panels, width, c, ldc, [=](int64_t first, int64_t p, const int32_t (*sums)[kAmxSide]) {
+    const float* of_latents = scales + p * kScreenPanel;
+    for (int r = 0; r < kAmxSide; ++r) {
+      float* out = c + (first + r) * ldc + p * kScreenPanel;
+      for (int j = 0; j < kAmxSide; ++j) {
+        out[j] = amx_score(sums[r][j], starts[first + r], row_scales[first + r], of_latents[j]);
+      }
+    }
+  });
+}
+
+inline unsigned amx_passing(const float* scores, float limit, bool magnitude) {
+  const Vec most = Vec::broadcast(limit);
+  unsigned mask = 0;
+#pragma GCC unroll 4
+  for (int j = 0; j < kAmxSide; j += Vec::kWidth) {
+    const Vec score = Vec::load(scores + j);
+    mask |= mask_not_le(magnitude ? abs(score) : score, most) << j;
+  }
+  return mask;
+}
+
+void amx_int8_gated(const char* a, int64_t rows, const char* b, int64_t panels, int64_t width, const float* row_scales,
+                    const int32_t* starts, const float* scales, const Gate& gate, float* c, int64_t ldc) {
+  const int64_t words = panels / 2;
+  amx_int8_blocks(a, rows, b, panels, width, c, ldc, [=](int64_t first, int64_t p, const int32_t (*sums)[kAmxSide]) {
+    const float *of_latents = scales + p * kScreenPanel, *biases = gate.bias + p * kScreenPanel;
+    for (int r = 0; r < kAmxSide; ++r) {
+      const int64_t row = first + r;
+      alignas(64) float scores[kAmxSide];
+      for (int j = 0; j < kAmxSide; ++j) {
+        scores[j] = amx_score(sums[r][j], starts[row], row_scales[row], of_latents[j]) + biases[j];
+      }
+      const unsigned mask = amx_passing(scores, gate.limits[row], gate.magnitude);
+      gate.marks[row * words + p / 2] = mask;
+      if (mask != 0) memcpy(c + row * ldc + p * kScreenPanel, scores, sizeof scores);
+    }
+  });
 }
 
 }  // namespace
