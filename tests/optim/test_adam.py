@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from oracle import same_bits
 from saekernels.optim import Adam, clip_factor
@@ -196,3 +199,18 @@ def test_schedulers_hooks_copies_and_pickles_work() -> None:
         again = copy.deepcopy(a)
         steps(again, again.param_groups[0]["params"], 5, 7)
         assert torch.equal(param, again.param_groups[0]["params"][0])
+
+
+def test_sharded_parameters_are_stepped_without_addresses(tmp_path: Path) -> None:
+    """A DTensor, as FSDP makes them, has no memory of its own to hand to native code."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        (plain,), (grad,) = parameters((7, 12)), parameters((7, 12), seed=1)
+        sharded = torch.nn.Parameter(distribute_tensor(plain.detach().clone(), mesh, [Shard(1)]))
+        plain.grad, sharded.grad = grad.detach().clone(), distribute_tensor(grad.detach(), mesh, [Shard(1)])
+        for param in (plain, sharded):
+            Adam([param], lr=0.1, project=True, unit_norm=True).step(clip=clip_factor([param], 1.0))
+        torch.testing.assert_close(sharded.full_tensor(), plain, rtol=1e-6, atol=1e-6)
+    finally:
+        torch.distributed.destroy_process_group()
