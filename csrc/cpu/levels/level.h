@@ -72,7 +72,7 @@ struct alignas(64) SlopeLanes {
 // One step of Adam, in fp32 without fused multiply-adds, so that every level has the same bits:
 //   g = scale * grad - c * p + decay * p     (c p: the part of scale * grad along the row p; only with `project`)
 //   m = beta1 * m + rest1 * g,  v = beta2 * v + rest2 * g * g
-//   p = shrink * p - step_size * m / (sqrt(v) / root + eps), then p / |p| (only with `unit_norm`)
+//   p = shrink * p - step_size * m / (sqrt(v) * (1 / root) + eps), then p / |p| (only with `unit_norm`)
 // Sums over a row are those of `dot` but for the fusing. A row of zeros has no part along it and stays.
 struct AdamStep {
   float scale, decay, shrink, beta1, rest1, beta2, rest2, step_size, root, eps;
@@ -87,7 +87,7 @@ struct AdamTensors {
 };
 
 // Rows that are stepped together where columns are contiguous, and how many floats that takes for rows of `cols`.
-constexpr int64_t kAdamStrip = 64;
+constexpr int64_t kAdamStrip = 128;
 inline int64_t adam_scratch(int64_t cols) { return kAdamStrip * (cols + 2 * kDotLanes); }
 
 struct Level {

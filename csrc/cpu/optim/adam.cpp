@@ -1,7 +1,7 @@
 // Adam's step, shared out among threads. Without sums over rows the layout means nothing, and memory is taken as it
 // lies, in pieces.
 //
-// Working memory: one row of fp32 for each thread, or 64 rows where columns are contiguous.
+// Working memory: one row of fp32 for each thread, or 128 rows where columns are contiguous.
 #include <algorithm>
 #include <stdexcept>
 

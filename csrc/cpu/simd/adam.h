@@ -36,7 +36,7 @@ struct AdamLanes {
         beta2(V::broadcast(s.beta2)),
         rest2(V::broadcast(s.rest2)),
         step_size(V::broadcast(s.step_size)),
-        root(V::broadcast(s.root)),
+        per_root(V::broadcast(1.0f / s.root)),
         eps(V::broadcast(s.eps)),
         project(s.project),
         decays(s.decay != 0) {}
@@ -48,10 +48,10 @@ struct AdamLanes {
     if (decays) g = g + decay * p;
     *m = beta1 * *m + rest1 * g;
     *v = beta2 * *v + (rest2 * g) * g;
-    return shrink * p - (step_size * *m) / (sqrt(*v) / root + eps);
+    return shrink * p - (step_size * *m) / (sqrt(*v) * per_root + eps);
   }
 
-  V scale, decay, shrink, beta1, rest1, beta2, rest2, step_size, root, eps;
+  V scale, decay, shrink, beta1, rest1, beta2, rest2, step_size, per_root, eps;
   bool project, decays;
 };
 
