@@ -90,11 +90,12 @@ class Adam(torch.optim.Optimizer):
         for group in groups:
             _check_group(group)
         for param, moments in state["state"].items():
-            _check_state(param, moments)
+            if isinstance(param, Tensor):  # torch keeps what is of no parameter, too
+                _check_state(param, moments)
         super().__setstate__({**state, "param_groups": groups})
         for param, moments in self.state.items():
             for name in _MOMENTS:
-                if moments and moments[name].stride() != param.stride():
+                if isinstance(param, Tensor) and moments and moments[name].stride() != param.stride():
                     moments[name] = torch.empty_like(param).copy_(moments[name])
 
     @torch.no_grad()
@@ -145,8 +146,12 @@ class Adam(torch.optim.Optimizer):
 
 
 def _kernels(param: Tensor) -> Any:
-    """Kernels that take addresses are for plain tensors that have one."""
-    if type(param) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
+    """Kernels that take addresses are for plain tensors that have one.
+
+    Where SAEKERNELS_BACKEND names one that has no step, the reference takes it: an optimizer is not what it chooses.
+    """
+    plain = type(param) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    if plain and registry.serves("adam_step", param.device.type, param.dtype):
         return registry.select("adam_step", param.device.type, param.dtype)
     return registry.load("reference")
 

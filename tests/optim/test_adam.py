@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from oracle import same_bits
+from saekernels.backends import registry
 from saekernels.optim import Adam, clip_factor
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -110,13 +111,15 @@ def with_strides(kind: str, value: Tensor) -> Tensor:
         return value.T.contiguous().T
     if kind == "with gaps":
         return torch.full((value.shape[0], 2 * value.shape[1]), torch.nan)[:, ::2].copy_(value)
+    if kind == "negated lazily":
+        return torch._neg_view(-value)
     return value.contiguous()
 
 
 KINDS = ("rows", "transposed", "with gaps")
 
 
-@pytest.mark.parametrize("of_grad", KINDS)
+@pytest.mark.parametrize("of_grad", [*KINDS, "negated lazily"])
 @pytest.mark.parametrize("of_param", KINDS)
 @pytest.mark.parametrize("unit_norm", [False, True])
 def test_strides_change_nothing(of_param: str, of_grad: str, unit_norm: bool) -> None:
@@ -199,6 +202,21 @@ def test_schedulers_hooks_copies_and_pickles_work() -> None:
         again = copy.deepcopy(a)
         steps(again, again.param_groups[0]["params"], 5, 7)
         assert torch.equal(param, again.param_groups[0]["params"][0])
+
+
+def test_a_backend_without_a_step_of_its_own_leaves_it_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    (forced,), (free,) = parameters((7, 12)), parameters((7, 12))
+    steps(Adam([free], unit_norm=True), [free], 0, 2)
+    monkeypatch.setattr(registry, "ENVIRONMENT_CHOICE", "triton")
+    for asked in (registry.select, registry.serves):
+        asked.cache_clear()
+    try:
+        steps(Adam([forced], unit_norm=True), [forced], 0, 2)
+    finally:
+        monkeypatch.undo()
+        for asked in (registry.select, registry.serves):
+            asked.cache_clear()
+    torch.testing.assert_close(forced, free, rtol=1e-6, atol=1e-6)
 
 
 def test_sharded_parameters_are_stepped_without_addresses(tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def _without_gaps(one: Tensor) -> bool:
 
 
 def _laid_out_as(other: Tensor, one: Tensor) -> Tensor:
-    """`one` itself if its elements lie in the same order, without gaps, in the same dtype; else a copy that does."""
-    if one.dtype == other.dtype and _strides(one) == _strides(other):
+    """`one` itself if its elements lie in the same order, without gaps, in the same dtype; else a copy that does.
+
+    A tensor that is negated lazily holds the opposite of its elements.
+    """
+    if one.dtype == other.dtype and _strides(one) == _strides(other) and not one.is_neg():
         return one
     return torch.empty_like(other).copy_(one)
