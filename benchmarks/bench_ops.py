@@ -25,6 +25,8 @@ SHAPES = {
     "sae_topk": (BATCH,),
     "sae_jumprelu": (BATCH,),
     "sae_train": (BATCH,),
+    "adam": (BATCH,),
+    "adam_rows": (BATCH,),
 }
 
 

@@ -2,7 +2,9 @@
 // dtype), strides in elements: no torch headers, so one build serves every torch version. The caller keeps the
 // tensors alive and has checked shapes and dtypes; what could reach foreign memory is checked again in csrc/cpu.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <cstring>
 
 #include "common/keys.h"
@@ -184,6 +186,18 @@ void bind_loss(py::module_& m) {
         });
 }
 
+void bind_optim(py::module_& m) {
+  // numbers: the floats of AdamStep in their order; grad, exp_avg and exp_avg_sq lie as param does.
+  m.def("adam_step", [](const py::object& param, uintptr_t grad, uintptr_t exp_avg, uintptr_t exp_avg_sq,
+                        const std::array<float, 10>& numbers, bool project, bool unit_norm, int threads) {
+    const auto& [scale, decay, shrink, beta1, rest1, beta2, rest2, step_size, root, eps] = numbers;
+    const AdamStep step{scale, decay, shrink, beta1, rest1, beta2, rest2, step_size, root, eps, project, unit_norm};
+    const AdamTensors at{matrix(param), pointer<const void>(grad), pointer<void>(exp_avg), pointer<void>(exp_avg_sq)};
+    const py::gil_scoped_release release;
+    adam_step(step, at, threads);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -193,6 +207,7 @@ PYBIND11_MODULE(_cpu, m) {
   bind_prepared(m);
   bind_sparse(m);
   bind_loss(m);
+  bind_optim(m);
   m.def("simd_level", [] { return level().name; });
   m.def("set_simd_level", [](const std::string& name) { set_level(name.c_str()); });
   m.def("supported_simd_levels", [] { return supported_levels(); });

@@ -77,6 +77,12 @@ void segment_outer(const Entries& codes, const Matrix& a, int64_t segments, int 
 // out [F] in the values' dtype.
 void segment_sum(const Entries& codes, int64_t segments, void* out);
 
+// One step of Adam in one pass over memory; `step` as in levels/level.h. Sums over rows only where it projects or makes
+// unit norms: else any matrix of the elements will do.
+struct AdamStep;
+struct AdamTensors;
+void adam_step(const AdamStep& step, const AdamTensors& at, int threads);
+
 struct LossArgs {
   Matrix h_p;     // [T, d]
   Matrix h_q;     // [T, d]

@@ -80,6 +80,7 @@ class Problem {
     float* l = losses.data();
     linear_ce_kl(loss, threads, l, l + s_.rows, l + 2 * s_.rows, l + 3 * s_.rows);
     out.insert(out.end(), losses.begin(), losses.end());
+    run_adam(threads, &out);
     return out;
   }
 
@@ -128,6 +129,20 @@ class Problem {
       decode(codes, view(weight_, s_.latents), {}, threads, {decoded.data(), s_.depth, DType::kFloat16});
       require(false, "a wrong index is refused");
     } catch (const std::invalid_argument&) {
+    }
+  }
+
+  // The same weights as rows and as columns, with sums over rows and without.
+  void run_adam(int threads, std::vector<float>* out) const {
+    for (const bool sums : {false, true}) {
+      for (const bool turned : {false, true}) {
+        std::vector<float> p = weight_, m(p.size(), 0.5f), v(p.size(), 0.25f);
+        Matrix param = view(p, s_.latents);
+        if (turned) param = {p.data(), s_.depth, s_.latents, 1, s_.depth, DType::kFloat32};
+        const AdamStep step{0.5f, 0.01f, 0.99f, 0.9f, 0.1f, 0.99f, 0.01f, 0.1f, 0.5f, 1e-8f, sums, sums};
+        adam_step(step, {param, weight_.data(), m.data(), v.data()}, threads);
+        for (const auto* part : {&p, &m, &v}) out->insert(out->end(), part->begin(), part->end());
+      }
     }
   }
 

@@ -28,6 +28,7 @@ PRIMITIVES = (
     "segment_sum",
     "linear_ce_kl",
     "linear_ce_kl_backward",
+    "adam_step",
 )
 # For speed alone: ops do without where no backend has it.
 OPTIONAL = ("prepare",)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saekernels.errors import InputError
+from saekernels.optim import Adam
 from saekernels.sae.activations import Scale
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
@@ -86,10 +87,17 @@ class SAETrainer:
         frozen = {"none": (), "decoder": (self.sae.W_dec,), "encoder": (self.sae.W_enc,)}
         for matrix in frozen.get(self.recipe.freeze, (self.sae.W_dec, self.sae.W_enc)):
             matrix.requires_grad_(False)
-        moving = {name: one for name, one in self.sae.named_parameters() if one.requires_grad}
-        thresholds = [moving.pop("threshold")] if "threshold" in moving else []
-        groups = [{"params": [*moving.values()], "relative": 1.0}, {"params": thresholds, "relative": _THRESHOLD_RATE}]
-        return torch.optim.Adam(groups if thresholds else groups[:1], lr=self.recipe.lr, fused=True)
+        unit_rows = self.recipe.freeze == "none"
+        own: dict[str, dict[str, Any]] = {
+            "W_dec": {"project": unit_rows, "unit_norm": unit_rows},
+            "threshold": {"relative": _THRESHOLD_RATE},
+        }
+        groups = [
+            {"params": [one], "relative": 1.0, **own.get(name, {})}
+            for name, one in self.sae.named_parameters()
+            if one.requires_grad
+        ]
+        return Adam(groups, lr=self.recipe.lr)
 
     @property
     def label(self) -> str:
@@ -100,10 +108,6 @@ class SAETrainer:
     def _threshold(self) -> Tensor:
         assert self.sae.threshold is not None
         return self.sae.threshold
-
-    @property
-    def _unit_rows(self) -> bool:
-        return self.recipe.freeze in ("none", "decoder")
 
     def step(self, x: Tensor, y: Tensor, rate: float) -> None:
         """One batch, x [n, d_in] and y [n, d_out] as the model has them; rate: the share of the learning rate."""
@@ -161,15 +165,10 @@ class SAETrainer:
 
     @torch.no_grad()
     def _update(self, rate: float) -> None:
-        rows = self.sae.W_dec
-        if self._unit_rows and rows.grad is not None:
-            rows.grad.sub_((rows.grad * rows).sum(1, keepdim=True) * rows)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * group["relative"] * rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self._unit_rows and rows.requires_grad:
-            rows.div_(rows.norm(dim=1, keepdim=True))
         if self.recipe.activation == "jumprelu":
             self._threshold.clamp_(min=0)
 
@@ -199,7 +198,8 @@ class SAETrainer:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state` of a trainer that was made with the same arguments."""
         self.sae.load_state_dict(state["sae"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Groups follow from the recipe; those of older checkpoints held several parameters each, in the same order.
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
         self.dead.silent.copy_(state["silent"])
         self.norms = Norms()
         self.norms.merge(state["norms"])  # which copies: more is added to what is here

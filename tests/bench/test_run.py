@@ -85,6 +85,15 @@ WRONG = {
         for name in ("W_enc", "b_enc", "W_dec", "b_dec")
     }
     | {"loss": lambda out: (out[0] * 1.05, out[1])},
+    "adam": {
+        name: lambda out, name=name: out._replace(weights={**out.weights, name: 1.001 * out.weights[name]})
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec")
+    }
+    | {"a step": lambda out: out._replace(steps=out.steps + 1)},
+    "adam_rows": {
+        "norms": lambda out: out._replace(weights={**out.weights, "W_dec": 1.001 * out.weights["W_dec"]}),
+        "a step": lambda out: out._replace(steps=out.steps + 1),
+    },
     "loss": {
         "ce": lambda out: (out[0] * 1.01, *out[1:]),
         "kl": lambda out: (*out[:2], out[2] + 0.01, out[3]),

@@ -16,7 +16,7 @@ import torch
 
 import saekernels
 from places import ROOT
-from saekernels import parallel, training
+from saekernels import optim, parallel, training
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -44,14 +44,9 @@ def test_the_tutorial_prints_what_it_says() -> None:
 def test_the_reference_names_everything_public() -> None:
     pages = (ROOT / "docs" / "reference").glob("*.md")
     named = {line[4:].strip() for page in pages for line in page.read_text().splitlines() if line.startswith("::: ")}
-    public = {f"saekernels.{name}" for name in saekernels.__all__}
-    public |= {f"saekernels.parallel.{name}" for name in parallel.__all__}
-    public |= {f"saekernels.training.{name}" for name in training.__all__}
-    assert named == public
-    objects = [getattr(saekernels, name) for name in saekernels.__all__]
-    objects += [getattr(parallel, name) for name in parallel.__all__]
-    objects += [getattr(training, name) for name in training.__all__]
-    for one in objects:
+    rooms = (saekernels, parallel, optim, training)
+    assert named == {f"{room.__name__}.{name}" for room in rooms for name in room.__all__}
+    for one in (getattr(room, name) for room in rooms for name in room.__all__):
         assert one.__doc__, f"{one} says nothing"
         assert len(one.__doc__) > 30, f"{one} says nothing"
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("files", "display"),
     ("backends",),
     ("ops",),
-    ("sae",),
+    ("sae", "optim"),
     ("formats", "adapters"),
     ("parallel",),
     ("splice",),

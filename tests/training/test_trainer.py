@@ -174,6 +174,60 @@ def test_a_state_goes_on_with_the_same_bits(activation: str) -> None:
     assert (trainer.fvu, trainer.l0, trainer.least) == (other.fvu, other.l0, other.least)
 
 
+def by_hand(trainer: SAETrainer, optimizer: torch.optim.Optimizer) -> None:
+    """An update in passes: the gradient at right angles to each row, the step, rows of unit norm."""
+    rows = trainer.sae.W_dec
+    assert rows.grad is not None
+    with torch.no_grad():
+        rows.grad.sub_((rows.grad * rows).sum(1, keepdim=True) * rows)
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad():
+        rows.div_(rows.norm(dim=1, keepdim=True))
+        if trainer.sae.threshold is not None:
+            trainer.sae.threshold.clamp_(min=0)
+
+
+def of_torch(trainer: SAETrainer) -> torch.optim.Optimizer:
+    """torch's Adam with thresholds in a group of their own, and all else in one."""
+    moving = dict(trainer.sae.named_parameters())
+    thresholds = [moving.pop("threshold")] if "threshold" in moving else []
+    groups = [{"params": [*moving.values()], "lr": RECIPE.lr}, {"params": thresholds, "lr": 10 * RECIPE.lr}]
+    return torch.optim.Adam(groups if thresholds else groups[:1], fused=True)
+
+
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+def test_one_pass_is_the_update_by_hand(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = planted()
+    recipe = replace(RECIPE, activation=activation)
+    ours = trained(recipe, x, x, steps=5)
+    theirs = SAETrainer("site", recipe, 0, x[:512], x[:512])
+    optimizer = of_torch(theirs)
+    monkeypatch.setattr(theirs, "_update", lambda rate: by_hand(theirs, optimizer))
+    for step in range(5):
+        theirs.step(x[512 * step : 512 * step + 512], x[512 * step : 512 * step + 512], 1.0)
+    for name, value in ours.sae.named_parameters():
+        torch.testing.assert_close(value, dict(theirs.sae.named_parameters())[name], rtol=1e-4, atol=1e-5, msg=name)
+    torch.testing.assert_close(ours.sae.decoder_norms(), torch.ones(F), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+def test_a_state_with_an_optimizer_of_torchs_goes_on(activation: str) -> None:
+    """As checkpoints held one before: groups of several parameters."""
+    x = planted()
+    recipe = replace(RECIPE, activation=activation)
+    trainer = trained(recipe, x, x, steps=3)
+    state, old = copy.deepcopy(trainer.state()), of_torch(trainer)
+    old.load_state_dict({**old.state_dict(), "state": state["optimizer"]["state"]})
+    state["optimizer"] = old.state_dict()
+    other = SAETrainer("site", recipe, 0, x[:512], x[:512])
+    other.load(state)
+    for one in (trainer, other):
+        one.step(x[:512], x[:512], 0.5)
+    for name, value in trainer.sae.state_dict().items():
+        assert torch.equal(value, other.sae.state_dict()[name]), name
+
+
 def test_recipes_that_do_not_exist_are_named() -> None:
     for name, value, need in (
         ("activation", "relu", "topk, batch_topk, jumprelu"),

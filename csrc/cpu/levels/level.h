@@ -82,6 +82,27 @@ struct alignas(64) SlopeLanes {
   int count;
 };
 
+// One step of Adam, in fp32 without fused multiply-adds, so that every level has the same bits:
+//   g = scale * grad - c * p + decay * p     (c p: the part of scale * grad along the row p; only with `project`)
+//   m = beta1 * m + rest1 * g,  v = beta2 * v + rest2 * g * g
+//   p = shrink * p - step_size * m / (sqrt(v) * (1 / root) + eps), then p / |p| (only with `unit_norm`)
+// Sums over a row are those of `dot` but for the fusing. A row of zeros has no part along it and stays.
+struct AdamStep {
+  float scale, decay, shrink, beta1, rest1, beta2, rest2, step_size, root, eps;
+  bool project, unit_norm;
+};
+
+// Four tensors of one layout, in which either rows or columns are contiguous.
+struct AdamTensors {
+  Matrix param;
+  const void* grad;
+  void *exp_avg, *exp_avg_sq;
+};
+
+// Rows that are stepped together where columns are contiguous, and how many floats that takes for rows of `cols`.
+constexpr int64_t kAdamStrip = 128;
+inline int64_t adam_scratch(int64_t cols) { return kAdamStrip * (cols + 2 * kDotLanes); }
+
 struct Level {
   const char* name;
   int mr;  // rows of a packed x panel
@@ -113,6 +134,8 @@ struct Level {
                    int64_t ldo);
   // out[e] = <a, m[ids[e]]>; `a` is zero-padded to a multiple of kDotLanes.
   void (*gather_dot)(const float* a, const int32_t* ids, int64_t n, const Matrix& m, float* out);
+  // Rows [first, first + count) of all four; `scratch` has room for adam_scratch(cols), and for one row is unused.
+  void (*adam_step)(const AdamStep& step, const AdamTensors& at, int64_t first, int64_t count, float* scratch);
   // Folds one tile of raw logits (overwritten) of both streams into the state. softcap 0 means none.
   void (*softmax_tile)(float* z_p, float* z_q, const float* bias, int count, float softcap, int32_t first_column,
                        int64_t target, PairState* state);

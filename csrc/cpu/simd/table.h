@@ -14,6 +14,7 @@
 #include "cpu/simd/filter.h"
 #include "cpu/simd/dot.h"
 #include "cpu/simd/gather.h"
+#include "cpu/simd/adam.h"
 #include "cpu/simd/bf16.h"
 #include "cpu/simd/integers/quantise.h"
 #include "cpu/simd/integers/integer_tile.h"
@@ -26,11 +27,12 @@
                        int8_latents, hardware)                                                                 \
   static_assert(kMaxPanel % kNr == 0 && kNr % 8 == 0 && kDotLanes % Vec::kWidth == 0, "paddings must divide"); \
   extern const Level symbol = {                                                                                \
-      name,          kMr,           kNr,          pack_panel,    load_row,           store_row,                \
-      gemm_tile,     panel_squares, filter_above, filter_each,   gather_sum,         dot,                      \
-      dot_rows,      gather_dot,    softmax_tile, round_to_bf16, interleave_latents, bf16_product,             \
-      bf16_fast,     softmax_lanes, slope_lanes,  round_slopes,  transpose_bf16,     quantise,                 \
-      int16_product, int8_product,  int8_gated,   wide,          int8_latents,       hardware};
+      name,         kMr,           kNr,           pack_panel,   load_row,      store_row,                      \
+      gemm_tile,    panel_squares, filter_above,  filter_each,  gather_sum,    dot,                            \
+      dot_rows,     gather_dot,    adam_step,     softmax_tile, round_to_bf16, interleave_latents,             \
+      bf16_product, bf16_fast,     softmax_lanes, slope_lanes,  round_slopes,  transpose_bf16,                 \
+      quantise,     int16_product, int8_product,  int8_gated,   wide,          int8_latents,                   \
+      hardware};
 
 #define SK_DEFINE_LEVEL(symbol, name, bf16_product, bf16_fast, int16_product, int8_product, int8_gated, wide,        \
                         int8_latents, hardware)                                                                      \

@@ -68,6 +68,10 @@ inline Vec from_bits(Vec::Ints a) {
 }
 inline Vec choose(Vec::Ints mask, Vec yes, Vec no) { return from_bits((bits_of(yes) & mask) | (bits_of(no) & ~mask)); }
 
+inline Vec sqrt(Vec a) {
+  return {
+      Vec::Lanes{__builtin_sqrtf(a.v[0]), __builtin_sqrtf(a.v[1]), __builtin_sqrtf(a.v[2]), __builtin_sqrtf(a.v[3])}};
+}
 inline Vec abs(Vec a) { return from_bits(bits_of(a) & 0x7fffffff); }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const Vec::Ints sign_bit = {INT32_MIN, INT32_MIN, INT32_MIN, INT32_MIN};

@@ -21,6 +21,7 @@ from saekernels.backends.cpu.native import (
     simd_level,
     stats,
 )
+from saekernels.backends.cpu.optim import adam_step
 
 NAME = "cpu"
 # A wrong index or offset is found, and named, in native code.
@@ -29,6 +30,7 @@ CHECKS_ENTRIES = True
 __all__ = [
     "CHECKS_ENTRIES",
     "NAME",
+    "adam_step",
     "available",
     "can_use",
     "decode",
@@ -62,6 +64,7 @@ _OPS = frozenset(
         "segment_sum",
         "linear_ce_kl",
         "linear_ce_kl_backward",
+        "adam_step",
     )
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from saekernels.backends.reference.adam import adam_step
 from saekernels.backends.reference.codes import decode, gather_dot, segment_outer, segment_sum
 from saekernels.backends.reference.encode import encode_threshold, encode_topk, topk
 from saekernels.backends.reference.linear_ce_kl import linear_ce_kl, linear_ce_kl_backward
@@ -15,6 +16,7 @@ from saekernels.backends.reference.linear_ce_kl import linear_ce_kl, linear_ce_k
 __all__ = [
     "CHECKS_ENTRIES",
     "NAME",
+    "adam_step",
     "available",
     "can_use",
     "decode",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saekernels.bench.measure.contenders import Op
+from saekernels.bench.ops.adam import ADAM, ADAM_ROWS
 from saekernels.bench.ops.calls import CALLED
 from saekernels.bench.ops.decode import DECODE
 from saekernels.bench.ops.encode import ENCODE
@@ -15,6 +16,19 @@ from saekernels.bench.ops.train import SAE_TRAIN
 
 OPS: dict[str, Op] = {
     op.name: op
-    for op in (ENCODE, THRESHOLD, DECODE, SAE_TOPK, SAE_JUMPRELU, SAE_TRAIN, LOSS, LOSS_TRAIN, SPLICED, *CALLED)
+    for op in (
+        ENCODE,
+        THRESHOLD,
+        DECODE,
+        SAE_TOPK,
+        SAE_JUMPRELU,
+        SAE_TRAIN,
+        ADAM,
+        ADAM_ROWS,
+        LOSS,
+        LOSS_TRAIN,
+        SPLICED,
+        *CALLED,
+    )
 }
 GROUPS = {"sae": (SAE_TOPK.name, SAE_JUMPRELU.name, SAE_TRAIN.name), "calls": tuple(op.name for op in CALLED)}
