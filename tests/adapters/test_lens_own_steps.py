@@ -122,6 +122,18 @@ def test_a_class_of_its_own_is_refused_and_the_swap_leaves_it(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_step_that_the_runner_compiles_runs_as_it_is(name: str) -> None:
+    theirs, ours, x = pair(name, (30, 16, 128, 3))
+    compiled = []
+    ours.training_forward_pass = torch.compile(
+        ours.training_forward_pass, backend=lambda graph, inputs: compiled.append(graph) or graph.forward
+    )
+    same(ours, theirs, step(ours, x), step(theirs, x))
+    assert not own_steps(ours)
+    assert not compiled
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_it_is_saved_copied_and_restored_as_it_was(name: str, tmp_path: Any) -> None:
     theirs, ours, x = pair(name, (30, 16, 128, 3))
     step(theirs, x), step(ours, x)

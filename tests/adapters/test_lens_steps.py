@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lens_training import BATCH, CLASSES, SHAPES, near, own_steps, pair, same, step, trainer_of
+from lens_training import BATCH, CLASSES, ONE_OF_EACH, SHAPES, near, own_steps, pair, same, step, trainer_of
 from live_saes import NothingWide
 from saekernels.adapters.dense_latents import LazyCodes
 from saekernels.sae.codes import Codes
@@ -102,6 +103,29 @@ def test_the_tools_trainer_side_by_side(name: str) -> None:
     for value, other in zip(theirs.sae.state_dict().values(), ours.sae.state_dict().values(), strict=True):
         torch.testing.assert_close(other, value, rtol=1e-3, atol=1e-4)
     assert not own_steps(ours.sae)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_run_goes_on_from_the_tools_checkpoint_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    batches = [torch.randn(40, 20, generator=torch.Generator().manual_seed(at)) for at in range(12)]
+
+    def losses(trainer: Any, some: list[Tensor]) -> list[float]:
+        found = []
+        for batch in some:
+            found.append(trainer.step(batch).loss.item())
+            trainer.n_training_steps += 1
+        return found
+
+    whole, again = (trainer_of(pair(name, (40, 20, 160, 3))[1], 40, window=3, steps=12) for _ in range(2))
+    losses(whole, batches[:7])
+    whole.save_checkpoint("seven", tmp_path)
+    again.sae.load_weights_from_checkpoint(tmp_path / "seven")
+    again.load_trainer_state(tmp_path / "seven")
+    assert losses(again, batches[7:]) == losses(whole, batches[7:])
+    assert 0 < int(whole.dead_neurons.sum()) < 160
+    for (key, value), other in zip(whole.sae.state_dict().items(), again.sae.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
+    assert not own_steps(again.sae)
 
 
 def test_jumprelu_clamps_its_thresholds_first() -> None:

@@ -134,6 +134,14 @@ def test_half_precision_with_a_scale() -> None:
     assert torch.equal(scores, want)
 
 
+def test_what_is_rounded_above_the_others_in_half_precision_comes() -> None:
+    """1.005 is 1.0078 in bfloat16, above 2 * 0.5035; the first guess lies between the two."""
+    x, W_enc = torch.ones(1, 2).bfloat16(), torch.tensor([[1.0, 0.005], [2.0, 0.0]]).bfloat16()
+    codes = encode_batch_topk(x, W_enc, n=1, scale=torch.tensor([1.0, 0.5035]), guess=1.006 / 0.95)
+    assert codes.indices.tolist() == [0]
+    assert codes.values.tolist() == [1.0078125]
+
+
 def test_no_matrix_of_tokens_times_latents_is_made() -> None:
     x, W_enc = torch.randn(512, 16), torch.randn(4096, 16)
     encode_batch_topk(x, W_enc, n=512)

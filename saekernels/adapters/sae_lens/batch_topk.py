@@ -37,11 +37,13 @@ class _Batch:
     norms: Tensor | None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def batch_topk_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     """`BatchTopKTrainingSAE.training_forward_pass`."""
     return _step(module, step_input, [])
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def matryoshka_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     """`MatryoshkaBatchTopKTrainingSAE.training_forward_pass`."""
     return _step(module, step_input, list(module.cfg.matryoshka_widths))

@@ -20,6 +20,7 @@ _SAMPLE = 64  # rows that tell how dense a dense step was
 _TOO_DENSE = "more than 1 in 10 pre-activations are above their threshold or within its band"
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def jumprelu_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     """`JumpReLUTrainingSAE.training_forward_pass`."""
     state: State = module.__dict__[STATE]
