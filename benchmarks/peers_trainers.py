@@ -75,10 +75,13 @@ def lens_trainer(args: argparse.Namespace, fast: bool) -> Any:
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the class's own config takes: k, five widths, the threshold that late latents have."""
-    if args.architecture == "jumprelu":
-        return {"jumprelu_init_threshold": 0.5} if args.late else {}
     widths = [args.latents // 2**at for at in (4, 3, 2, 1, 0)]
-    return {"k": K, **({"matryoshka_widths": widths} if args.architecture.startswith("matryoshka") else {})}
+    return {
+        "topk": {"k": K},
+        "batchtopk": {"k": K},
+        "matryoshka_batchtopk": {"k": K, "matryoshka_widths": widths},
+        "jumprelu": {"jumprelu_init_threshold": 0.5} if args.late else {},
+    }.get(args.architecture, {})
 
 
 @torch.no_grad()
@@ -86,6 +89,8 @@ def late(sae: Any, rows: int) -> Tensor:
     """Rows that are sums of 20 of the SAE's latents each, whose encoder and decoder know them: as after training."""
     sae.W_dec.data = torch.nn.functional.normalize(torch.randn_like(sae.W_dec), dim=1)
     sae.W_enc.data = sae.W_dec.data.t().clone(memory_format=torch.contiguous_format)
+    for name in {"standard": ["b_enc"], "gated": ["b_gate"]}.get(sae.cfg.architecture(), []):
+        getattr(sae, name).fill_(-0.5)
     return torch.stack([sae.W_dec[torch.randint(len(sae.W_dec), (20,))].sum(0) for _ in range(rows)])
 
 
@@ -163,7 +168,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=1024, help="tokens per step")
     parser.add_argument("--latents", type=int, default=5120)
-    kinds = ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu"]
+    kinds = ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
     parser.add_argument("--architecture", choices=kinds, default="topk", help="SAELens' training SAE; k is 32")
     about = "sparsify's; signum takes only signs of gradients, so rounding near 0 shows in the loss after some steps"
     parser.add_argument("--optimizer", choices=["adam", "signum", "muon"], default="adam", help=about)

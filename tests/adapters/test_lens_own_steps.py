@@ -35,7 +35,7 @@ ODD: dict[str, tuple[Any, str]] = {
         "its activation function is not the one of its config",
     ),
     "replaced": (
-        lambda module: setattr(module, "calculate_aux_loss", lambda **_: {"own": module.b_enc.sum()}),
+        lambda module: setattr(module, "calculate_aux_loss", lambda **_: {"own": module.b_dec.sum()}),
         "its 'calculate_aux_loss' was replaced",
     ),
 }
@@ -94,15 +94,8 @@ def test_hooks_around_the_latents_are_called(name: str) -> None:
             _hook("hook_sae_recons")(module)
         dead = torch.arange(128) % 3 == 0
         same(ours, theirs, step(ours, x, dead), step(theirs, x, dead))
-        assert not own_steps(ours)
-
-
-def test_normalised_inputs_are_its_own_step() -> None:
-    theirs, ours, x = pair("batchtopk", (30, 16, 128, 3), normalize_activations="layer_norm")
-    same(ours, theirs, step(ours, x), step(theirs, x))
-    assert own_steps(ours) == {"its inputs are normalised by 'layer_norm'": 1}
-    with pytest.raises(ValueError, match="does not support activation normalization"):
-        step(ours, x, torch.arange(128) < 5)
+        # Gated's own auxiliary path reads the input past its hooks.
+        assert own_steps(ours) == ({"a hook is on its input": 1} if name == "gated" else {})
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -173,24 +166,58 @@ def test_an_unknown_version_has_its_step_checked(name: str, monkeypatch: pytest.
     assert not sk.is_accelerated(ours)
 
 
-def test_jumprelu_takes_dense_steps_while_it_is_dense(caplog: pytest.LogCaptureFixture) -> None:
-    """Thresholds rise and fall through both limits; each step is measured, so the next one knows."""
-    theirs, ours, x = pair("jumprelu, step", (60, 16, 256, 0))
-    pre = (x - ours.b_dec) @ ours.W_enc + ours.b_enc
-    at = pre.detach().flatten().sort(descending=True).values
+DENSE = {
+    "jumprelu, step": "more than 1 in 10 pre-activations are above their threshold or within its band",
+    "standard": "more than 1 in 10 latents are active",
+    "gated": "more than 1 in 10 gates are open",
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_steps_are_its_own_while_they_are_dense(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Through both limits, up and down. A dense step looks at some rows before, a sparse one counts what it had."""
+    theirs, ours, x = pair(name, (60, 16, 256, 0))
+    products = ((x - ours.b_dec) @ ours.W_enc).detach().flatten().sort(descending=True).values
     dense = []
-    # The share of pre-activations that are above a threshold or in its band below.
+    # The share of entries that a sparse step looks at.
     for share in (0.5, 0.08, 0.08, 0.03, 0.03, 0.08, 0.08, 0.2, 0.2):
+        at = int(share * products.numel())
+        lowest = float(products[at : at + 2].mean())  # between two, so that none lies within rounding of it
         for module in (theirs, ours):
-            module.threshold.data.fill_(float(at[int(share * at.numel())]) + module.bandwidth / 2 + 1e-5)
+            if name == "jumprelu, step":
+                module.b_enc.data.zero_()
+                module.threshold.data.fill_(lowest + module.bandwidth / 2)
+            else:
+                (module.b_gate if name == "gated" else module.b_enc).data.fill_(-lowest)
         before = sum(own_steps(ours).values())
         same(ours, theirs, step(ours, x), step(theirs, x))
         dense.append(sum(own_steps(ours).values()) - before)
-    assert dense == [1, 1, 1, 1, 0, 0, 0, 0, 1]
-    why = "more than 1 in 10 pre-activations are above their threshold or within its band"
-    assert own_steps(ours) == {why: 5}
+    assert dense == [1, 1, 1, 0, 0, 0, 0, 0, 1]
+    assert own_steps(ours) == {DENSE[name]: 4}
     assert len(caplog.records) == 1
-    assert why in caplog.text
+    assert DENSE[name] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("batchtopk", {"normalize_activations": "layer_norm"}, "its inputs are normalised by 'layer_norm'"),
+        ("gated", {"normalize_activations": "layer_norm"}, "its inputs are normalised by 'layer_norm'"),
+        ("jumprelu, step", {"normalize_activations": "layer_norm"}, None),
+        ("standard", {"normalize_activations": "constant_norm_rescale"}, None),
+        ("standard", {"lp_norm": 2.0}, "its lp_norm is 2.0"),
+    ],
+)
+def test_settings_of_its_own(name: str, options: dict[str, Any], reason: str | None) -> None:
+    theirs, ours, x = pair(name, (30, 16, 128, 3), **options)
+    same(ours, theirs, step(ours, x), step(theirs, x))
+    assert own_steps(ours) == ({} if reason is None else {reason: 1})
+
+
+def test_auxk_refuses_normalised_inputs_in_its_own_words() -> None:
+    ours = pair("batchtopk", (30, 16, 128, 3), normalize_activations="layer_norm")[1]
+    with pytest.raises(ValueError, match="does not support activation normalization"):
+        step(ours, torch.randn(30, 16), torch.arange(128) < 5)
 
 
 def test_what_jumprelu_refuses_is_refused_in_its_own_words() -> None:

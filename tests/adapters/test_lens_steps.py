@@ -72,7 +72,9 @@ def test_a_step_of_the_trainer_makes_nothing_wide(name: str) -> None:
     assert int((trainer.n_forward_passes_since_fired == 0).sum()) > 10
 
 
-@pytest.mark.parametrize("name", ["batchtopk", "matryoshka_batchtopk, its own AuxK", "jumprelu, tanh, to its input"])
+@pytest.mark.parametrize(
+    "name", ["batchtopk", "matryoshka_batchtopk, its own AuxK", "jumprelu, tanh, to its input", "standard", "gated"]
+)
 def test_the_tools_trainer_side_by_side(name: str) -> None:
     """60 steps with latents that die: losses, firing and dead counts, threshold and weights in the end."""
     torch.manual_seed(3)
@@ -81,7 +83,7 @@ def test_the_tools_trainer_side_by_side(name: str) -> None:
     batches = [3 * atoms[one].sum(1) + 0.05 * torch.randn(64, 20) for one in rows]
     found = []
     for sae in pair(name, (64, 20, 160, 3))[:2]:
-        sae.b_enc.data[:80].sub_(0.4)
+        (sae.b_gate if name == "gated" else sae.b_enc).data[:80].sub_(0.4)
         trainer, losses = trainer_of(sae, 64, window=8, steps=60, batches=iter(batches)), []
         own = trainer.step
 

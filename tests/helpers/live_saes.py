@@ -163,11 +163,11 @@ NOT_SPLICED = {
     "batchtopk": "selects over the whole batch",
     "matryoshka_batchtopk": "every prefix",
     "standard": "dense while it trains",
-    "gated": "needs every gate",
+    "gated": "an auxiliary path while it trains",
     "jumprelu": "thresholds are being trained",
 }
-# Those of them that are not accelerated either.
-REFUSED = {name: NOT_SPLICED[name] for name in ("standard", "gated")}
+# Training SAEs that are not accelerated.
+REFUSED = {"matching_pursuit": "selects latents one after the other"}
 
 
 def made_refused(architecture: str) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.sae_lens.step import mse, output, own_step, reason_for_own, reconstruct
+from saekernels.adapters.sae_lens.step import hidden_pre, mse, output, own_step, reason_for_own, reconstruct
 from saekernels.adapters.weights import CurrentWeights
 from saekernels.ops import CsrCodes, decode, decode_csr, encode_topk
 from saekernels.ops.sparse_maps import uniform_offsets
@@ -68,7 +68,7 @@ def _step(module: Any, step_input: TrainStepInput, widths: list[int]) -> TrainSt
     module.update_topk_threshold(codes.values)
     for width, partial in zip(widths[:-1], prefixes, strict=False):
         losses[f"inner_mse_loss_{width}"] = mse(module, partial, x)
-    found = output(module, step_input, batch.sae_in, codes, out, losses)
+    found = output(step_input, codes, hidden_pre(module, batch.sae_in), out, losses)
     found.metrics["topk_threshold"] = module.topk_threshold
     return found
 

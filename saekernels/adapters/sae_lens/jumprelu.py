@@ -9,14 +9,13 @@ from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.sae_lens.step import mse, output, own_step, reason_for_own, reconstruct
+from saekernels.adapters.sae_lens.density import is_dense, note
+from saekernels.adapters.sae_lens.step import by_row, hidden_pre, mse, output, own_step, reason_for_own, reconstruct
 from saekernels.adapters.weights import CurrentWeights
 from saekernels.ops import CsrCodes, decode_csr, encode_threshold
 from saekernels.sae.codes import Codes
 from saekernels.sae.jumprelu import jump
 
-_SPARSE, _DENSE = 1 / 16, 1 / 10  # shares of all entries: of fewer, sparse steps are faster; of more, dense ones
-_SAMPLE = 64  # rows that tell how dense a dense step was
 _TOO_DENSE = "more than 1 in 10 pre-activations are above their threshold or within its band"
 
 
@@ -26,13 +25,9 @@ def jumprelu_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     state: State = module.__dict__[STATE]
     x: Tensor = step_input.sae_in
     reason = reason_for_own(module, x) or _odd(module.cfg)
-    if reason is not None:
-        return own_step(module, step_input, reason)
-    if _is_dense(module, x, state):
-        out = own_step(module, step_input, _TOO_DENSE)
-        state.memory["density"] = _density(module, out.hidden_pre[:_SAMPLE].detach())
-        return out
-    return _step(module, step_input, state)
+    if reason is None and is_dense(module, x, state, module.threshold - module.bandwidth / 2 - module.b_enc):
+        reason = _TOO_DENSE
+    return _step(module, step_input, state) if reason is None else own_step(module, step_input, reason)
 
 
 def _odd(cfg: Any) -> str | None:
@@ -42,24 +37,6 @@ def _odd(cfg: Any) -> str | None:
     if cfg.jumprelu_sparsity_loss_mode == "quadratic" and cfg.target_l0 is None:
         return "it has no target_l0"
     return None
-
-
-def _is_dense(module: Any, x: Tensor, state: State) -> bool:
-    """Whether dense products are faster, as far as the last step tells, or some rows. Slow to change its mind."""
-    if "density" not in state.memory:
-        with torch.no_grad():
-            rows = module.run_time_activation_norm_fn_in(x[:_SAMPLE].to(module.dtype))
-            rows = rows - module.b_dec * module.cfg.apply_b_dec_to_input
-            state.memory["density"] = _density(module, rows @ module.W_enc + module.b_enc)
-    limit = _SPARSE if state.memory.get("dense") else _DENSE
-    state.memory["dense"] = state.memory["density"] > limit
-    return bool(state.memory["dense"])
-
-
-def _density(module: Any, pre: Tensor) -> float:
-    """The share of pre-activations [rows, F] that a sparse step would look at."""
-    near = pre > module.threshold.detach() - module.bandwidth / 2
-    return float(near.float().mean()) if near.numel() else 0.0
 
 
 def _step(module: Any, step_input: TrainStepInput, state: State) -> TrainStepOutput:
@@ -73,7 +50,7 @@ def _step(module: Any, step_input: TrainStepInput, state: State) -> TrainStepOut
     low = low - width / 2 - 8 * torch.finfo(sae_in.dtype).eps * (low + width)
     found = encode_threshold(sae_in, weights.W_enc, module.b_enc, low)
     latents = found.indices.long()
-    state.memory["density"] = latents.numel() / max(1, len(x) * weights.n_latents)
+    note(state, latents.numel(), len(x) * weights.n_latents)
     at_entries = threshold.index_select(0, latents)
     values, active = jump(found.values, at_entries, width, to_input=module.cfg.jumprelu_ste_to_input)
     decoded = decode_csr(values, found.indices, found.offsets, weights.W_dec, module.b_dec)
@@ -82,7 +59,7 @@ def _step(module: Any, step_input: TrainStepInput, state: State) -> TrainStepOut
     losses = {"mse_loss": mse(module, out, x), "l0_loss": _sparsity(module, step_input, codes, active)}
     if module.cfg.pre_act_loss_coefficient is not None:
         losses["pre_act_loss"] = _pre_act(module, step_input, weights, sae_in, found, threshold)
-    return output(module, step_input, sae_in, codes, out, losses)
+    return output(step_input, codes, hidden_pre(module, sae_in), out, losses)
 
 
 def _sparsity(module: Any, step_input: TrainStepInput, codes: Codes, active: Tensor) -> Tensor:
@@ -91,19 +68,11 @@ def _sparsity(module: Any, step_input: TrainStepInput, codes: Codes, active: Ten
     if cfg.jumprelu_sparsity_loss_mode == "tanh":
         norms = module.W_dec.norm(dim=1).index_select(0, codes.indices)
         terms = torch.tanh(cfg.jumprelu_tanh_scale * codes.values * norms)
-        return coefficient * _by_row(terms, codes).mean()
-    l0 = _by_row(active, codes)
+        return coefficient * by_row(terms, codes).mean()
+    l0 = by_row(active, codes)
     if cfg.jumprelu_sparsity_loss_mode == "quadratic":
         l0 = 2 / cfg.target_l0 * (l0 - cfg.target_l0) ** 2
     return (coefficient * l0).mean()
-
-
-def _by_row(terms: Tensor, codes: Codes) -> Tensor:
-    """[T]: sums of the entries' terms [nnz], in float64 on the way: they are added one after the other."""
-    assert codes.offsets is not None
-    rows = torch.arange(codes.tokens, device=terms.device).repeat_interleave(codes.offsets.diff())
-    sums = terms.new_zeros(codes.tokens, dtype=torch.float64)
-    return sums.index_add(0, rows, terms.double()).to(terms.dtype)
 
 
 def _pre_act(

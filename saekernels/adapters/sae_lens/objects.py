@@ -28,6 +28,7 @@ from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.sae_lens.batch_topk import batch_topk_step, matryoshka_step
 from saekernels.adapters.sae_lens.jumprelu import jumprelu_step
+from saekernels.adapters.sae_lens.l1 import gated_step, standard_step
 from saekernels.adapters.sae_lens.step import hidden_pre, hooked, reconstruct, sample, usual
 from saekernels.adapters.weights import CurrentWeights, LiveWeights, Rows, Settings
 from saekernels.sae.activations import (
@@ -68,6 +69,8 @@ _STEPS: dict[type, tuple[Callable[[Any, Any], Any], dict[str, str]]] = {
     batchtopk_sae.BatchTopKTrainingSAE: (batch_topk_step, _BIASES),
     matryoshka_batchtopk_sae.MatryoshkaBatchTopKTrainingSAE: (matryoshka_step, _BIASES),
     jumprelu_sae.JumpReLUTrainingSAE: (jumprelu_step, _JUMP),
+    standard_sae.StandardTrainingSAE: (standard_step, _BIASES),
+    gated_sae.GatedTrainingSAE: (gated_step, _GATED),
 }
 # The scale of "expected_average_only_in" is not in the object, whose own forward takes inputs as they are.
 _NORMALIZATIONS: dict[str, Normalization | None] = {
@@ -80,7 +83,7 @@ _REASONS = {
     "BatchTopKTrainingSAE": "it selects over the whole batch; saved for inference it is a JumpReLUSAE, which is served",
     "MatryoshkaBatchTopKTrainingSAE": "it selects over the whole batch and decodes every prefix of the latents",
     "StandardTrainingSAE": "its codes are dense while it trains; saved for inference it is served",
-    "GatedTrainingSAE": "its auxiliary loss needs every gate; saved for inference it is served",
+    "GatedTrainingSAE": "it has an auxiliary path while it trains; saved for inference it is served",
     "JumpReLUTrainingSAE": "its thresholds are being trained; saved for inference it is served",
     "TemporalSAE": "its latents are predicted by attention over time",
     "MatchingPursuitSAE": "it selects latents one after the other",

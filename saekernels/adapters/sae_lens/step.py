@@ -65,10 +65,20 @@ def mse(module: Any, out: Tensor, x: Tensor) -> Tensor:
     return module.mse_loss_fn(out, x).sum(dim=-1).mean()
 
 
+def by_row(terms: Tensor, codes: Codes) -> Tensor:
+    """[T]: sums of the entries' terms [nnz], in float64 on the way: they are added one after the other."""
+    assert codes.offsets is not None
+    rows = torch.arange(codes.tokens, device=terms.device).repeat_interleave(codes.offsets.diff())
+    sums = terms.new_zeros(codes.tokens, dtype=torch.float64)
+    return sums.index_add(0, rows, terms.double()).to(terms.dtype)
+
+
 def hidden_pre(module: Any, sae_in: Tensor) -> LazyTensor:
     """[..., F]: the pre-activations that the tool returns beside its codes, computed for who reads them."""
 
     def make() -> Tensor:
+        if hasattr(module, "r_mag"):
+            return sae_in @ (module.W_enc * module.r_mag.exp()) + module.b_mag
         pre: Tensor = sae_in @ module.W_enc + module.b_enc
         return pre * module.W_dec.norm(dim=-1) if getattr(module.cfg, "rescale_acts_by_decoder_norm", False) else pre
 
@@ -76,14 +86,14 @@ def hidden_pre(module: Any, sae_in: Tensor) -> LazyTensor:
 
 
 def output(
-    module: Any, step_input: TrainStepInput, sae_in: Tensor, codes: Codes, out: Tensor, losses: dict[str, Tensor]
+    step_input: TrainStepInput, codes: Codes, hidden: Tensor, out: Tensor, losses: dict[str, Tensor]
 ) -> TrainStepOutput:
     """What a step returns: the loss is the sum of the losses; latents are dense for who reads more than activity."""
     return TrainStepOutput(
         sae_in=step_input.sae_in,
         sae_out=out,
         feature_acts=LazyCodes.of(codes),
-        hidden_pre=hidden_pre(module, sae_in),
+        hidden_pre=hidden,
         loss=torch.stack([*losses.values()]).sum(),
         losses=losses,
     )

@@ -33,8 +33,9 @@ for mode in ("step", "tanh", "quadratic"):
             "jumprelu_sparsity_loss_mode": mode, "jumprelu_ste_to_input": to_input, "target_l0": 5,
             "pre_act_loss_coefficient": 0.01 if to_input else None, "jumprelu_bandwidth": 0.3,
         }  # fmt: skip
+CLASSES |= {"standard": {}, "standard, no b_dec": {"apply_b_dec_to_input": False}, "gated": {}}
 BATCH = ["batchtopk", "matryoshka_batchtopk"]
-ONE_OF_EACH = [*BATCH, "jumprelu, step"]
+ONE_OF_EACH = [*BATCH, "jumprelu, step", "standard", "gated"]
 
 
 def pair(name: str, shape: tuple[int, int, int, float], **more: Any) -> tuple[Any, Any, Tensor]:
@@ -55,6 +56,8 @@ def pair(name: str, shape: tuple[int, int, int, float], **more: Any) -> tuple[An
             value.add_(torch.randn_like(value) * 0.1)
         if architecture == "jumprelu":
             theirs.threshold.abs_().add_(0.2 * d**0.5 + 0.3)
+        for name in {"standard": ["b_enc"], "gated": ["b_gate", "b_mag"]}.get(architecture, []):
+            getattr(theirs, name).sub_(0.2 * d**0.5 + 0.2)
     return theirs, sk.accelerate(copy.deepcopy(theirs)), torch.randn(tokens, d)
 
 
@@ -83,6 +86,7 @@ def same(ours: Any, theirs: Any, out: Any, own: Any) -> None:
     near(out.loss.detach(), own.loss.detach(), 1e-6)
     near(out.sae_out.detach(), own.sae_out.detach(), 1e-5)
     near((out.feature_acts + 0).detach(), own.feature_acts.detach(), 1e-5)
+    near((out.hidden_pre + 0).detach(), own.hidden_pre.detach(), 1e-5)
     for (name, value), other in zip(theirs.named_parameters(), ours.parameters(), strict=True):
         assert (value.grad is None) == (other.grad is None), name
         if value.grad is not None:
