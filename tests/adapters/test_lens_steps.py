@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,25 @@ def test_losses_and_gradients_are_those_of_its_own_step(
     dead = torch.rand(shape[2]) < share if share else None
     for _ in range(2):  # the second step begins at what the first remembers
         same(ours, theirs, step(ours, x, dead), step(theirs, x, dead))
+    assert not own_steps(ours)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_half_precision_is_no_further_from_float32_than_its_own(name: str) -> None:
+    theirs, ours, x = pair(name, (64, 32, 256, 4))
+    for module in (theirs, ours):
+        module.to(torch.bfloat16)
+        module.dtype = torch.bfloat16
+    exact, x, dead = copy.deepcopy(theirs).float(), x.bfloat16(), torch.arange(256) % 3 == 0
+    exact.dtype = torch.float32
+    want = step(exact, x.float(), dead)
+    for module in (theirs, ours):
+        found = step(module, x, dead)
+        assert found.loss.item() == pytest.approx(want.loss.item(), rel=1e-2)
+    for value, own, truth in zip(ours.parameters(), theirs.parameters(), exact.parameters(), strict=True):
+        assert value.grad.dtype == own.grad.dtype
+        error, other = ((one.grad.float() - truth.grad).norm() for one in (value, own))
+        assert float(error) <= 1.05 * float(other)
     assert not own_steps(ours)
 
 
