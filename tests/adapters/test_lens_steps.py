@@ -92,6 +92,23 @@ def test_a_step_of_the_trainer_makes_nothing_wide(name: str) -> None:
     assert int((trainer.n_forward_passes_since_fired == 0).sum()) > 10
 
 
+def fitted(sae: Any, batches: list[Tensor]) -> tuple[list[float], Any, list[dict[str, float]]]:
+    """The loss of every step of `fit`, the trainer, and what it would log of every step."""
+    trainer = trainer_of(sae, len(batches[0]), window=8, steps=len(batches), batches=iter(batches))
+    losses, told = [], []
+    own_step = trainer.step
+
+    def noted(batch: Tensor) -> Any:
+        out = own_step(batch)
+        losses.append(out.loss.item())
+        told.append(trainer.build_train_step_log_dict(out, len(batch)))
+        return out
+
+    trainer.step = noted
+    trainer.fit()
+    return losses, trainer, told
+
+
 @pytest.mark.parametrize(
     "name", ["batchtopk", "matryoshka_batchtopk, its own AuxK", "jumprelu, tanh, to its input", "standard", "gated"]
 )
@@ -104,20 +121,12 @@ def test_the_tools_trainer_side_by_side(name: str) -> None:
     found = []
     for sae in pair(name, (64, 20, 160, 3))[:2]:
         (sae.b_gate if name == "gated" else sae.b_enc).data[:80].sub_(0.4)
-        trainer, losses = trainer_of(sae, 64, window=8, steps=60, batches=iter(batches)), []
-        own = trainer.step
-
-        def note(batch: Tensor, own: Any = own, losses: list[float] = losses) -> Any:
-            out = own(batch)
-            losses.append(float(out.loss.detach()))
-            return out
-
-        trainer.step = note
-        trainer.fit()
-        found.append((losses, trainer))
-    (plain, theirs), (fast, ours) = found
+        found.append(fitted(sae, batches))
+    (plain, theirs, want), (fast, ours, logged) = found
     assert len(plain) == 60
     assert fast == pytest.approx(plain, rel=1e-4)
+    for one, other in zip(logged, want, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
     assert 0 < int(theirs.dead_neurons.sum()) < 160
     assert torch.equal(ours.dead_neurons, theirs.dead_neurons)
     assert torch.equal(ours.n_forward_passes_since_fired, theirs.n_forward_passes_since_fired)
