@@ -4,9 +4,11 @@
     python benchmarks/peers_trainers.py sae_lens                   # TopK SAE on the bundled model's activations
     python benchmarks/peers_trainers.py sparsify                   # their Trainer on the bundled model and its text
     python benchmarks/peers_trainers.py sae_lens --synthetic 768 --latents 24576 --batch 1024 --steps 6
+    python benchmarks/peers_trainers.py sae_lens --architecture jumprelu --late --synthetic 768 --latents 24576
 
-The only change is one line, `saekernels.accelerate(sae)`. Runs go first one way and then the other with the same seed;
-printed are both loss curves, their largest relative difference, and the median time of a step.
+The only change is one line, `saekernels.accelerate(sae)`. Both ways have the same seed and go in turns, step by step;
+sparsify's Trainer, which takes no single steps, goes first one way and then the other. Printed are both loss curves,
+their largest relative difference, the median times of a step and the median of the ratios of steps.
 """
 
 from __future__ import annotations
@@ -46,14 +48,17 @@ def activations(tokens: int) -> Tensor:
     return torch.cat(found)
 
 
-def run_sae_lens(args: argparse.Namespace, fast: bool) -> tuple[list[float], list[float]]:
-    """(loss, seconds) of every step of SAELens' SAETrainer."""
-    from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
+def lens_trainer(args: argparse.Namespace, fast: bool) -> Any:
+    """SAELens' SAETrainer of a training SAE, the same for the same arguments, and the batches that it reads."""
+    from sae_lens import SAETrainer, registry
     from sae_lens.config import LoggingConfig, SAETrainerConfig
 
     torch.manual_seed(0)
     data = torch.randn(8 * args.batch, args.synthetic) if args.synthetic else activations(8 * args.batch)
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=data.shape[1], d_sae=args.latents, k=K))
+    kind, config = registry.get_sae_training_class(args.architecture)
+    sae = kind(config(d_in=data.shape[1], d_sae=args.latents, **options_of(args)))
+    if args.late:
+        data = late(sae, len(data))
     if fast:
         sk.accelerate(sae)
 
@@ -61,11 +66,36 @@ def run_sae_lens(args: argparse.Namespace, fast: bool) -> tuple[list[float], lis
         for step in itertools.count():
             yield data[torch.randperm(len(data), generator=torch.Generator().manual_seed(step))[: args.batch]]
 
-    config = SAETrainerConfig(
+    settings = SAETrainerConfig(
         total_training_samples=args.steps * args.batch, train_batch_size_samples=args.batch, lr=args.lr, lr_end=args.lr,
-        dead_feature_window=args.steps // 2, logger=LoggingConfig(log_to_wandb=False),
+        dead_feature_window=args.dead_after or args.steps // 2, logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
-    trainer = SAETrainer(config, sae, batches())
+    return SAETrainer(settings, sae, batches())
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the class's own config takes: k, five widths, the threshold that late latents have."""
+    widths = [args.latents // 2**at for at in (4, 3, 2, 1, 0)]
+    return {
+        "topk": {"k": K},
+        "batchtopk": {"k": K},
+        "matryoshka_batchtopk": {"k": K, "matryoshka_widths": widths},
+        "jumprelu": {"jumprelu_init_threshold": 0.5} if args.late else {},
+    }.get(args.architecture, {})
+
+
+@torch.no_grad()
+def late(sae: Any, rows: int) -> Tensor:
+    """Rows that are sums of 20 of the SAE's latents each, whose encoder and decoder know them: as after training."""
+    sae.W_dec.data = torch.nn.functional.normalize(torch.randn_like(sae.W_dec), dim=1)
+    sae.W_enc.data = sae.W_dec.data.t().clone(memory_format=torch.contiguous_format)
+    for name in {"standard": ["b_enc"], "gated": ["b_gate"]}.get(sae.cfg.architecture(), []):
+        getattr(sae, name).fill_(-0.5)
+    return torch.stack([sae.W_dec[torch.randint(len(sae.W_dec), (20,))].sum(0) for _ in range(rows)])
+
+
+def timed(trainer: Any) -> tuple[list[float], list[float]]:
+    """(losses, seconds), which every step of the trainer adds to from now on."""
     losses, times = [], []
     own_step = trainer.step
 
@@ -76,9 +106,27 @@ def run_sae_lens(args: argparse.Namespace, fast: bool) -> tuple[list[float], lis
         losses.append(float(out.loss.detach()))
         return out
 
-    trainer.step = step  # type: ignore[method-assign]
-    trainer.fit()
+    trainer.step = step
     return losses, times
+
+
+def run_sae_lens(args: argparse.Namespace, fast: bool) -> tuple[list[float], list[float]]:
+    """(loss, seconds) of every step of SAELens' SAETrainer."""
+    trainer = lens_trainer(args, fast)
+    found = timed(trainer)
+    trainer.fit()
+    return found
+
+
+def in_turns(args: argparse.Namespace) -> list[tuple[list[float], list[float]]]:
+    """(loss, seconds) of every step, plain and accelerated, of two of SAELens' trainers that step in turns."""
+    trainers = [lens_trainer(args, fast) for fast in (False, True)]
+    found = [timed(trainer) for trainer in trainers]
+    for _ in range(args.steps):
+        for trainer in trainers:
+            trainer.step(next(trainer.data_provider))
+            trainer.n_training_steps += 1
+    return found
 
 
 def run_sparsify(args: argparse.Namespace, fast: bool) -> tuple[list[float], list[float]]:
@@ -120,20 +168,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=1024, help="tokens per step")
     parser.add_argument("--latents", type=int, default=5120)
+    kinds = ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
+    parser.add_argument("--architecture", choices=kinds, default="topk", help="SAELens' training SAE; k is 32")
     about = "sparsify's; signum takes only signs of gradients, so rounding near 0 shows in the loss after some steps"
     parser.add_argument("--optimizer", choices=["adam", "signum", "muon"], default="adam", help=about)
     parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--dead-after", type=int, metavar="STEPS", help="SAELens: of silence; by default half of all")
     parser.add_argument("--synthetic", type=int, default=0, metavar="WIDTH", help="Gaussian rows of this width instead")
+    parser.add_argument("--late", action="store_true", help="SAELens: rows are sums of 20 latents, as after training")
     args = parser.parse_args()
-    run = run_sae_lens if args.tool == "sae_lens" else run_sparsify
-    plain, plain_times = run(args, fast=False)
-    fast, fast_times = run(args, fast=True)
+    if args.late and not args.synthetic:
+        parser.error("--late: needs --synthetic WIDTH")
+    runs = in_turns(args) if args.tool == "sae_lens" else [run_sparsify(args, fast) for fast in (False, True)]
+    (plain, plain_times), (fast, fast_times) = runs
     for step in sorted({*range(0, len(plain), max(1, len(plain) // 10)), len(plain) - 1}):
         print(f"step {step:4}: plain {plain[step]:.6f}, accelerated {fast[step]:.6f}")
     worst = max(abs(a - b) / abs(a) for a, b in zip(plain, fast, strict=True))
     own, ours = statistics.median(plain_times[1:]), statistics.median(fast_times[1:])
+    ratio = statistics.median(a / b for a, b in zip(plain_times[1:], fast_times[1:], strict=True))
     print(f"{len(plain)} steps, largest relative difference of the loss {worst:.1e}")
-    print(f"median step: plain {1e3 * own:.1f} ms, accelerated {1e3 * ours:.1f} ms, {own / ours:.2f}x")
+    print(f"median step: plain {1e3 * own:.1f} ms, accelerated {1e3 * ours:.1f} ms, paired {ratio:.2f}x")
 
 
 if __name__ == "__main__":

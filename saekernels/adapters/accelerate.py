@@ -30,7 +30,8 @@ def accelerate(
 
     Args:
         module: an SAE of sae-lens, eai-sparsify, dictionary_learning or SAEBench, or a module that contains some, which
-            are all accelerated. With `activation` and `names`, any module.
+            are all accelerated. Of training SAEs of sae-lens, TopK ones apart, the training step alone is. With
+            `activation` and `names`, any module.
         activation: what a module of unknown make computes, such as `TopK(32)`.
         names: its weights by role: {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": ..., "b_dec": ...,
             "b_pre": what is taken from the input, "threshold", "b_gate", "b_mag", "r_mag"}. Its forward has to take x

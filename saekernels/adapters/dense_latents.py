@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,6 +54,58 @@ class LazyTensor(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.value().__deepcopy__(memo)
+
+
+class LazyCodes(LazyTensor):
+    """Dense latents [..., F] from their entries, made at their first use; `bool()` is told without making them."""
+
+    _codes: Codes
+
+    @classmethod
+    def of(cls, codes: Codes) -> LazyCodes:
+        """The codes with their zeros."""
+        made: Any = cls(lambda: dense_of(codes), codes.values, (*codes.shape, codes.n_latents))
+        made._codes = codes
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.bool and len(args) == 1 and not kwargs:
+            codes = args[0]._codes
+            return Activity.of(replace(codes, values=codes.values.detach() != 0))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+class Activity(LazyTensor):
+    """Which latents are active, bool or float 0 and 1, [T, F]: what trainers count, by latent or by row.
+
+    `float()` is another one, and of float ones the sum over either dimension is exact without making them.
+    """
+
+    _codes: Codes
+
+    @classmethod
+    def of(cls, codes: Codes) -> Activity:
+        """Of codes in CSR whose values are bool, or float 0 and 1."""
+        made: Any = cls(codes.to_dense, codes.values, (*codes.shape, codes.n_latents))
+        made._codes = codes
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        codes: Codes | None = getattr(args[0], "_codes", None) if args else None
+        if codes is not None and len(codes.shape) == 1 and not kwargs:
+            if func is Tensor.float and len(args) == 1:
+                return cls.of(replace(codes, values=codes.values.float()))
+            if func is Tensor.sum and len(args) == 2 and args[1] in (0, 1, -1, -2) and codes.values.is_floating_point():
+                return codes.l0().to(codes.values.dtype) if args[1] in (1, -1) else _times_active(codes)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _times_active(codes: Codes) -> Tensor:
+    """[F], in the dtype of the values."""
+    counts = torch.bincount(codes.indices[codes.values != 0], minlength=codes.n_latents)
+    return counts.to(codes.values.dtype)
 
 
 def _value(one: Any) -> Any:

@@ -6,6 +6,8 @@ Nothing of the tool's classes changes. Copies and pickles of a patched object ar
 from __future__ import annotations
 
 import functools
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from saekernels.adapters.weights import LiveWeights
 
 STATE = "_saekernels"
+_LOG = logging.getLogger("saekernels")
 _SUPPORTED = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -23,13 +26,24 @@ class State:
 
     trusted: within a step of the tool's own training, where what it does with the codes is known.
     dense_calls: calls that the tool's own code served, because codes were not sparse.
+    sample: what an object computes of a few rows, to be compared with and without the patch; None for its forward.
+    memory: numbers that one training step leaves for the next, which change its time alone.
+    own_steps: how many training steps ran the tool's own code, by the reason.
     """
 
-    def __init__(self, tool: str, weights: LiveWeights, methods: Mapping[str, Callable[..., Any]]) -> None:
-        self.tool, self.weights, self.methods = tool, weights, dict(methods)
+    def __init__(
+        self,
+        tool: str,
+        weights: LiveWeights,
+        methods: Mapping[str, Callable[..., Any]],
+        sample: Callable[[Any, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.tool, self.weights, self.methods, self.sample = tool, weights, dict(methods), sample
         self.trusted = False
         self.density: float | None = None
         self.dense_calls = 0
+        self.memory: dict[str, float] = {}
+        self.own_steps: Counter[str] = Counter()
 
     def fits(
         self,
@@ -63,6 +77,12 @@ class State:
         """How dense codes of a threshold encoder were; ReLU SAEs are dense before they are trained."""
         if tokens:
             self.density = entries / (tokens * latents)
+
+    def note_own_step(self, kind: str, reason: str) -> None:
+        """Count a training step of the tool's own code; the first for a reason is logged."""
+        self.own_steps[reason] += 1
+        if self.own_steps[reason] == 1:
+            _LOG.warning("%s: a training step runs the tool's own code: %s", kind, reason)
 
     def _dense(self) -> bool:
         """Where more than 1 latent in 16 was active at the last look, the tool's own product is as fast."""

@@ -1,9 +1,9 @@
 """What training needs beside the SAE, without a [tokens, latents] matrix: codes, losses, activations, a loop."""
 
+from saekernels.sae.batch_topk import encode_batch_topk
+from saekernels.sae.jumprelu import JumpReLUCodes, encode_jumprelu
 from saekernels.training.activations import SiteActivations, matching_sites
-from saekernels.training.batch_topk import encode_batch_topk
 from saekernels.training.dead import DeadLatents
-from saekernels.training.jumprelu import JumpReLUCodes, encode_jumprelu
 from saekernels.training.losses import auxk_loss, encode_among, fvu_loss
 from saekernels.training.recipe import Recipe, Schedule
 from saekernels.training.run import Run, train

@@ -11,12 +11,12 @@ from torch import Tensor
 from saekernels.errors import InputError
 from saekernels.optim import Adam
 from saekernels.sae.activations import Scale
+from saekernels.sae.batch_topk import encode_batch_topk
 from saekernels.sae.codes import Codes
+from saekernels.sae.jumprelu import encode_jumprelu
 from saekernels.sae.module import SAE
 from saekernels.splice.leave import Norms
-from saekernels.training.batch_topk import encode_batch_topk
 from saekernels.training.dead import DeadLatents
-from saekernels.training.jumprelu import encode_jumprelu
 from saekernels.training.losses import auxk_loss, fvu_loss
 from saekernels.training.recipe import Recipe
 

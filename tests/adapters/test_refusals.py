@@ -58,9 +58,9 @@ def test_a_module_with_saes_inside() -> None:
         close(holder["b"](x)[0], plain["b"](x)[0])
     sk.restore(holder)
     assert not sk.is_accelerated(holder)
-    refused = lens_training("jumprelu")()
+    refused = lens_training("matching_pursuit")()
     mixed = nn.ModuleList([made("lens topk"), refused])
-    with pytest.raises(NotAccelerated, match="JumpReLUTrainingSAE"):
+    with pytest.raises(NotAccelerated, match="MatchingPursuitTrainingSAE"):
         sk.accelerate(mixed)
     assert not sk.is_accelerated(mixed), "all or nothing"
 

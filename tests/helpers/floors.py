@@ -23,7 +23,7 @@ FLOORS = (
     ("ops",),
     ("sae", "optim"),
     ("formats", "adapters"),
-    ("parallel",),
+    ("parallel", "adapters/sae_lens"),
     ("splice",),
     ("eval/text",),
     ("eval/sums", "training"),

@@ -158,14 +158,16 @@ class Store:
         return next(self.left)
 
 
-# Training SAEs of sae-lens that no adapter serves, with what their refusal says.
-REFUSED = {
+# Training SAEs of sae-lens that stand for no SAE in a splice, with what their refusal says.
+NOT_SPLICED = {
     "batchtopk": "selects over the whole batch",
     "matryoshka_batchtopk": "every prefix",
     "standard": "dense while it trains",
-    "gated": "needs every gate",
-    "jumprelu": "needs every pre-activation",
+    "gated": "an auxiliary path while it trains",
+    "jumprelu": "thresholds are being trained",
 }
+# Training SAEs that are not accelerated.
+REFUSED = {"matching_pursuit": "selects latents one after the other"}
 
 
 def made_refused(architecture: str) -> Any:

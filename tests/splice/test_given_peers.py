@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import saekernels as sk
-from live_saes import MAKERS, REFUSED, D, K, close, made, made_refused, output
+from live_saes import MAKERS, NOT_SPLICED, D, K, close, made, made_refused, output
 from saekernels.adapters import verify
 from saekernels.adapters.live import live_sae
 from saekernels.splice.contradictions import OriginWarning
@@ -142,12 +142,12 @@ def test_a_scale_that_was_not_folded_is_told() -> None:
         close(spliced(module, nn.Sequential(nn.Identity()), "0", x), module(x))
 
 
-@pytest.mark.parametrize("architecture", REFUSED)
+@pytest.mark.parametrize("architecture", NOT_SPLICED)
 def test_what_the_adapters_refuse_is_refused_by_name(architecture: str) -> None:
     module = made_refused(architecture)
     kind = type(module).__name__
     with pytest.raises(
-        ValueError, match=f"^sites: '0' cannot take this object for an SAE: {kind}: .*{REFUSED[architecture]}"
+        ValueError, match=f"^sites: '0' cannot take this object for an SAE: {kind}: .*{NOT_SPLICED[architecture]}"
     ):
         sk.splice(nn.Sequential(nn.Identity()), {"0": module})
 

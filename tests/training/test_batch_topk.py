@@ -80,6 +80,68 @@ def test_fewer_positive_ones_than_asked_for_all_come_back() -> None:
     assert encode_batch_topk(x[:0], W_enc, b_enc, n=5).offsets.tolist() == [0]
 
 
+@pytest.mark.parametrize("guess", [None, 1e-4, 2.0, 1e9], ids=str)
+@pytest.mark.parametrize("n", [1, 40, 37 * 16])
+def test_a_scale_chooses_and_is_not_in_the_values(n: int, guess: float | None) -> None:
+    """Scales from 1e-3 to 30, and a latent of scale 0, which never comes."""
+    ours, theirs = encoder(), encoder()
+    for one, other in zip(ours, theirs, strict=True):
+        other.data.copy_(one.data)
+    scale = torch.logspace(-3, 1.5, F)[torch.randperm(F)].index_fill(0, torch.tensor([7]), 0.0).requires_grad_()
+    x, W_enc, b_enc, pre_bias = ours
+    codes = encode_batch_topk(x, W_enc, b_enc, n=n, pre_bias=pre_bias, scale=scale, guess=guess)
+    pre = (theirs[0] - theirs[3]) @ theirs[1].T + theirs[2]
+    kept = (pre * scale.detach()).relu().flatten().topk(n).indices
+    want = torch.zeros(T * F).scatter(0, kept, pre.flatten()[kept]).view(T, F)
+    assert codes.values.numel() == n
+    assert 7 not in codes.indices
+    torch.testing.assert_close(to_dense(*codes), want, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(T, F)
+    (to_dense(*codes) * weights).sum().backward()
+    (want * weights).sum().backward()
+    assert scale.grad is None
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scale_where_too_few_are_positive() -> None:
+    x, W_enc, b_enc, _ = (one.detach() for one in encoder())
+    scale = torch.rand(F).index_fill(0, torch.arange(0, F, 2), 0.0)
+    dense = (x @ W_enc.T + b_enc - 15).relu() * (scale > 0)
+    codes = encode_batch_topk(x, W_enc, b_enc - 15, n=500, scale=scale)
+    assert 0 < codes.values.numel() == int((dense > 0).sum())
+    torch.testing.assert_close(to_dense(*codes), dense, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(F)], ids=["plain", "scaled"])
+def test_nan_is_not_lost(scale: Tensor | None) -> None:
+    """As torch's topk ranks it: above everything. A loss of it is NaN, which a trainer must see."""
+    x, W_enc, b_enc, _ = (one.detach() for one in encoder())
+    b_enc[5] = float("nan")
+    codes = encode_batch_topk(x, W_enc, b_enc, n=50, scale=scale)
+    assert int(codes.values.isnan().sum()) == T
+    assert codes.values.numel() == 50
+
+
+def test_half_precision_with_a_scale() -> None:
+    """What comes back is the n largest of the values as they were rounded; ties are many."""
+    x, W_enc, b_enc, _ = (one.detach().bfloat16() for one in encoder())
+    scale = torch.rand(F) + 0.1
+    codes = encode_batch_topk(x, W_enc, b_enc, n=200, scale=scale)
+    scores = (codes.values.float() * scale[codes.indices.long()]).sort(descending=True).values
+    every = encode_batch_topk(x, W_enc, b_enc, n=T * F)
+    want = (every.values.float() * scale[every.indices.long()]).topk(200).values
+    assert torch.equal(scores, want)
+
+
+def test_what_is_rounded_above_the_others_in_half_precision_comes() -> None:
+    """1.005 is 1.0078 in bfloat16, above 2 * 0.5035; the first guess lies between the two."""
+    x, W_enc = torch.ones(1, 2).bfloat16(), torch.tensor([[1.0, 0.005], [2.0, 0.0]]).bfloat16()
+    codes = encode_batch_topk(x, W_enc, n=1, scale=torch.tensor([1.0, 0.5035]), guess=1.006 / 0.95)
+    assert codes.indices.tolist() == [0]
+    assert codes.values.tolist() == [1.0078125]
+
+
 def test_no_matrix_of_tokens_times_latents_is_made() -> None:
     x, W_enc = torch.randn(512, 16), torch.randn(4096, 16)
     encode_batch_topk(x, W_enc, n=512)
@@ -97,3 +159,5 @@ def test_wrong_uses_are_named() -> None:
         encode_batch_topk(x[None], W_enc, n=1)
     with pytest.raises(ValueError, match=r"^guess: got nan, need a finite number or None$"):
         encode_batch_topk(x, W_enc, n=1, guess=float("nan"))
+    with pytest.raises(ValueError, match=r"^scale: got shape \[3\], need \[F\] = \[300\]$"):
+        encode_batch_topk(x, W_enc, n=1, scale=torch.ones(3))

@@ -60,18 +60,25 @@ def encode_jumprelu(
     # A little lower than half the band, so that rounding loses no entry: what counts is decided per entry.
     low = threshold.detach() - 0.501 * bandwidth
     pre, indices, offsets = encode_threshold(x, W_enc, b_enc, low, pre_bias=pre_bias)
-    values, active = _Jump.apply(pre, threshold[indices.long()], bandwidth)  # type: ignore[no-untyped-call]
+    values, active = jump(pre, threshold.index_select(0, indices.long()), bandwidth)
     l0 = active.sum() / max(1, len(x))
     return JumpReLUCodes(CsrCodes(values, indices, offsets), l0)
 
 
-class _Jump(torch.autograd.Function):
-    """(value, whether active as a number) of entries [nnz], from their pre-activations and thresholds."""
+def jump(pre: Tensor, threshold: Tensor, bandwidth: float, *, to_input: bool = False) -> tuple[Tensor, Tensor]:
+    """(pre * (pre > threshold), whether active as a number) of entries, both [nnz], with `encode_jumprelu`'s gradients.
 
+    pre, threshold: [nnz], of each entry. to_input: beside what passes through its value, a pre-activation gets the
+    negative of what its threshold gets.
+    """
+    return _Jump.apply(pre, threshold, bandwidth, to_input)  # type: ignore[no-untyped-call]
+
+
+class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float, to_input: bool) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
+        ctx.bandwidth, ctx.to_input = bandwidth, to_input
         active = (pre > threshold).to(pre.dtype)
         return pre * active, active
 
@@ -79,6 +86,8 @@ class _Jump(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         pre, threshold = ctx.saved_tensors
         d_value, d_active = grads
-        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        # Divided before it is compared, as tools do, so that entries at the edge of the band are in it here and there.
+        near = ((pre - threshold) / ctx.bandwidth).abs() < 0.5
         d_threshold = -(threshold * d_value + d_active) / ctx.bandwidth * near
-        return d_value * (pre > threshold), d_threshold, None
+        d_pre = d_value * (pre > threshold)
+        return d_pre - d_threshold if ctx.to_input else d_pre, d_threshold, None, None

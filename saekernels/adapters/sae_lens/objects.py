@@ -1,4 +1,4 @@
-"""SAELens (sae-lens 6.54): inference SAEs, transcoders, and TopK training SAEs.
+"""Which objects of sae-lens 6.54 are served, and SAEs, transcoders and TopK training SAEs on sparse codes.
 
 What happens to an activation before the encoder and after the decoder (dtype, reshaping, normalisation, biases, hooks)
 stays the tool's own code. Hooks on the latents get dense latents, by the tool's own way; else `forward` makes none.
@@ -10,12 +10,26 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sae_lens.saes import abstopk_sae, gated_sae, jumprelu_sae, sae, standard_sae, topk_sae, transcoder
+from sae_lens.saes import (
+    abstopk_sae,
+    batchtopk_sae,
+    gated_sae,
+    jumprelu_sae,
+    matryoshka_batchtopk_sae,
+    sae,
+    standard_sae,
+    topk_sae,
+    transcoder,
+)
 from torch import Tensor
 
-from saekernels.adapters.dense_latents import LazyTensor, dense_of, entries_of
+from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.sae_lens.batch_topk import batch_topk_step, matryoshka_step
+from saekernels.adapters.sae_lens.jumprelu import jumprelu_step
+from saekernels.adapters.sae_lens.l1 import gated_step, standard_step
+from saekernels.adapters.sae_lens.step import hidden_pre, hooked, reconstruct, sample, usual
 from saekernels.adapters.weights import CurrentWeights, LiveWeights, Rows, Settings
 from saekernels.sae.activations import (
     AbsTopK,
@@ -50,6 +64,14 @@ _TRANSCODERS: dict[type, tuple[Callable[[Any], Activation], dict[str, str]]] = {
     transcoder.JumpReLUTranscoder: (lambda _: JumpReLU(), _JUMP),
     transcoder.JumpReLUSkipTranscoder: (lambda _: JumpReLU(), _JUMP),
 }
+# Of these the training step is served, and nothing else.
+_STEPS: dict[type, tuple[Callable[[Any, Any], Any], dict[str, str]]] = {
+    batchtopk_sae.BatchTopKTrainingSAE: (batch_topk_step, _BIASES),
+    matryoshka_batchtopk_sae.MatryoshkaBatchTopKTrainingSAE: (matryoshka_step, _BIASES),
+    jumprelu_sae.JumpReLUTrainingSAE: (jumprelu_step, _JUMP),
+    standard_sae.StandardTrainingSAE: (standard_step, _BIASES),
+    gated_sae.GatedTrainingSAE: (gated_step, _GATED),
+}
 # The scale of "expected_average_only_in" is not in the object, whose own forward takes inputs as they are.
 _NORMALIZATIONS: dict[str, Normalization | None] = {
     "none": None,
@@ -61,8 +83,8 @@ _REASONS = {
     "BatchTopKTrainingSAE": "it selects over the whole batch; saved for inference it is a JumpReLUSAE, which is served",
     "MatryoshkaBatchTopKTrainingSAE": "it selects over the whole batch and decodes every prefix of the latents",
     "StandardTrainingSAE": "its codes are dense while it trains; saved for inference it is served",
-    "GatedTrainingSAE": "its auxiliary loss needs every gate; saved for inference it is served",
-    "JumpReLUTrainingSAE": "its straight-through gradient needs every pre-activation; saved for inference it is served",
+    "GatedTrainingSAE": "it has an auxiliary path while it trains; saved for inference it is served",
+    "JumpReLUTrainingSAE": "its thresholds are being trained; saved for inference it is served",
     "TemporalSAE": "its latents are predicted by attention over time",
     "MatchingPursuitSAE": "it selects latents one after the other",
     "MatchingPursuitTrainingSAE": "it selects latents one after the other",
@@ -76,17 +98,18 @@ def known(module: object) -> bool:
 
 def classes() -> list[type]:
     """The classes whose objects are served."""
-    return [*_SAES, *_TRANSCODERS]
+    return [*_SAES, *_TRANSCODERS, *_STEPS]
 
 
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
     kind = type(module)
-    if kind not in _SAES and kind not in _TRANSCODERS:
-        reason = _REASONS.get(kind.__name__, "it is a class of its own, whose maths is not known")
-        raise NotAccelerated(f"{kind.__name__}: {reason}")
-    _, biases = _SAES.get(kind) or _TRANSCODERS[kind]
+    if kind not in classes():
+        raise _refusal(kind)
+    how, biases = _SAES.get(kind) or _TRANSCODERS.get(kind) or _STEPS[kind]
     weights = LiveWeights(Rows("W_enc", turned=True), Rows("W_dec", turned=False), biases)
+    if kind in _STEPS:
+        return State("sae_lens", weights, {"training_forward_pass": how}, sample)
     methods: dict[str, Callable[..., Any]] = {"encode": _encode, "decode": _decode}
     if issubclass(kind, sae.TrainingSAE):
         methods = {"encode_with_hidden_pre": _encode_with_hidden_pre, "decode": _decode}
@@ -95,9 +118,16 @@ def plan(module: Any) -> State:
     return State("sae_lens", weights, methods)
 
 
+def _refusal(kind: type) -> NotAccelerated:
+    reason = _REASONS.get(kind.__name__, "it is a class of its own, whose maths is not known")
+    return NotAccelerated(f"{kind.__name__}: {reason}")
+
+
 def settings(module: Any) -> Settings:
     """What the object computes now. Raises NotAccelerated, with the reason, where that has no SAE's form."""
     kind, cfg = type(module).__name__, module.cfg
+    if type(module) in _STEPS:
+        raise _refusal(type(module))
     make, _ = _SAES.get(type(module)) or _TRANSCODERS[type(module)]
     transcoder = type(module) in _TRANSCODERS
     if cfg.normalize_activations not in _NORMALIZATIONS:
@@ -107,7 +137,7 @@ def settings(module: Any) -> Settings:
         raise NotAccelerated(f"{kind}: a transcoder does not undo {cfg.normalize_activations!r}, as an SAE does")
     if module.use_error_term:
         raise NotAccelerated(f"{kind}: it adds its error (use_error_term); give the splice error_term=True")
-    if not _usual(module):
+    if not usual(module):
         raise NotAccelerated(f"{kind}: its activation function is not the one of its config")
     return Settings(
         make(cfg),
@@ -133,18 +163,9 @@ def _codes(module: Any, sae_in: Tensor) -> Codes:
     return codes
 
 
-def _hooked(*points: Any) -> bool:
-    return any(point._forward_hooks or point._backward_hooks or point._forward_pre_hooks for point in points)
-
-
 def _plain(module: Any) -> bool:
     """Whether the latents are what the configuration says: no hook on what comes before them, the usual activation."""
-    return _usual(module) and not _hooked(module.hook_sae_acts_pre)
-
-
-def _usual(module: Any) -> bool:
-    usual = module.get_activation_fn()
-    return type(module.activation_fn) is type(usual) and vars(module.activation_fn).get("k") == vars(usual).get("k")
+    return usual(module) and not hooked(module.hook_sae_acts_pre)
 
 
 def _served(module: Any, x: Any) -> bool:
@@ -167,13 +188,7 @@ def _encode_with_hidden_pre(module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         return type(module).encode_with_hidden_pre(module, x)
     sae_in = module.process_sae_in(x)
     codes = _codes(module, sae_in)
-
-    def hidden_pre() -> Tensor:
-        scores = sae_in @ module.W_enc + module.b_enc
-        return scores * module.W_dec.norm(dim=-1) if module.cfg.rescale_acts_by_decoder_norm else scores
-
-    lazy = LazyTensor(hidden_pre, codes.values, (*codes.shape, codes.n_latents))
-    return module.hook_sae_acts_post(dense_of(codes)), lazy
+    return module.hook_sae_acts_post(dense_of(codes)), hidden_pre(module, sae_in)
 
 
 def _decode(module: Any, feature_acts: Tensor) -> Tensor:
@@ -186,10 +201,8 @@ def _decode(module: Any, feature_acts: Tensor) -> Tensor:
 
 
 def _decode_codes(module: Any, codes: Codes) -> Tensor:
-    out = module.hook_sae_recons(_weights(module).decode(codes, module.b_dec))
-    if type(module) in _TRANSCODERS:
-        return out
-    return module.reshape_fn_out(module.run_time_activation_norm_fn_out(out), module.d_head)
+    decoded = _weights(module).decode(codes, module.b_dec)
+    return module.hook_sae_recons(decoded) if type(module) in _TRANSCODERS else reconstruct(module, decoded)
 
 
 def _reconstruct(module: Any, x: Tensor) -> Tensor:
@@ -197,13 +210,13 @@ def _reconstruct(module: Any, x: Tensor) -> Tensor:
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
-    if _hooked(module.hook_sae_acts_post) or not _served(module, x):
+    if hooked(module.hook_sae_acts_post) or not _served(module, x):
         return type(module).forward(module, x)
     out = _reconstruct(module, x)
     if module.use_error_term:
         with torch.no_grad():
             clean = out.detach()
-            if _hooked(module.hook_sae_input, module.hook_sae_recons):
+            if hooked(module.hook_sae_input, module.hook_sae_recons):
                 with sae._disable_hooks(module):
                     clean = _reconstruct(module, x)
             error = module.hook_sae_error(x - clean)
@@ -212,7 +225,7 @@ def _forward(module: Any, x: Tensor) -> Tensor:
 
 
 def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
-    if _hooked(module.hook_sae_acts_post) or not _served(module, x):
+    if hooked(module.hook_sae_acts_post) or not _served(module, x):
         return type(module).forward(module, x)
     out = _reconstruct(module, x)
     skip = getattr(module, "W_skip", None)
@@ -222,7 +235,7 @@ def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
 def _training_forward_pass(module: Any, step_input: Any) -> Any:
     """The tool's own step: encode, decode, losses. It asks for no gradient of dense latents."""
     state: State = module.__dict__[STATE]
-    state.trusted = not _hooked(module.hook_sae_acts_post)
+    state.trusted = not hooked(module.hook_sae_acts_post)
     try:
         return type(module).training_forward_pass(module, step_input)
     finally:

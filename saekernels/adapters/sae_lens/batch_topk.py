@@ -1,0 +1,153 @@
+"""BatchTopK's and Matryoshka's training steps from sparse entries: the largest pre-activations of the whole batch.
+
+Codes are f = pre * n with n the decoder's norms, where the config rescales by them, and are decoded as f / n: n chooses
+the entries, what is decoded is pre, and the losses' gradient with respect to n is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from torch import Tensor
+from torch.nn.functional import pad
+
+from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.sae_lens.step import hidden_pre, mse, output, own_step, reason_for_own, reconstruct
+from saekernels.adapters.weights import CurrentWeights
+from saekernels.ops import CsrCodes, decode, decode_csr, encode_topk
+from saekernels.ops.sparse_maps import uniform_offsets
+from saekernels.sae.batch_topk import encode_batch_topk
+from saekernels.sae.codes import Codes
+from saekernels.sae.entries import with_gradients
+
+_NORMALISED = ("constant_norm_rescale", "layer_norm")
+
+
+@dataclass
+class _Batch:
+    """One step: sae_in [T, d_in], which the encoder reads; norms [F] of the decoder's rows, or None."""
+
+    module: Any
+    weights: CurrentWeights
+    sae_in: Tensor
+    norms: Tensor | None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def batch_topk_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
+    """`BatchTopKTrainingSAE.training_forward_pass`."""
+    return _step(module, step_input, [])
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def matryoshka_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
+    """`MatryoshkaBatchTopKTrainingSAE.training_forward_pass`."""
+    return _step(module, step_input, list(module.cfg.matryoshka_widths))
+
+
+def _step(module: Any, step_input: TrainStepInput, widths: list[int]) -> TrainStepOutput:
+    x: Tensor = step_input.sae_in
+    reason = reason_for_own(module, x) or _odd(module, x, widths)
+    if reason is not None:
+        return own_step(module, step_input, reason)
+    state: State = module.__dict__[STATE]
+    weights = state.weights.of(module)
+    norms = weights.decoder_norms() if module.cfg.rescale_acts_by_decoder_norm else None
+    batch = _Batch(module, weights, module.process_sae_in(x), norms)
+    csr, codes = _encode(batch, state)
+    # [T, levels, d_in], each level beside those before it; without the decoder's bias
+    levels = _levels(batch, csr, widths or [weights.n_latents])
+    prefixes = [decoded + module.b_dec for decoded in levels.unbind(1)]
+    out = reconstruct(module, prefixes[-1])
+    losses = {"mse_loss": mse(module, out, x)}
+    losses["auxiliary_reconstruction_loss"] = _auxiliary(batch, step_input, out, prefixes, widths)
+    module.update_topk_threshold(codes.values)
+    for width, partial in zip(widths[:-1], prefixes, strict=False):
+        losses[f"inner_mse_loss_{width}"] = mse(module, partial, x)
+    found = output(step_input, codes, hidden_pre(module, batch.sae_in), out, losses)
+    found.metrics["topk_threshold"] = module.topk_threshold
+    return found
+
+
+def _odd(module: Any, x: Tensor, widths: list[int]) -> str | None:
+    """What this class's own code does in a way of its own."""
+    latents = module.cfg.d_sae
+    if module.cfg.normalize_activations in _NORMALISED:
+        return f"its inputs are normalised by {module.cfg.normalize_activations!r}"
+    if not 1 <= int(module.cfg.k * len(x)) <= len(x) * latents:
+        return f"it selects {int(module.cfg.k * len(x))} of {len(x) * latents} latents"
+    if widths and (widths != sorted({*widths}) or widths[0] < 1 or widths[-1] != latents):
+        return f"its widths are {widths}"
+    return None
+
+
+def _encode(batch: _Batch, state: State) -> tuple[CsrCodes, Codes]:
+    """Entries with the values pre, and codes with f; both differentiable."""
+    x, module, norms = batch.sae_in, batch.module, batch.norms
+    csr = encode_batch_topk(
+        x,
+        batch.weights.W_enc,
+        module.b_enc,
+        n=int(module.cfg.k * len(x)),
+        scale=None if norms is None else norms.detach(),
+        guess=state.memory.get("least"),
+    )
+    f = csr.values if norms is None else csr.values * norms.index_select(0, csr.indices)
+    least = float(f.detach().min()) if f.numel() else 0.0
+    state.memory["least"] = least if math.isfinite(least) else 0.0
+    return csr, Codes(f, csr.indices, csr.offsets, x.shape[:-1], batch.weights.n_latents)
+
+
+def _levels(batch: _Batch, csr: CsrCodes, widths: list[int]) -> Tensor:
+    """[T, levels, d_in]: decoded from the first `widths[i]` latents, each entry once, in the level where it enters.
+
+    Indices ascend within a row, so that the entries of a row and a level lie together.
+    """
+    values, indices, offsets = csr
+    W_dec, tokens, count = batch.weights.W_dec, len(offsets) - 1, len(widths)
+    if count > 1:
+        level = torch.bucketize(indices, torch.tensor(widths, device=indices.device, dtype=indices.dtype), right=True)
+        rows = torch.arange(tokens, device=indices.device).repeat_interleave(offsets.diff())
+        offsets = pad(torch.bincount(rows * count + level, minlength=tokens * count).cumsum(0), (1, 0))
+    decoded = decode_csr(values, indices, offsets, W_dec).view(tokens, count, W_dec.shape[1])
+    return decoded.cumsum(1) if count > 1 else decoded
+
+
+def _auxiliary(
+    batch: _Batch, step_input: TrainStepInput, out: Tensor, prefixes: list[Tensor], widths: list[int]
+) -> Tensor:
+    """How badly dead latents reconstruct what is missing, of all latents or level by level; a scalar."""
+    dead, cfg = step_input.dead_neuron_mask, batch.module.cfg
+    if dead is None or not bool(dead.any()):
+        return out.new_tensor(0.0)
+    bounds, decoded = [0, len(dead)], [out]
+    if widths and cfg.use_matryoshka_aux_loss:
+        bounds, decoded = [0, *widths], prefixes
+    losses = []
+    for start, end, partial in zip(bounds, bounds[1:], decoded, strict=False):
+        latents = dead[start:end].nonzero()[:, 0] + start
+        if len(latents):
+            losses.append(_dead_loss(batch, (step_input.sae_in - partial).detach(), latents))
+    return cfg.aux_loss_coefficient * torch.stack(losses).sum()
+
+
+def _dead_loss(batch: _Batch, residual: Tensor, latents: Tensor) -> Tensor:
+    """How badly the best d_in / 2 of some latents [n] reconstruct a residual [T, d_in]; signed, scaled down for few."""
+    W_enc, b_enc = batch.weights.W_enc, batch.module.b_enc
+    at_most = residual.shape[-1] // 2
+    scale, k = min(len(latents) / at_most, 1.0), min(at_most, len(latents))
+    with torch.no_grad():
+        rows, bias = W_enc[latents], b_enc[latents]
+        if batch.norms is not None:
+            rows, bias = rows * batch.norms[latents, None], bias * batch.norms[latents]
+        values, chosen = encode_topk(batch.sae_in, rows, bias, k=k, activation="none")
+        indices = latents[chosen.long()].int()
+        values = values if batch.norms is None else values / batch.norms[indices.long()]
+    offsets = uniform_offsets(len(residual), k, residual.device)
+    pre = with_gradients(CsrCodes(values.flatten(), indices.flatten(), offsets), batch.sae_in, W_enc, b_enc)
+    guess = decode(pre.view_as(values), indices, batch.weights.W_dec)
+    return scale * (guess - residual).pow(2).sum(dim=-1).mean()
