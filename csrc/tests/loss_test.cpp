@@ -21,7 +21,7 @@ using namespace saekernels;
 namespace {
 
 SK_LEVEL_TABLE(kEmulatedLevel, "emulated amx", amx_tile, true, integer_product<PlainDot<int16_t>>,
-               integer_product<PlainDot<int8_t>>, Screening::kBf16, 0, "amx")
+               integer_product<PlainDot<int8_t>>, nullptr, Screening::kBf16, 0, "amx")
 
 void require(bool condition, const std::string& what) {
   if (condition) return;
