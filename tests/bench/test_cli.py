@@ -15,7 +15,7 @@ from cli import fails
 from saekernels.bench import OPS, schema
 from saekernels.bench.cpu import runner
 from saekernels.bench.cpu.record import Record, Row
-from saekernels.bench.measure.ceilings import Roofs
+from saekernels.bench.measure.ceilings import Roofs, measure
 from saekernels.cli import main
 from saekernels.cli.commands import bench
 
@@ -39,6 +39,13 @@ def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"[{len(cases)}/{len(cases)}]" in err
 
 
+@pytest.fixture
+def rough_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of --quick, in a moment."""
+    monkeypatch.setattr(runner, "measure", lambda quick: measure(True))
+
+
+@pytest.mark.usefixtures("rough_ceilings")
 def test_only_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["bench", "cpu", "--ops", "decode,loss", "--shapes", "7,8,32,4", "5,8,30", "--rounds", "1"]
     assert main([*argv, "--dtypes", "float32,float16"]) == 0
@@ -48,6 +55,7 @@ def test_only_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert "encode" not in out
 
 
+@pytest.mark.usefixtures("rough_ceilings")
 def test_an_interrupted_run_keeps_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
