@@ -20,7 +20,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 EVALUATION = RESULTS / "example" / "2026-11-26-eval.json"  # saekernels eval --json
 SITES = RESULTS / "smollm2-135m" / "sites.json"  # saekernels eval --json, every layer
 TRAINING = RESULTS / "smollm2-135m" / "train.json"  # examples/train_saes.py
-SPEED = RESULTS / "intel-xeon-amx" / "2026-11-26-acfc478.json"  # saekernels bench cpu --json
+SPEED = RESULTS / "intel-xeon-amx" / "2026-11-26-03e4e09.json"  # saekernels bench cpu --json
 TABLE, END = "<!-- speed table -->\n", "<!-- end -->"
 
 
