@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show, show_written
+from saekernels.cli.options.output import show, show_written, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, Source, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.charts import require_matplotlib
@@ -69,8 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = load_source(arguments)
     result = breadth_of(source, arguments, arguments.site, named, arguments.ranks)
     show(source.told() + print_breadth(result))
-    if arguments.json:
-        write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_json(arguments.json, result)
     if arguments.html:
         write_whole(arguments.html, breadth_page(result))
     show_written([(arguments.html, "open it in a browser"), (arguments.json, "the figures")])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show, show_written
+from saekernels.cli.options.output import show, show_written, write_json
 from saekernels.eval.report.compare import as_text, compare, read_report
 from saekernels.eval.sums.bootstrap import MOST_REPLICATES
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import check_writable
 
 
 def add_parser(commands: Any) -> None:
@@ -39,7 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
     first, second = read_report(arguments.a), read_report(arguments.b)
     found = compare(first, second, (arguments.a, arguments.b), arguments.bootstrap, arguments.seed)
     show(as_text(found))
-    if arguments.json:
-        write_whole(arguments.json, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
+    write_json(arguments.json, found.to_dict())
     show_written([(arguments.json, "the figures")])
     return 0

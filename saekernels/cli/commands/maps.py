@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show, show_written
+from saekernels.cli.options.output import show, show_written, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.numbers import percent, with_interval
@@ -17,7 +16,7 @@ from saekernels.eval.passes.plan import site_of
 from saekernels.eval.report.reading import headed
 from saekernels.eval.studies.maps import measure_maps
 from saekernels.eval.text.windows import Tokens, context_of
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import check_writable
 
 _LEGEND = "ΔCE: cross-entropy of the spliced model minus that of the clean one, nats per token; [95 %]: its interval."
 
@@ -81,8 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     result = {"model": arguments.model_name, **source.facts, **found}
     show(source.told() + _text(result))
-    if arguments.json:
-        write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_json(arguments.json, result)
     show_written([(arguments.json, "the figures")])
     return 0
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from saekernels.files.checked import write_whole
 
 
 class OutputError(Exception):
@@ -19,6 +23,12 @@ def show(text: str) -> None:
             raise OutputError("it is closed")
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def write_json(path: str | None, result: Mapping[str, Any]) -> None:
+    """Write a command's result as JSON, whole or not at all; None was not asked for."""
+    if path:
+        write_whole(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def show_written(files: Iterable[tuple[str | None, str]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +11,7 @@ from saekernels import example
 from saekernels.cli.commands.controls.text import as_text
 from saekernels.cli.options.arguments import Parser, names_of, not_empty, positive
 from saekernels.cli.options.leave import add_leave
-from saekernels.cli.options.output import show, show_written
+from saekernels.cli.options.output import show, show_written, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.errors import InputError
@@ -21,7 +20,7 @@ from saekernels.eval.studies.controls.measure import measure_controls
 from saekernels.eval.studies.controls.options import PARTS, Options
 from saekernels.eval.studies.family import read_family
 from saekernels.eval.text.windows import Tokens, context_of
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import check_writable
 from saekernels.splice.leave import Leave
 
 
@@ -93,8 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     found["run"]["command"] = shlex.join(["saekernels", *arguments.argv])
     result = {"model": arguments.model_name, "context": context, **source.facts, **found}
     show(source.told() + as_text(result))
-    if arguments.json:
-        write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_json(arguments.json, result)
     show_written([(arguments.json, "the figures")])
     return 0
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from typing import Any
 
 from saekernels.cli.commands.reuse.text import as_text
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.leave import add_leave
-from saekernels.cli.options.output import show, show_written
+from saekernels.cli.options.output import show, show_written, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
 from saekernels.errors import InputError
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import PARTS, Options
 from saekernels.eval.text.windows import Tokens, context_of
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import check_writable
 from saekernels.splice.leave import Leave
 
 
@@ -76,7 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
     found["run"]["command"] = shlex.join(["saekernels", *arguments.argv])
     result = {"model": arguments.model_name, "context": context, **source.facts, **found}
     show(source.told() + as_text(result))
-    if arguments.json:
-        write_whole(arguments.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_json(arguments.json, result)
     show_written([(arguments.json, "the figures, of every SAE and pair of domains")])
     return 0
