@@ -13,6 +13,17 @@ inline float fold_lanes(Vec* acc) {
   return fold(acc[0]);
 }
 
+// Asks for the terms of one step, `ahead` of `terms`: maybe past the last row, hence no pointer. The hardware's own
+// requests end with each page, and a page of 8 rows is soon read.
+template <class T>
+inline void ask_ahead(const T* terms, int64_t ahead) {
+  constexpr size_t kLine = 64;
+  const uintptr_t from = reinterpret_cast<uintptr_t>(terms) + static_cast<uintptr_t>(ahead) * sizeof(T);
+  for (size_t offset = 0; offset < kDotLanes * sizeof(T); offset += kLine) {
+    __builtin_prefetch(reinterpret_cast<const void*>(from + offset), 0, 3);
+  }
+}
+
 // Dots of kLefts rows a, `lda` apart, with kRows rows of weights at once: their loads overlap, each weight is read once
 // for all of them, and each sum keeps its own order. out[l * ldo + r].
 template <class T, int kLefts, int kRows>
@@ -28,10 +39,15 @@ inline void dots(const float* a, int64_t lda, const T* const* rows, int64_t stri
   const int64_t whole = stride == 1 ? count - count % kDotLanes : 0;
   int64_t j = 0;
   for (; j < whole; j += kDotLanes) {
+    if constexpr (kRows > 1) {
+      constexpr int64_t kAhead = 1024 / sizeof(T);
+      const int64_t ahead = kAhead + (j + kAhead < count ? 0 : rows[kRows - 1] - rows[0]);  // or in the next group
+      for (int r = 0; r < kRows; ++r) ask_ahead(rows[r] + j, ahead);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < kVecs; ++i) {
       const int64_t at = j + i * Vec::kWidth;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const Vec weights = Vec::load(rows[r] + at);
 #pragma GCC unroll 4
@@ -63,18 +79,20 @@ float dot(const float* a, const float* b, int64_t padded) {
   return out;
 }
 
-// kLefts rows with consecutive rows of m, as many at a time as the registers hold.
+// kLefts rows with consecutive rows of m, as many at a time as the registers hold: memory gives one row slowly, eight
+// at once as fast as it can.
 template <class T, int kLefts>
 inline void dot_lefts(const float* a, int64_t lda, const Matrix& m, int64_t first, int64_t count, float* out,
                       int64_t ldo) {
-  constexpr int64_t kGroup = kLefts == 1 || Vec::kWidth == 16 ? 2 : 1;
+  constexpr int64_t kGroup = Vec::kWidth == 16 ? (kLefts == 1 ? 8 : kLefts < 4 ? 4 : 2) : (kLefts == 1 ? 2 : 1);
   const T* base = static_cast<const T*>(m.data) + first * m.row_stride;
   int64_t j = 0;
   for (; j + kGroup <= count; j += kGroup) {
-    const T* group[2] = {base + j * m.row_stride, base + (j + kGroup - 1) * m.row_stride};
+    const T* group[kGroup];
+    for (int64_t r = 0; r < kGroup; ++r) group[r] = base + (j + r) * m.row_stride;
     dots<T, kLefts, kGroup>(a, lda, group, m.col_stride, m.cols, out + j, ldo);
   }
-  if (j < count) {
+  for (; j < count; ++j) {
     const T* last = base + j * m.row_stride;
     dots<T, kLefts, 1>(a, lda, &last, m.col_stride, m.cols, out + j, ldo);
   }
