@@ -109,7 +109,9 @@ void bind_prepared(py::module_& m) {
     const py::gil_scoped_release release;
     prepare(w, threads, pointer<void>(out));
   });
-  m.def("fingerprint", [](const py::object& weight, int64_t samples) { return fingerprint(matrix(weight), samples); });
+  m.def("fingerprint", [](const py::object& weight, int64_t samples, int64_t look, int64_t looks) {
+    return fingerprint(matrix(weight), samples, look, looks);
+  });
   m.def("screening", &screening_name);
   m.def("set_screening", [](const std::string& name) { set_screening(name.c_str()); });
   m.def("screening_hardware", [] { return level().hardware != nullptr ? level().hardware : ""; });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,9 @@ from saekernels.ops import _check
 class PreparedWeights:
     """A screening copy of an encoder's weights with its error norms; made by `prepare`, passed to the encoders.
 
-    It notices that the weights were changed in place, by their version counter or by a sample of 4,096 of their
-    elements, and is then made again at its next use. A partial write past the version counter (`W.data[i] = ...`) may
-    go unnoticed: call `refresh()` after one.
+    It notices that the weights were changed in place, by their version counter or by a look at 512 of their elements,
+    other ones at each of eight uses in turn, and is then made again. A partial write past the version counter
+    (`W.data[i] = ...`) may go unnoticed, or be noticed some uses later: call `refresh()` after one.
 
     Attributes:
         weights: the tensor that it was made from.
@@ -34,7 +36,8 @@ class PreparedWeights:
         weights = self.weights.detach()
         kernels = registry.select("prepare", weights.device.type, weights.dtype)
         self.block = kernels.prepare(weights)
-        self._made_from = self._fingerprint()
+        self._look = 0
+        self._made_from = [self._fingerprint(kernels, look) for look in range(kernels.LOOKS)]
 
     def block_for(self, W_enc: Tensor) -> Tensor:
         """The block, up to date. Raises ValueError if it was made from another tensor."""
@@ -43,7 +46,9 @@ class PreparedWeights:
                 f"prepared: made from another tensor, of shape {list(self.weights.shape)}; need prepare(W_enc) of the "
                 "W_enc given"
             )
-        if self._fingerprint() != self._made_from:
+        kernels = registry.select("prepare", W_enc.device.type, W_enc.dtype)
+        self._look = (self._look + 1) % kernels.LOOKS
+        if self._fingerprint(kernels, self._look) != self._made_from[self._look]:
             self.refresh()
         return self.block
 
@@ -52,10 +57,8 @@ class PreparedWeights:
         """Memory held beside the weights."""
         return self.block.numel()
 
-    def _fingerprint(self) -> tuple[object, ...]:
-        W = self.weights
-        kernels = registry.select("prepare", W.device.type, W.dtype)
-        return (*kernels.fingerprint(W), W._version, kernels.screening())
+    def _fingerprint(self, kernels: ModuleType, look: int) -> tuple[object, ...]:
+        return (*kernels.fingerprint(self.weights, look), self.weights._version, kernels.screening())
 
 
 def prepare(W_enc: Tensor) -> PreparedWeights:

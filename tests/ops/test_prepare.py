@@ -68,20 +68,35 @@ def test_changed_weights_are_noticed(write: str, screen: str) -> None:
 @pytest.mark.parametrize("layout", ["rows", "columns", "part"])
 @pytest.mark.parametrize(("F", "d"), [(60, 30), (3, 1), (1, 4096), (900, 40), (97, 211)])
 def test_the_sample_is_every_so_many_th_element(F: int, d: int, layout: str, dtype: torch.dtype) -> None:
-    """4,096 of them, spread evenly, or all: a change of any is noticed at once; what lies between rows is not read."""
+    """4,096 of them, spread evenly, one in eight at each look, or all: what lies between rows is not read."""
     whole = torch.randn(F, d + 3).to(dtype)
     W = {"rows": whole[:, :d].contiguous(), "columns": whole[:, :d].T.contiguous().T, "part": whole[:, :d]}[layout]
     step = (F * d // 4096) | 1
-    before = cpu.fingerprint(W)
+    before = [cpu.fingerprint(W, look) for look in range(cpu.LOOKS)]
     places = range(0, F * d, step)
-    for at in (*places[:70], *places[-70:]):
+    for n, at in (*list(enumerate(places))[:70], *list(enumerate(places))[-70:]):
         kept = W.data[at // d, at % d].clone()
         W.data[at // d, at % d] = 77.0
-        assert cpu.fingerprint(W) != before, f"element {at}"
+        noticed = {look for look in range(cpu.LOOKS) if cpu.fingerprint(W, look) != before[look]}
+        assert noticed == ({n % cpu.LOOKS} if F * d > 4096 else set(range(cpu.LOOKS))), f"element {at}"
         W.data[at // d, at % d] = kept
-    assert cpu.fingerprint(W) == before
     whole[:, d:] = 5.0
-    assert cpu.fingerprint(W) == before
+    assert [cpu.fingerprint(W, look) for look in range(cpu.LOOKS)] == before
+
+
+def test_a_write_past_the_version_counter_is_noticed_at_once_or_in_eight_uses(screen: str) -> None:
+    W = torch.randn(9000, 40)
+    x, ready = torch.randn(12, 40), sk.prepare(W)
+    for write, uses in (("all", 1), ("one", cpu.LOOKS)):
+        stale = ready.block.clone()
+        if write == "all":
+            W.data.mul_(1.5)
+        else:
+            W.data.view(-1)[87 * 5] = 1e3  # of the sample, which is every 87th
+        for _ in range(uses):
+            sk.encode_topk(x, W, k=5, prepared=ready)
+        assert not torch.equal(ready.block, stale)
+        assert same_bits(sk.encode_topk(x, W, k=5, prepared=ready), sk.encode_topk(x, W, k=5))
 
 
 def test_a_partial_write_past_the_version_counter_needs_a_refresh(screen: str) -> None:

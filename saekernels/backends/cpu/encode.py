@@ -9,6 +9,8 @@ from saekernels.backends.cpu.native import DTYPE_CODES, View, bytes_of, module, 
 
 _ACTIVATION_CODES = {"none": 0, "relu": 1, "abs": 2}
 
+LOOKS = 8  # at a sample of W_enc, that are each a fingerprint of its own
+
 
 def prepare(W_enc: Tensor) -> Tensor:
     """Norms, rounding errors and, for a bf16 screen, a packed copy of W_enc [F, d]: [nbytes] uint8."""
@@ -17,10 +19,13 @@ def prepare(W_enc: Tensor) -> Tensor:
     return block
 
 
-def fingerprint(W_enc: Tensor) -> tuple[int, View]:
-    """A hash of 4,096 elements spread evenly over W_enc, or of all if they are fewer; and where it lies."""
+def fingerprint(W_enc: Tensor, look: int) -> tuple[int, View]:
+    """A hash of every eighth, from the `look`-th on, of 4,096 elements spread evenly over W_enc; and where it lies.
+
+    Of all elements if they are no more than 4,096.
+    """
     where = view(W_enc)
-    return module().fingerprint(where, 4096), where
+    return module().fingerprint(where, 4096, look, LOOKS), where
 
 
 def encode_topk(

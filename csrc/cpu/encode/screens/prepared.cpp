@@ -94,15 +94,17 @@ void prepare(const Matrix& weight, int threads, void* out) {
   }
 }
 
+// Of elements first, first + step, ...
 template <class Bits>
-uint64_t hash_every(const Matrix& weight, int64_t step) {
+uint64_t hash_every(const Matrix& weight, int64_t first, int64_t step) {
   constexpr uint64_t kPrime = 0x100000001b3u;  // FNV-1a, a word at a time
   constexpr int kLanes = 4;                    // of which each waits for its own products alone
   const int64_t count = weight.rows * weight.cols, columns = step % weight.cols;
   const int64_t stride = step / weight.cols * weight.row_stride + columns * weight.col_stride;
   const int64_t wrap = weight.row_stride - weight.cols * weight.col_stride;
   uint64_t lanes[kLanes] = {0xcbf29ce484222325u, 1, 2, 3};
-  int64_t next = 0, column = 0;
+  int64_t column = first % weight.cols;
+  int64_t next = first / weight.cols * weight.row_stride + column * weight.col_stride;
   const auto take = [&](uint64_t* lane) {
     Bits bits;
     std::memcpy(&bits, static_cast<const char*>(weight.data) + next * static_cast<int64_t>(sizeof bits), sizeof bits);
@@ -114,7 +116,7 @@ uint64_t hash_every(const Matrix& weight, int64_t step) {
       next += wrap;
     }
   };
-  int64_t at = 0;
+  int64_t at = first;
   for (; at + (kLanes - 1) * step < count; at += kLanes * step) {
     for (uint64_t& lane : lanes) take(&lane);
   }
@@ -123,10 +125,13 @@ uint64_t hash_every(const Matrix& weight, int64_t step) {
   return lanes[0];
 }
 
-uint64_t fingerprint(const Matrix& weight, int64_t samples) {
+uint64_t fingerprint(const Matrix& weight, int64_t samples, int64_t look, int64_t looks) {
+  const int64_t count = weight.rows * weight.cols;
+  if (count <= samples) look = 0, looks = 1;
   // An odd step meets every column and, where there are fewer than the samples, every row.
-  const int64_t step = ((weight.rows * weight.cols) / samples) | 1;
-  return element_size(weight.dtype) == 4 ? hash_every<uint32_t>(weight, step) : hash_every<uint16_t>(weight, step);
+  const int64_t step = (count / samples) | 1;
+  return element_size(weight.dtype) == 4 ? hash_every<uint32_t>(weight, look * step, looks * step)
+                                         : hash_every<uint16_t>(weight, look * step, looks * step);
 }
 
 Prepared read_prepared(const void* data, int64_t bytes, const Matrix& weight) {

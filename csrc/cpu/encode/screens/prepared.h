@@ -32,8 +32,9 @@ struct Prepared {
 // Bytes that `prepare` fills for weights of this shape under the current screening.
 int64_t prepared_bytes(int64_t latents, int64_t depth);
 void prepare(const Matrix& weight, int threads, void* out);
-// A hash of up to `samples` elements, spread evenly: cheap, and changes with all but small partial changes.
-uint64_t fingerprint(const Matrix& weight, int64_t samples);
+// A hash of every looks-th, from `look` on, of `samples` elements that are spread evenly, or of all elements if they
+// are no more than `samples`. The looks together change with all but small partial changes.
+uint64_t fingerprint(const Matrix& weight, int64_t samples, int64_t look, int64_t looks);
 // Reads the header. Throws std::invalid_argument if the bytes are not those of such weights under the current
 // screening.
 Prepared read_prepared(const void* data, int64_t bytes, const Matrix& weight);
