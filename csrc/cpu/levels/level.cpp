@@ -1,5 +1,6 @@
 #include "cpu/levels/level.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -10,7 +11,7 @@
 #if defined(SK_HAVE_X86_LEVELS)
 #include <cpuid.h>
 #endif
-#if defined(SK_HAVE_BF16_LEVELS) && defined(__linux__)
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -107,6 +108,17 @@ const char* supported_levels() {
     return joined;
   }();
   return names.c_str();
+}
+
+int64_t second_cache_bytes() {
+  static const int64_t bytes = [] {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    const int64_t told = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (told > 0) return std::clamp<int64_t>(told, 512 << 10, 2 << 20);
+#endif
+    return int64_t{1} << 20;
+  }();
+  return bytes;
 }
 
 }  // namespace saekernels

@@ -194,5 +194,7 @@ void set_level(const char* name);
 void set_level(const Level& wanted);
 // Comma-separated names this build has and this machine runs, best first.
 const char* supported_levels();
+// Of one core; 1 MiB where the system does not say.
+int64_t second_cache_bytes();
 
 }  // namespace saekernels

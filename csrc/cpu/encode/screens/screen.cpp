@@ -55,7 +55,7 @@ class Fp32Screen final : public Screen {
 class Bf16Screen final : public Screen {
  public:
   Bf16Screen(const Level& simd, int64_t depth, const PreparedScreen* prepared, int64_t capacity, int64_t max_columns)
-      : Screen(simd, depth, shape_for(depth, max_columns), capacity, prepared),
+      : Screen(simd, depth, shape_for(panel_width(Screening::kBf16, depth), max_columns), capacity, prepared),
         padded_(round_up(depth_, kScreenDepth)),
         rows_(round_up(capacity, 2 * kScreenPanel) * padded_) {}
 
@@ -81,9 +81,13 @@ class Bf16Screen final : public Screen {
   }
 
  protected:
-  static TileShape shape_for(int64_t depth, int64_t max_columns) {
-    const int64_t columns = std::min(tile_columns(ceil_div(depth, 2)), max_columns);
-    return {columns, 4 * kMaxPanel};
+  // All rows of a block stream past each tile, from the third cache where they are wide: so a tile is as wide as the
+  // second cache allows, beside a group of rows.
+  static TileShape shape_for(int64_t width, int64_t max_columns) {
+    int64_t columns = kMaxTile / 2;
+    while (columns > kMaxPanel && columns * width > second_cache_bytes() * 3 / 8) columns /= 2;
+    const int64_t panels = std::clamp<int64_t>((512 << 10) / (kMaxPanel * width), 1, 4);
+    return {std::min(columns, max_columns), panels * kMaxPanel};
   }
 
   int64_t tile_bytes() const override { return prepared_ != nullptr ? 0 : shape_.columns * padded_ * 2; }
