@@ -44,6 +44,16 @@ def test_topk_is_that_of_exact_scores(name: str) -> None:
     assert got["failed"] == case.failed
 
 
+def test_thresholds_of_latents_are_passed_by_those_above_and_by_nan() -> None:
+    case = emulated.CASES[emulated.THRESHOLDS_OF]
+    x, W, bias = case.inputs()
+    scores = x.double() @ W.double().T + bias.double()
+    above = (scores > emulated.limits(case.F)) | scores.isnan()
+    assert results()[emulated.THRESHOLDS]["passed"] == [row.nonzero()[:, 0].tolist() for row in above]
+    assert above[2].all()
+    assert 10 < above[0].sum() < 200
+
+
 @pytest.mark.parametrize("name", emulated.MISTAKES)
 def test_mistakes_are_found(name: str) -> None:
     said = results()[name]["faults"]

@@ -27,12 +27,12 @@ SLACK = {"registers": 16, "per_score": 0.25, "per_hit": 4}
 MOST_PER_SCORE, MOST_PER_HIT = 8, 80
 
 
-def compile_for(architecture: int, python_path: str = "") -> list[dict[str, Any]]:
+def told(*arguments: str, python_path: str = "") -> list[dict[str, Any]]:
     """The reports of triton_aot.py, in a process that does not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [path for path in (python_path, os.environ.get("PYTHONPATH", "")) if path]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [sys.executable, "-W", "ignore", str(SCRIPTS / "triton_aot.py"), str(architecture)]
+    command = [sys.executable, "-W", "ignore", str(SCRIPTS / "triton_aot.py"), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -86,9 +86,18 @@ def test_resources(architecture: int) -> None:
     version = ".".join(__import__("triton").__version__.split(".")[:2])
     if (version, architecture) == ("3.6", 100):
         pytest.skip("Triton 3.6 spills 64 bytes of one loss kernel for sm_100 (docs/evidence); 3.9 is held to none")
-    reports = compile_for(architecture)
+    reports = told(str(architecture))
     check(architecture, reports)
     check_golden(version, architecture, reports)
+
+
+def test_the_screen_without_ptx_compiles_for_amd() -> None:
+    """Without spills, and two waves share a SIMD; nothing was run."""
+    found = {report["architecture"]: report for report in told("--plain", "gfx942", "gfx90a")}
+    assert found.keys() == {"gfx942", "gfx90a"}
+    for report in found.values():
+        assert report["vgpr_count"] <= 256, report
+        assert report["vgpr_spill_count"] == 0, report
 
 
 @pytest.mark.slow
@@ -97,6 +106,6 @@ def test_resources_on_triton_3_6(tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), "triton==3.6.0"]
     subprocess.run(install, check=True)
     for architecture in (80, 90):
-        reports = compile_for(architecture, python_path=str(tmp_path))
+        reports = told(str(architecture), python_path=str(tmp_path))
         check(architecture, reports)
         check_golden("3.6", architecture, reports)

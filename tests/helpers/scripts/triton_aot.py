@@ -4,6 +4,7 @@ Run as a program in a process of its own, because TRITON_INTERPRET decides what 
 
     python tests/helpers/scripts/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
     python tests/helpers/scripts/triton_aot.py --write 80 90 100  # what the golden table of this Triton holds
+    python tests/helpers/scripts/triton_aot.py --plain gfx942     # the screen without PTX, for AMD
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -29,6 +32,9 @@ sys.path[:0] = [str(Path(__file__).parents[1])]  # as pytest has it
 
 import machine_code  # noqa: E402
 from places import TESTS  # noqa: E402
+from saekernels.backends.triton import append_ptx, configs  # noqa: E402
+from saekernels.backends.triton.encode.operands import Operands  # noqa: E402
+from saekernels.backends.triton.encode.screen import screen  # noqa: E402
 from saekernels.backends.triton.launch import Launch, aligned, record  # noqa: E402
 
 TYPES = {
@@ -68,9 +74,14 @@ def _without_memory(value: Any) -> Any:
     return type(value)(*map(_without_memory, value)) if hasattr(value, "_fields") else value
 
 
-def specialise(launch: Launch, architecture: int) -> tuple[dict[str, Any], dict[Any, Any], dict[Any, Any]]:
+def target_of(architecture: int | str) -> GPUTarget:
+    """Of NVIDIA by number, of AMD by name."""
+    return GPUTarget("cuda", architecture, 32) if isinstance(architecture, int) else GPUTarget("hip", architecture, 64)
+
+
+def specialise(launch: Launch, architecture: int | str) -> tuple[dict[str, Any], dict[Any, Any], dict[Any, Any]]:
     """Signature, constants and attributes: what the just-in-time compiler derives from the arguments."""
-    backend = make_backend(GPUTarget("cuda", architecture, 32))
+    backend = make_backend(target_of(architecture))
     bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
     arguments = {name: _without_memory(value) for name, value in launch.arguments.items()}
     _, signature, constants, attributes = launch.kernel._pack_args(backend, {}, *bind(**arguments))
@@ -97,14 +108,14 @@ def switches(launch: Launch) -> dict[str, Any]:
     return found
 
 
-def binary(launch: Launch, architecture: int) -> Any:
+def binary(launch: Launch, architecture: int | str) -> Any:
     """What Triton makes of one launch, compiled as the just-in-time compiler would."""
     signature, constants, attributes = specialise(launch, architecture)
     source = ASTSource(launch.kernel, signature, constants, attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
-    if launch.maxnreg is not None:
+    if launch.maxnreg is not None and isinstance(architecture, int):
         options["maxnreg"] = launch.maxnreg
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return triton.compile(source, target=target_of(architecture), options=options)
 
 
 def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
@@ -182,6 +193,18 @@ def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
             yield {"name": name, "error": str(error)[:2000]}
 
 
+def plain_screens(architectures: list[str]) -> Iterator[dict[str, Any]]:
+    """The screen of bf16 in Triton alone, for GPUs of AMD: its vector registers, and how many were spilled."""
+    with mock.patch.object(append_ptx, "assembly", return_value=""), record(90) as launches, FakeTensorMode():
+        x, W = torch.empty(8192, 4096, dtype=torch.bfloat16), torch.empty(65536, 4096, dtype=torch.bfloat16)
+        with configs.override("screen", configs.Config(128, 128, 64, 8, 2)):
+            screen(Operands(x, W), torch.empty(8192), 1024, per_latent=False)
+    for architecture in architectures:
+        text = binary(launches[0], architecture).asm["amdgcn"]
+        found = {name: int(re.findall(rf"\.{name}:\s*(\d+)", text)[0]) for name in ("vgpr_count", "vgpr_spill_count")}
+        yield {"architecture": architecture, **found}
+
+
 def write_golden(architectures: list[int]) -> None:
     """Replace this version's part of the golden table."""
     table = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
@@ -200,6 +223,9 @@ def write_golden(architectures: list[int]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "--write":
         write_golden([int(argument) for argument in sys.argv[2:]])
+    elif sys.argv[1] == "--plain":
+        for made in plain_screens(sys.argv[2:]):
+            print(json.dumps(made), flush=True)
     else:
         for made in compile_all(int(sys.argv[1])):
             print(json.dumps(made), flush=True)

@@ -72,6 +72,8 @@ CASES = {
     "too little room": Case(6, 301, 64, torch.bfloat16, plan=Plan(4, 40, 64), failed=6),
 }
 
+THRESHOLDS, THRESHOLDS_OF = "thresholds", "NaN, infinities, ties"
+
 
 class Mistake(NamedTuple):
     """What is done to the screen's PTX, at one match of a pattern at a time, and what has to be said of one of them."""
@@ -151,6 +153,26 @@ def topk(case: Case, edit: Edit = lambda name, ptx: ptx) -> dict[str, Any]:
     }
 
 
+def limits(F: int) -> Tensor:
+    """A threshold per latent [F], one of them NaN and one infinite."""
+    made = 0.5 + torch.rand(F, generator=torch.Generator().manual_seed(1))
+    made[5], made[6] = torch.nan, torch.inf
+    return made
+
+
+def passed(case: Case) -> list[list[int]]:
+    """The latents that pass their thresholds, of each row, from the screen of encode_threshold."""
+    x, W, bias = case.inputs()
+    with record(ARCHITECTURE) as launches, configs.override("screen", TILE):
+        found = screen(Operands(x, W, Vectors(bias.float())), limits(case.F), 512, per_latent=True)
+    run(launches)
+    keys = found.keys.tolist()
+    return [
+        sorted(0x7FFFFFFF - ((key & 0xFFFFFFFF) >> 1) for key in row[:count])
+        for row, count in zip(keys, found.counts.tolist(), strict=True)
+    ]
+
+
 def faults(pattern: str, replacement: str) -> list[str]:
     """What the machine says of a screen with a mistake at each match; "" where it finds none.
 
@@ -175,6 +197,7 @@ def faults(pattern: str, replacement: str) -> list[str]:
 if __name__ == "__main__":
     for name, case in CASES.items():
         print(json.dumps({"name": name, **topk(case)}), flush=True)
+    print(json.dumps({"name": THRESHOLDS, "passed": passed(CASES[THRESHOLDS_OF])}), flush=True)
     for name, mistake in MISTAKES.items():
         print(json.dumps({"name": name, "faults": faults(mistake.pattern, mistake.replacement)}), flush=True)
     print(json.dumps({"name": "no mistake", "faults": faults("ret;", "ret;")}), flush=True)
