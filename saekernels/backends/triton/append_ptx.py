@@ -8,7 +8,10 @@ ragged tiles cost what whole ones do.
 
 from __future__ import annotations
 
-# Scores of one thread that share a branch: in the layout of a matrix product two columns of two rows, twice.
+import functools
+
+# Scores of one thread that share a branch: in the layout of a matrix product two columns of two rows, twice. Three bits
+# pick one of them.
 PACK = 8
 # What each score comes with, and LLVM's constraint for it; what is the same for all scores is one register.
 OPERANDS = {
@@ -79,6 +82,7 @@ MAGNITUDE = """
     and.b32 %bits, %bits, 0x7fffffff;"""
 
 
+@functools.cache
 def assembly(*, absolute: bool, per_latent: bool) -> str:
     """PTX for PACK scores.
 
