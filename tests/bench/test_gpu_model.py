@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
+from places import TESTS
 from saekernels.bench import Shape
 from saekernels.bench.gpu import cases, forecast, model
 from saekernels.bench.gpu.cards import CARDS, Card
@@ -41,6 +43,27 @@ def test_encode_by_hand() -> None:
     eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
     assert eight["screen"].rate == CARDS["H200"].eight_bit
     assert "quantise" in eight
+
+
+def test_epilogues_are_those_of_the_machine_code() -> None:
+    """Triton 3.9 for sm_90; the forms are named by their operands."""
+    golden = json.loads((TESTS / "gpu" / "golden" / "triton_machine_code.json").read_text())["3.9"]["90"]
+    forms = {
+        "exact": "bf16 biased even product=ieee",
+        "tf32": "fp32 biased reach even product=tf32",
+        "screened": "fp8e4nv biased scaled reach even product=ieee",
+    }
+    for form, name in forms.items():
+        assert golden[f"sample_kernel {name}"]["per_score"] == model.SAMPLE_EPILOGUE[form]
+        assert golden[f"screen_kernel {name}"]["per_score"] == model.SCREEN_EPILOGUE[form]
+        assert golden[f"screen_kernel {name}"]["per_hit"] == model.APPEND
+
+
+def test_appending_by_hand() -> None:
+    # No pack, all packs, and of packs of 256 scores 1 - (1 - 1 / 256)^256.
+    assert model.appending(0) == 0
+    assert model.appending(1) == pytest.approx(7)
+    assert model.appending(1 / 256) == pytest.approx(7 * 0.632840, rel=1e-5)
 
 
 def test_decode_by_hand() -> None:

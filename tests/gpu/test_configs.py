@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from saekernels.backends.triton import configs
+from saekernels.backends.triton.append_ptx import PACK
 from saekernels.backends.triton.configs import Config, Key, candidates, lookup, override
 
 BF16 = torch.bfloat16
@@ -21,6 +22,15 @@ def test_every_kernel_has_one_on_every_architecture() -> None:
                     found = lookup(kernel, architecture, dtype, width)
                     assert found.num_warps in (1, 2, 4, 8)
                     assert found.BN & (found.BN - 1) == 0
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16, torch.int8])
+def test_a_quarter_of_a_screens_tile_has_a_pack_for_each_thread(architecture: int, dtype: torch.dtype) -> None:
+    """Else assembly would be run for copies of an element, which would be appended twice."""
+    for width in (64, 4096):
+        for config in candidates("screen", architecture, dtype, width):
+            assert 32 * config.num_warps * PACK <= config.BM * config.BN // 4
 
 
 def test_the_nearest_entry_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

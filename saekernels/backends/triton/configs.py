@@ -21,7 +21,8 @@ class Config(NamedTuple):
     Attributes:
         BM, BN, BK: rows, columns and depth of a tile; kernels of codes use BN columns (of d) and BK entries at a time.
         group: row tiles that share a column tile in L2.
-        extra: switches by name: "tma" (operands through tensor descriptors), "branch" (append with a branch per hit).
+        extra: switches by name: "tma" (operands through tensor descriptors).
+        maxnreg: registers that a thread of the screen may have; None: as many as the assembler likes.
     """
 
     BM: int
@@ -31,6 +32,7 @@ class Config(NamedTuple):
     num_stages: int
     group: int = 8
     extra: tuple[str, ...] = ()
+    maxnreg: int | None = None
 
     def has(self, switch: str) -> bool:
         """Whether a switch is on."""
@@ -55,11 +57,14 @@ TABLE: dict[Key, Config] = {
     Key("screen", 0, 2, False): Config(16, 128, 32, 4, 1, 2),
     Key("screen", 80, 1, False): Config(128, 128, 64, 8, 3),
     Key("screen", 80, 2, False): Config(128, 128, 32, 8, 3),
-    Key("screen", 80, 4, False): Config(128, 128, 32, 8, 2),
-    Key("screen", 90, 1, False): Config(128, 128, 128, 8, 3),
-    Key("screen", 90, 2, False): Config(128, 128, 64, 8, 3),
-    Key("screen", 90, 4, False): Config(128, 128, 32, 8, 3),
+    # Triton 3.6 would rather spill 16 bytes than use more than 128 registers.
+    Key("screen", 80, 4, False): Config(128, 128, 32, 8, 2, maxnreg=168),
+    # 128 registers: two blocks share a multiprocessor, and one's epilogue hides behind the other's product.
+    Key("screen", 90, 1, False): Config(128, 128, 128, 8, 3, maxnreg=128),
+    Key("screen", 90, 2, False): Config(128, 128, 64, 8, 3, maxnreg=128),
+    Key("screen", 90, 4, False): Config(128, 128, 32, 8, 3, maxnreg=128),
     Key("screen", 100, 1, False): Config(128, 64, 128, 8, 3),
+    Key("screen", 100, 2, False): Config(128, 128, 64, 8, 3, maxnreg=128),
     Key("screen", 100, 4, False): Config(128, 64, 32, 8, 3),
     Key("linear_ce_kl", 0, 2, False): Config(16, 32, 32, 4, 1, 2),
     Key("linear_ce_kl", 80, 2, False): Config(64, 64, 32, 8, 3),
@@ -121,17 +126,15 @@ def candidates(kernel: str, architecture: int, dtype: torch.dtype, width: int) -
 
 def _products(kernel: str, architecture: int, dtype: torch.dtype) -> list[Config]:
     """A few dozen: compiling takes longer than timing."""
-    switches: list[tuple[str, ...]] = [()]
+    switches: list[tuple[str, ...]] = [(), ("tma",)] if kernel == "screen" and architecture >= 90 else [()]
+    maxnreg = 128 if kernel == "screen" and architecture >= 90 else None
     if kernel == "screen":
-        switches.append(("branch",))
-        if architecture >= 90:
-            switches += [("tma",), ("branch", "tma")]
         tiles = ((128, 128, 8), (128, 256, 8), (64, 256, 4))
     else:
         tiles = ((64, 128, 8), (64, 64, 4), (128, 128, 8))
     depth = 128 // dtype.itemsize  # one line of 128 bytes, which is what wgmma swizzles
     depths = (depth,) if architecture >= 90 else (depth // 2, depth)
     return [
-        Config(BM, BN, BK, warps, stages, 8, extra)
+        Config(BM, BN, BK, warps, stages, 8, extra, maxnreg if (BM, BN) == (128, 128) else None)
         for (BM, BN, warps), stages, extra, BK in itertools.product(tiles, (3, 4), switches, depths)
     ]

@@ -11,12 +11,18 @@ from typing import NamedTuple
 
 import torch
 
+from saekernels.backends.triton.append_ptx import PACK
 from saekernels.backends.triton.encode import sampling as screening
 from saekernels.bench.gpu.cards import Card
 from saekernels.bench.measure.shapes import Shape
 
-# Instructions per score of the screen's epilogue with masked atomics.
-MASKED_EPILOGUE = 18
+# Instructions of a thread per score behind the product, in the machine code for sm_90 (tests/gpu/golden): of operands
+# in 16 bits, in tf32 with bounds, and in 8 bits with scales and bounds.
+SAMPLE_EPILOGUE = {"exact": 13.62, "tf32": 20.53, "screened": 22.59}
+SCREEN_EPILOGUE = {"exact": 4.22, "tf32": 9.16, "screened": 10.81}
+# More for a pack of scores of which some lane of the warp appends one.
+APPEND = 56
+WARP = 32
 # Of the softmax of both streams, per logit.
 SOFTMAX_EPILOGUE = 14
 # Candidates that rescoring reads, per latent wanted: inside twice the error bound of tf32 and of 8-bit products.
@@ -60,6 +66,11 @@ def product(shape: Shape, dtype: torch.dtype, card: Card) -> Kernel:
     return Kernel("product", 2 * T * d * F, rate, (T * d + F * d + T * F) * size)
 
 
+def appending(share: float) -> float:
+    """Instructions per score that appending costs, where a `share` of all scores, at random, is appended."""
+    return APPEND / PACK * (1 - (1 - share) ** (WARP * PACK))
+
+
 def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact") -> list[Kernel]:
     """encode_topk."""
     T, d, F, k = shape
@@ -74,15 +85,28 @@ def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact
     step, rank, capacity = planned
     groups = F / step / screening.GROUP_OF
     found = rank * step * (GROWTH[precision] if rescored else 1)
+    epilogue = "tf32" if rescored and precision == "exact" else precision if rescored else "exact"
     kernels = []
     if precision == "screened":
         kernels.append(Kernel("quantise", memory=F * d * (2 * size + 1) + T * d * (2 * size + 1)))
     elif rescored:
         kernels.append(Kernel("row_norms", memory=(F * d + T * d) * size))
     kernels += [
-        Kernel("sample", 2 * T * d * F / step, rate, (T * d + F * d / step) * operand + 4 * T * groups),
+        Kernel(
+            "sample",
+            2 * T * d * F / step,
+            rate,
+            (T * d + F * d / step) * operand + 4 * T * groups,
+            lanes=SAMPLE_EPILOGUE[epilogue] * T * F / step,
+        ),
         Kernel("rank", memory=4 * T * groups, lanes=33 * 2 * T * groups),
-        Kernel("screen", 2 * T * d * F, rate, (T * d + F * d) * operand + 8 * T * found, lanes=MASKED_EPILOGUE * T * F),
+        Kernel(
+            "screen",
+            2 * T * d * F,
+            rate,
+            (T * d + F * d) * operand + 8 * T * found,
+            lanes=(SCREEN_EPILOGUE[epilogue] + appending(found / F)) * T * F,
+        ),
         Kernel("cut" if rescored else "certify", memory=16 * T * found if rescored else 4 * T),
     ]
     if rescored:

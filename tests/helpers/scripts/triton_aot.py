@@ -3,33 +3,38 @@
 Run as a program in a process of its own, because TRITON_INTERPRET decides what `triton.jit` means for a whole process:
 
     python tests/helpers/scripts/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
-    python tests/helpers/scripts/triton_aot.py --write 80 90 100  # their registers as the golden table of this Triton
+    python tests/helpers/scripts/triton_aot.py --write 80 90 100  # what the golden table of this Triton holds
+    python tests/helpers/scripts/triton_aot.py --plain gfx942     # the screen without PTX, for AMD
 """
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
 sys.path[:0] = [str(Path(__file__).parents[1])]  # as pytest has it
 
+import machine_code  # noqa: E402
 from places import TESTS  # noqa: E402
+from saekernels.backends.triton import append_ptx, configs  # noqa: E402
+from saekernels.backends.triton.encode.operands import Operands  # noqa: E402
+from saekernels.backends.triton.encode.screen import screen  # noqa: E402
 from saekernels.backends.triton.launch import Launch, aligned, record  # noqa: E402
 
 TYPES = {
@@ -42,12 +47,14 @@ TYPES = {
     torch.int64: "i64",
 }
 # Constants that are sizes of tiles, or the same everywhere.
-DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST")
+DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST", "ASSEMBLY")
 # Operands that may be None, and what a kernel with them is called.
 OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
-GOLDEN = TESTS / "gpu" / "golden" / "triton_registers.json"
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+GOLDEN = TESTS / "gpu" / "golden" / "triton_machine_code.json"
+TILES_OF_SCORES = ("screen_kernel", "sample_kernel", "dense_kernel")
+# What the golden table holds of a kernel.
+HELD = ("registers", "blocks", "per_score", "per_hit")
 
 
 class Address:
@@ -67,9 +74,14 @@ def _without_memory(value: Any) -> Any:
     return type(value)(*map(_without_memory, value)) if hasattr(value, "_fields") else value
 
 
-def specialise(launch: Launch, architecture: int) -> tuple[dict[str, Any], dict[Any, Any], dict[Any, Any]]:
+def target_of(architecture: int | str) -> GPUTarget:
+    """Of NVIDIA by number, of AMD by name."""
+    return GPUTarget("cuda", architecture, 32) if isinstance(architecture, int) else GPUTarget("hip", architecture, 64)
+
+
+def specialise(launch: Launch, architecture: int | str) -> tuple[dict[str, Any], dict[Any, Any], dict[Any, Any]]:
     """Signature, constants and attributes: what the just-in-time compiler derives from the arguments."""
-    backend = make_backend(GPUTarget("cuda", architecture, 32))
+    backend = make_backend(target_of(architecture))
     bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
     arguments = {name: _without_memory(value) for name, value in launch.arguments.items()}
     _, signature, constants, attributes = launch.kernel._pack_args(backend, {}, *bind(**arguments))
@@ -96,30 +108,34 @@ def switches(launch: Launch) -> dict[str, Any]:
     return found
 
 
-def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
-    """Registers, stack bytes (spills), shared memory and instructions of one launch."""
+def binary(launch: Launch, architecture: int | str) -> Any:
+    """What Triton makes of one launch, compiled as the just-in-time compiler would."""
     signature, constants, attributes = specialise(launch, architecture)
     source = ASTSource(launch.kernel, signature, constants, attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
-    if launch.maxnreg is not None:
+    if launch.maxnreg is not None and isinstance(architecture, int):
         options["maxnreg"] = launch.maxnreg
+    return triton.compile(source, target=target_of(architecture), options=options)
+
+
+def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
+    """Registers, stack bytes (spills), shared memory and instructions of one launch."""
     started = time.perf_counter()
-    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    made = binary(launch, architecture)
     seconds = time.perf_counter() - started
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.asm["cubin"])
-        file.flush()
-        usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     ptx = made.asm["ptx"]
+    registers, stack = machine_code.usage(made.asm["cubin"])
     return {
         "kernel": launch.name,
         "architecture": architecture,
-        "dtypes": sorted({kind for _, kind in flat(signature) if kind[0] in "*t"}),
+        "dtypes": sorted({kind for _, kind in flat(specialise(launch, architecture)[0]) if kind[0] in "*t"}),
         "constants": switches(launch),
         "num_warps": launch.num_warps,
-        "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
-        "stack": int(re.findall(r"STACK:(\d+)", usage)[0]),
+        "registers": registers,
+        "stack": stack,
         "shared": made.metadata.shared,
+        "blocks": machine_code.blocks(architecture, registers, launch.num_warps, made.metadata.shared),
+        **_epilogue(launch, made.asm["cubin"]),
         "wgmma": ptx.count("wgmma.mma_async"),
         "tcgen05": ptx.count("tcgen05.mma"),
         "mma": ptx.count("mma.sync"),
@@ -127,6 +143,16 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
         "tma": ptx.count("cp.async.bulk.tensor"),
         "seconds": round(seconds, 2),
     }
+
+
+def _epilogue(launch: Launch, cubin: bytes) -> dict[str, float]:
+    """Instructions per score of a tile where none is appended, and how many more a pack with one takes."""
+    tile = launch.arguments.get("TILE")
+    counted = machine_code.epilogue(machine_code.disassemble(cubin)) if launch.name in TILES_OF_SCORES else None
+    if tile is None or counted is None:
+        return {}
+    scores = tile.BM.value * tile.BN.value / (32 * launch.num_warps)
+    return {"per_score": round(counted[0] / scores, 2)} | ({"per_hit": counted[1]} if counted[1] else {})
 
 
 def title(launch: Launch) -> str:
@@ -167,19 +193,39 @@ def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
             yield {"name": name, "error": str(error)[:2000]}
 
 
+def plain_screens(architectures: list[str]) -> Iterator[dict[str, Any]]:
+    """The screen of bf16 in Triton alone, for GPUs of AMD: its vector registers, and how many were spilled."""
+    with mock.patch.object(append_ptx, "assembly", return_value=""), record(90) as launches, FakeTensorMode():
+        x, W = torch.empty(8192, 4096, dtype=torch.bfloat16), torch.empty(65536, 4096, dtype=torch.bfloat16)
+        with configs.override("screen", configs.Config(128, 128, 64, 8, 2)):
+            screen(Operands(x, W), torch.empty(8192), 1024, per_latent=False)
+    for architecture in architectures:
+        text = binary(launches[0], architecture).asm["amdgcn"]
+        found = {name: int(re.findall(rf"\.{name}:\s*(\d+)", text)[0]) for name in ("vgpr_count", "vgpr_spill_count")}
+        yield {"architecture": architecture, **found}
+
+
 def write_golden(architectures: list[int]) -> None:
     """Replace this version's part of the golden table."""
     table = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     table[VERSION] = {
-        str(architecture): {made["name"]: made["registers"] for made in compile_all(architecture)}
+        str(architecture): {
+            made["name"]: {name: made[name] for name in HELD if name in made} for made in compile_all(architecture)
+        }
         for architecture in architectures
     }
-    GOLDEN.write_text(json.dumps(table, indent=1) + "\n")
+    text = json.dumps(table, indent=1)
+    GOLDEN.write_text(
+        re.sub(r"\{\s+(\"registers\"[^}]*?)\s+\}", lambda row: "{" + " ".join(row[1].split()) + "}", text) + "\n"
+    )
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--write":
         write_golden([int(argument) for argument in sys.argv[2:]])
+    elif sys.argv[1] == "--plain":
+        for made in plain_screens(sys.argv[2:]):
+            print(json.dumps(made), flush=True)
     else:
         for made in compile_all(int(sys.argv[1])):
             print(json.dumps(made), flush=True)

@@ -35,11 +35,10 @@ def encoder(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
         backend.encode_topk(x, W, None, None, k, "abs")
         backend.encode_topk(x, W.new_empty(d, F).t(), bias, None, k, "relu", precision="fast")
         backend.encode_topk(x, W, bias, None, k, "relu", precision="screened")
-        for extra in (("branch",), ("branch", "tma")):
-            table = configs.lookup("screen", launch.architecture(x.device), dtype, d)
-            if "tma" in extra and launch.architecture(x.device) < 90:
-                continue
-            with configs.override("screen", table._replace(extra=extra)):
+        architecture = launch.architecture(x.device)
+        if architecture >= 90:
+            table = configs.lookup("screen", architecture, dtype, d)
+            with configs.override("screen", table._replace(extra=("tma",))):
                 backend.encode_topk(x, W, bias, None, k, "relu", precision="fast")
 
 

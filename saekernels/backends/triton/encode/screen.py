@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs
-from saekernels.backends.triton.encode.append import append_branching, append_masked
+from saekernels.backends.triton.encode.append import append, form_of
 from saekernels.backends.triton.encode.operands import Operands
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import architecture, launch
@@ -48,34 +48,35 @@ def reach_of(rows, columns, sizes, vectors):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def screen_kernel(  # type: ignore[no-untyped-def]
-    x,
-    W,
-    sizes,
-    vectors,
-    threshold,
-    found,
-    ABS: tl.constexpr,
-    PER_LATENT: tl.constexpr,
-    BRANCH: tl.constexpr,
-    TILE,
-):
+def quarters_of(acc):  # type: ignore[no-untyped-def]
+    """Four blocks of neighbouring columns of [BM, BN], each element in the thread that has it."""
+    left, right = halves_of(acc)
+    return halves_of(left) + halves_of(right)
+
+
+@triton.jit
+def halves_of(block):  # type: ignore[no-untyped-def]
+    """The left and the right half of [M, N]."""
+    apart = tl.permute(tl.reshape(block, (block.shape[0], 2, block.shape[1] // 2)), (0, 2, 1))
+    return tl.split(apart)
+
+
+@triton.jit
+def screen_kernel(x, W, sizes, vectors, threshold, found, FORM, TILE):  # type: ignore[no-untyped-def]
     tile_m, tile_n = tile_of(tl.program_id(0), sizes, TILE)
     acc = product(x, W, tile_m, tile_n, sizes, TILE)
-    first_row = tile_m * TILE.BM
-    first_column = tile_n * TILE.BN
-    rows = first_row + tl.arange(0, TILE.BM)
-    columns = first_column + tl.arange(0, TILE.BN)
-    score = scores_of(acc, rows, columns, sizes, vectors)
-    if vectors.row_norm is not None:
-        score = tl.abs(score) if ABS else score
-        score += reach_of(rows, columns, sizes, vectors)
-    # What is rescored gets its sign then, and is compared as it is.
-    signed: tl.constexpr = ABS and vectors.row_norm is None
-    if BRANCH:
-        append_branching(score, threshold, first_row, first_column, sizes, found, signed, PER_LATENT)
-    else:
-        append_masked(score, threshold, first_row, first_column, sizes, found, signed, PER_LATENT)
+    rows = tile_m * TILE.BM + tl.arange(0, TILE.BM)
+    # A quarter at a time: what belongs to latents is loaded after the quarter before is done with its own, which
+    # leaves registers for a second block.
+    parts = quarters_of(acc)
+    for part in tl.static_range(4):
+        columns = tile_n * TILE.BN + part * (TILE.BN // 4) + tl.arange(0, TILE.BN // 4)
+        score = scores_of(parts[part], rows, columns, sizes, vectors)
+        if vectors.row_norm is not None:
+            # What is rescored gets its sign then, and is compared as it is.
+            score = tl.abs(score) if FORM.ABS else score
+            score += reach_of(rows, columns, sizes, vectors)
+        append(score, threshold, rows, columns, sizes, found, FORM.ABS and vectors.row_norm is None, FORM)
 
 
 def screen(of: Operands, threshold: Tensor, capacity: int, *, per_latent: bool, absolute: bool = False) -> Candidates:
@@ -90,18 +91,19 @@ def screen(of: Operands, threshold: Tensor, capacity: int, *, per_latent: bool, 
     config = configs.lookup("screen", architecture(device), of.x.dtype, of.x.shape[1])
     keys = torch.empty(rows, capacity, dtype=torch.int64, device=device)
     found = Candidates(keys, torch.zeros(rows, dtype=torch.int32, device=device), capacity)
+    arguments = operands(of.x, of.W, config, of.float32_product)
     launch(
         screen_kernel,
         grid(rows, of.W.shape[0], config),
         device,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        # Predicates of a ragged depth need more registers than there are for two blocks.
+        maxnreg=config.maxnreg if arguments["TILE"].EVEN.value else None,
         vectors=of.vectors,
         threshold=threshold,
         found=found,
-        ABS=absolute,
-        PER_LATENT=per_latent,
-        BRANCH=config.has("branch"),
-        **operands(of.x, of.W, config, of.float32_product),
+        FORM=form_of(architecture(device), absolute, per_latent, of.rescored),
+        **arguments,
     )
     return found

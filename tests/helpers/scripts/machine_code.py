@@ -1,0 +1,138 @@
+"""What a compiled kernel costs by its own machine code: instructions on a way through it, and blocks that fit together.
+
+`nvdisasm`, which comes with Triton, turns a cubin into lines; branches make a graph of them. What is counted are
+instructions that a thread issues: on the shortest way from the end of the product's loop to the kernel's, which is the
+way of a thread whose scores reach nothing, and how many more it takes once one score of a pack does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import triton
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?(\S[^;]*?)\s*;")
+LABEL = re.compile(r"(\.L_x_\d+):")
+# Instructions that multiply on tensor cores, from sm_80 to sm_120.
+PRODUCT = re.compile(r"[A-Z]*(MMA|UTC[A-Z]*MMA)\b")
+# Of a multiprocessor, by architecture: bytes of shared memory, threads. All have 64 K registers and room for 32 blocks.
+SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
+REGISTERS, THREADS, BLOCKS, RESERVED = 64 * 1024, 2048, 32, 1024
+
+
+class Instruction(NamedTuple):
+    """predicate: what it hangs on, or ""; text: the operation and its operands; target: where a branch goes, or -1."""
+
+    predicate: str
+    text: str
+    target: int
+
+    @property
+    def name(self) -> str:
+        """The operation without its modifiers."""
+        return self.text.split()[0].split(".")[0]
+
+
+def disassemble(cubin: bytes) -> list[Instruction]:
+    """The instructions of a cubin's kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [TOOLS / "nvdisasm", "-c", file.name]
+        return parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def usage(cubin: bytes) -> tuple[int, int]:
+    """Registers of a thread, and bytes of stack, which are registers spilled."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [TOOLS / "cuobjdump", "-res-usage", file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(re.findall(r"REG:(\d+)", told)[0]), int(re.findall(r"STACK:(\d+)", told)[0])
+
+
+def parse(listing: str) -> list[Instruction]:
+    """The first kernel of a listing."""
+    lines: list[tuple[str, str]] = []
+    labels: dict[str, int] = {}
+    for line in listing[listing.index(".text.") :].splitlines():
+        if label := LABEL.match(line.strip()):
+            labels[label[1]] = len(lines)
+        elif code := LINE.match(line.strip()):
+            lines.append((code[1] or "", code[2]))
+        elif lines and ".section" in line:
+            break
+    found = []
+    for predicate, text in lines:
+        to = re.search(r"\.L_x_\d+", text) if text.startswith("BRA") else None
+        found.append(Instruction(predicate, text, labels[to[0]] if to else -1))
+    return found
+
+
+def way(code: list[Instruction], start: int, goal: Callable[[int], bool]) -> int | None:
+    """How many instructions from `start` to the nearest goal, that one included; None where no way leads."""
+    waiting, seen = [(1, start)], set()
+    while waiting:
+        count, at = heapq.heappop(waiting)
+        if at in seen or at >= len(code):
+            continue
+        seen.add(at)
+        if goal(at):
+            return count
+        conditional = bool(code[at].predicate)
+        if code[at].target >= 0:
+            heapq.heappush(waiting, (count + 1, code[at].target))
+        if conditional or code[at].name not in ("BRA", "EXIT", "RET"):
+            heapq.heappush(waiting, (count + 1, at + 1))
+    return None
+
+
+def after_the_product(code: list[Instruction]) -> int | None:
+    """Where the innermost loop with a product in it has ended; None where there is none."""
+    loops = [
+        (at - instruction.target, at)
+        for at, instruction in enumerate(code)
+        if 0 <= instruction.target <= at and any(PRODUCT.match(body.text) for body in code[instruction.target : at])
+    ]
+    return min(loops)[1] + 1 if loops else None
+
+
+def epilogue(code: list[Instruction]) -> tuple[int, int] | None:
+    """Instructions of a thread after its product where nothing is appended, and how many more one hit costs it.
+
+    None for a kernel without a product's loop; no more where nothing can be appended.
+    """
+    start = after_the_product(code)
+    if start is None:
+        return None
+
+    def leaves(at: int) -> bool:
+        return code[at].name == "EXIT"
+
+    shortest = way(code, start, leaves)
+    more = []
+    for atomic in (at for at, instruction in enumerate(code) if instruction.name == "ATOMG"):
+        there = way(code, start, lambda at, goal=atomic: at == goal)  # type: ignore[misc]
+        store = next((at for at in range(atomic, len(code)) if code[at].name == "STG"), None)
+        parts = [
+            there,
+            store and way(code, atomic, lambda at, goal=store: at == goal),
+            store and way(code, store, leaves),
+        ]  # type: ignore[misc]
+        if shortest is not None and None not in parts:
+            more.append(sum(map(int, parts)) - 2 - shortest)  # type: ignore[arg-type]
+    return None if shortest is None else (shortest, max(more, default=0))
+
+
+def blocks(architecture: int, registers: int, warps: int, shared: int) -> int:
+    """How many blocks of a kernel share a multiprocessor; registers come in eights, shared memory with 1 KiB more."""
+    by_registers = REGISTERS // (-(-registers // 8) * 8 * 32 * warps)
+    return min(by_registers, SHARED[architecture] // (shared + RESERVED), THREADS // (32 * warps), BLOCKS)
