@@ -1,6 +1,6 @@
 """Makes live objects of other SAE tools fast: same object, same type, same results; one file per tool.
 
-One file per tool, imported only once the tool itself is.
+A tool whose training steps are served has a room instead. Each is imported only once the tool itself is.
 """
 
 from saekernels.adapters.accelerate import accelerate, is_accelerated, restore

@@ -14,7 +14,7 @@ from saekernels.adapters.patch import State, install, state_of, uninstall
 from saekernels.adapters.tools import TOOLS, adapter_of
 from saekernels.sae.activations import Activation
 
-_M = TypeVar("_M", bound=nn.Module)
+_M = TypeVar("_M")
 
 
 def accelerate(
@@ -30,7 +30,8 @@ def accelerate(
 
     Args:
         module: an SAE of sae-lens, eai-sparsify, dictionary_learning or SAEBench, or a module that contains some, which
-            are all accelerated. Of training SAEs of sae-lens, TopK ones apart, the training step alone is. With
+            are all accelerated. Of training SAEs of sae-lens, TopK ones apart, the training step alone is. A trainer
+            of dictionary_learning, whose loss is then computed from sparse entries, and its dictionary. With
             `activation` and `names`, any module.
         activation: what a module of unknown make computes, such as `TopK(32)`.
         names: its weights by role: {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": ..., "b_dec": ...,
@@ -42,19 +43,19 @@ def accelerate(
     Raises:
         NotAccelerated: a ValueError that says which object cannot be accelerated and why. Nothing was changed then.
     """
-    _check_module(module)
+    parts = _parts(module)
     if state_of(module) is not None:
         return module
     if activation is not None or names is not None:
         if activation is None or names is None:
             raise NotAccelerated("activation, names: need both, for a module of unknown make")
-        verify.install_checked(module, plain.plan(module, activation, dict(names)))
+        verify.install_checked(module, plain.plan(parts[0], activation, dict(names)))
         return module
     tool = adapter_of(module)
     if tool is not None:
         _accelerate(module, tool, tool.plan(module), check)
         return module
-    inside = [(one, found) for one in module.modules() if (found := adapter_of(one)) is not None and not state_of(one)]
+    inside = [(one, found) for one in parts if (found := adapter_of(one)) is not None and not state_of(one)]
     plans = [(one, found, found.plan(one)) for one, found in inside]
     if not plans:
         tools = ", ".join(name for name in TOOLS if name in sys.modules) or "none of its tools is imported"
@@ -65,8 +66,9 @@ def accelerate(
     done: list[nn.Module] = []
     try:
         for one, found, state in plans:
-            _accelerate(one, found, state, check)
-            done.append(one)
+            if state_of(one) is None:  # not the SAE of a trainer that came before it
+                _accelerate(one, found, state, check)
+                done.append(one)
     except NotAccelerated:
         for one in done:
             uninstall(one)
@@ -76,27 +78,29 @@ def accelerate(
 
 def restore(module: _M) -> _M:
     """Undo `accelerate`, for this object and all inside it: the tool's own code and layout again."""
-    _check_module(module)
-    for one in module.modules():
+    for one in _parts(module):
         uninstall(one)
     return module
 
 
-def is_accelerated(module: nn.Module) -> bool:
+def is_accelerated(module: object) -> bool:
     """Whether this object, or one inside it, is accelerated."""
-    _check_module(module)
-    return any(state_of(one) is not None for one in module.modules())
+    return any(state_of(one) is not None for one in _parts(module))
 
 
-def _check_module(module: object) -> None:
-    if not isinstance(module, nn.Module):
+def _parts(module: object) -> list[Any]:
+    """The object and the modules inside it. Raises NotAccelerated for what is neither a module nor a known trainer."""
+    if isinstance(module, nn.Module):
+        return list(module.modules())
+    if adapter_of(module) is None:
         raise NotAccelerated(f"module: need a torch.nn.Module, got {type(module).__name__}")
+    return [module]
 
 
-def _accelerate(module: nn.Module, tool: Any, state: State, check: bool) -> None:
+def _accelerate(module: Any, tool: Any, state: State, check: bool) -> None:
     version = verify.installed(tool.PACKAGE)
     known = verify.is_known(version, tool.VERSIONS)
-    meta = any(parameter.device.type == "meta" for parameter in module.parameters())
+    meta = any(parameter.device.type == "meta" for parameter in state.sae_of(module).parameters())
     if (check or not known) and not meta:
         verify.install_checked(module, state)
     else:

@@ -1,0 +1,6 @@
+"""dictionary_learning: which of its dictionaries and trainers are served and how, and the steps of its trainers."""
+
+from saekernels.adapters.dictionary_learning.objects import settings
+from saekernels.adapters.dictionary_learning.trainers import PACKAGE, VERSIONS, classes, known, plan
+
+__all__ = ["PACKAGE", "VERSIONS", "classes", "known", "plan", "settings"]
