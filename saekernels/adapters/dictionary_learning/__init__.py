@@ -1,4 +1,4 @@
-"""dictionary_learning: which of its dictionaries and trainers are served and how, and the steps of its trainers."""
+"""dictionary_learning: which dictionaries and trainers are served and how, and the trainers' steps."""
 
 from saekernels.adapters.dictionary_learning.objects import settings
 from saekernels.adapters.dictionary_learning.trainers import PACKAGE, VERSIONS, classes, known, plan
