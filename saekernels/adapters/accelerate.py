@@ -10,6 +10,7 @@ from torch import nn
 from saekernels.adapters import named_weights as plain
 from saekernels.adapters import verify
 from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.optimizers import Held, swap_in, swap_out
 from saekernels.adapters.patch import State, install, state_of, uninstall
 from saekernels.adapters.tools import TOOLS, adapter_of
 from saekernels.sae.activations import Activation
@@ -18,7 +19,12 @@ _M = TypeVar("_M")
 
 
 def accelerate(
-    module: _M, *, activation: Activation | None = None, names: dict[str, str] | None = None, check: bool = False
+    module: _M,
+    *,
+    activation: Activation | None = None,
+    names: dict[str, str] | None = None,
+    check: bool = False,
+    optimizer: bool = False,
 ) -> _M:
     """Let this library's kernels compute what an object of another tool computes.
 
@@ -31,18 +37,33 @@ def accelerate(
     Args:
         module: an SAE of sae-lens, eai-sparsify, dictionary_learning or SAEBench, or a module that contains some, which
             are all accelerated. Of training SAEs of sae-lens, TopK ones apart, the training step alone is. A trainer
-            of dictionary_learning, whose loss is then computed from sparse entries, and its dictionary. With
-            `activation` and `names`, any module.
+            of sae-lens or eai-sparsify, whose SAEs are; or of dictionary_learning, whose loss is then computed from
+            sparse entries. With `activation` and `names`, any module.
         activation: what a module of unknown make computes, such as `TopK(32)`.
         names: its weights by role: {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": ..., "b_dec": ...,
             "b_pre": what is taken from the input, "threshold", "b_gate", "b_mag", "r_mag"}. Its forward has to take x
             and return the reconstruction. It is always checked.
         check: compare with the object's own forward on a small random batch before taking over. Objects of a version
             that is not known are always checked, with a warning (UnknownVersion).
+        optimizer: step with `saekernels.optim.Adam` in place of the Adam of a trainer, whose state it takes over.
 
     Raises:
         NotAccelerated: a ValueError that says which object cannot be accelerated and why. Nothing was changed then.
     """
+    holds = _held(module)
+    if optimizer:
+        if holds is None:
+            raise NotAccelerated(f"optimizer: {type(module).__name__} is no trainer, and has none")
+        before = is_accelerated(module)
+        accelerate(module, activation=activation, names=names, check=check)
+        try:
+            # After the weights were laid out, as its state has to lie like them.
+            swap_in(module, holds)
+        except NotAccelerated:
+            if not before:
+                restore(module)
+            raise
+        return module
     parts = _parts(module)
     if state_of(module) is not None:
         return module
@@ -52,12 +73,12 @@ def accelerate(
         verify.install_checked(module, plain.plan(parts[0], activation, dict(names)))
         return module
     tool = adapter_of(module)
-    if tool is not None:
+    if tool is not None and any(one is module for one in parts):
         _accelerate(module, tool, tool.plan(module), check)
         return module
     inside = [(one, found) for one in parts if (found := adapter_of(one)) is not None and not state_of(one)]
     plans = [(one, found, found.plan(one)) for one, found in inside]
-    if not plans:
+    if not plans and not is_accelerated(module):
         tools = ", ".join(name for name in TOOLS if name in sys.modules) or "none of its tools is imported"
         raise NotAccelerated(
             f"{type(module).__name__}: neither an SAE of a known tool ({tools}) nor a module with one inside; for "
@@ -77,9 +98,12 @@ def accelerate(
 
 
 def restore(module: _M) -> _M:
-    """Undo `accelerate`, for this object and all inside it: the tool's own code and layout again."""
+    """Undo `accelerate`, for this object and all inside it: the tool's own code, layout and optimizer again."""
     for one in _parts(module):
         uninstall(one)
+    holds = _held(module)
+    if holds is not None:
+        swap_out(module, holds)
     return module
 
 
@@ -88,13 +112,22 @@ def is_accelerated(module: object) -> bool:
     return any(state_of(one) is not None for one in _parts(module))
 
 
+def _held(module: object) -> Held | None:
+    """What of a trainer of a known tool is accelerated; None for anything else."""
+    tool = adapter_of(module)
+    return None if tool is None else tool.held(module)
+
+
 def _parts(module: object) -> list[Any]:
-    """The object and the modules inside it. Raises NotAccelerated for what is neither a module nor a known trainer."""
-    if isinstance(module, nn.Module):
-        return list(module.modules())
-    if adapter_of(module) is None:
+    """The object, or what of a trainer is patched, and the modules inside.
+
+    Raises NotAccelerated for what is neither a module nor a trainer of a known tool.
+    """
+    holds = _held(module)
+    if holds is None and not isinstance(module, nn.Module):
         raise NotAccelerated(f"module: need a torch.nn.Module, got {type(module).__name__}")
-    return [module]
+    targets = [module] if holds is None else holds.targets
+    return [part for one in targets for part in (one.modules() if isinstance(one, nn.Module) else [one])]
 
 
 def _accelerate(module: Any, tool: Any, state: State, check: bool) -> None:

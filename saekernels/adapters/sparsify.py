@@ -6,16 +6,18 @@ it is ours: both read few of them, and neither has a gradient of the encoder in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from sparsify.fused_encoder import EncoderOutput
 from sparsify.sparse_coder import ForwardOutput, SparseCoder
+from sparsify.trainer import Trainer
 from torch import Tensor
 
 from saekernels.adapters.dense_latents import LazyTensor
 from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.optimizers import Held
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.ops import CsrCodes, TopKCodes, decode, encode_topk
@@ -31,12 +33,23 @@ _ACTIVATIONS: dict[str, Callable[[int], Activation]] = {"topk": TopK, "groupmax"
 
 def known(module: object) -> bool:
     """Whether this is an object of the tool."""
-    return isinstance(module, SparseCoder)
+    return isinstance(module, SparseCoder | Trainer)
 
 
 def classes() -> list[type]:
     """The classes whose objects are served."""
     return [SparseCoder]
+
+
+def held(trainer: Any) -> Held | None:
+    """What of a trainer is accelerated: its coders; None for a coder."""
+    if not isinstance(trainer, Trainer):
+        return None
+
+    def put(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        trainer.optimizers = list(optimizers)
+
+    return Held([*trainer.saes.values()], trainer.optimizers, put, trainer.lr_schedulers)
 
 
 def plan(module: Any) -> State:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import saekernels as sk
-import tiny_lm
 from lens_training import near, own_steps
 from live_saes import NothingWide
 from saekernels.adapters.patch import state_of
+from sparsify_training import sparsify_trainer
 
 pytestmark = pytest.mark.peers
 sparsify = pytest.importorskip("sparsify", reason="the peers extra is not installed")
@@ -161,32 +161,6 @@ def test_a_look_without_gradients_is_no_step() -> None:
     assert (state.steps, dict(state.own_steps)) == (0, {})
 
 
-def trained(folder: Path, fast: bool, optimizer: str, steps: int, **options: Any) -> tuple[Any, list[list[float]]]:
-    """sparsify's Trainer after a run on a small model, and every step's losses."""
-    from datasets import Dataset
-
-    tokens = torch.randint(3, 320, (2 * steps, 32), generator=torch.Generator().manual_seed(0))
-    config = sparsify.TrainConfig(
-        sparsify.SparseCoderConfig(num_latents=256, k=6, **options), batch_size=2, layers=[1], lr=2e-3,
-        log_to_wandb=False, save_dir=str(folder), save_every=10**9, auxk_alpha=1 / 4, optimizer=optimizer,
-        dead_feature_threshold=200, lr_warmup_steps=2,
-    )  # fmt: skip
-    trainer = sparsify.Trainer(
-        config, Dataset.from_dict({"input_ids": tokens.tolist()}).with_format("torch"), tiny_lm.model()
-    )
-    (coder,) = trainer.saes.values()
-    if fast:
-        sk.accelerate(coder)
-    losses: list[list[float]] = []
-    coder.register_forward_hook(
-        lambda module, given, out: losses.append(
-            [float(one.detach()) for one in (out.fvu, out.auxk_loss, out.multi_topk_fvu)]
-        )
-    )
-    trainer.fit()
-    return trainer, losses
-
-
 @pytest.mark.parametrize(
     ("optimizer", "options"),
     [("adam", {"multi_topk": True}), ("adam", {"transcode": True}), ("signum", {"multi_topk": True})],
@@ -195,8 +169,10 @@ def trained(folder: Path, fast: bool, optimizer: str, steps: int, **options: Any
 def test_the_tools_trainer_side_by_side(optimizer: str, options: dict[str, Any], tmp_path: Path) -> None:
     """100 steps with latents that die and AuxK; signum takes signs of gradients, where rounding near 0 shows."""
     steps = 100 if optimizer == "adam" else 20
-    theirs, want = trained(tmp_path / "theirs", False, optimizer, steps, **options)
-    ours, found = trained(tmp_path / "ours", True, optimizer, steps, **options)
+    (theirs, want), (ours, found) = (sparsify_trainer(tmp_path, optimizer, steps, **options) for _ in range(2))
+    sk.accelerate(ours)
+    for trainer in (theirs, ours):
+        trainer.fit()
     assert len(want) == steps
     assert max(one[1] for one in want) > 0
     for one, other in zip(found, want, strict=True):

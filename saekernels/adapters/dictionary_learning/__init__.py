@@ -1,6 +1,6 @@
 """dictionary_learning: which dictionaries and trainers are served and how, and the trainers' steps."""
 
 from saekernels.adapters.dictionary_learning.objects import settings
-from saekernels.adapters.dictionary_learning.trainers import PACKAGE, VERSIONS, classes, known, plan
+from saekernels.adapters.dictionary_learning.trainers import PACKAGE, VERSIONS, classes, held, known, plan
 
-__all__ = ["PACKAGE", "VERSIONS", "classes", "known", "plan", "settings"]
+__all__ = ["PACKAGE", "VERSIONS", "classes", "held", "known", "plan", "settings"]

@@ -5,13 +5,13 @@ So projection, clipping, optimizer, schedules and the decoder's norm are the too
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from dictionary_learning.dictionary import AutoEncoder, Dictionary, GatedAutoEncoder, JumpReluAutoEncoder
 from dictionary_learning.trainers import batch_top_k, gdm, jumprelu, matryoshka_batch_top_k, standard, top_k
-from dictionary_learning.trainers.trainer import SAETrainer
+from dictionary_learning.trainers.trainer import ConstrainedAdam, SAETrainer
 from torch import Tensor
 
 from saekernels.adapters.dictionary_learning import objects
@@ -20,6 +20,7 @@ from saekernels.adapters.dictionary_learning.jumprelu import jumprelu_loss
 from saekernels.adapters.dictionary_learning.l1 import gated_loss, standard_loss
 from saekernels.adapters.dictionary_learning.topk import topk_loss
 from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.optimizers import Held
 from saekernels.adapters.patch import State, TrainerState, state_of
 
 PACKAGE, VERSIONS = "dictionary-learning", ("0.1",)
@@ -57,6 +58,20 @@ def plan(module: Any) -> State:
     if type(module.ae) is not trains:
         raise NotAccelerated(f"{name}: it trains a {type(module.ae).__name__}, not a {trains.__name__}")
     return TrainerState("dictionary_learning", "ae", trains, objects.plan(module.ae), {"loss": loss}, _sample)
+
+
+def held(trainer: Any) -> Held | None:
+    """What of a trainer is accelerated: the trainer itself; None for a dictionary."""
+    if not isinstance(trainer, SAETrainer):
+        return None
+
+    def put(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        (trainer.optimizer,) = optimizers
+
+    def constrained(optimizer: Any) -> Sequence[Tensor]:
+        return optimizer.constrained_params if type(optimizer) is ConstrainedAdam else ()
+
+    return Held([trainer], [trainer.optimizer], put, [trainer.scheduler], constrained)
 
 
 def _sample(trainer: Any, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ stays the tool's own code. Hooks on the latents get dense latents, by the tool's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ from sae_lens.saes import (
     topk_sae,
     transcoder,
 )
+from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 
 from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.optimizers import Held
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.sae_lens.batch_topk import batch_topk_step, matryoshka_step
 from saekernels.adapters.sae_lens.jumprelu import jumprelu_step
@@ -93,12 +95,23 @@ _REASONS = {
 
 def known(module: object) -> bool:
     """Whether this is an object of the tool."""
-    return isinstance(module, sae.SAE)
+    return isinstance(module, sae.SAE | SAETrainer)
 
 
 def classes() -> list[type]:
     """The classes whose objects are served."""
     return [*_SAES, *_TRANSCODERS, *_STEPS]
+
+
+def held(trainer: Any) -> Held | None:
+    """What of a trainer is accelerated: its SAE; None for an SAE."""
+    if not isinstance(trainer, SAETrainer):
+        return None
+
+    def put(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        (trainer.optimizer,) = optimizers
+
+    return Held([trainer.sae], [trainer.optimizer], put, [trainer.lr_scheduler])
 
 
 def plan(module: Any) -> State:
