@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, TypeVar
+from collections import Counter
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
@@ -95,6 +96,29 @@ def accelerate(
             uninstall(one)
         raise
     return module
+
+
+class StepCounts(NamedTuple):
+    """taken: steps that were taken over. left: how many were left to the tool's own code, by the reason."""
+
+    taken: int
+    left: dict[str, int]
+
+
+def step_counts(module: object) -> StepCounts:
+    """The training steps of an object since it was accelerated, those of all SAEs inside it or that a trainer trains.
+
+    A step is a loss that was computed with gradients. Why a step is left to the tool is in the log, too, once for each
+    reason. Of an object that is not accelerated no step is counted.
+
+    Raises:
+        NotAccelerated: neither a module nor a trainer of a known tool.
+    """
+    states = [state for one in _parts(module) if (state := state_of(one)) is not None]
+    left: Counter[str] = Counter()
+    for state in states:
+        left.update(state.own_steps)
+    return StepCounts(sum(state.steps for state in states), {reason: count for reason, count in left.items() if count})
 
 
 def restore(module: _M) -> _M:

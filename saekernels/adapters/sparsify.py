@@ -6,10 +6,11 @@ it is ours: both read few of them, and neither has a gradient of the encoder in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from sparsify.config import SparseCoderConfig
 from sparsify.fused_encoder import EncoderOutput
 from sparsify.sparse_coder import ForwardOutput, SparseCoder
 from sparsify.trainer import Trainer
@@ -50,6 +51,12 @@ def held(trainer: Any) -> Held | None:
         trainer.optimizers = list(optimizers)
 
     return Held([*trainer.saes.values()], trainer.optimizers, put, trainer.lr_schedulers)
+
+
+def trials(width: int, latents: int, k: int) -> Iterator[tuple[Any, Callable[[Tensor], Tensor]]]:
+    """(a new coder, its loss from x [T, width])."""
+    coder: Any = SparseCoder(width, SparseCoderConfig(num_latents=latents, k=k))
+    yield coder, lambda x: coder(x).fvu
 
 
 def plan(module: Any) -> State:

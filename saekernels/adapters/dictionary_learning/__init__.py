@@ -2,5 +2,6 @@
 
 from saekernels.adapters.dictionary_learning.objects import settings
 from saekernels.adapters.dictionary_learning.trainers import PACKAGE, VERSIONS, classes, held, known, plan
+from saekernels.adapters.dictionary_learning.trials import trials
 
-__all__ = ["PACKAGE", "VERSIONS", "classes", "held", "known", "plan", "settings"]
+__all__ = ["PACKAGE", "VERSIONS", "classes", "held", "known", "plan", "settings", "trials"]

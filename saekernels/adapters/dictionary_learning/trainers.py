@@ -25,7 +25,7 @@ from saekernels.adapters.patch import State, TrainerState, state_of
 
 PACKAGE, VERSIONS = "dictionary-learning", ("0.1",)
 
-_TRAINERS: dict[type, tuple[type, Callable[..., Any]]] = {
+TRAINERS: dict[type, tuple[type, Callable[..., Any]]] = {
     batch_top_k.BatchTopKTrainer: (batch_top_k.BatchTopKSAE, batch_topk_loss),
     matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer: (matryoshka_batch_top_k.MatryoshkaBatchTopKSAE, matryoshka_loss),
     top_k.TopKTrainer: (top_k.AutoEncoderTopK, topk_loss),
@@ -44,7 +44,7 @@ def known(module: object) -> bool:
 
 def classes() -> list[type]:
     """The classes whose objects are served."""
-    return [*objects.CLASSES, *_TRAINERS]
+    return [*objects.CLASSES, *TRAINERS]
 
 
 def plan(module: Any) -> State:
@@ -52,9 +52,9 @@ def plan(module: Any) -> State:
     if not isinstance(module, SAETrainer):
         return objects.plan(module)
     name = type(module).__name__
-    if type(module) not in _TRAINERS:
+    if type(module) not in TRAINERS:
         raise NotAccelerated(f"{name}: its losses are not known; its SAE alone, its attribute 'ae', may be served")
-    trains, loss = _TRAINERS[type(module)]
+    trains, loss = TRAINERS[type(module)]
     if type(module.ae) is not trains:
         raise NotAccelerated(f"{name}: it trains a {type(module.ae).__name__}, not a {trains.__name__}")
     return TrainerState("dictionary_learning", "ae", trains, objects.plan(module.ae), {"loss": loss}, _sample)

@@ -54,6 +54,7 @@ def _step(module: Any, step_input: TrainStepInput, widths: list[int]) -> TrainSt
     if reason is not None:
         return own_step(module, step_input, reason)
     state: State = module.__dict__[STATE]
+    state.note_step()
     weights = state.weights.of(module)
     norms = weights.decoder_norms() if module.cfg.rescale_acts_by_decoder_norm else None
     batch = _Batch(module, weights, module.process_sae_in(x), norms)

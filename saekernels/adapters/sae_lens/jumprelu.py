@@ -60,6 +60,7 @@ def _step(module: Any, step_input: TrainStepInput, state: State) -> TrainStepOut
     found = encode_threshold(sae_in, weights.W_enc, module.b_enc, low)
     latents = found.indices.long()
     note(state, latents.numel(), len(x) * weights.n_latents)
+    state.note_step()
     at_entries = threshold.index_select(0, latents)
     values, active = jump(found.values, at_entries, width, to_input=module.cfg.jumprelu_ste_to_input)
     decoded = decode_csr(values, found.indices, found.offsets, weights.W_dec, module.b_dec)

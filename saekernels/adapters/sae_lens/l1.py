@@ -41,6 +41,7 @@ def standard_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     sae_in = module.process_sae_in(x)
     found = encode_threshold(sae_in, weights.W_enc, module.b_enc, 0.0)
     note(state, found.indices.numel(), len(x) * weights.n_latents)
+    state.note_step()
     codes = Codes(*found, x.shape[:-1], weights.n_latents)
     out = reconstruct(module, decode_csr(*found, weights.W_dec, module.b_dec))
     losses = {"mse_loss": mse(module, out, x), "l1_loss": _l1(module, step_input, codes)}
@@ -67,6 +68,7 @@ def gated_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     # Both paths are affine in the product s = sae_in @ W_enc.
     s, indices, offsets = encode_threshold(sae_in, weights.W_enc, None, -module.b_gate.detach())
     note(state, indices.numel(), len(x) * weights.n_latents)
+    state.note_step()
     gates = s + module.b_gate.index_select(0, indices)
     magnitudes = (s * module.r_mag.exp().index_select(0, indices) + module.b_mag.index_select(0, indices)).relu()
     out = reconstruct(module, decode_csr(magnitudes, indices, offsets, weights.W_dec, module.b_dec))

@@ -248,8 +248,24 @@ def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
 def _training_forward_pass(module: Any, step_input: Any) -> Any:
     """The tool's own step: encode, decode, losses. It asks for no gradient of dense latents."""
     state: State = module.__dict__[STATE]
+    reason = _reason_for_own(module, step_input.sae_in)
+    if reason is None:
+        state.note_step()
+    else:
+        state.note_own_step(type(module).__name__, reason)
     state.trusted = not hooked(module.hook_sae_acts_post)
     try:
         return type(module).training_forward_pass(module, step_input)
     finally:
         state.trusted = False
+
+
+def _reason_for_own(module: Any, x: Tensor) -> str | None:
+    """Why the tool's own encoder or decoder runs in a training step."""
+    if hooked(module.hook_sae_acts_pre, module.hook_sae_acts_post):
+        return "a hook is on its latents"
+    if not usual(module):
+        return "its activation function is not the one of its config"
+    if getattr(module.cfg, "use_sparse_activations", False):
+        return "its latents are sparse tensors of its own (use_sparse_activations)"
+    return None if _served(module, x) else "its input or its weights are none that the kernels serve"

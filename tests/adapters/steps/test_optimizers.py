@@ -138,7 +138,7 @@ def test_what_is_refused_by_name() -> None:
     ours.optimizer.register_step_post_hook(lambda *given: None)
     with pytest.raises(NotAccelerated, match=f"^optimizer: the Adam {trainer} has hooks on its steps$"):
         sk.accelerate(ours, optimizer=True)
-    with pytest.raises(NotAccelerated, match="^optimizer: AutoEncoderTopK is no trainer, and has none$"):
+    with pytest.raises(NotAccelerated, match=r"^optimizer: AutoEncoderTopK is no trainer, and has none$"):
         sk.accelerate(ours.ae, optimizer=True)
 
 
