@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 import saekernels
-from saekernels.adapters import TOOLS, NotAccelerated, StepCounts
+from saekernels.adapters import TOOLS, StepCounts
 from saekernels.adapters.tools import adapter, installed
 from saekernels.backends import cpu
 from saekernels.display.tables import WIDTH as COLUMNS
 from saekernels.display.tables import text_table
+from saekernels.errors import first_line
 
 LATENTS, WIDTH, ROWS, K = 8192, 128, 64, 32
 
@@ -53,19 +54,18 @@ def counts() -> dict[str, dict[str, int]]:
 def step_counts() -> dict[str, StepCounts]:
     """What becomes of a first step of each training class of the installed tools, as new as they make it, by name.
 
-    A tool that is installed but does not import is left out.
+    A tool that does not import, or whose objects cannot be made as they are known here, has its error for a reason.
     """
     found: dict[str, StepCounts] = {}
     for tool in filter(installed, TOOLS):
         with _quiet():
             try:
-                trials = adapter(tool).trials(width=16, latents=256, k=4)
-            except NotAccelerated:
-                continue
-            for target, loss in trials:
-                saekernels.accelerate(target)
-                loss(torch.randn(64, 16, generator=torch.Generator().manual_seed(0))).backward()
-                found[f"{tool} {type(target).__name__}"] = saekernels.step_counts(target)
+                for target, loss in adapter(tool).trials(width=16, latents=256, k=4):
+                    saekernels.accelerate(target)
+                    loss(torch.randn(64, 16, generator=torch.Generator().manual_seed(0))).backward()
+                    found[f"{tool} {type(target).__name__}"] = saekernels.step_counts(target)
+            except Exception as error:  # whatever a version of a tool that is not known raises
+                found[tool] = StepCounts(0, {f"{type(error).__name__}: {first_line(error)}": 1})
     return found
 
 

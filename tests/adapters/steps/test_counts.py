@@ -61,6 +61,17 @@ def test_steps_of_a_trainer() -> None:
     assert (taken, left) == (4, {DENSE["Gated"]: 1})
 
 
+def test_a_tool_that_cannot_take_a_step_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sparsify")
+    from saekernels.adapters import sparsify
+
+    monkeypatch.setattr(stats, "TOOLS", ("sparsify",))
+    monkeypatch.setattr(sparsify, "SparseCoderConfig", lambda **options: sparsify.nothing)
+    reason = "AttributeError: module 'saekernels.adapters.sparsify' has no attribute 'nothing'"
+    assert stats.step_counts() == {"sparsify": (0, {reason: 1})}
+    assert stats.step_lines(stats.step_counts())[-1].strip().endswith("'nothing'")
+
+
 def test_a_first_step_of_each_class(capsys: pytest.CaptureFixture[str]) -> None:
     found = stats.step_counts()
     for name, counts in found.items():
