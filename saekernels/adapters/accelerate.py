@@ -11,7 +11,7 @@ from torch import nn
 from saekernels.adapters import named_weights as plain
 from saekernels.adapters import verify
 from saekernels.adapters.errors import NotAccelerated
-from saekernels.adapters.optimizers import Held, swap_in, swap_out
+from saekernels.adapters.optimizers import Held, align, swap_in, swap_out
 from saekernels.adapters.patch import State, install, state_of, uninstall
 from saekernels.adapters.tools import TOOLS, adapter_of
 from saekernels.sae.activations import Activation
@@ -52,49 +52,23 @@ def accelerate(
         NotAccelerated: a ValueError that says which object cannot be accelerated and why. Nothing was changed then.
     """
     holds = _held(module)
+    if optimizer and holds is None:
+        raise NotAccelerated(f"optimizer: {type(module).__name__} is no trainer, and has none")
+    before = is_accelerated(module)
+    if state_of(module) is None:
+        _take_over(module, activation, names, check)
+    if holds is None:
+        return module
+    # After the weights were laid out anew, as moments have to lie like them.
+    for own in holds.optimizers:
+        align(own)
     if optimizer:
-        if holds is None:
-            raise NotAccelerated(f"optimizer: {type(module).__name__} is no trainer, and has none")
-        before = is_accelerated(module)
-        accelerate(module, activation=activation, names=names, check=check)
         try:
-            # After the weights were laid out, as its state has to lie like them.
             swap_in(module, holds)
         except NotAccelerated:
             if not before:
                 restore(module)
             raise
-        return module
-    parts = _parts(module)
-    if state_of(module) is not None:
-        return module
-    if activation is not None or names is not None:
-        if activation is None or names is None:
-            raise NotAccelerated("activation, names: need both, for a module of unknown make")
-        verify.install_checked(module, plain.plan(parts[0], activation, dict(names)))
-        return module
-    tool = adapter_of(module)
-    if tool is not None and any(one is module for one in parts):
-        _accelerate(module, tool, tool.plan(module), check)
-        return module
-    inside = [(one, found) for one in parts if (found := adapter_of(one)) is not None and not state_of(one)]
-    plans = [(one, found, found.plan(one)) for one, found in inside]
-    if not plans and not is_accelerated(module):
-        tools = ", ".join(name for name in TOOLS if name in sys.modules) or "none of its tools is imported"
-        raise NotAccelerated(
-            f"{type(module).__name__}: neither an SAE of a known tool ({tools}) nor a module with one inside; for "
-            "another module give activation and names"
-        )
-    done: list[nn.Module] = []
-    try:
-        for one, found, state in plans:
-            if state_of(one) is None:  # not the SAE of a trainer that came before it
-                _accelerate(one, found, state, check)
-                done.append(one)
-    except NotAccelerated:
-        for one in done:
-            uninstall(one)
-        raise
     return module
 
 
@@ -125,9 +99,11 @@ def restore(module: _M) -> _M:
     """Undo `accelerate`, for this object and all inside it: the tool's own code, layout and optimizer again."""
     for one in _parts(module):
         uninstall(one)
-    holds = _held(module)
-    if holds is not None:
+    if (holds := _held(module)) is not None:
         swap_out(module, holds)
+    if (holds := _held(module)) is not None:
+        for own in holds.optimizers:
+            align(own)
     return module
 
 
@@ -152,6 +128,37 @@ def _parts(module: object) -> list[Any]:
         raise NotAccelerated(f"module: need a torch.nn.Module, got {type(module).__name__}")
     targets = [module] if holds is None else holds.targets
     return [part for one in targets for part in (one.modules() if isinstance(one, nn.Module) else [one])]
+
+
+def _take_over(module: Any, activation: Activation | None, names: dict[str, str] | None, check: bool) -> None:
+    parts = _parts(module)
+    if activation is not None or names is not None:
+        if activation is None or names is None:
+            raise NotAccelerated("activation, names: need both, for a module of unknown make")
+        verify.install_checked(module, plain.plan(parts[0], activation, dict(names)))
+        return
+    tool = adapter_of(module)
+    if tool is not None and any(one is module for one in parts):
+        _accelerate(module, tool, tool.plan(module), check)
+        return
+    inside = [(one, found) for one in parts if (found := adapter_of(one)) is not None and not state_of(one)]
+    plans = [(one, found, found.plan(one)) for one, found in inside]
+    if not plans and not is_accelerated(module):
+        tools = ", ".join(name for name in TOOLS if name in sys.modules) or "none of its tools is imported"
+        raise NotAccelerated(
+            f"{type(module).__name__}: neither an SAE of a known tool ({tools}) nor a module with one inside; for "
+            "another module give activation and names"
+        )
+    done: list[nn.Module] = []
+    try:
+        for one, found, state in plans:
+            if state_of(one) is None:  # not the SAE of a trainer that came before it
+                _accelerate(one, found, state, check)
+                done.append(one)
+    except NotAccelerated:
+        for one in done:
+            uninstall(one)
+        raise
 
 
 def _accelerate(module: Any, tool: Any, state: State, check: bool) -> None:

@@ -55,6 +55,15 @@ def swap_out(trainer: Any, held: Held) -> None:
     held.put(kept)
 
 
+def align(optimizer: torch.optim.Optimizer) -> None:
+    """Lay moments out as their parameters lie, which moved: torch's fused Adam on the CPU takes that for granted."""
+    for param, state in getattr(optimizer, "state", {}).items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = state.get(name) if isinstance(state, dict) else None
+            if isinstance(moment, Tensor) and moment.shape == param.shape and moment.stride() != param.stride():
+                state[name] = torch.empty_like(param).copy_(moment)
+
+
 def _like(trainer: str, old: torch.optim.Optimizer, held: Held) -> Adam:
     """Our optimizer for the same parameters in the same order, with the same options, and no state yet."""
     constrained = held.constrained(old)
@@ -94,10 +103,7 @@ def _hand_over(old: torch.optim.Optimizer, new: torch.optim.Optimizer, scheduler
         groups.append({**options, "params": numbers[at : at + len(group["params"])]})
         at += len(group["params"])
     new.load_state_dict({"state": told["state"], "param_groups": groups})
-    for param, state in new.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in state and state[name].stride() != param.stride():
-                state[name] = torch.empty_like(param).copy_(state[name])
+    align(new)
     for scheduler in steered:
         scheduler.optimizer = new
         _fit(scheduler, len(old.param_groups), len(new.param_groups))

@@ -67,6 +67,26 @@ def test_dictionary_learning_with_ours_from_the_middle_and_back(name: str) -> No
             assert moved[moment].stride() == other.stride()
 
 
+@pytest.mark.parametrize("name", ["batch_topk", "matryoshka"])
+def test_a_fused_adam_of_torch_goes_on_in_the_middle_of_a_run(name: str) -> None:
+    """It takes for granted that moments lie like their parameters, which `accelerate` and `restore` lay out anew."""
+    data = batches(15)
+    theirs, ours, _ = pair(name, SHAPE, steps=40, like=data[0])
+    sk.restore(ours)
+    for trainer in (theirs, ours):
+        for group in trainer.optimizer.param_groups:
+            group["fused"] = True
+        for step, x in enumerate(data):
+            if trainer is ours and step == 5:
+                sk.accelerate(ours)
+            if trainer is ours and step == 10:
+                sk.restore(ours)
+            trainer.update(step, x)
+    weights_near(ours.ae, theirs.ae)
+    for value, other in zip(theirs.ae.parameters(), ours.ae.parameters(), strict=True):
+        lens_training.near(other.detach(), value.detach(), 1e-5)
+
+
 def test_the_first_step_is_one_that_schedulers_see() -> None:
     ours, x = pair("gated", SHAPE)[1:]
     sk.accelerate(ours, optimizer=True)
