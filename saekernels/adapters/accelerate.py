@@ -114,6 +114,8 @@ def is_accelerated(module: object) -> bool:
 
 def _held(module: object) -> Held | None:
     """What of a trainer of a known tool is accelerated; None for anything else."""
+    if isinstance(module, nn.Module) and not hasattr(module, "optimizer"):
+        return None  # an SAE has none, and its tool may not even import
     tool = adapter_of(module)
     return None if tool is None else tool.held(module)
 
