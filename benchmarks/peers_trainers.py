@@ -1,14 +1,17 @@
-"""SAELens' and sparsify's own trainers, plain and on this library's kernels: the same losses, step by step, and faster.
+"""Other tools' own trainers, plain and on this library's kernels: the same losses, step by step, and faster.
 
     pip install '.[eval,peers]'
     python benchmarks/peers_trainers.py sae_lens                   # TopK SAE on the bundled model's activations
     python benchmarks/peers_trainers.py sparsify                   # their Trainer on the bundled model and its text
     python benchmarks/peers_trainers.py sae_lens --synthetic 768 --latents 24576 --batch 1024 --steps 6
     python benchmarks/peers_trainers.py sae_lens --architecture jumprelu --late --synthetic 768 --latents 24576
+    python benchmarks/peers_trainers.py dictionary_learning --architecture batchtopk --synthetic 768 --latents 24576
+    python benchmarks/peers_trainers.py sparsify --synthetic 768 --latents 24576 --multi-topk --dead 0.1 --cpu-time
 
-The only change is one line, `saekernels.accelerate(sae)`. Both ways have the same seed and go in turns, step by step;
-sparsify's Trainer, which takes no single steps, goes first one way and then the other. Printed are both loss curves,
-their largest relative difference, the median times of a step and the median of the ratios of steps.
+The only change is one line, `saekernels.accelerate(...)`. Both ways have the same seed and go in turns, step by step;
+sparsify's Trainer, which takes no single steps, goes first one way and then the other, unless rows are synthetic: then
+its coder steps as the Trainer has it step. Printed are both loss curves, their largest relative difference, the median
+times of a step and the median of the ratios of steps.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import saekernels as sk
+from peers_steps import dictionary_step, sparsify_step
 from saekernels import example
 
 SITE_LAYER, K = 2, 32
@@ -59,8 +63,6 @@ def lens_trainer(args: argparse.Namespace, fast: bool) -> Any:
     sae = kind(config(d_in=data.shape[1], d_sae=args.latents, **options_of(args)))
     if args.late:
         data = late(sae, len(data))
-    if fast:
-        sk.accelerate(sae)
 
     def batches() -> Iterator[Tensor]:
         for step in itertools.count():
@@ -70,7 +72,8 @@ def lens_trainer(args: argparse.Namespace, fast: bool) -> Any:
         total_training_samples=args.steps * args.batch, train_batch_size_samples=args.batch, lr=args.lr, lr_end=args.lr,
         dead_feature_window=args.dead_after or args.steps // 2, logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
-    return SAETrainer(settings, sae, batches())
+    trainer = SAETrainer(settings, sae, batches())
+    return sk.accelerate(trainer, optimizer=args.our_optimizer) if fast else trainer
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -94,15 +97,15 @@ def late(sae: Any, rows: int) -> Tensor:
     return torch.stack([sae.W_dec[torch.randint(len(sae.W_dec), (20,))].sum(0) for _ in range(rows)])
 
 
-def timed(trainer: Any) -> tuple[list[float], list[float]]:
+def timed(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> tuple[list[float], list[float]]:
     """(losses, seconds), which every step of the trainer adds to from now on."""
     losses, times = [], []
     own_step = trainer.step
 
     def step(batch: Tensor) -> Any:
-        start = time.perf_counter()
+        start = clock()
         out = own_step(batch)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
         losses.append(float(out.loss.detach()))
         return out
 
@@ -121,11 +124,30 @@ def run_sae_lens(args: argparse.Namespace, fast: bool) -> tuple[list[float], lis
 def in_turns(args: argparse.Namespace) -> list[tuple[list[float], list[float]]]:
     """(loss, seconds) of every step, plain and accelerated, of two of SAELens' trainers that step in turns."""
     trainers = [lens_trainer(args, fast) for fast in (False, True)]
-    found = [timed(trainer) for trainer in trainers]
+    found = [timed(trainer, clock_of(args)) for trainer in trainers]
     for _ in range(args.steps):
         for trainer in trainers:
             trainer.step(next(trainer.data_provider))
             trainer.n_training_steps += 1
+    return found
+
+
+def clock_of(args: argparse.Namespace) -> Callable[[], float]:
+    """Wall-clock seconds, or those that all threads computed, which others on the machine leave alone."""
+    return time.process_time if args.cpu_time else time.perf_counter
+
+
+def steps_in_turns(args: argparse.Namespace) -> list[tuple[list[float], list[float]]]:
+    """(loss, seconds) of every step, plain and accelerated, of dictionary_learning's trainers or sparsify's coders."""
+    make = dictionary_step if args.tool == "dictionary_learning" else sparsify_step
+    steps = [make(args, fast) for fast in (False, True)]
+    found: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
+    clock = clock_of(args)
+    for number in range(args.steps):
+        for step, (losses, times) in zip(steps, found, strict=True):
+            start = clock()
+            losses.append(step(number))
+            times.append(clock() - start)
     return found
 
 
@@ -164,22 +186,31 @@ def run_sparsify(args: argparse.Namespace, fast: bool) -> tuple[list[float], lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tool", choices=["sae_lens", "sparsify"])
+    parser.add_argument("tool", choices=["sae_lens", "sparsify", "dictionary_learning"])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=1024, help="tokens per step")
     parser.add_argument("--latents", type=int, default=5120)
     kinds = ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
-    parser.add_argument("--architecture", choices=kinds, default="topk", help="SAELens' training SAE; k is 32")
+    parser.add_argument("--architecture", choices=kinds, default="topk", help="what is trained; k is 32")
     about = "sparsify's; signum takes only signs of gradients, so rounding near 0 shows in the loss after some steps"
     parser.add_argument("--optimizer", choices=["adam", "signum", "muon"], default="adam", help=about)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--dead-after", type=int, metavar="STEPS", help="SAELens: of silence; by default half of all")
     parser.add_argument("--synthetic", type=int, default=0, metavar="WIDTH", help="Gaussian rows of this width instead")
-    parser.add_argument("--late", action="store_true", help="SAELens: rows are sums of 20 latents, as after training")
+    parser.add_argument("--late", action="store_true", help="rows are sums of 20 latents, as after training")
+    parser.add_argument("--dead", type=float, default=0.0, metavar="SHARE", help="of latents, for AuxK; not SAELens'")
+    parser.add_argument("--multi-topk", action="store_true", help="sparsify's, with --synthetic")
+    parser.add_argument("--our-optimizer", action="store_true", help="the accelerated one steps with our Adam")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds of all threads, not the clock on the wall")
     args = parser.parse_args()
-    if args.late and not args.synthetic:
-        parser.error("--late: needs --synthetic WIDTH")
-    runs = in_turns(args) if args.tool == "sae_lens" else [run_sparsify(args, fast) for fast in (False, True)]
+    if not args.synthetic and (args.late or args.tool == "dictionary_learning"):
+        parser.error(f"{'--late' if args.late else args.tool}: needs --synthetic WIDTH")
+    if args.tool == "sae_lens":
+        runs = in_turns(args)
+    elif args.synthetic:
+        runs = steps_in_turns(args)
+    else:
+        runs = [run_sparsify(args, fast) for fast in (False, True)]
     (plain, plain_times), (fast, fast_times) = runs
     for step in sorted({*range(0, len(plain), max(1, len(plain) // 10)), len(plain) - 1}):
         print(f"step {step:4}: plain {plain[step]:.6f}, accelerated {fast[step]:.6f}")

@@ -1,7 +1,16 @@
 """Kernels for sparse autoencoders, and the honest test they make cheap: what splicing an SAE into a model costs."""
 
 from saekernels._version import __version__ as __version__
-from saekernels.adapters import NotAccelerated, UnknownVersion, accelerate, is_accelerated, restore, swapped
+from saekernels.adapters import (
+    NotAccelerated,
+    StepCounts,
+    UnknownVersion,
+    accelerate,
+    is_accelerated,
+    restore,
+    step_counts,
+    swapped,
+)
 from saekernels.eval import Document, Report, evaluate, load_documents
 from saekernels.formats import FormatError, load, save
 from saekernels.ops import (
@@ -59,6 +68,7 @@ __all__ = [
     "Report",
     "Scale",
     "Splice",
+    "StepCounts",
     "TopK",
     "TopKCodes",
     "UnknownVersion",
@@ -77,6 +87,7 @@ __all__ = [
     "restore",
     "save",
     "splice",
+    "step_counts",
     "swapped",
     "topk",
 ]

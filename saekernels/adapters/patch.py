@@ -25,10 +25,11 @@ class State:
     """What a patched object carries: its weights as kernels want them, and which of its methods are replaced.
 
     trusted: within a step of the tool's own training, where what it does with the codes is known.
+    paused: within a step that is left to the tool's own code, all of it.
     dense_calls: calls that the tool's own code served, because codes were not sparse.
     sample: what an object computes of a few rows, to be compared with and without the patch; None for its forward.
     memory: numbers that one training step leaves for the next, which change its time alone.
-    own_steps: how many training steps ran the tool's own code, by the reason.
+    steps: how many training steps were taken over. own_steps: how many ran the tool's own code, by the reason.
     """
 
     def __init__(
@@ -39,13 +40,43 @@ class State:
         sample: Callable[[Any, Tensor], Tensor] | None = None,
     ) -> None:
         self.tool, self.weights, self.methods, self.sample = tool, weights, dict(methods), sample
-        self.trusted = False
+        self.trusted = self.paused = False
         self.density: float | None = None
         self.dense_calls = 0
         self.memory: dict[str, float] = {}
+        self.steps = 0
         self.own_steps: Counter[str] = Counter()
 
+    def attach(self, target: Any) -> None:
+        """Make an object's weights ready, once it carries this state."""
+        self.weights.lay(target)
+        if self.weights.turned:
+            target._register_state_dict_hook(_contiguous)
+
+    def detach(self, target: Any) -> None:
+        """Undo `attach`."""
+        for key in [key for key, hook in target._state_dict_hooks.items() if hook is _contiguous]:
+            del target._state_dict_hooks[key]
+        self.weights.restore(target)
+
+    def sae_of(self, target: Any) -> nn.Module:
+        """The module that has the weights."""
+        found: nn.Module = target
+        return found
+
     def fits(
+        self,
+        module: nn.Module,
+        x: Any,
+        *,
+        width: int | None = None,
+        dtype: torch.dtype | None = None,
+        autocast: bool = False,
+    ) -> bool:
+        """Whether to take an input: the kernels serve it, and codes were not dense at the last look."""
+        return self.serves(module, x, width=width, dtype=dtype, autocast=autocast) and not self._dense()
+
+    def serves(
         self,
         module: nn.Module,
         x: Any,
@@ -58,7 +89,7 @@ class State:
 
         width, dtype: of the encoder's input, where the tool reshapes or casts x first. autocast: inside of it too.
         """
-        if type(x) not in (Tensor, nn.Parameter) or x.dim() < 1 or x.device.type == "meta":
+        if self.paused or type(x) not in (Tensor, nn.Parameter) or x.dim() < 1 or x.device.type == "meta":
             return False
         rows = self.weights.of(module).W_enc
         return (
@@ -70,7 +101,6 @@ class State:
             and (autocast or not torch.is_autocast_enabled(x.device.type))
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
             and not torch._C._get_tracing_state()
-            and not self._dense()
         )
 
     def note(self, entries: int, tokens: int, latents: int) -> None:
@@ -78,10 +108,15 @@ class State:
         if tokens:
             self.density = entries / (tokens * latents)
 
+    def note_step(self) -> None:
+        """Count a training step that was taken over; a look at the loss without gradients is none."""
+        self.steps += torch.is_grad_enabled()
+
     def note_own_step(self, kind: str, reason: str) -> None:
-        """Count a training step of the tool's own code; the first for a reason is logged."""
-        self.own_steps[reason] += 1
-        if self.own_steps[reason] == 1:
+        """Count a training step of the tool's own code, as `note_step` does; the first for a reason is logged."""
+        first = reason not in self.own_steps
+        self.own_steps[reason] += torch.is_grad_enabled()
+        if first:
             _LOG.warning("%s: a training step runs the tool's own code: %s", kind, reason)
 
     def _dense(self) -> bool:
@@ -92,33 +127,62 @@ class State:
         return self.dense_calls % 32 != 0  # now and then, another look
 
 
-def state_of(module: nn.Module) -> State | None:
+class TrainerState(State):
+    """What a trainer carries: its steps are replaced, and the SAE that it trains has a state of its own.
+
+    sae: the name of the attribute that holds that SAE. trains: its class. inner: its state, if it has none yet.
+    """
+
+    def __init__(
+        self,
+        tool: str,
+        sae: str,
+        trains: type,
+        inner: State,
+        methods: Mapping[str, Callable[..., Any]],
+        sample: Callable[[Any, Tensor], Tensor],
+    ) -> None:
+        super().__init__(tool, inner.weights, methods, sample)
+        self.sae, self.trains, self.inner = sae, trains, inner
+
+    def attach(self, target: Any) -> None:
+        """Accelerate the trainer's SAE."""
+        if state_of(self.sae_of(target)) is None:
+            install(self.sae_of(target), self.inner)
+
+    def detach(self, target: Any) -> None:
+        """Restore the trainer's SAE."""
+        uninstall(self.sae_of(target))
+
+    def sae_of(self, target: Any) -> nn.Module:
+        """The SAE that the trainer trains now."""
+        found: nn.Module = getattr(target, self.sae)
+        return found
+
+
+def state_of(target: object) -> State | None:
     """The state of a patched object, or None."""
-    found = module.__dict__.get(STATE)
+    found = vars(target).get(STATE)
     return found if isinstance(found, State) else None
 
 
-def install(module: nn.Module, state: State) -> None:
+def install(target: Any, state: State) -> None:
     """Patch the object. It keeps its type, its parameters and its state_dict."""
-    module.__dict__[STATE] = state
-    state.weights.lay(module)
+    target.__dict__[STATE] = state
+    state.attach(target)
     for name, function in state.methods.items():
-        module.__dict__[name] = functools.partial(function, module)
-    if state.weights.turned:
-        module._register_state_dict_hook(_contiguous)
+        target.__dict__[name] = functools.partial(function, target)
 
 
-def uninstall(module: nn.Module) -> None:
+def uninstall(target: Any) -> None:
     """Undo `install`: the object is as the tool made it."""
-    state = state_of(module)
+    state = state_of(target)
     if state is None:
         return
     for name in state.methods:
-        module.__dict__.pop(name, None)
-    for key in [key for key, hook in module._state_dict_hooks.items() if hook is _contiguous]:
-        del module._state_dict_hooks[key]
-    state.weights.restore(module)
-    del module.__dict__[STATE]
+        target.__dict__.pop(name, None)
+    state.detach(target)
+    del target.__dict__[STATE]
 
 
 def _contiguous(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:

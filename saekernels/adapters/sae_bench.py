@@ -45,6 +45,15 @@ def classes() -> list[type]:
     return list(_KINDS)
 
 
+def held(trainer: Any) -> None:
+    """It has no trainers."""
+
+
+def trials(width: int, latents: int, k: int) -> list[Any]:
+    """It trains nothing."""
+    return []
+
+
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
     if type(module) not in _KINDS:

@@ -12,8 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import nn
-
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.patch import install, state_of
 from saekernels.adapters.tools import TOOLS, adapter, installed
@@ -85,7 +83,7 @@ def _accelerating(kind: type, original: Any, own: Any) -> Callable[..., None]:
     def init(self: Any, *args: Any, **options: Any) -> None:
         original(self, *args, **options)
         # Subclasses finish their own __init__ first; those that are not known never come here as themselves.
-        if type(self) is kind and isinstance(self, nn.Module) and state_of(self) is None:
+        if type(self) is kind and state_of(self) is None:
             with contextlib.suppress(NotAccelerated):
                 install(self, own.plan(self))
 

@@ -7,8 +7,6 @@ import importlib.util
 import sys
 from types import ModuleType
 
-from torch import nn
-
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.errors import first_line
 
@@ -35,7 +33,7 @@ def adapter(tool: str) -> ModuleType:
         raise NotAccelerated(f"{tool} is installed but does not import as it is known here: {reason}") from error
 
 
-def adapter_of(module: nn.Module) -> ModuleType | None:
+def adapter_of(module: object) -> ModuleType | None:
     """The adapter of the tool that made this object; a tool that was never imported made none."""
     roots = {cls.__module__.partition(".")[0] for cls in type(module).__mro__}
     for name in TOOLS:

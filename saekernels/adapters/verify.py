@@ -41,9 +41,9 @@ def warn_of_version(package: str, version: str, known: Sequence[str]) -> None:
     )
 
 
-def install_checked(module: nn.Module, state: State) -> None:
+def install_checked(module: Any, state: State) -> None:
     """Patch an object and compare it with what it gave before on random rows; raise, unpatched, if they differ."""
-    x = _rows(state.weights.of(module).W_enc)
+    x = _rows(state.weights.of(state.sae_of(module)).W_enc)
     name = type(module).__name__
     sample = state.sample or (lambda one, rows: one(rows))
     try:
@@ -53,7 +53,7 @@ def install_checked(module: nn.Module, state: State) -> None:
             ours = _output(sample(module, x))
     except Exception as error:
         uninstall(module)
-        state.weights.restore(module)
+        state.weights.restore(state.sae_of(module))
         raise NotAccelerated(f"{name}: the small batch failed: {error}") from error
     try:
         _require_same(name, ours, theirs, x.dtype)

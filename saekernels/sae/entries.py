@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from saekernels.ops import TopKCodes, encode_topk
 from saekernels.ops.encode_threshold import CsrCodes
 from saekernels.ops.encoder_gradient import encoder_gradient
+from saekernels.ops.sparse_maps import uniform_offsets
 
 
 def with_gradients(
@@ -21,6 +24,40 @@ def with_gradients(
     """
     values, indices, offsets = codes
     return _Entries.apply(x, W_enc, b_enc, pre_bias, values, indices, offsets)  # type: ignore[no-untyped-call]
+
+
+def encode_among(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    latents: Tensor,
+    *,
+    k: int,
+    pre_bias: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> TopKCodes:
+    """The k largest pre-activations of each row among some latents, signed, as indices of the whole encoder.
+
+    Args:
+        x: [T, d].
+        W_enc, b_enc, pre_bias: of the whole encoder, as in `saekernels.encode_topk`. Gradients reach all of them
+            through the entries that are kept, without a copy of W_enc's rows that is differentiated.
+        latents: [n] int64, each once.
+        k: 1 <= k <= n.
+        scale: [F] or None: what is compared is a pre-activation times its latent's scale; none is 0.
+
+    Returns:
+        TopKCodes: values [T, k], the pre-activations themselves, and indices [T, k] int32, unordered.
+    """
+    with torch.no_grad():
+        rows, bias = W_enc[latents], None if b_enc is None else b_enc[latents]
+        if scale is not None:
+            rows, bias = rows * scale[latents, None], None if bias is None else bias * scale[latents]
+        values, chosen = encode_topk(x, rows, bias, k=k, pre_bias=pre_bias, activation="none")
+        indices = latents[chosen.long()].int()
+        values = values if scale is None else values / scale[indices.long()]
+    csr = CsrCodes(values.flatten(), indices.flatten(), uniform_offsets(len(x), k, x.device))
+    return TopKCodes(with_gradients(csr, x, W_enc, b_enc, pre_bias).view_as(values), indices)
 
 
 class _Entries(Function):

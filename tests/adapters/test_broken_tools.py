@@ -16,6 +16,8 @@ SPARSIFY = """
 from types import SimpleNamespace
 from torch import nn, randn
 
+ForwardOutput = tuple
+
 class SparseCoder(nn.Module):
     def __init__(self):
         super().__init__()
@@ -31,6 +33,8 @@ PACKAGES = {
     "sparsify/sparse_coder.py": SPARSIFY,
     "sparsify/fused_encoder.py": "from collections import namedtuple\n"
     "EncoderOutput = namedtuple('EncoderOutput', 'values indices pre')\n",
+    "sparsify/config.py": "SparseCoderConfig = dict\n",
+    "sparsify/trainer.py": "class Trainer:\n    pass\n",
     "dictionary_learning/__init__.py": "import a_package_that_is_not_there\n",
     "sae_bench/__init__.py": "raise RuntimeError('no device\\nsecond line')\n",
     "sae_lens/__init__.py": "raise AttributeError('np.float_ was removed')\n",

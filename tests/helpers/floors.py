@@ -23,7 +23,7 @@ FLOORS = (
     ("ops",),
     ("sae", "optim"),
     ("formats", "adapters"),
-    ("parallel", "adapters/sae_lens"),
+    ("parallel", "adapters/sae_lens", "adapters/dictionary_learning"),
     ("splice",),
     ("eval/text",),
     ("eval/sums", "training"),

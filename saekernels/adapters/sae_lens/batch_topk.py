@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
-from torch.nn.functional import pad
 
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.sae_lens.step import hidden_pre, mse, output, own_step, reason_for_own, reconstruct
 from saekernels.adapters.weights import CurrentWeights
-from saekernels.ops import CsrCodes, decode, decode_csr, encode_topk
-from saekernels.ops.sparse_maps import uniform_offsets
+from saekernels.ops import CsrCodes, decode
 from saekernels.sae.batch_topk import encode_batch_topk
 from saekernels.sae.codes import Codes
-from saekernels.sae.entries import with_gradients
+from saekernels.sae.entries import encode_among
+from saekernels.sae.prefixes import decode_prefixes
 
 _NORMALISED = ("constant_norm_rescale", "layer_norm")
 
@@ -55,12 +54,12 @@ def _step(module: Any, step_input: TrainStepInput, widths: list[int]) -> TrainSt
     if reason is not None:
         return own_step(module, step_input, reason)
     state: State = module.__dict__[STATE]
+    state.note_step()
     weights = state.weights.of(module)
     norms = weights.decoder_norms() if module.cfg.rescale_acts_by_decoder_norm else None
     batch = _Batch(module, weights, module.process_sae_in(x), norms)
     csr, codes = _encode(batch, state)
-    # [T, levels, d_in], each level beside those before it; without the decoder's bias
-    levels = _levels(batch, csr, widths or [weights.n_latents])
+    levels = decode_prefixes(csr, weights.W_dec, widths or [weights.n_latents])
     prefixes = [decoded + module.b_dec for decoded in levels.unbind(1)]
     out = reconstruct(module, prefixes[-1])
     losses = {"mse_loss": mse(module, out, x)}
@@ -102,21 +101,6 @@ def _encode(batch: _Batch, state: State) -> tuple[CsrCodes, Codes]:
     return csr, Codes(f, csr.indices, csr.offsets, x.shape[:-1], batch.weights.n_latents)
 
 
-def _levels(batch: _Batch, csr: CsrCodes, widths: list[int]) -> Tensor:
-    """[T, levels, d_in]: decoded from the first `widths[i]` latents, each entry once, in the level where it enters.
-
-    Indices ascend within a row, so that the entries of a row and a level lie together.
-    """
-    values, indices, offsets = csr
-    W_dec, tokens, count = batch.weights.W_dec, len(offsets) - 1, len(widths)
-    if count > 1:
-        level = torch.bucketize(indices, torch.tensor(widths, device=indices.device, dtype=indices.dtype), right=True)
-        rows = torch.arange(tokens, device=indices.device).repeat_interleave(offsets.diff())
-        offsets = pad(torch.bincount(rows * count + level, minlength=tokens * count).cumsum(0), (1, 0))
-    decoded = decode_csr(values, indices, offsets, W_dec).view(tokens, count, W_dec.shape[1])
-    return decoded.cumsum(1) if count > 1 else decoded
-
-
 def _auxiliary(
     batch: _Batch, step_input: TrainStepInput, out: Tensor, prefixes: list[Tensor], widths: list[int]
 ) -> Tensor:
@@ -140,14 +124,6 @@ def _dead_loss(batch: _Batch, residual: Tensor, latents: Tensor) -> Tensor:
     W_enc, b_enc = batch.weights.W_enc, batch.module.b_enc
     at_most = residual.shape[-1] // 2
     scale, k = min(len(latents) / at_most, 1.0), min(at_most, len(latents))
-    with torch.no_grad():
-        rows, bias = W_enc[latents], b_enc[latents]
-        if batch.norms is not None:
-            rows, bias = rows * batch.norms[latents, None], bias * batch.norms[latents]
-        values, chosen = encode_topk(batch.sae_in, rows, bias, k=k, activation="none")
-        indices = latents[chosen.long()].int()
-        values = values if batch.norms is None else values / batch.norms[indices.long()]
-    offsets = uniform_offsets(len(residual), k, residual.device)
-    pre = with_gradients(CsrCodes(values.flatten(), indices.flatten(), offsets), batch.sae_in, W_enc, b_enc)
-    guess = decode(pre.view_as(values), indices, batch.weights.W_dec)
+    pre = encode_among(batch.sae_in, W_enc, b_enc, latents, k=k, scale=batch.norms)
+    guess = decode(*pre, batch.weights.W_dec)
     return scale * (guess - residual).pow(2).sum(dim=-1).mean()

@@ -8,9 +8,18 @@ import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
+from saekernels.adapters.density import is_dense, note
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.sae_lens.density import is_dense, note
-from saekernels.adapters.sae_lens.step import by_row, hidden_pre, mse, output, own_step, reason_for_own, reconstruct
+from saekernels.adapters.sae_lens.step import (
+    by_row,
+    hidden_pre,
+    mse,
+    output,
+    own_step,
+    products,
+    reason_for_own,
+    reconstruct,
+)
 from saekernels.adapters.weights import CurrentWeights
 from saekernels.ops import CsrCodes, decode_csr, encode_threshold
 from saekernels.sae.codes import Codes
@@ -25,7 +34,7 @@ def jumprelu_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     state: State = module.__dict__[STATE]
     x: Tensor = step_input.sae_in
     reason = reason_for_own(module, x) or _odd(module.cfg)
-    if reason is None and is_dense(module, x, state, module.threshold - module.bandwidth / 2 - module.b_enc):
+    if reason is None and is_dense(state, x, products(module), module.threshold - module.bandwidth / 2 - module.b_enc):
         reason = _TOO_DENSE
     return _step(module, step_input, state) if reason is None else own_step(module, step_input, reason)
 
@@ -51,6 +60,7 @@ def _step(module: Any, step_input: TrainStepInput, state: State) -> TrainStepOut
     found = encode_threshold(sae_in, weights.W_enc, module.b_enc, low)
     latents = found.indices.long()
     note(state, latents.numel(), len(x) * weights.n_latents)
+    state.note_step()
     at_entries = threshold.index_select(0, latents)
     values, active = jump(found.values, at_entries, width, to_input=module.cfg.jumprelu_ste_to_input)
     decoded = decode_csr(values, found.indices, found.offsets, weights.W_dec, module.b_dec)

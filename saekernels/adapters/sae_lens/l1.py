@@ -8,8 +8,8 @@ import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
+from saekernels.adapters.density import is_dense, note
 from saekernels.adapters.patch import STATE, State
-from saekernels.adapters.sae_lens.density import is_dense, note
 from saekernels.adapters.sae_lens.step import (
     by_row,
     hidden_pre,
@@ -17,6 +17,7 @@ from saekernels.adapters.sae_lens.step import (
     mse,
     output,
     own_step,
+    products,
     reason_for_own,
     reconstruct,
 )
@@ -32,7 +33,7 @@ def standard_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     reason = reason_for_own(module, x)
     if reason is None and module.cfg.lp_norm != 1:
         reason = f"its lp_norm is {module.cfg.lp_norm}"
-    if reason is None and is_dense(module, x, state, -module.b_enc):
+    if reason is None and is_dense(state, x, products(module), -module.b_enc):
         reason = "more than 1 in 10 latents are active"
     if reason is not None:
         return own_step(module, step_input, reason)
@@ -40,6 +41,7 @@ def standard_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     sae_in = module.process_sae_in(x)
     found = encode_threshold(sae_in, weights.W_enc, module.b_enc, 0.0)
     note(state, found.indices.numel(), len(x) * weights.n_latents)
+    state.note_step()
     codes = Codes(*found, x.shape[:-1], weights.n_latents)
     out = reconstruct(module, decode_csr(*found, weights.W_dec, module.b_dec))
     losses = {"mse_loss": mse(module, out, x), "l1_loss": _l1(module, step_input, codes)}
@@ -57,7 +59,7 @@ def gated_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
         reason = "a hook is on its input"
     if reason is None and module.cfg.normalize_activations in ("constant_norm_rescale", "layer_norm"):
         reason = f"its inputs are normalised by {module.cfg.normalize_activations!r}"
-    if reason is None and is_dense(module, x, state, -module.b_gate):
+    if reason is None and is_dense(state, x, products(module), -module.b_gate):
         reason = "more than 1 in 10 gates are open"
     if reason is not None:
         return own_step(module, step_input, reason)
@@ -66,6 +68,7 @@ def gated_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     # Both paths are affine in the product s = sae_in @ W_enc.
     s, indices, offsets = encode_threshold(sae_in, weights.W_enc, None, -module.b_gate.detach())
     note(state, indices.numel(), len(x) * weights.n_latents)
+    state.note_step()
     gates = s + module.b_gate.index_select(0, indices)
     magnitudes = (s * module.r_mag.exp().index_select(0, indices) + module.b_mag.index_select(0, indices)).relu()
     out = reconstruct(module, decode_csr(magnitudes, indices, offsets, weights.W_dec, module.b_dec))

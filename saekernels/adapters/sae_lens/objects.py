@@ -6,7 +6,7 @@ stays the tool's own code. Hooks on the latents get dense latents, by the tool's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ from sae_lens.saes import (
     topk_sae,
     transcoder,
 )
+from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 
 from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
+from saekernels.adapters.optimizers import Held
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.sae_lens.batch_topk import batch_topk_step, matryoshka_step
 from saekernels.adapters.sae_lens.jumprelu import jumprelu_step
@@ -93,12 +95,23 @@ _REASONS = {
 
 def known(module: object) -> bool:
     """Whether this is an object of the tool."""
-    return isinstance(module, sae.SAE)
+    return isinstance(module, sae.SAE | SAETrainer)
 
 
 def classes() -> list[type]:
     """The classes whose objects are served."""
     return [*_SAES, *_TRANSCODERS, *_STEPS]
+
+
+def held(trainer: Any) -> Held | None:
+    """What of a trainer is accelerated: its SAE; None for an SAE."""
+    if not isinstance(trainer, SAETrainer):
+        return None
+
+    def put(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        (trainer.optimizer,) = optimizers
+
+    return Held([trainer.sae], [trainer.optimizer], put, [trainer.lr_scheduler])
 
 
 def plan(module: Any) -> State:
@@ -235,8 +248,24 @@ def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
 def _training_forward_pass(module: Any, step_input: Any) -> Any:
     """The tool's own step: encode, decode, losses. It asks for no gradient of dense latents."""
     state: State = module.__dict__[STATE]
+    reason = _reason_for_own(module, step_input.sae_in)
+    if reason is None:
+        state.note_step()
+    else:
+        state.note_own_step(type(module).__name__, reason)
     state.trusted = not hooked(module.hook_sae_acts_post)
     try:
         return type(module).training_forward_pass(module, step_input)
     finally:
         state.trusted = False
+
+
+def _reason_for_own(module: Any, x: Tensor) -> str | None:
+    """Why the tool's own encoder or decoder runs in a training step."""
+    if hooked(module.hook_sae_acts_pre, module.hook_sae_acts_post):
+        return "a hook is on its latents"
+    if not usual(module):
+        return "its activation function is not the one of its config"
+    if getattr(module.cfg, "use_sparse_activations", False):
+        return "its latents are sparse tensors of its own (use_sparse_activations)"
+    return None if _served(module, x) else "its input or its weights are none that the kernels serve"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,6 +53,16 @@ def own_step(module: Any, step_input: TrainStepInput, reason: str) -> TrainStepO
     state: State = module.__dict__[STATE]
     state.note_own_step(type(module).__name__, reason)
     return type(module).training_forward_pass(module, step_input)
+
+
+def products(module: Any) -> Callable[[Tensor], Tensor]:
+    """From inputs [rows, d_in] to the encoder's products [rows, F] of them, without its bias."""
+
+    def of(x: Tensor) -> Tensor:
+        rows = module.run_time_activation_norm_fn_in(x.to(module.dtype))
+        return (rows - module.b_dec * module.cfg.apply_b_dec_to_input) @ module.W_enc
+
+    return of
 
 
 def reconstruct(module: Any, decoded: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from saekernels._version import __version__
+from saekernels.adapters import StepCounts
 from saekernels.backends import registry
 from saekernels.cli.commands import stats
 from saekernels.cli.options import checkpoint
@@ -43,7 +44,10 @@ def add_parser(commands: Any) -> None:
     checkpoint.add_options(parser)
     output = parser.group("output")
     output.add_argument("--json", action="store_true", help="print JSON")
-    ways = "encode rows of several kinds; count those that were screened, scored whole, or fell back"
+    ways = (
+        "encode rows of several kinds; count those that were screened, scored whole, or fell back. Take a training "
+        "step of each class of the installed tools; count those taken over, and left to the tool, by the reason"
+    )
     output.add_argument("--stats", action="store_true", help=ways)
     parser.set_defaults(run=run)
 
@@ -61,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts = gather()
     if arguments.stats:
         facts["stats"] = stats.counts()
+        facts["training_steps"] = {name: found._asdict() for name, found in stats.step_counts().items()}
     show((json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts))) + "\n")
     return 0
 
@@ -132,6 +137,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         text += [f"  {key + ':':19}{value}" for key, value in described.items()]
     if "stats" in facts:
         text += stats.lines(facts["stats"])
+        text += stats.step_lines({name: StepCounts(**found) for name, found in facts["training_steps"].items()})
     text += ["", f"{'op':24}{'device':8}{'dtype':22}backend", *_op_lines(facts["ops"])]
     return text
 

@@ -1,15 +1,24 @@
-"""`saekernels info --stats`: which way rows of several kinds go through the native encoder."""
+"""`saekernels info --stats`: which way rows go through the native encoder, and whose code training steps run."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import textwrap
+import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 import saekernels
+from saekernels.adapters import TOOLS, StepCounts
+from saekernels.adapters.tools import adapter, installed
 from saekernels.backends import cpu
+from saekernels.display.tables import WIDTH as COLUMNS
 from saekernels.display.tables import text_table
+from saekernels.errors import first_line
 
 LATENTS, WIDTH, ROWS, K = 8192, 128, 64, 32
 
@@ -40,6 +49,50 @@ def counts() -> dict[str, dict[str, int]]:
         saekernels.encode_topk(x, W, k=K, backend="cpu")
         found[name] = {counter: value - before[counter] for counter, value in cpu.stats().items()}
     return found
+
+
+def step_counts() -> dict[str, StepCounts]:
+    """What becomes of a first step of each training class of the installed tools, as new as they make it, by name.
+
+    A tool that does not import, or whose objects cannot be made as they are known here, has its error for a reason.
+    """
+    found: dict[str, StepCounts] = {}
+    for tool in filter(installed, TOOLS):
+        with _quiet():
+            try:
+                for target, loss in adapter(tool).trials(width=16, latents=256, k=4):
+                    saekernels.accelerate(target)
+                    loss(torch.randn(64, 16, generator=torch.Generator().manual_seed(0))).backward()
+                    found[f"{tool} {type(target).__name__}"] = saekernels.step_counts(target)
+            except Exception as error:  # whatever a version of a tool that is not known raises
+                found[tool] = StepCounts(0, {f"{type(error).__name__}: {first_line(error)}": 1})
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what tools print and warn of, and without our log."""
+    log = logging.getLogger("saekernels")
+    before, log.disabled = log.disabled, True
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
+def step_lines(found: dict[str, StepCounts]) -> list[str]:
+    """One entry per training class of the installed tools: steps that were taken over, or left to it, and why."""
+    text = ["", "a first training step of each class of the installed tools"] if found else []
+    for name, (taken, left) in found.items():
+        told = [f"{taken} taken over"] if taken else []
+        told += [f"{count} left to the tool: {reason}" for reason, count in left.items()]
+        line = f"  {name:46}{'; '.join(told)}"
+        text += textwrap.wrap(
+            line, COLUMNS, subsequent_indent=" " * 48, break_on_hyphens=False, replace_whitespace=False
+        )
+    return text
 
 
 def lines(found: dict[str, dict[str, int]]) -> list[str]:

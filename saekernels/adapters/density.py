@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,18 +13,18 @@ _SPARSE, _DENSE = 1 / 16, 1 / 10  # shares of all entries: of fewer, sparse step
 _SAMPLE = 64  # rows that are looked at before a dense step
 
 
-def is_dense(module: Any, x: Tensor, state: State, lowest: Tensor) -> bool:
+def is_dense(state: State, x: Tensor, products: Callable[[Tensor], Tensor], lowest: Tensor) -> bool:
     """Whether dense products are faster for a batch x [T, d_in]; slow to change its mind, so that it does not waver.
 
-    lowest: [F], what x @ W_enc has to exceed for an entry that a sparse step looks at. A sparse step tells its own
-    density by `note`; before a dense one some rows are looked at.
+    products: the encoder's products [rows, F] of some rows, without its bias. lowest: [F], what they have to exceed for
+    an entry that a sparse step looks at. A sparse step tells its own density by `note`; before a dense one some rows
+    are looked at.
     """
     memory = state.memory
     if memory.get("dense") or "density" not in memory:
         with torch.no_grad():
-            rows = module.run_time_activation_norm_fn_in(x[:_SAMPLE].to(module.dtype))
-            products = (rows - module.b_dec * module.cfg.apply_b_dec_to_input) @ module.W_enc
-            note(state, int((products > lowest.detach()).sum()), products.numel())
+            found = products(x[:_SAMPLE])
+            note(state, int((found > lowest.detach()).sum()), found.numel())
     memory["dense"] = memory["density"] > (_SPARSE if memory.get("dense") else _DENSE)
     return bool(memory["dense"])
 

@@ -1,4 +1,4 @@
-"""dictionary_learning 0.1: AutoEncoder(New), Gated, JumpReLU, TopK, BatchTopK and Matryoshka dictionaries.
+"""Dictionaries of dictionary_learning 0.1: AutoEncoder(New), Gated, JumpReLU, TopK, BatchTopK and Matryoshka.
 
 Calls with an option beyond the plain ones (ghost masks, pre-activations, top-k over the batch, ...) are the tool's own.
 """
@@ -27,8 +27,6 @@ from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from saekernels.sae.codes import Codes
 from saekernels.sae.metadata import Metadata
-
-PACKAGE, VERSIONS = "dictionary-learning", ("0.1",)
 
 
 class _Kind:
@@ -82,14 +80,7 @@ _KINDS: dict[type, _Kind] = {
 }
 
 
-def known(module: object) -> bool:
-    """Whether this is an object of the tool."""
-    return isinstance(module, Dictionary)
-
-
-def classes() -> list[type]:
-    """The classes whose objects are served."""
-    return list(_KINDS)
+CLASSES = list(_KINDS)
 
 
 def plan(module: Any) -> State:
@@ -105,6 +96,8 @@ def plan(module: Any) -> State:
 
 def settings(module: Any) -> Settings:
     """What the object computes now. Raises NotAccelerated where only some of its groups are active."""
+    if not isinstance(module, Dictionary):
+        raise NotAccelerated(f"{type(module).__name__}: it is a trainer; its SAE is its attribute 'ae'")
     kind = _KINDS[type(module)]
     groups = getattr(module, "group_indices", None)
     if groups is not None and module.active_groups != len(groups) - 1:

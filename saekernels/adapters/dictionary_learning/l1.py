@@ -1,0 +1,74 @@
+"""StandardTrainer's and GatedSAETrainer's losses, from the entries that are active or whose gate is open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saekernels.adapters.density import is_dense, note
+from saekernels.adapters.dictionary_learning.step import own_loss, reason_for_own, told, weights_of
+from saekernels.adapters.patch import STATE, State
+from saekernels.ops import CsrCodes, decode_csr, encode_threshold
+from saekernels.sae.codes import Codes
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def standard_loss(trainer: Any, x: Tensor, step: Any, logging: bool = False, **rest: Any) -> Any:
+    """`StandardTrainer.loss`."""
+    state: State = trainer.__dict__[STATE]
+    ae = trainer.ae
+    reason = reason_for_own(trainer, x)
+    if reason is None and is_dense(state, x, lambda rows: (rows - ae.bias) @ ae.encoder.weight.t(), -ae.encoder.bias):
+        reason = "more than 1 in 10 latents are active"
+    if reason is not None:
+        return own_loss(trainer, reason, x, step=step, logging=logging, **rest)
+    scale, weights = trainer.sparsity_warmup_fn(step), weights_of(trainer)
+    csr = encode_threshold(x, weights.W_enc, weights.b_enc, 0.0, pre_bias=ae.bias)
+    note(state, csr.indices.numel(), len(x) * weights.n_latents)
+    state.note_step()
+    x_hat = decode_csr(*csr, weights.W_dec, ae.bias)
+    l2_loss = torch.linalg.norm(x - x_hat, dim=-1).mean()
+    recon_loss = (x - x_hat).pow(2).sum(dim=-1).mean()
+    l1_loss = csr.values.sum() / len(x)
+    if trainer.steps_since_active is not None:
+        dead = torch.bincount(csr.indices, minlength=weights.n_latents) == 0
+        trainer.steps_since_active[dead] += 1
+        trainer.steps_since_active[~dead] = 0
+    loss = recon_loss + trainer.l1_penalty * scale * l1_loss
+    if not logging:
+        return loss
+    losses = {"l2_loss": l2_loss.item(), "mse_loss": recon_loss.item(), "sparsity_loss": l1_loss.item()}
+    losses["loss"] = loss.item()
+    return told("x x_hat f losses", x, x_hat, Codes(*csr, x.shape[:-1], weights.n_latents), losses)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def gated_loss(trainer: Any, x: Tensor, step: Any, logging: bool = False, **rest: Any) -> Any:
+    """`GatedSAETrainer.loss`. Only open gates let a latent be active; their path has no gradient of the decoder."""
+    state: State = trainer.__dict__[STATE]
+    ae = trainer.ae
+    reason = reason_for_own(trainer, x)
+    if reason is None and is_dense(state, x, lambda rows: ae.encoder(rows - ae.decoder_bias), -ae.gate_bias):
+        reason = "more than 1 in 10 gates are open"
+    if reason is not None:
+        return own_loss(trainer, reason, x, step=step, logging=logging, **rest)
+    scale, weights = trainer.sparsity_warmup_fn(step), weights_of(trainer)
+    # Both paths are affine in the product s = (x - decoder_bias) @ W_enc.
+    s, indices, offsets = encode_threshold(x, weights.W_enc, None, -ae.gate_bias.detach(), pre_bias=ae.decoder_bias)
+    note(state, indices.numel(), len(x) * weights.n_latents)
+    state.note_step()
+    gates = s + ae.gate_bias.index_select(0, indices)
+    magnitudes = (s * ae.r_mag.exp().index_select(0, indices) + ae.mag_bias.index_select(0, indices)).relu()
+    csr = CsrCodes(magnitudes, indices, offsets)
+    x_hat = decode_csr(*csr, weights.W_dec, ae.decoder_bias)
+    via_gates = decode_csr(gates, indices, offsets, weights.W_dec.detach(), ae.decoder_bias.detach())
+    recon = (x - x_hat).pow(2).sum(dim=-1).mean()
+    sparse = gates.sum() / len(x)
+    aux = (x - via_gates).pow(2).sum(dim=-1).mean()
+    loss = recon + (trainer.l1_penalty * sparse * scale) + aux
+    if not logging:
+        return loss
+    losses = {"mse_loss": recon.item(), "sparsity_loss": sparse.item(), "aux_loss": aux.item(), "loss": loss.item()}
+    return told("x x_hat f losses", x, x_hat, Codes(*csr, x.shape[:-1], weights.n_latents), losses)
