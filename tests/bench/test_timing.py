@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from saekernels.bench.measure import memory, timing
+from saekernels.bench.measure import instructions, memory, timing
 
 
 class Clock:
@@ -96,3 +98,33 @@ def test_unmeasured_memory_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path) ->
     monkeypatch.setattr(memory, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
     assert memory.method().startswith("not measured: ")
     assert memory.peak_of(lambda: 3) == (3, None)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_count_is_of_all_threads_of_the_call(threads: int) -> None:
+    """Of an event that every system counts: nanoseconds on a processor, in place of instructions."""
+    task_clock = instructions.Event(type=1, config=1)
+    left, right = torch.randn(800, 800), torch.randn(800, 800)
+    before, torch_threads = 0.0, torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        left @ right
+        before = time.process_time()
+        counted = instructions.count(lambda: [left @ right for _ in range(20)], task_clock)
+        used = 1e9 * (time.process_time() - before)
+    finally:
+        torch.set_num_threads(torch_threads)
+    if counted is None:
+        pytest.skip("no leave to count events here")
+    assert counted == pytest.approx(used, rel=0.1)
+
+
+def test_what_cannot_be_counted_is_none_and_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    unknown = instructions.Event(type=99, config=1)
+    assert instructions.count(lambda: calls.append(1), unknown) is None
+    monkeypatch.setattr(instructions.platform, "machine", lambda: "pdp11")
+    opened = len(os.listdir("/proc/self/fd"))
+    assert instructions.count(lambda: calls.append(1)) is None
+    assert calls == []
+    assert len(os.listdir("/proc/self/fd")) == opened

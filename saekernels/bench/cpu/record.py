@@ -31,6 +31,7 @@ class Row:
         ratio_to_ours: its median over that of `saekernels`: above 1, ours is faster.
         paired_ratio_to_ours: the median of the ratios within each round.
         peak_mib: memory beyond the inputs.
+        instructions: of one call, on all threads; None where the system counts none.
         bytes, flops: the least that the op takes, the same for every contender.
         gb_per_s, gflop_per_s: these over the median time.
         share_of_bound: the least time by the measured ceilings, over the median time.
@@ -50,6 +51,7 @@ class Row:
     ratio_to_ours: float | None = None
     paired_ratio_to_ours: float | None = None
     peak_mib: float | None = None
+    instructions: int | None = None
     bytes: int | None = None
     flops: int | None = None
     gb_per_s: float | None = None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from saekernels.bench.cpu.record import Record, Row, now
-from saekernels.bench.measure import machine, memory, timing
+from saekernels.bench.measure import instructions, machine, memory, timing
 from saekernels.bench.measure import shapes as cases
 from saekernels.bench.measure.ceilings import measure
 from saekernels.bench.measure.contenders import OURS, Contender, Op, Ready, Work
@@ -185,6 +185,7 @@ def _set_up(
         output, row.peak_mib = memory.peak_of(lambda: ready.call(*problem.tokens))
         fallbacks = machine.fallback_rows() - before
         wrong = (contender.check or case.op.check)(problem, expected, output)
+        row.instructions = instructions.count(lambda: ready.call(*problem.tokens))
     except NotInstalled:
         row.status = NOT_INSTALLED
         return row, None

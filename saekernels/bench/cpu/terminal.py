@@ -8,13 +8,13 @@ from saekernels.display.tables import strong, text_table, wrapped
 
 HEADINGS = (
     "contender", "median ms", "IQR ms", "rounds", "ours faster by", "paired",
-    "peak MiB", "GB/s", "GFLOP/s", "of bound", "fp32/bf16/int8/read %",
+    "peak MiB", "M instr", "GB/s", "GFLOP/s", "of bound", "fp32/bf16/int8/read %",
 )  # fmt: skip
 _LEGEND = (
     "ours faster by: its median over that of saekernels (below 1, ours is slower); paired: median of the ratios within "
-    "each round; peak MiB: memory beyond the inputs; GB/s, GFLOP/s: the least work of the op over the median; of "
-    "bound: the share of what this machine's ceilings allow; fp32/bf16/int8/read: of each ceiling alone; IQR: "
-    "interquartile range"
+    "each round; peak MiB: memory beyond the inputs; M instr: millions of instructions of one call, where the system "
+    "counts them; GB/s, GFLOP/s: the least work of the op over the median; of bound: the share of what this machine's "
+    "ceilings allow; fp32/bf16/int8/read: of each ceiling alone; IQR: interquartile range"
 )
 
 
@@ -59,6 +59,7 @@ def cells(row: Row) -> list[str]:
         _times(row.ratio_to_ours),
         _times(row.paired_ratio_to_ours),
         _figure(row.peak_mib),
+        _figure(None if row.instructions is None else row.instructions / 1e6),
         _figure(row.gb_per_s),
         _figure(row.gflop_per_s),
         "-" if row.share_of_bound is None else f"{100 * row.share_of_bound:.0f}%",
