@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,17 +12,13 @@ from torch import Tensor
 
 from saekernels.errors import InputError
 from saekernels.eval.passes.head_kinds import Head
-from saekernels.eval.passes.left import SiteNorms, over
+from saekernels.eval.passes.left import CleanRuns, SiteNorms
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.two_passes import Advance
-from saekernels.eval.text.batches import Batch, batches
+from saekernels.eval.text.batches import batches
 from saekernels.eval.text.windows import Window
-from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
 from saekernels.splice.leave import Leave
-
-Calls = list[tuple[str, Tensor, Tensor]]
-MOST_KEPT = 2**28  # numbers, 1 GiB in float32
 
 Position = Literal["last", "mean"]
 POSITIONS: dict[Position, str] = {
@@ -105,8 +100,7 @@ def features_of(
 ) -> dict[str, Features]:
     """Entry -> what the clean model has there; one window a text, numbered by `document` from 0.
 
-    Where an SAE reads one place and replaces another (a transcoder), activations are those that it replaces. Passes end
-    at the last site. Norms need all texts before any is cut; what was seen for them is kept, as far as there is room.
+    Where an SAE reads one place and replaces another (a transcoder), activations are those that it replaces.
     """
     made: dict[str, Features] = {}
     longest = max(len(window.ids) for window in windows)
@@ -115,52 +109,12 @@ def features_of(
         sites = {site: saes[entry] for site, entry in entries.items()}
         collected = {site: _Collected(sae, len(windows)) for site, sae in sites.items()}
         left = SiteNorms(model, head, sites, rule)
-        look, kept, room = _Look(left), dict[int, Calls](), MOST_KEPT
-        for number, batch in enumerate(parts if rule.norm is not None else ()):
-            calls = look(batch)
-            for site, x, y in calls:
-                left.norms[site].add(x, y, over(batch.touched, y.shape[:-1]))
-            size = sum(x.numel() + (y.numel() if y is not x else 0) for _, x, y in calls)
-            if size <= room:
-                kept[number], room = calls, room - size
-            advance(batch.positions)
-        for number, batch in enumerate(parts):
+        for batch, _, calls in CleanRuns(left, parts, False, advance):
             texts = torch.tensor([window.document for window in batch.windows])
-            for site, x, y in kept.pop(number, None) or look(batch):
+            for site, x, y in calls:
                 collected[site].add(x, y, _pick(left.touched(batch, site, x, y), position), texts)
-            advance(batch.positions)
         made |= {entries[site]: one.features() for site, one in collected.items()}
     return made
-
-
-class _EndedError(Exception):
-    """Ends a forward pass whose rest is not needed."""
-
-
-class _Look:
-    """Clean passes in which the sites are looked at, each of which ends with the last call of one."""
-
-    def __init__(self, left: SiteNorms) -> None:
-        self._left, self._last = left, 0
-
-    def __call__(self, batch: Batch) -> Calls:
-        """(site, what is read [B, S, d_in], what is replaced [B, S, d_out]) of every call, in their order."""
-        seen: Calls = []
-
-        def observe(site: str, x: Tensor, x_hat: Tensor, y: Tensor, *_: Any) -> None:
-            # A copy, because what comes after may change it in place; one for both ends that are one.
-            own = x.clone()
-            one = x.shape == y.shape and x.data_ptr() == y.data_ptr()
-            seen.append((site, own, own if one else y.clone()))
-            if len(seen) == self._last:
-                raise _EndedError
-
-        left = self._left
-        with contextlib.suppress(_EndedError), left.looking(batch, observe):
-            left.head.body(batch.ids.to(input_device(left.model)))
-        # How many calls there are, the first pass says, which runs to its end.
-        self._last = self._last or len(seen)
-        return seen
 
 
 def passes(saes: Mapping[str, SAE], rule: Leave) -> int:
