@@ -77,7 +77,7 @@ def _sections(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Iter
     if found := [one for one in present("baselines", "tasks") if "tasks" in one["extras"]]:
         yield "Narrow tasks beside the whole", tasks(*found)
     if found := present("probe"):
-        yield "Probes", probes(*found)
+        yield "Probes", probes(*found, report)
     if found := present("transcoders"):
         yield "Transcoders", transcoders(*found)
     yield "What it cost to measure", spent(records)

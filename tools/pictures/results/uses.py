@@ -39,8 +39,8 @@ def _difference(one: dict[str, Any], which: str) -> str:
     return f"{nats(one[which])} ({percent(one[f'{which}_accuracy'], 0)})"
 
 
-def probes(record: dict[str, Any]) -> Iterator[str]:
-    """One table per labelled set, and one of the model's own answers where it has them."""
+def probes(record: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
+    """One table per labelled set, and one of the model's own answers where it has them; ΔCE of the report's sites."""
     for one in record["sets"]:
         tested = one["tested_on"]["positive"] + one["tested_on"]["negative"]
         fields = list(one["sites"][0]["methods"][0]["out"])
@@ -56,6 +56,12 @@ def probes(record: dict[str, Any]) -> Iterator[str]:
             yield ""
     yield "AUROC over held-out texts; other: fitted on the rest of that field's values, tested on each, their mean."
     yield "Own score: AUROC of log p of the continuation that a text has, which is what the model itself says of it."
+    probed = {site["site"] for one in record["sets"] for site in one["sites"]}
+    beside = [
+        f"{cost(row['delta_ce'])} at layer {layer(row['site'])}" for row in report["sites"] if row["site"] in probed
+    ]
+    if beside:
+        yield f"Over all text the same SAEs cost {', '.join(beside)}."
 
 
 def _probe(site: dict[str, Any], row: dict[str, Any]) -> list[str]:
