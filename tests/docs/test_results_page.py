@@ -155,7 +155,7 @@ def test_tasks_and_probes_stand_beside_the_whole(records: Records, written: Call
         assert row[0] == one["name"]
         assert row[1] == f"{one['clean']:+.3f} ({100 * one['clean_accuracy']:.0f} %)"
         assert row[place] == f"{one['spliced']:+.3f} ({100 * one['spliced_accuracy']:.0f} %)"
-        assert f"ΔCE {delta(records[name]['all_sites'])}" in text
+        assert f"{'2 layers' if place == 2 else 'layer 0'} cost {delta(records[name]['all_sites'])}" in text
     rows, text = section(page, "Probes")
     costs = [f"{delta(site)} at layer {number}" for number, site in enumerate(records["sites"]["sites"])]
     assert f"Over all text the same SAEs cost {costs[0]}, {costs[1]}." in text

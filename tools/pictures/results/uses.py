@@ -22,12 +22,10 @@ def tasks(*reports: dict[str, Any]) -> Iterator[str]:
         rows.append(cells)
     yield from table(heads, rows)
     yield ""
-    yield "The mean difference of log p between answer and foil, nats, and how often it is positive; recovered: spliced"
-    yield (
-        "over clean. "
-        + "; ".join(f"{name}: ΔCE {cost(report['all_sites']['delta_ce'])}" for name, report in found)
-        + "."
-    )
+    yield "The mean difference of log p between answer and foil, nats, and how often it is positive; recovered:"
+    yield "spliced over clean."
+    costs = (f"{name} cost {cost(report['all_sites']['delta_ce'])}" for name, report in found)
+    yield f"Over all text the SAEs of {', those of '.join(costs)}."
 
 
 def _spliced(report: dict[str, Any]) -> str:
