@@ -10,7 +10,7 @@ from typing import Any
 from argument import argument
 from drawing import THEMES
 from how import how
-from results_page import results_page
+from results.page import RECORDS, results_page
 from sites import sites
 from speed import speed
 from speed_table import speed_table
@@ -18,8 +18,7 @@ from speed_table import speed_table
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 EVALUATION = RESULTS / "example" / "2026-11-26-eval.json"  # saekernels eval --json
-SITES = RESULTS / "smollm2-135m" / "sites.json"  # saekernels eval --json, every layer
-TRAINING = RESULTS / "smollm2-135m" / "train.json"  # examples/train_saes.py
+REAL = RESULTS / "smollm2-135m"  # docs/how-to/real_model.md says what each of its records is
 SPEED = RESULTS / "intel-xeon-amx" / "2026-11-26-03e4e09.json"  # saekernels bench cpu --json
 TABLE, END = "<!-- speed table -->\n", "<!-- end -->"
 
@@ -30,13 +29,14 @@ def main() -> None:
     out = parser.parse_args().out
     images = out / "docs" / "images"
     images.mkdir(parents=True, exist_ok=True)
-    evaluation, record, real = _read(EVALUATION), _read(SPEED), _read(SITES)
+    evaluation, record = _read(EVALUATION), _read(SPEED)
+    real = {name: _read(REAL / f"{name}.json") for name in RECORDS if (REAL / f"{name}.json").exists()}
     for theme in THEMES:
         pictures = {"argument": argument(evaluation, theme), "speed": speed(record, theme), "how": how(theme)}
-        pictures["sites"] = sites(real, theme)
+        pictures["sites"] = sites(real["sites"], theme, real.get("baselines"))
         for name, text in pictures.items():
             (images / f"{name}-{theme.name}.svg").write_text(text, encoding="utf-8")
-    page = results_page(real, _read(TRAINING), str(SITES.relative_to(ROOT)))
+    page = results_page(real, str(REAL.relative_to(ROOT)))
     (out / "docs" / "results.md").write_text(page, encoding="utf-8")
     table = speed_table(record, str(SPEED.relative_to(ROOT)))
     page = (ROOT / "README.md").read_text(encoding="utf-8")

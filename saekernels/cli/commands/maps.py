@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
+from saekernels.cli.options.leave import add_leave, leave_keywords, left_line
 from saekernels.cli.options.output import show, show_written, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
@@ -35,6 +36,7 @@ def add_parser(commands: Any) -> None:
         ),
     )
     add_source(parser)
+    add_leave(parser)
     maps = parser.group("maps")
     upstream = "where latents are read (default: the last but one SAE's site)"
     maps.add_argument("--upstream", metavar="SITE", type=not_empty, help=upstream)
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             bootstrap=arguments.bootstrap,
             seed=arguments.seed,
             progress=progress,
+            **leave_keywords(arguments),
         )
     result = {"model": arguments.model_name, **source.facts, **found}
     show(source.told() + _text(result))
@@ -98,4 +101,5 @@ def _text(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     head = f"Latents at {result['downstream']}, predicted from those at {result['upstream']} and spliced in"
+    head += left_line(result["mask"])
     return text_table(headed(headings, rows), rows, before=head, left=2, after=_LEGEND)

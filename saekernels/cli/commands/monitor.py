@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from saekernels.cli.options.arguments import not_empty
+from saekernels.cli.options.leave import add_leave, leave_keywords, left_line
 from saekernels.cli.options.output import show, show_written
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
@@ -36,6 +37,7 @@ def add_parser(commands: Any) -> None:
         ),
     )
     add_source(parser)
+    add_leave(parser)
     form = "a latent and the threshold that makes an event, SITE:LATENT or 'SITE:LATENT>THRESHOLD'; 0 without one"
     watched = parser.group("watches")
     watched.add_argument("--watch", metavar="SITE:LATENT", type=watch, nargs="+", required=True, help=form)
@@ -81,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             seed=arguments.seed,
             progress=progress,
+            **leave_keywords(arguments),
         )
     rows = [
         [
@@ -93,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         for one in found
     ]
-    show(source.told() + text_table(_HEADINGS, rows, after=_LEGEND))
+    show(source.told() + text_table(_HEADINGS, rows, after=_LEGEND + left_line(leave_keywords(arguments))))
     if arguments.events:
         write_whole(arguments.events, "".join(line + "\n" for line in events))
     show_written([(arguments.events, "one JSON object a line")])

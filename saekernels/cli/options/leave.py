@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from saekernels.cli.options.arguments import Parser, at_least, positive
+from saekernels.eval.passes.left import rule_text
+from saekernels.splice.leave import Leave
 
 
 def add_leave(parser: Parser) -> None:
@@ -23,3 +26,8 @@ def add_leave(parser: Parser) -> None:
 def leave_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
     """What both options say, as keywords of `evaluate` and `splice`."""
     return {"leave_first": arguments.leave_first, "leave_norm": arguments.leave_norm}
+
+
+def left_line(mask: Mapping[str, Any]) -> str:
+    """The rule as a further line of what is shown, "" for none; mask: `leave_keywords`."""
+    return rule_text(Leave(mask["leave_first"], mask["leave_norm"])).replace(" ", "\n", 1)

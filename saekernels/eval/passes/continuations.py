@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from saekernels.errors import InputError
-from saekernels.eval.passes.left import SiteNorms
+from saekernels.eval.passes.left import CleanRuns, SiteNorms
 from saekernels.eval.text.batches import Batch, make_batch
 from saekernels.eval.text.windows import Tokens, Window
 from saekernels.parallel.devices import input_device
@@ -57,12 +57,10 @@ def log_probabilities(
     told = advance or (lambda positions: None)
     parts = list(_batches(sequences, tokens, batch_size, left.rule.first))
     left.norms = {site: Norms() for site in left.sites}
-    for batch, _ in parts if left.rule.norm is not None else ():
-        left.add(batch)
-        told(batch.positions)
-    for batch, owner in parts:
-        clean, masks = left.run_clean(batch)
-        told(batch.positions)
+    runs = CleanRuns(left, [batch for batch, _ in parts], True, told)
+    for (batch, clean, calls), (_, owner) in zip(runs, parts, strict=True):
+        assert clean is not None
+        masks = left.masks(batch, calls)
         losses = [left.head.compare(clean, clean, batch.targets)[0]]
         for sites in splices:
             untouched = ~batch.touched if masks is None else {site: ~masks[site] for site in sites}

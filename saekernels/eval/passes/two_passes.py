@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from saekernels.eval.store.document_sums import Journal
 from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.resumable import Pass
 from saekernels.eval.store.run_folder import Workspace
-from saekernels.eval.store.window_files import FIRST_POSITIONS, Spool
+from saekernels.eval.store.window_files import Spool, early_windows
 from saekernels.eval.sums.accumulate import DocumentSums
 from saekernels.eval.text.batches import Batch, batches
 from saekernels.eval.text.strata import Strata, make_strata
@@ -68,10 +67,7 @@ class Work:
         def step(block: int, chunk: int) -> None:
             if chunk not in self.early:
                 return
-            windows = self.spool.chunk(chunk)
-            begins = itertools.accumulate((len(window.ids) for window in windows), initial=self.early[chunk])
-            first = [window for window, at in zip(windows, begins, strict=False) if at < FIRST_POSITIONS]
-            for batch in self._batches(first):
+            for batch in self._batches(early_windows(self.spool.chunk(chunk), self.early[chunk])):
                 norms.add(batch)
 
         Pass(self.workspace, "norms", self.spool.chunks, norms, self.ranks).run(step)

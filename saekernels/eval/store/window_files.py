@@ -87,6 +87,17 @@ class Spool:
         return range(self.firsts[chunks.start], end)
 
 
+def early_windows(windows: Iterable[Window], before: int = 0) -> list[Window]:
+    """Of successive windows with `before` positions in front, those that begin within the first FIRST_POSITIONS."""
+    found = []
+    for window in windows:
+        if before >= FIRST_POSITIONS:
+            break
+        found.append(window)
+        before += len(window.ids)
+    return found
+
+
 def write_spool(
     folder: Path,
     documents: Iterable[tuple[Document, list[Window]]],

@@ -15,10 +15,11 @@ import torch
 from saekernels.errors import InputError
 from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import check_head, find_head
+from saekernels.eval.passes.left import SiteNorms
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.trial import try_sites
-from saekernels.eval.passes.two_passes import Progress
-from saekernels.eval.store.window_files import write_spool
+from saekernels.eval.passes.two_passes import Advance, Progress
+from saekernels.eval.store.window_files import early_windows, write_spool
 from saekernels.eval.text.batches import Batch, batches
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.windows import Tokens, chosen
@@ -26,6 +27,7 @@ from saekernels.parallel.devices import input_device
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
 from saekernels.splice.context import splice
+from saekernels.splice.leave import Leave
 
 
 @dataclass(frozen=True)
@@ -76,32 +78,28 @@ def monitor(
     wanted: int | None = None,
     batch_size: int = 8,
     seed: int = 0,
+    leave_first: int = 0,
+    leave_norm: float | None = None,
     progress: Progress | None = None,
 ) -> list[WatchFigures]:
     """Splice all SAEs in together, tell of every event in the order of the text, and sum up.
 
     Events come from the codes, never from a tokens x latents matrix. ΔCE is over predictions made from a token with an
-    event, and from one without.
+    event, and from one without. `leave_first` and `leave_norm` say which positions each site leaves as they are, as for
+    `evaluate`; no event is there, and shares are of the others.
 
     Raises InputError for a watch on an SAE or a latent that is not there, and for two SAEs of one site.
     """
-    doubled = [entry for entry, one in Counter(map(site_of, saes)).items() if one > 1]
-    if doubled:
-        raise InputError(f"watch: all SAEs are spliced in together, but there are several for the site {doubled[0]!r}")
-    for watch in watches:
-        if watch.entry not in saes:
-            raise InputError(f"watch: there is no SAE {watch.entry!r}; there are {', '.join(saes)}")
-        if not 0 <= watch.latent < saes[watch.entry].n_latents:
-            raise InputError(
-                f"watch: {watch.entry} has latents 0 to {saes[watch.entry].n_latents - 1}, got {watch.latent}"
-            )
+    _check(saes, watches)
     head = find_head(model)
     device = input_device(model)
+    rule = Leave(leave_first, leave_norm)
     sums = np.zeros((len(watches), 2, 2))
     values = np.zeros(len(watches))
-    counts = np.zeros(len(watches), dtype=np.int64)
+    counts, touched = (np.zeros(len(watches), dtype=np.int64) for _ in range(2))
     entry_of = {site_of(entry): entry for entry in saes}
     sites = {site: saes[entry] for site, entry in entry_of.items()}
+    left = SiteNorms(model, head, sites, rule)
     sources: list[str] = []
 
     def text() -> Iterable[Any]:
@@ -114,37 +112,58 @@ def monitor(
         check_head(model, head, ids)
         try_sites(model, head.body, saes, ids, batch_size)
         spool = write_spool(Path(folder), text(), tokens.context, tokens.has_bytes, head.vocabulary)
-        done = touched = 0
+        total = spool.positions
+        for chunk, before in spool.early().items() if rule.norm is not None else ():
+            for batch in batches(early_windows(spool.chunk(chunk), before), batch_size, tokens.context, rule.first):
+                left.add(batch)
+                total += batch.positions
+        advance = Advance(progress, total)
+        advance(total - spool.positions)
         for chunk in range(spool.chunks):
             found: list[Event] = []
-            for batch in batches(spool.chunk(chunk), batch_size, tokens.context):
+            for batch in batches(spool.chunk(chunk), batch_size, tokens.context, rule.first):
                 codes: dict[str, Codes] = {}
 
                 def observe(site: str, x: Any, x_hat: Any, y: Any, own: Any, touched: Any, codes: Any = codes) -> None:
                     codes[entry_of[site]] = own
 
-                clean = head.hidden(batch.ids.to(device), batch.rows)
-                with splice(model, sites, untouched=~batch.touched, observer=observe):
+                clean, masks = left.run_clean(batch)
+                masks = masks or dict.fromkeys(sites, batch.touched)
+                untouched = {site: ~mask for site, mask in masks.items()}
+                with splice(model, sites, untouched=untouched, observer=observe):
                     spliced = head.hidden(batch.ids.to(device), batch.rows)
                 figures = head.compare(clean, spliced, batch.targets)
                 delta = (figures[1] - figures[0]).double().cpu().numpy()
-                touched += int(batch.touched.sum())
                 for number, watch in enumerate(watches):
                     level = _values(codes[watch.entry], watch.latent).view(batch.ids.shape).float().cpu()
-                    fired = (level > watch.threshold) & batch.touched
+                    own = masks[site_of(watch.entry)]
+                    touched[number] += int(own.sum())
+                    fired = (level > watch.threshold) & own
                     counts[number] += int(fired.sum())
                     values[number] += float(level[fired].sum())
                     at = fired.reshape(-1)[batch.rows].numpy().astype(int)
                     sums[number, :, 0] += np.bincount(at, minlength=2)
                     sums[number, :, 1] += np.bincount(at, weights=delta, minlength=2)
                     found += _events(watch, level, fired, batch, spool.domains, sources, tokens)
-                done += batch.positions
-                if progress is not None:
-                    progress(done, spool.positions)
+                advance(batch.positions)
             order = {entry: index for index, entry in enumerate(saes)}
             for event in sorted(found, key=lambda e: (e.document, e.position, order[e.entry], e.latent)):
                 on_event(event)
-    return [_summary(watch, int(counts[i]), values[i], touched, sums[i]) for i, watch in enumerate(watches)]
+    return [_summary(watch, int(counts[i]), values[i], int(touched[i]), sums[i]) for i, watch in enumerate(watches)]
+
+
+def _check(saes: Mapping[str, SAE], watches: Sequence[Watch]) -> None:
+    """InputError for a watch on what is not there, or several SAEs of one site."""
+    doubled = [entry for entry, one in Counter(map(site_of, saes)).items() if one > 1]
+    if doubled:
+        raise InputError(f"watch: all SAEs are spliced in together, but there are several for the site {doubled[0]!r}")
+    for watch in watches:
+        if watch.entry not in saes:
+            raise InputError(f"watch: there is no SAE {watch.entry!r}; there are {', '.join(saes)}")
+        if not 0 <= watch.latent < saes[watch.entry].n_latents:
+            raise InputError(
+                f"watch: {watch.entry} has latents 0 to {saes[watch.entry].n_latents - 1}, got {watch.latent}"
+            )
 
 
 def _values(codes: Codes, latent: int) -> torch.Tensor:

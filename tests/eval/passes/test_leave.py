@@ -10,7 +10,6 @@ from torch import Tensor
 
 import tiny_lm
 from saekernels.eval import Document, InputError, evaluate
-from saekernels.eval.passes import two_passes
 from saekernels.eval.store import window_files
 from saekernels.eval.text.windows import Tokens
 from saekernels.splice.context import splice
@@ -131,7 +130,6 @@ def test_the_limits_are_those_of_the_first_text_however_it_is_cut(monkeypatch: p
     whole = run(leave_norm=RATIO, baselines=())
     for name in ("FIRST_POSITIONS", "CHUNK_POSITIONS"):
         monkeypatch.setattr(window_files, name, 60)
-    monkeypatch.setattr(two_passes, "FIRST_POSITIONS", 60)
     monkeypatch.setattr(window_files, "_CONTEXTS", 0)
     few = run(leave_norm=RATIO, baselines=())
     monkeypatch.setattr(window_files, "CHUNK_POSITIONS", 10_000)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import left_by_hand
 import tiny_lm
 from cli import arguments, fails
 from saekernels.cli import main
@@ -140,11 +141,16 @@ def measured(model: Any, **options: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def by_hooks(model: Any, entries: int, domain: str | None) -> dict[str, float]:
+def by_hooks(
+    model: Any, entries: int, domain: str | None, first: int = 0, ratio: float | None = None
+) -> dict[str, float]:
     """ΔCE by domain: the map fitted by hand on dense codes of half of the documents, spliced by a hook."""
     cut = Tokens(tiny_lm.tokenizer(), 24)
     upper, lower = tiny_lm.sae(0), tiny_lm.sae(1)
     many = list(chosen(iter(texts()), cut, None, 0))
+    windows = [w for _, ws in many for w in ws]
+    masks = left_by_hand.replaced(model, windows, SITES, first, ratio)
+    touched = {id(w): one[SITES[0]] & one[SITES[1]] for w, one in zip(windows, masks, strict=True)}
     half = alternate([d.domain for d, _ in many])
     fit = [(d.domain, w) for (d, ws), own in zip(many, half, strict=True) if own for w in ws]
     test = [(d.domain, w) for (d, ws), own in zip(many, half, strict=True) if not own for w in ws]
@@ -168,7 +174,7 @@ def by_hooks(model: Any, entries: int, domain: str | None) -> dict[str, float]:
         a, b = upper.encode(x).to_dense()[0], lower.encode(y).to_dense()[0]
         active |= torch.stack([(a != 0).any(0), (b != 0).any(0)])
         if domain in (None, name):
-            own = ~torch.from_numpy(window.special)
+            own = touched[id(window)]
             rows_a.append(a[own].detach())
             rows_b.append(b[own].detach())
     found = fit_map(moments(torch.cat(rows_a)[:, active[0]], torch.cat(rows_b)[:, active[1]]), entries)
@@ -179,7 +185,7 @@ def by_hooks(model: Any, entries: int, domain: str | None) -> dict[str, float]:
         top = guess.topk(min(8, guess.shape[1]), dim=1)
         dense[:, active[1]] = torch.zeros_like(guess).scatter(1, top.indices, top.values)
         out = dense @ lower.W_dec + lower.b_dec
-        return torch.where(torch.from_numpy(window.special)[None, :, None], y, out[None])
+        return torch.where(touched[id(window)][None, :, None], out[None], y)
 
     sums: dict[str, list[float]] = {}
     for name, window in test:
@@ -214,12 +220,32 @@ def test_costs_by_hooks_and_full_logits(layers: int) -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_what_the_rule_leaves_at_either_site_is_neither_fitted_on_nor_replaced() -> None:
+    """By the same hooks; the rule leaves positions that the other site's norms do not name, and says so."""
+    model, rule = tiny_lm.trained_model(), {"leave_first": 2, "leave_norm": 1.1}
+    plain, found = (measured(model, domain="code", entries=(4,), **one) for one in ({}, rule))
+    assert found["mask"] == rule
+    assert plain["mask"] == {"leave_first": 0, "leave_norm": None}
+    rows = {(row["fitted_on"], row["method"]): row for row in found["rows"]}
+    for fitted, other in (("code", "code"), ("everything", None)):
+        row = rows[fitted, "4 entries"]
+        want = by_hooks(model, 4, other, 2, 1.1)
+        assert row["inside"] == pytest.approx(want["code"], abs=2e-3)
+        assert row["outside"] == pytest.approx(want["prose"], abs=2e-3)
+    before = {(row["fitted_on"], row["method"]): row for row in plain["rows"]}
+    assert all(abs(row["inside"] - before[key]["inside"]) > 0.01 for key, row in rows.items())
+    windows = [w for _, ws in chosen(iter(texts()), Tokens(tiny_lm.tokenizer(), 24), None, 0) for w in ws]
+    masks = left_by_hand.replaced(model, windows, SITES, 2, 1.1)
+    assert sum(int((one[SITES[0]] ^ one[SITES[1]]).sum()) for one in masks) > 0
+
+
 @pytest.mark.parametrize(
     ("up", "down", "options", "message"),
     [
         (SITES[1], SITES[0], {}, "must come before"),
         ("model.layers.9", SITES[1], {}, "model.layers.9"),
         (SITES[0], SITES[1], {"domain": "law"}, "the domain 'law' has 0 documents"),
+        (SITES[0], SITES[1], {"leave_norm": 0.5}, "leave_norm: got 0.5, need a finite ratio to the median above 1"),
     ],
 )
 def test_maps_that_cannot_be(up: str, down: str, options: Any, message: str) -> None:
@@ -242,12 +268,15 @@ def test_maps_from_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base, out = ["maps", *arguments(files, bootstrap=["10"])[1:]], tmp_path / "maps.json"
-    assert main([*base, "--entries", "1", "--domain", "code", "--json", str(out)]) == 0
+    rule = ["--leave-first", "1", "--leave-norm", "5"]
+    assert main([*base, "--entries", "1", "--domain", "code", "--json", str(out), *rule]) == 0
     told = capsys.readouterr().out
+    assert "Left as they are, in every run: the first of each window and those whose norm at a site exceeds 5" in told
     data = json.loads(out.read_text())
     assert data["upstream"] == SITES[0]
     assert data["downstream"] == SITES[1]
     assert data["domain"] == "code"
+    assert data["mask"] == {"leave_first": 1, "leave_norm": 5.0}
     assert "the SAE itself" in told
     assert "ΔCE in code" in told
     assert "--upstream: no SAE was given for 'x'" in fails(capsys, [*base, "--upstream", "x"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import left_by_hand
 import tiny_lm
 from cli import arguments, fails
 from saekernels.cli import main
@@ -31,22 +32,26 @@ def commonest(site: str) -> int:
         return int((sae.encode(hidden).to_dense() > 0).sum((0, 1)).argmax())
 
 
-def expected(watches: list[Watch]) -> tuple[list[tuple[Any, ...]], list[list[list[float]]]]:
+def expected(
+    watches: list[Watch], first: int = 0, ratio: float | None = None
+) -> tuple[list[tuple[Any, ...]], list[list[list[float]]]]:
     """(events, per watch the ΔCE of predictions without and with one), window by window with dense codes."""
     model, saes, cut = tiny_lm.trained_model(), tiny_lm.saes(), Tokens(tiny_lm.tokenizer(), 24)
     events, deltas = [], [[[], []] for _ in watches]
+    masks = left_by_hand.replaced(model, every(cut), SITES, first, ratio)
     for _, windows in chosen(DOCUMENTS, cut, None, 0):
         for window in windows:
+            touched = masks.pop(0)
             ids, codes = torch.from_numpy(window.ids).long()[None], {}
-            special = torch.from_numpy(window.special)
+            alone = {site: ~mask[None] for site, mask in touched.items()}
             with torch.inference_mode():
                 clean = model(ids).logits[0, :-1].double()
-                with splice(model, saes, untouched=special[None], observer=lambda s, *a, c=codes: c.update({s: a[3]})):
+                with splice(model, saes, untouched=alone, observer=lambda s, *a, c=codes: c.update({s: a[3]})):
                     spliced = model(ids).logits[0, :-1].double()
             ce = [F.cross_entropy(logits, ids[0, 1:], reduction="none") for logits in (clean, spliced)]
             for number, watch in enumerate(watches):
                 level = codes[watch.entry].to_dense().reshape(len(window.ids), -1)[:, watch.latent]
-                fired = (level > watch.threshold) & ~special
+                fired = (level > watch.threshold) & touched[watch.entry]
                 events += [
                     (window.document, window.start + at - 1, watch.entry, watch.latent, float(level[at]))
                     for at in fired.nonzero()[:, 0].tolist()
@@ -54,6 +59,26 @@ def expected(watches: list[Watch]) -> tuple[list[tuple[Any, ...]], list[list[lis
                 for at in torch.from_numpy(window.counted).nonzero()[:, 0].tolist():
                     deltas[number][int(fired[at])].append(float(ce[1][at] - ce[0][at]))
     return events, deltas
+
+
+def every(cut: Tokens) -> list[Any]:
+    return [window for _, windows in chosen(DOCUMENTS, cut, None, 0) for window in windows]
+
+
+def test_nothing_happens_where_a_site_is_left_as_it_is() -> None:
+    """Events, costs and shares are those of the positions that each watch's site replaces."""
+    model, cut = tiny_lm.trained_model(), Tokens(tiny_lm.tokenizer(), 24)
+    watches = [Watch(site, commonest(site)) for site in SITES]
+    events: list[Event] = []
+    found = monitor(model, cut, tiny_lm.saes(), watches, DOCUMENTS, events.append, leave_first=2, leave_norm=1.1)
+    want, deltas = expected(watches, 2, 1.1)
+    assert [(e.document, e.position, e.entry, e.latent) for e in events] == [w[:4] for w in sorted(want)]
+    masks = left_by_hand.replaced(model, every(cut), SITES, 2, 1.1)
+    for one, (elsewhere, at) in zip(found, deltas, strict=True):
+        assert one.share == one.events / sum(int(mask[one.entry].sum()) for mask in masks)
+        assert one.delta_ce_at_events == pytest.approx(sum(at) / len(at), abs=1e-4)
+        assert one.delta_ce_elsewhere == pytest.approx(sum(elsewhere) / len(elsewhere), abs=1e-4)
+    assert len(want) < len(expected(watches, 2)[0]) < len(expected(watches)[0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
@@ -116,8 +141,13 @@ def test_monitor_from_the_command_line(
 ) -> None:
     base = ["monitor", *(a for a in arguments(files)[1:] if a not in ("--bootstrap", "50"))]
     out = tmp_path / "events.jsonl"
-    assert main([*base, "--watch", f"{SITES[0]}:3", f"{SITES[1]}:7>0.25", "--events", str(out)]) == 0
+    watched = ["--watch", f"{SITES[0]}:3", f"{SITES[1]}:7>0.25"]
+    assert main([*base, *watched, "--leave-norm", "1.1"]) == 0
+    left = "Left as they are, in every run: those whose norm at a site exceeds 1.1 times the site's median"
+    assert left in capsys.readouterr().out.replace("\n", " ")
+    assert main([*base, *watched, "--events", str(out)]) == 0
     told = capsys.readouterr().out
+    assert "Left as they are" not in told
     assert f"{SITES[1]}:7 > 0.25" in told
     events = [json.loads(line) for line in out.read_text().splitlines()]
     assert all(event["value"] > (0.25 if event["latent"] == 7 else 0) for event in events)

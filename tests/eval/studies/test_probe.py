@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 import tiny_lm
 from logistic_reference import by_scipy
 from saekernels.eval import InputError
+from saekernels.eval.passes import left
 from saekernels.eval.studies.probe import measure
 from saekernels.eval.studies.probe.activations import Features, Latents
 from saekernels.eval.studies.probe.measure import measure_probes
 from saekernels.eval.studies.probe.split import FOLDS, shifts_of, split_texts
 from saekernels.eval.sums.auroc import resampled_rows
+from saekernels.eval.text.batches import batches
 from saekernels.eval.text.labelled import Completion, LabelledSet, LabelledText
 from saekernels.splice.context import splice
 from tiny_lm import SITES
@@ -227,6 +230,48 @@ def test_same_bits_again_and_the_batch_size_changes_nothing_that_shows() -> None
     for one, two in zip(found()["sets"][0]["sites"], other["sets"][0]["sites"], strict=True):
         for a, b in zip(one["methods"], two["methods"], strict=True):
             assert a["in"]["value"] == pytest.approx(b["in"]["value"], abs=0.004)
+
+
+@pytest.mark.parametrize("position", ["last", "mean"])
+def test_passes_end_at_the_last_site_and_are_made_once(position: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is kept between them, the bits are the same; behind the site one pass computes anything."""
+    model, cutter = tiny_lm.trained_model(), tiny_lm.tokens()
+    asked = labelled().texts[:64]
+    texts = tuple(replace(text, completion=None) for text in asked)
+    windows = [own[0] for own in cutter.cut([text.text for text in texts], 0)]
+    parts = list(batches(windows, 2, max(len(w.ids) for w in windows), 1))
+    assert len(parts) > 5
+    counts: Counter[str] = Counter()
+    handles = [model.get_submodule(site).register_forward_hook(lambda *_, site=site: counts.update([site]))
+               for site in SITES]  # fmt: skip
+
+    def measured(most: int, norm: float | None = 1.05, texts: Any = texts) -> tuple[Any, Counter[str]]:
+        counts.clear()
+        monkeypatch.setattr(left, "MOST_KEPT", most)
+        one = measure_probes(
+            model, tiny_lm.tokenizer(), {SITES[0]: tiny_lm.sae(0)}, [replace(labelled(), texts=texts, shifts=())],
+            position=position, latents=(1,), bootstrap=0, batch_size=2, leave_first=1, leave_norm=norm,
+        )  # fmt: skip
+        return one["sets"], counts.copy()
+
+    try:
+        everything, nothing, half = (measured(most) for most in (2**28, 0, sum(p.ids.numel() for p in parts) * 16))
+        no_norms = measured(2**28, None)
+        answers, twice, plain_answers = (measured(*how, asked) for how in ((2**28, 1.05), (0, 1.05), (2**28, None)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert everything[0] == nothing[0] == half[0] != no_norms[0]
+    seen, behind = ([one[1][site] for one in (everything, half, nothing, no_norms)] for site in SITES)
+    assert len(set(behind)) == 1
+    assert seen[0] == seen[3] == behind[0] + len(parts) - 1
+    assert seen[2] == seen[0] + len(parts)
+    assert seen[0] < seen[1] < seen[2]
+    # The model's own answers go to the end, clean and spliced, once each; the first pass of the texts does, too.
+    assert answers[0] == twice[0]
+    assert answers[0][0]["answers"][1] != plain_answers[0][0]["answers"][1]
+    whole = [one[1][SITES[1]] for one in (plain_answers, answers, twice)]
+    assert whole[0] == whole[1] < whole[2]
 
 
 def test_no_group_is_on_both_sides_and_no_value_in_the_fit_that_it_tests() -> None:

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from saekernels.errors import InputError
 from saekernels.eval.passes.head_kinds import Head
-from saekernels.eval.passes.left import SiteNorms
+from saekernels.eval.passes.left import CleanRuns, SiteNorms
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.two_passes import Advance
 from saekernels.eval.text.batches import batches
 from saekernels.eval.text.windows import Window
-from saekernels.parallel.devices import input_device
 from saekernels.sae.module import SAE
-from saekernels.splice.context import splice
 from saekernels.splice.leave import Leave
 
 Position = Literal["last", "mean"]
@@ -111,21 +109,10 @@ def features_of(
         sites = {site: saes[entry] for site, entry in entries.items()}
         collected = {site: _Collected(sae, len(windows)) for site, sae in sites.items()}
         left = SiteNorms(model, head, sites, rule)
-        for batch in parts if rule.norm is not None else ():
-            left.add(batch)
-            advance(batch.positions)
-        for batch in parts:
+        for batch, _, calls in CleanRuns(left, parts, False, advance):
             texts = torch.tensor([window.document for window in batch.windows])
-            own = (collected, left, batch, texts)
-
-            def observe(site: str, x: Tensor, x_hat: Tensor, y: Tensor, *_: Any, own: Any = own) -> None:
-                collected, left, batch, texts = own
+            for site, x, y in calls:
                 collected[site].add(x, y, _pick(left.touched(batch, site, x, y), position), texts)
-
-            nothing = torch.ones_like(batch.touched)
-            with splice(model, sites, replace="zero", untouched=nothing, observer=observe):
-                head.body(batch.ids.to(input_device(model)))
-            advance(batch.positions)
         made |= {entries[site]: one.features() for site, one in collected.items()}
     return made
 
