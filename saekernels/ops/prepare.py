@@ -35,7 +35,7 @@ class PreparedWeights:
         """Make the block from the present weights."""
         weights = self.weights.detach()
         kernels = registry.select("prepare", weights.device.type, weights.dtype)
-        self.block = kernels.prepare(weights)
+        self.block = kernels.prepare(weights.resolve_neg())
         self._look = 0
         self._made_from = [self._fingerprint(kernels, look) for look in range(kernels.LOOKS)]
 

@@ -115,3 +115,31 @@ def test_nothing_and_everything(encoder: str) -> None:
     assert sk.encode_threshold(x, W, None, 1e9, backend=encoder).values.numel() == 0
     everything = sk.encode_threshold(x, W, None, -1e9, backend=encoder)
     assert torch.equal(everything.indices, torch.arange(30, dtype=torch.int32).repeat(4))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_nothing_but_nan_is_above_a_nan_threshold(encoder: str, rows: int) -> None:
+    x, W = torch.randn(rows, 20), torch.randn(70, 20)
+    x[-1] = float("nan")
+    per_latent = torch.full((70,), -9.0)
+    per_latent[::3] = float("nan")
+    for threshold in (float("nan"), per_latent):
+        got = sk.encode_threshold(x, W, None, threshold, backend=encoder)
+        limit = torch.as_tensor(threshold)
+        pre = x @ W.T
+        kept = (pre > limit) | pre.isnan()
+        assert got.offsets.diff().tolist() == kept.sum(1).tolist()
+        assert got.indices.tolist() == kept.nonzero()[:, 1].tolist()
+
+
+def test_a_nan_has_the_same_bits_in_every_batch(encoder: str) -> None:
+    """Infinities of both signs and NaN meet in a sum in another order for another number of rows."""
+    torch.manual_seed(2)
+    x, W = torch.randn(24, 32), torch.randn(100, 32)
+    W[torch.rand(100, 32) < 0.03] = float("inf")
+    x[torch.rand(24, 32) < 0.05] = float("nan")
+    whole = sk.encode_threshold(x, W, backend=encoder)
+    assert whole.values.isnan().sum() > 100
+    for size in (1, 2, 3, 8):
+        parts = [sk.encode_threshold(x[at : at + size], W, backend=encoder).values for at in range(0, 24, size)]
+        assert torch.equal(torch.cat(parts).view(torch.int32), whole.values.view(torch.int32)), size

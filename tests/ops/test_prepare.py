@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import pickle
 from collections.abc import Iterator
 
@@ -66,12 +68,12 @@ def test_changed_weights_are_noticed(write: str, screen: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["rows", "columns", "part"])
-@pytest.mark.parametrize(("F", "d"), [(60, 30), (3, 1), (1, 4096), (900, 40), (97, 211)])
+@pytest.mark.parametrize(("F", "d"), [(60, 30), (3, 1), (1, 4096), (900, 40), (97, 211), (4096, 15)])
 def test_the_sample_is_every_so_many_th_element(F: int, d: int, layout: str, dtype: torch.dtype) -> None:
     """4,096 of them, spread evenly, one in eight at each look, or all: what lies between rows is not read."""
     whole = torch.randn(F, d + 3).to(dtype)
     W = {"rows": whole[:, :d].contiguous(), "columns": whole[:, :d].T.contiguous().T, "part": whole[:, :d]}[layout]
-    step = (F * d // 4096) | 1
+    step = next(step for step in itertools.count((F * d // 4096) | 1, 2) if math.gcd(step, d) == 1)
     before = [cpu.fingerprint(W, look) for look in range(cpu.LOOKS)]
     places = range(0, F * d, step)
     for n, at in (*list(enumerate(places))[:70], *list(enumerate(places))[-70:]):
@@ -97,6 +99,29 @@ def test_a_write_past_the_version_counter_is_noticed_at_once_or_in_eight_uses(sc
             sk.encode_topk(x, W, k=5, prepared=ready)
         assert not torch.equal(ready.block, stale)
         assert same_bits(sk.encode_topk(x, W, k=5, prepared=ready), sk.encode_topk(x, W, k=5))
+
+
+@pytest.mark.parametrize(("F", "d"), [(4096, 15), (8192, 12)])
+def test_every_column_is_looked_at(F: int, d: int) -> None:
+    """The sample's step is as long as a row, or half of one, before it is made to have no factor in common with it."""
+    W = torch.randn(F, d)
+    for column in range(d):
+        before = [cpu.fingerprint(W, look) for look in range(cpu.LOOKS)]
+        W.data[:, column] *= 3
+        assert [cpu.fingerprint(W, look) for look in range(cpu.LOOKS)] != before, f"column {column}"
+
+
+@pytest.mark.parametrize("rows", [1, 4, 16])
+def test_a_lazy_sign_is_of_the_weights_that_are_prepared(rows: int) -> None:
+    """The imaginary part of a conjugate is a negative view: what lies in memory has the other sign."""
+    W = torch.complex(torch.randn(64, 16), torch.randn(64, 16)).conj().imag
+    x = torch.randn(rows, 16)
+    assert W.is_neg()
+    assert same_bits(sk.encode_topk(x, W, k=4, prepared=sk.prepare(W)), sk.encode_topk(x, W.resolve_neg(), k=4))
+    sae = sk.SAE(16, 64, TopK(4))
+    sae.W_enc = torch.nn.Parameter(W, requires_grad=False)
+    first = sae(x)
+    assert all(torch.equal(sae(x), first) for _ in range(3))
 
 
 def test_a_partial_write_past_the_version_counter_needs_a_refresh(screen: str) -> None:

@@ -4,6 +4,7 @@
 //
 // The number of survivors is known only afterwards, so each task keeps its own list; a table of counts per (task, row)
 // then gives every entry its place, without sorting and whatever the threads did.
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -16,6 +17,9 @@ namespace {
 
 constexpr int64_t kCountBytes = 8 << 20;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// Which NaN a sum comes to depends on the order of its operands, and that on the other rows.
+float canonical(float score) { return score == score ? score : kNan; }
 
 struct Hit {
   float value;
@@ -94,8 +98,8 @@ class ThresholdEncoder {
       const size_t before = list.size();
       const auto end = static_cast<size_t>(pairs.offsets[static_cast<size_t>(row) + 1]);
       for (auto p = static_cast<size_t>(pairs.offsets[static_cast<size_t>(row)]); p < end; ++p) {
-        if (pairs.scores[p] <= thresholds[pairs.latents[p]]) continue;  // a NaN on either side stays
-        list.push_back({pairs.scores[p], static_cast<int32_t>(first + pairs.latents[p])});
+        if (pairs.scores[p] <= thresholds[pairs.latents[p]]) continue;  // NaN stays
+        list.push_back({canonical(pairs.scores[p]), static_cast<int32_t>(first + pairs.latents[p])});
       }
       counts_[index * block_ + row] = static_cast<int32_t>(list.size() - before);
     }
@@ -119,16 +123,23 @@ class ThresholdEncoder {
           simd_.filter_each(scores, tile.bias.get(), tile.extra.get(), 0.0f, static_cast<int>(count), tile.hits.get());
       for (int h = 0; h < n; ++h) {
         const int64_t j = tile.hits[h];
-        list.push_back({scores[j], static_cast<int32_t>(first + j)});
+        list.push_back({canonical(scores[j]), static_cast<int32_t>(first + j)});
       }
       counts_[index * block_ + row] = n;
     }
   }
 
+  // Nothing is above NaN, as above infinity.
   void load_threshold(int64_t first, int64_t count, float* out) const {
-    if (threshold_.cols > 1) return load_tile(simd_, threshold_, first, count, screen_->columns(), out);
-    simd_.load_row(threshold_, 0, 0, 1, out);
-    std::fill(out + 1, out + screen_->columns(), out[0]);
+    if (threshold_.cols > 1) {
+      load_tile(simd_, threshold_, first, count, screen_->columns(), out);
+    } else {
+      simd_.load_row(threshold_, 0, 0, 1, out);
+      std::fill(out + 1, out + screen_->columns(), out[0]);
+    }
+    std::replace_if(
+        out, out + count, [](float threshold) { return threshold != threshold; },
+        std::numeric_limits<float>::infinity());
   }
 
   // Turns counts into places inside the block, row by row and tile by tile, and moves the lists there.

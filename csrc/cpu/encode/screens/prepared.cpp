@@ -1,6 +1,7 @@
 #include "cpu/encode/screens/prepared.h"
 
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -128,8 +129,10 @@ uint64_t hash_every(const Matrix& weight, int64_t first, int64_t step) {
 uint64_t fingerprint(const Matrix& weight, int64_t samples, int64_t look, int64_t looks) {
   const int64_t count = weight.rows * weight.cols;
   if (count <= samples) look = 0, looks = 1;
-  // An odd step meets every column and, where there are fewer than the samples, every row.
-  const int64_t step = (count / samples) | 1;
+  // An odd step that has no factor in common with the columns meets every column and, where there are fewer than the
+  // samples, every row.
+  int64_t step = (count / samples) | 1;
+  while (std::gcd(step, weight.cols) != 1) step += 2;
   return element_size(weight.dtype) == 4 ? hash_every<uint32_t>(weight, look * step, looks * step)
                                          : hash_every<uint16_t>(weight, look * step, looks * step);
 }
