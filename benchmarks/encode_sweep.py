@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from saekernels.bench.cpu.runner import MOST_FALLBACKS
 from saekernels.bench.measure import machine, timing
 from saekernels.bench.measure.shapes import Problem, Shape, encoder_problem
 from saekernels.bench.ops import encode
+from saekernels.cli.options.arguments import at_least
 
 RANGES = {"T": (1, 4096), "d": (256, 8192), "F": (8192, 131072), "k": (1, 512)}
 _MOST_FLOPS, _MOST_BYTES = 2.5e11, 3 << 30
@@ -129,10 +131,12 @@ def line(case: Case) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=80)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=at_least(1), default=80)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--json", type=Path, help="the cases, and the machine")
     args = parser.parse_args()
+    if args.json and not os.access(args.json.absolute().parent, os.W_OK):
+        parser.error(f"--json: cannot write into {args.json.absolute().parent}")
     found = []
     with torch.no_grad():
         for number, (shape, kind, prepared) in enumerate(drawn(args.cases, args.seed), start=1):

@@ -19,6 +19,9 @@ from torch import Tensor
 
 import saekernels as sk
 from saekernels.backends import cpu
+from saekernels.bench import Shape
+from saekernels.cli.commands.bench import shape
+from saekernels.cli.options.arguments import at_least
 
 SCREENS = ("auto", "int8", "int16", "bf16", "fp32")
 FEW = 64
@@ -41,7 +44,7 @@ def encoder(screen: str, x: Tensor, W: Tensor, b: Tensor, k: int, prepare: bool)
     return call
 
 
-def measure(shape: tuple[int, int, int, int], screens: list[str], rounds: int) -> None:
+def measure(shape: Shape, screens: list[str], rounds: int) -> None:
     T, d, F, k = shape
     generator = torch.Generator().manual_seed(0)
     x, W, b = (torch.randn(size, generator=generator) for size in ((T, d), (F, d), (F,)))
@@ -63,7 +66,7 @@ def measure(shape: tuple[int, int, int, int], screens: list[str], rounds: int) -
         for name, call in contenders.items():
             times[name].append(seconds(call))
     base = statistics.median(times["torch"])
-    print(f"{shape}, level {cpu.simd_level()}: torch's {str(product)[6:]} product {1e3 * base:.1f} ms")
+    print(f"{tuple(shape)}, level {cpu.simd_level()}: torch's {str(product)[6:]} product {1e3 * base:.1f} ms")
     for name in list(contenders)[1:]:
         median = statistics.median(times[name])
         print(f"  {name:16} {1e3 * median:8.1f} ms, {median / base:.2f} of it ({base / median:.2f}x)", flush=True)
@@ -71,14 +74,15 @@ def measure(shape: tuple[int, int, int, int], screens: list[str], rounds: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="+", metavar="T,d,F,k")
+    parser.add_argument("shapes", nargs="+", metavar="T,d,F,k", type=shape)
     parser.add_argument("--screens", nargs="+", choices=SCREENS, default=["auto", "bf16", "fp32"])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=at_least(1), default=7)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for shape in args.shapes:
-        T, d, F, k = map(int, shape.split(","))
-        measure((T, d, F, k), args.screens, args.rounds)
+    for one in args.shapes:
+        if not one.k:
+            parser.error(f"shapes: need T,d,F,k, got {one.T},{one.d},{one.F}")
+        measure(one, args.screens, args.rounds)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def encode_threshold(
         x: [..., d], float32, bfloat16, float16, or float64 (reference backend only). T below is the number of rows.
         W_enc: [F, d]; x's dtype.
         b_enc: [F], x's dtype or float32.
-        threshold: a number, a scalar tensor, or [F]; x's dtype or float32. Not differentiable.
+        threshold: a number, a scalar tensor, or [F]; x's dtype or float32. Not differentiable. Nothing but NaN passes
+            a NaN.
         pre_bias: [d], subtracted from x in float32.
         precision: "exact", "fast" or "screened", as in `encode_topk`.
         prepared: `prepare(W_enc)`, for speed; the result is the same without it.

@@ -10,6 +10,8 @@ from torch import Tensor
 from saekernels.backends import registry
 from saekernels.ops import _check
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 class PreparedWeights:
     """A screening copy of an encoder's weights with its error norms; made by `prepare`, passed to the encoders.
@@ -73,7 +75,7 @@ def prepare(W_enc: Tensor) -> PreparedWeights:
         TypeError, ValueError: an argument of the wrong type, dtype or shape, or no backend that prepares weights.
     """
     _check.tensor("W_enc", W_enc)
-    _check.dtype_in("W_enc", W_enc, _check.FLOATS)
+    _check.dtype_in("W_enc", W_enc, _DTYPES)
     _check.matrix("W_enc", W_enc, "F", "d")
     if W_enc.is_inference():
         raise ValueError("W_enc: got an inference tensor, need a normal one, whose changes can be noticed")

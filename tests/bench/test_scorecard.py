@@ -136,6 +136,28 @@ def test_compare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "no case in common" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("median_ms", "x", "row 0: median_ms: got 'x', need a number from 0 on, or null"),
+        ("median_ms", float("nan"), "row 0: median_ms: got nan, need a number"),
+        ("rounds", "a", "row 0: rounds: got 'a', need a number"),
+        ("shape", [1], "row 0: shape: got [1], need sizes by name"),
+        ("op", None, "row 0: op: got None, need a text"),
+    ],
+)
+def test_a_record_that_cannot_be_compared_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str, value: object, message: str
+) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    before, after = changed(1.5)
+    after["rows"][0][field] = value
+    for path, data in zip(paths, (before, after), strict=True):
+        path.write_text(json.dumps(data))
+    assert main(["bench", "compare", *map(str, paths)]) == 2
+    assert f"{paths[1]}: {message}" in capsys.readouterr().err
+
+
 def test_bench_alone_runs_the_scorecard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

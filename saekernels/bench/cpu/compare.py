@@ -49,7 +49,30 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a readable record: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("rows"), list) or "machine" not in data:
         raise ValueError(f"{path}: no record of saekernels bench")
+    if not isinstance(data["machine"], dict):
+        raise ValueError(f"{path}: machine: got {data['machine']!r:.60}, need what saekernels bench writes of it")
+    for number, row in enumerate(data["rows"]):
+        wrong = _fault(row)
+        if wrong:
+            raise ValueError(f"{path}: row {number}: {wrong}")
     return data
+
+
+def _fault(row: Any) -> str | None:
+    """What of a row cannot be compared."""
+    if not isinstance(row, dict):
+        return f"got {row!r:.60}, need an object"
+    for name in ("op", "dtype", "contender"):
+        if not isinstance(row.get(name), str):
+            return f"{name}: got {row.get(name)!r:.60}, need a text"
+    if not isinstance(row.get("shape"), dict):
+        return f"shape: got {row.get('shape')!r:.60}, need sizes by name"
+    for name in ("median_ms", "iqr_ms", "rounds"):
+        value = row.get(name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value) and value >= 0):
+            return f"{name}: got {value!r:.60}, need a number from 0 on, or null"
+    return None
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
@@ -79,7 +102,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
 def _rows(record: Mapping[str, Any]) -> dict[tuple[Key, str], dict[str, Any]]:
     found = {}
     for row in record["rows"]:
-        if isinstance(row, dict) and row.get("median_ms"):
+        if row.get("median_ms"):
             shape = " ".join(f"{name}={size}" for name, size in row["shape"].items())
             found[(row["op"], row["dtype"], shape), row["contender"]] = row
     return found
