@@ -101,6 +101,10 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
         made[name] = json.loads(path.read_text(encoding="utf-8"))
     floor = runpy.run_path(str(ROOT / "benchmarks" / "eval_floor.py"))["main"]
     made["floor"] = floor([*model[:2], *text, *both, "--tokens", "40", "--rounds", "3"])
+    ngrams = runpy.run_path(str(REAL_MODEL / "ngrams.py"))["main"]
+    ngrams([*model[:2], "--train", *text[1:], *text, "--report", str(folder / "sites.json"), "--orders", "2",
+            "--json", str(folder / "ngrams.json")])  # fmt: skip
+    made["ngrams"] = json.loads((folder / "ngrams.json").read_text(encoding="utf-8"))
     train = ROOT / "benchmarks" / "results" / "smollm2-135m" / "train.json"
     return {**made, "train": json.loads(train.read_text(encoding="utf-8"))}
 

@@ -39,7 +39,7 @@ def test_roff_and_html_become_plain_text() -> None:
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 def test_ngram_probabilities_sum_to_one(order: int) -> None:
-    from ngram import BITS, KneserNey
+    from ngram import KneserNey
 
     random = np.random.default_rng(order)
     stream = random.choice(6, size=400, p=[0.4, 0.2, 0.2, 0.1, 0.05, 0.05])
@@ -47,7 +47,7 @@ def test_ngram_probabilities_sum_to_one(order: int) -> None:
     for _ in range(10):
         history = np.uint64(0)
         for token in random.integers(0, 7, 4):
-            history = (history << np.uint64(BITS)) | np.uint64(token)
+            history = (history << model.bits) | np.uint64(token)
         for known in range(5):
             p = model.probability(np.full(7, history), np.full(7, known), np.arange(7))
             assert p.min() > 0
@@ -79,9 +79,35 @@ def test_ngram_sees_only_the_window() -> None:
     for t in range(5):
         history = np.uint64(0)
         for token in ids[0, 1 : t + 1]:
-            history = (history << np.uint64(12)) | np.uint64(token)
+            history = (history << model.bits) | np.uint64(token)
         p = model.probability(np.array([history]), np.array([min(t, 2)]), ids[:, t + 1])
         assert nats[0, t] == pytest.approx(-np.log(p[0]), rel=1e-12)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_ngram_losses_of_a_window_are_its_probabilities(order: int, real_model_modules: None) -> None:
+    """Of ids that need 16 bits, from what stands before each in the window; special tokens do not count."""
+    from ngram import KneserNey
+    from ngrams import window_losses
+
+    from saekernels.eval.text.windows import Window
+
+    vocab = 49_152
+    text = vocab - 1 - np.random.default_rng(order).integers(0, 5, 300)
+    model = KneserNey(text, order, vocab)
+    ids = np.array([7, *text[:6], 3, *text[9:14]], dtype=np.int32)
+    window = Window(0, ids, np.isin(ids, [7]), np.zeros(len(ids), np.int64))
+    expected = []
+    for t in range(1, len(ids) - 1):
+        history = np.uint64(0)
+        for token in ids[max(0, t + 1 - 3) : t + 1]:
+            history = (history << model.bits) | np.uint64(token)
+        (p,) = model.probability(np.array([history]), np.array([t + 1]), ids[t + 1 : t + 2])
+        expected.append(-np.log(p))
+    assert len(expected) == window.counted.sum() == 11
+    np.testing.assert_allclose(window_losses(model, window), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="order 5 and vocab 49152: need an order of 0 to 4"):
+        KneserNey(text, 5, vocab)
 
 
 def test_training_windows_cover_an_epoch_once_in_a_repeatable_order() -> None:

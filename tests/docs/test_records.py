@@ -42,6 +42,9 @@ def test_every_record_has_a_command_and_every_sae_a_training(
             trained |= folders(train, words, monkeypatch)
             continue
         assert words[-2:] == ["--json", f"{name}.json"]
+        if "--sae" not in words:
+            assert words[words.index("--report") + 1] == "sites.json"
+            continue
         after = words[words.index("--sae") + 1 :]
         read[name] = [Path(one.partition("=")[2]) for one in itertools.takewhile(lambda one: one[:2] != "--", after)]
         if words[0] == "saekernels":

@@ -82,6 +82,26 @@ def test_more_text_stands_beside_less(records: Records, written: Callable[[Recor
         assert row[3:] == [f"{site['kl']:.3f}", f"{100 * site['top1_agreement']:.1f} %"]
 
 
+def test_models_that_only_count_stand_beside(records: Records, written: Callable[[Records], str]) -> None:
+    """Their losses, the paired difference, and the layer from which on SAEs up to it are worse."""
+    rows, text = section(written(records), "Beside models that only count")
+    report, record = records["sites"], records["ngrams"]
+    assert [row[0] for row in rows] == ["all tokens alike", "frequencies", "2-grams"]
+    joint = report["documents_table"]["spliced"]["all"]
+    tokens = report["documents_table"]["tokens"]
+    for row, model in zip(rows, record["models"], strict=True):
+        differences = [a - b for a, b in zip(joint, model["documents"], strict=True)]
+        value = sum(d * n for d, n in zip(differences, tokens, strict=True)) / sum(tokens)
+        assert value == pytest.approx(report["all_sites"]["ce"]["spliced"] - model["loss"], abs=1e-9)
+        low, high = model["all_minus"]["ci95"]
+        assert low <= value <= high
+        assert row[2:4] == [f"{model['loss']:.3f}", interval(value, [low, high])]
+        worse = [step["ce"] > model["loss"] for step in report["cumulative"]]
+        assert row[4] == ("–" if not worse[-1] else str(len(worse) - [*worse[::-1], False].index(False)))
+    assert record["models"][0]["loss"] == pytest.approx(math.log(record["vocabulary"]), rel=1e-12)
+    assert f"The model itself has {report['all_sites']['ce']['clean']:.3f} nats" in text
+
+
 def test_strata_are_those_of_the_report(records: Records, written: Callable[[Records], str]) -> None:
     rows, _ = section(written(records), "Where in the text")
     report = records["sites"]
@@ -187,7 +207,7 @@ def test_transcoders_alone_and_together(records: Records, written: Callable[[Rec
 def test_what_it_cost_is_in_the_records(records: Records, written: Callable[[Records], str]) -> None:
     rows, text = section(written(records), "What it cost to measure")
     timed = {row[0].strip("`").removesuffix(".json"): row for row in rows}
-    assert set(timed) == set(records) - {"probe", "floor", "train"}
+    assert set(timed) == set(records) - {"probe", "floor", "train", "ngrams"}
     run = records["baselines"]["run"]
     per_token = 1e6 * run["seconds"] / (run["passes"] * records["baselines"]["tokens"])
     assert timed["baselines"][2:] == [str(run["passes"]), f"{run['seconds'] / 60:.0f}", f"{per_token:.0f}"]
@@ -205,7 +225,7 @@ def test_a_section_is_there_with_its_record_alone(records: Records, written: Cal
     headings = re.findall(r"^## (.*)$", written(few), re.MULTILINE)
     assert headings == ["Every layer", "Every domain", "Where in the text", "What it cost to measure", "What was run"]
     page = written(records)
-    assert len(re.findall(r"^## ", page, re.MULTILINE)) == len(headings) + 9
+    assert len(re.findall(r"^## ", page, re.MULTILINE)) == len(headings) + 10
     commands = page.rpartition("```bash")[2].replace(" \\\n    ", " ")
     for name in set(records) - {"train", "sites"}:
         run = records[name].get("run", records[name])

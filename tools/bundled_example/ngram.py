@@ -25,7 +25,7 @@ import numpy as np
 from progress import bar
 from windows import BOS_ID, HeldOut, held_out
 
-BITS = 12
+KEY = 64  # bits of a key, all tokens of an n-gram together
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def discounts(counts: np.ndarray) -> np.ndarray:
     return np.clip(found, 0.0, [0.0, 1.0, 2.0, 3.0])
 
 
-def level(keys: np.ndarray, counts: np.ndarray) -> Level:
-    """Build an order from its sorted unique keys and their (raw or continuation) counts."""
+def level(keys: np.ndarray, counts: np.ndarray, bits: np.uint64) -> Level:
+    """Build an order from its sorted unique keys, `bits` a token, and their (raw or continuation) counts."""
     discount = discounts(counts)[np.minimum(counts, 3)]
-    histories, first = np.unique(keys >> np.uint64(BITS), return_index=True)
+    histories, first = np.unique(keys >> bits, return_index=True)
     total = np.add.reduceat(counts, first).astype(np.float64)
     return Level(keys, counts - discount, histories, total, np.add.reduceat(discount, first))
 
@@ -64,23 +64,27 @@ def lookup(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 class KneserNey:
-    """`order`-gram model of a stream of tokens < `vocab` (at most 4096 tokens and order 5: a key is 60 bits)."""
+    """`order`-gram model of a stream of tokens < `vocab`, whose n-grams fit 64 bits: order 5 of 4,096, 4 of 65,536."""
 
     def __init__(self, stream: np.ndarray, order: int, vocab: int) -> None:
-        if not 1 <= order <= 5 or vocab > 1 << BITS:
-            raise ValueError(f"order {order} and vocab {vocab}: at most 5 and {1 << BITS}")
+        bits = max(1, (vocab - 1).bit_length())
+        if order < 0 or order * bits > KEY:
+            raise ValueError(f"order {order} and vocab {vocab}: need an order of 0 to {KEY // bits}")
         if len(stream) < order:
             raise ValueError(f"stream: {len(stream)} tokens, fewer than the order {order}")
-        self.order, self.vocab = order, vocab
+        self.order, self.vocab, self.bits = order, vocab, np.uint64(bits)
+        self.levels: list[Level] = []
+        if order == 0:
+            return  # all tokens alike
         key = np.zeros(len(stream) - order + 1, np.uint64)
         for offset in range(order):
-            key = (key << np.uint64(BITS)) | stream[offset : len(key) + offset].astype(np.uint64)
+            key = (key << self.bits) | stream[offset : len(key) + offset].astype(np.uint64)
         keys, counts = np.unique(key, return_counts=True)
-        levels = [level(keys, counts)]
+        levels = [level(keys, counts, self.bits)]
         for n in range(order - 1, 0, -1):
-            suffix = keys & np.uint64((1 << (BITS * n)) - 1)
+            suffix = keys & np.uint64((1 << (bits * n)) - 1)
             keys, counts = np.unique(suffix, return_counts=True)
-            levels.append(level(keys, counts))
+            levels.append(level(keys, counts, self.bits))
         self.levels = levels[::-1]
 
     def probability(self, history: np.ndarray, known: np.ndarray, token: np.ndarray) -> np.ndarray:
@@ -92,11 +96,11 @@ class KneserNey:
         token = token.astype(np.uint64)
         result = np.full(len(token), 1.0 / self.vocab)
         for n, at in enumerate(self.levels):
-            seen = history & np.uint64((1 << (BITS * n)) - 1)
+            seen = history & np.uint64((1 << (int(self.bits) * n)) - 1)
             place, found = lookup(at.histories, seen)
             found &= known >= n
             rows, where = np.flatnonzero(found), place[found]
-            spot, exact = lookup(at.keys, (seen[rows] << np.uint64(BITS)) | token[rows])
+            spot, exact = lookup(at.keys, (seen[rows] << self.bits) | token[rows])
             hit = np.where(exact, at.discounted[spot], 0.0)
             result[rows] = (hit + at.freed[where] * result[rows]) / at.total[where]
         return result
@@ -108,7 +112,7 @@ def window_nats(model: KneserNey, windows: HeldOut) -> np.ndarray:
     history, out = np.zeros(len(ids), np.uint64), []
     for t in range(ids.shape[1] - 1):
         if t > 0:
-            history = (history << np.uint64(BITS)) | ids[:, t]
+            history = (history << model.bits) | ids[:, t]
         out.append(-np.log(model.probability(history, np.full(len(ids), t), ids[:, t + 1])))
     return np.stack(out, 1)
 

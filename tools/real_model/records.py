@@ -34,6 +34,8 @@ def commands() -> dict[str, list[str]]:
     return {
         "train": _train("saes", "--sites", "model.layers.*", "--k", 32),
         "sites": _eval("sites", *_TEXT, "--baselines", "none", saes=_saes(LAYERS)),
+        "ngrams": ["python", "tools/real_model/ngrams.py", *map(str, _HOW[:2]), "--train", "train/*.jsonl",
+                   *map(str, _TEXT), "--report", "sites.json", "--json", "ngrams.json"],
         "head50k": _eval("head50k", "--data", "passages", "--tokens", 50_000, *plain, saes=_saes(LAYERS)),
         "baselines": _eval(
             "baselines", *_TEXT, "--no-cumulative", "--tasks", "ioi", "wh_question", saes=_saes(LAYERS)

@@ -12,6 +12,7 @@ from typing import Any
 from results.baselines import baselines, more_text
 from results.cells import cost, layer, percent, plain, table
 from results.curve import curve
+from results.ngrams import ngrams
 from results.seeds import error, seeds
 from results.spent import spent
 from results.strata import domains, strata
@@ -22,7 +23,7 @@ from results.uses import probes, tasks
 _SAES = re.compile(r"--sae( (model\.layers\.\d+)=saes/\2)+(?= )")
 _ALL = "--sae saes/model.layers.*"  # their files say the site
 RECORDS = (
-    "sites", "head50k", "baselines", "curve", "controls", "shuffled", "seeds", "error", "tasks", "probe", "transcoders",
+    "sites", "ngrams", "head50k", "baselines", "curve", "controls", "shuffled", "seeds", "error", "tasks", "probe", "transcoders",
     "floor", "train", "train-curve", "train-controls", "train-activations", "train-transcoders",
 )  # fmt: skip
 """What the page can be made of; docs/how-to/real_model.md has the command of each."""
@@ -39,7 +40,7 @@ def results_page(records: Mapping[str, dict[str, Any]], folder: str) -> str:
     lines = [
         "# What splicing all layers of SmolLM2-135M costs",
         "",
-        *_answer(report),
+        *_answer(report, records.get("ngrams")),
         "",
         "<picture>",
         '  <source media="(prefers-color-scheme: dark)" srcset="images/sites-dark.svg">',
@@ -60,6 +61,8 @@ def _sections(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Iter
 
     report = records["sites"]
     yield "Every layer", _sites(report)
+    if found := present("ngrams"):
+        yield "Beside models that only count", ngrams(*found, report)
     if found := present("head50k"):
         yield "More text", more_text(*found, report)
     if found := present("baselines"):
@@ -83,7 +86,7 @@ def _sections(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Iter
     yield "What it cost to measure", spent(records)
 
 
-def _answer(report: dict[str, Any]) -> Iterator[str]:
+def _answer(report: dict[str, Any], counted: dict[str, Any] | None) -> Iterator[str]:
     together = report["all_sites"]
     alone = [row["delta_ce"]["nats"] for row in report["sites"]]
     count, bits = len(report["sites"]), together["delta_ce"]["bits_per_byte"]
@@ -93,6 +96,9 @@ def _answer(report: dict[str, Any]) -> Iterator[str]:
     losses = together["ce"]
     yield f"The loss rises from {losses['clean']:.3f} to {losses['spliced']:.3f} nats, and the likeliest token"
     yield f"stays the same at {100 * together['top1_agreement']:.1f} % of the positions."
+    if counted is not None:
+        alike, frequencies = (model["loss"] for model in counted["models"][:2])
+        yield f"A guess that takes all tokens to be alike has {alike:.3f} nats, one by their frequencies {frequencies:.3f}."
     yield f"The {count} costs alone add up to {sum(alone):+.3f} nats."
 
 
