@@ -89,7 +89,6 @@ def test_ngram_losses_of_a_window_are_its_probabilities(order: int, real_model_m
     """Of ids that need 16 bits, from what stands before each in the window; special tokens do not count."""
     from ngram import KneserNey
     from ngrams import window_losses
-
     from saekernels.eval.text.windows import Window
 
     vocab = 49_152

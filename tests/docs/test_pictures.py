@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,23 @@ def test_the_page_of_results_shows_every_site_of_the_report() -> None:
         assert shown(part["delta_ce"]) in page
     picture = texts("sites-light.svg")
     assert f"{report['all_sites']['delta_ce']['nats']:+.2f} nats" in picture
+
+
+def test_readme_begins_with_the_real_model() -> None:
+    """Its first picture is of the record, and so are the sentence's figures: the median alone, all, a guess."""
+    report, counted = (
+        json.loads((SITES.parent / name).read_text(encoding="utf-8")) for name in (SITES.name, "ngrams.json")
+    )
+    assert re.findall(r"docs/images/(\w+)-light", README)[0] == "sites"
+    sentence = README.partition("</picture>")[2].split("\n\n")[1]
+    alone = statistics.median(site["delta_ce"]["nats"] for site in report["sites"])
+    together = report["all_sites"]
+    assert re.findall(r"[+-]\d\.\d+|[+-]\d\d\.\d+", sentence) == [
+        f"{alone:+.3f}",
+        f"{together['delta_ce']['nats']:+.3f}",
+    ]
+    assert "worse than a guess" in sentence
+    assert counted["models"][0]["all_minus"]["ci95"][0] > 0 < together["ce"]["spliced"] - counted["models"][0]["loss"]
 
 
 @pytest.mark.parametrize("path", sorted(path.name for path in SITES.parent.iterdir()))

@@ -1,5 +1,4 @@
-"""The loss beside far simpler models', from the record of `tools/real_model/ngrams.py` and the report it is paired with.
-"""
+"""The loss beside far simpler models', from the record of `tools/real_model/ngrams.py` and the report beside it."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ NAMES = {0: "all tokens alike", 1: "frequencies", 2: "2-grams", 3: "3-grams", 4:
 def ngrams(record: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
     """One row per order: its size and loss, by how much the spliced model's is larger, and from which layer on."""
     losses = report["all_sites"]["ce"]
-    yield f"Models that only count, of the {record['train_tokens']:,} tokens from which the SAEs' were drawn, predict the"
-    yield f"same {record['tokens']:,} tokens; they, too, see only what stands before one in its window."
+    yield f"Models that only count the {record['train_tokens']:,} tokens from which the SAEs' were drawn predict"
+    yield f"the same {record['tokens']:,} tokens; they, too, see only what stands before one in its window."
     yield f"The model itself has {losses['clean']:.3f} nats, with all SAEs {losses['spliced']:.3f}."
     yield ""
-    heads = ["predicts by", "n-grams", "nats a token", "all SAEs lose more by [95 %]", "SAEs up to this layer lose more"]
+    heads = ["predicts by", "n-grams", "nats a token", "all SAEs lose more by [95 %]", "SAEs up to here lose more"]
     rows = []
     for model in record["models"]:
         joint = nats(model["all_minus"]["value"], model["all_minus"]["ci95"])
@@ -26,7 +25,8 @@ def ngrams(record: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
         rows.append([NAMES[model["order"]], size, f"{model['loss']:.3f}", joint, _from(report, model["loss"])])
     yield from table(heads, rows)
     yield ""
-    yield "N-grams: those counted of the longest kind; interpolated modified Kneser-Ney. Intervals are paired by document."
+    yield "N-grams: those counted of the longest kind; interpolated modified Kneser-Ney."
+    yield "Intervals are paired by document."
     yield "The last column: the first layer from which on, with SAEs there and at all layers before, the model predicts"
     yield "worse than that."
 

@@ -23,8 +23,8 @@ from results.uses import probes, tasks
 _SAES = re.compile(r"--sae( (model\.layers\.\d+)=saes/\2)+(?= )")
 _ALL = "--sae saes/model.layers.*"  # their files say the site
 RECORDS = (
-    "sites", "ngrams", "head50k", "baselines", "curve", "controls", "shuffled", "seeds", "error", "tasks", "probe", "transcoders",
-    "floor", "train", "train-curve", "train-controls", "train-activations", "train-transcoders",
+    "sites", "ngrams", "head50k", "baselines", "curve", "controls", "shuffled", "seeds", "error", "tasks", "probe",
+    "transcoders", "floor", "train", "train-curve", "train-controls", "train-activations", "train-transcoders",
 )  # fmt: skip
 """What the page can be made of; docs/how-to/real_model.md has the command of each."""
 _OPTIONS = ("model", "data", "tokens", "sites", "latents", "k", "leave_first", "leave_norm", "dtype", "out")
@@ -98,7 +98,7 @@ def _answer(report: dict[str, Any], counted: dict[str, Any] | None) -> Iterator[
     yield f"stays the same at {100 * together['top1_agreement']:.1f} % of the positions."
     if counted is not None:
         alike, frequencies = (model["loss"] for model in counted["models"][:2])
-        yield f"A guess that takes all tokens to be alike has {alike:.3f} nats, one by their frequencies {frequencies:.3f}."
+        yield f"A guess that takes all tokens to be alike has {alike:.3f} nats, one by frequencies {frequencies:.3f}."
     yield f"The {count} costs alone add up to {sum(alone):+.3f} nats."
 
 
