@@ -164,10 +164,13 @@ void bind_sparse(py::module_& m) {
 }
 
 void bind_loss(py::module_& m) {
-  m.def("linear_ce_kl", [](const py::object& h_p, const py::object& h_q, const py::object& weight,
-                           const py::object& bias, uintptr_t targets, float softcap, int64_t ignore_index, int threads,
-                           uintptr_t ce_p, uintptr_t ce_q, uintptr_t kl, uintptr_t agree) {
-    const LossArgs args{matrix(h_p), matrix(h_q), matrix(weight), matrix(bias), pointer<const int64_t>(targets),
+  // h_q: a list of streams; ce_q, kl and agree have a row for each.
+  m.def("linear_ce_kl", [](const py::object& h_p, const py::list& h_q, const py::object& weight, const py::object& bias,
+                           uintptr_t targets, float softcap, int64_t ignore_index, int threads, uintptr_t ce_p,
+                           uintptr_t ce_q, uintptr_t kl, uintptr_t agree) {
+    std::vector<Matrix> streams;
+    for (const py::handle stream : h_q) streams.push_back(matrix(py::reinterpret_borrow<py::object>(stream)));
+    const LossArgs args{matrix(h_p), std::move(streams), matrix(weight), matrix(bias), pointer<const int64_t>(targets),
                         softcap,     ignore_index};
     const py::gil_scoped_release release;
     linear_ce_kl(args, threads, pointer<float>(ce_p), pointer<float>(ce_q), pointer<float>(kl), pointer<float>(agree));
@@ -178,7 +181,7 @@ void bind_loss(py::module_& m) {
            uintptr_t targets, float softcap, int64_t ignore_index, int threads, const py::tuple& losses,
            const py::tuple& grads, const py::object& d_hp, const py::object& d_hq, const py::object& d_weight,
            const py::object& d_bias) {
-          const LossArgs args{matrix(h_p), matrix(h_q), matrix(weight), matrix(bias), pointer<const int64_t>(targets),
+          const LossArgs args{matrix(h_p), {matrix(h_q)}, matrix(weight), matrix(bias), pointer<const int64_t>(targets),
                               softcap,     ignore_index};
           const auto of = [](const py::tuple& t, size_t i) { return pointer<const float>(t[i].cast<uintptr_t>()); };
           const LossGrads from{of(losses, 0), of(losses, 1), of(losses, 2), of(grads, 0), of(grads, 1), of(grads, 2)};

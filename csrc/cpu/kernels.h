@@ -84,16 +84,16 @@ struct AdamTensors;
 void adam_step(const AdamStep& step, const AdamTensors& at, int threads);
 
 struct LossArgs {
-  Matrix h_p;     // [T, d]
-  Matrix h_q;     // [T, d]
-  Matrix weight;  // [V, d]
-  Matrix bias;    // [V] or absent
+  Matrix h_p;               // [T, d]
+  std::vector<Matrix> h_q;  // R streams [T, d], each compared with h_p
+  Matrix weight;            // [V, d]
+  Matrix bias;              // [V] or absent
   const int64_t* targets = nullptr;
   float softcap = 0;  // 0: none
   int64_t ignore_index = -100;
 };
 
-// Four outputs [T], fp32.
+// ce_p [T], and ce_q, kl and agree, each [R, T], fp32.
 void linear_ce_kl(const LossArgs& args, int threads, float* ce_p, float* ce_q, float* kl, float* agree);
 
 // Of each [T] fp32: the losses of that call, and the gradients with respect to them.

@@ -70,7 +70,7 @@ class Problem {
       return Matrix{m.data(), rows, d, d, 1, dtype_};
     };
     const Matrix offsets{bias.data(), 1, V, V, 1, DType::kFloat32};
-    const LossArgs args{matrix(h_p, T), matrix(h_q, T), matrix(w, V), offsets, targets.data(), cap};
+    const LossArgs args{matrix(h_p, T), {matrix(h_q, T)}, matrix(w, V), offsets, targets.data(), cap};
     std::vector<float> out[4], d_offsets(size(V));
     for (auto& values : out) values.resize(size(T));
     linear_ce_kl(args, threads, out[0].data(), out[1].data(), out[2].data(), out[3].data());

@@ -75,7 +75,7 @@ class Problem {
     run_threshold(encoder, threads, &out);
     run_sparse(values, indices, threads, &out);
     std::vector<float> losses(static_cast<size_t>(4 * s_.rows));
-    LossArgs loss{view(x_, s_.rows), view(y_, s_.rows), view(weight_, s_.latents), vector(bias_), targets_.data()};
+    LossArgs loss{view(x_, s_.rows), {view(y_, s_.rows)}, view(weight_, s_.latents), vector(bias_), targets_.data()};
     loss.softcap = 20;
     float* l = losses.data();
     linear_ce_kl(loss, threads, l, l + s_.rows, l + 2 * s_.rows, l + 3 * s_.rows);

@@ -1,7 +1,8 @@
-"""linear_ce_kl: next-token cross-entropy of two residual streams and the KL between them, without logits."""
+"""linear_ce_kl: next-token cross-entropy of residual streams and the KL of each from the first, without logits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ from saekernels.ops._library import Op, padded, register
 
 
 class LinearCeKl(NamedTuple):
-    """Per position, [T]: ce_p, ce_q and kl = KL(p || q) in nats; top1_agree is 1.0 where the argmaxes agree else 0.0,
-    and NaN where a logit of either is NaN."""
+    """Per position: ce_p [T], and as h_q has them, [T] or [R, T], ce_q and kl = KL(p || q) in nats; top1_agree is 1.0
+    where the argmaxes agree else 0.0, and NaN where a logit of either is NaN."""
 
     ce_p: Tensor
     ce_q: Tensor
@@ -34,7 +35,7 @@ def linear_ce_kl(
     ignore_index: int = -100,
     backend: str | None = None,
 ) -> LinearCeKl:
-    """Compare two streams under one unembedding.
+    """Compare two streams under one unembedding, or several with the first, whose logits are then computed once.
 
     Logits are z = h @ W_U.T + bias, then softcap * tanh(z / softcap) where a softcap is given. Neither
     logits nor probabilities of shape [T, V] exist, forward or backward. A row's result does not depend on the rest of
@@ -47,7 +48,8 @@ def linear_ce_kl(
 
     Args:
         h_p: [T, d], the clean stream after the final norm; float32, bfloat16, float16, or float64 (reference only).
-        h_q: [T, d], the stream compared with it; h_p's dtype.
+        h_q: [T, d], the stream compared with it, or [R, T, d] for R >= 1 of them; h_p's dtype. A stream's results have
+            the same bits whatever others there are. Triton and backward take one after the other.
         W_U: [V, d]; h_p's dtype.
         targets: [T] int64, each in [0, V) or equal to ignore_index.
         bias: [V], h_p's dtype or float32.
@@ -56,8 +58,9 @@ def linear_ce_kl(
         backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
-        LinearCeKl: four [T] tensors, float32 (float64 for float64 inputs). ce_p, ce_q and kl are differentiable, once,
-        with respect to h_p, h_q, W_U and bias; backward starts from their values, which must not change before it.
+        LinearCeKl: ce_p [T] and three of [T] or [R, T], float32 (float64 for float64 inputs). ce_p, ce_q and kl are
+        differentiable, once, with respect to h_p, h_q, W_U and bias; backward starts from their values, which must not
+        change before it.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
@@ -94,8 +97,12 @@ class LinearCeKlForward(Op):
             raise ValueError(f"h_p: got shape {list(h_p.shape)}, need [T, d]")
         shape = [("T", h_p.shape[0]), ("d", W_U.shape[1])]
         _check.shape("h_p", h_p, shape)
+        if h_q.dim() == 3:
+            if h_q.shape[0] < 1:
+                raise ValueError(f"h_q: got shape {list(h_q.shape)}, need [T, d] or [R, T, d] with R at least 1")
+            shape = [("R", h_q.shape[0]), *shape]
         _check.shape("h_q", h_q, shape)
-        _check.shape("targets", targets, shape[:1])
+        _check.shape("targets", targets, shape[-2:-1])
         _check.vector_beside("bias", self.bias, ("V", W_U.shape[0]), W_U)
         if softcap is not None and not 0 < softcap < float("inf"):
             raise ValueError(f"softcap: got {softcap}, need a positive finite number or None")
@@ -108,7 +115,8 @@ class LinearCeKlForward(Op):
 
     def empty(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wide = torch.promote_types(self.h_p.dtype, torch.float32)
-        ce_p, ce_q, kl, agree = (self.h_p.new_empty(self.h_p.shape[0], dtype=wide) for _ in range(4))
+        ce_p = self.h_p.new_empty(self.h_p.shape[0], dtype=wide)
+        ce_q, kl, agree = (self.h_q.new_empty(self.h_q.shape[:-1], dtype=wide) for _ in range(3))
         return ce_p, ce_q, kl, agree
 
     def save(self, ctx: Any, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
@@ -119,8 +127,8 @@ class LinearCeKlForward(Op):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         for_p, for_q, for_W, _, for_bias = padded(ctx.needs_input_grad[:5], 5, False)
-        d_hp, d_hq, d_W, d_bias = torch.ops.saekernels.linear_ce_kl_backward(
-            *grads[:3], *ctx.saved_tensors, ctx.softcap, ctx.ignore_index, for_p or for_q, for_W, for_bias
+        d_hp, d_hq, d_W, d_bias = _gradients(
+            grads[:3], ctx.saved_tensors, ctx.softcap, ctx.ignore_index, for_p or for_q, for_W, for_bias
         )
         return (
             d_hp if for_p else None,
@@ -162,6 +170,21 @@ class LinearCeKlBackward(Op):
         d_W = self.W_U.new_empty(V_d if self.need_W else 0)
         like = self.W_U if self.bias is None else self.bias
         return d_hp, d_hq, d_W, like.new_empty(V_d[0] if self.need_bias else 0)
+
+
+def _gradients(grads: Sequence[Tensor], saved: Sequence[Any], *how: Any) -> tuple[Tensor, ...]:
+    """Of h_p, h_q, W_U and bias. Streams one after the other: their shares of all but h_q add up."""
+    h_q = saved[4]
+    backward = torch.ops.saekernels.linear_ce_kl_backward
+    if h_q.dim() == 2:
+        return backward(*grads, *saved, *how)
+    grad_p, ce_p, h_p, rest = grads[0], saved[0], saved[3], saved[5:]
+    parts = []
+    for grad_q, grad_kl, ce_q, kl, stream in zip(*grads[1:], *saved[1:3], h_q, strict=True):
+        parts.append(backward(grad_p, grad_q, grad_kl, ce_p, ce_q, kl, h_p, stream, *rest, *how))
+        grad_p = torch.zeros_like(grad_p)  # ce_p counts once
+    d_hp, d_hq, d_W, d_bias = zip(*parts, strict=True)
+    return sum(d_hp[1:], d_hp[0]), torch.stack(d_hq), sum(d_W[1:], d_W[0]), sum(d_bias[1:], d_bias[0])
 
 
 def _check_targets(targets: Tensor, vocabulary: int, ignore_index: int) -> None:

@@ -175,9 +175,15 @@ def linear_ce_kl(rng: random.Random) -> str:
     if T and rng.random() < 0.5:
         targets[rng.randrange(T)] = -100
     bias, softcap = rng.choice([None, torch.randn(V)]), rng.choice([None, 5.0, 30.0])
+    streams = laid_out(rng, q)
+    several = rng.random() < 0.3
+    if several:
+        streams = torch.stack([torch.randn_like(q), q])
     got = sk.linear_ce_kl(
-        laid_out(rng, p), laid_out(rng, q), laid_out(rng, U), targets, bias=bias, softcap=softcap, backend=backend(rng)
+        laid_out(rng, p), streams, laid_out(rng, U), targets, bias=bias, softcap=softcap, backend=backend(rng)
     )
+    if several:
+        got = sk.LinearCeKl(got.ce_p, *(figure[1] for figure in got[1:]))
     logits = [h.double() @ U.double().T + (0 if bias is None else bias.double()) for h in (p, q)]
     logits = logits if softcap is None else [softcap * torch.tanh(z / softcap) for z in logits]
     kept = targets != -100

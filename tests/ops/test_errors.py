@@ -64,6 +64,8 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: sk.decode_csr(V.view(-1), LATENTS.view(-1), OFFSETS[None], W), ValueError, r"offsets: got shape \[1, 4\]"),
     (lambda: sk.decode_csr(V, LATENTS, OFFSETS, W), ValueError, r"values: got shape \[3, 2\], need \[nnz\]"),
     (lambda: sk.linear_ce_kl(X, X[:2], W, TARGETS), ValueError, r"h_q: got shape \[2, 8\], need \[T, d\] = \[3, 8\]"),
+    (lambda: sk.linear_ce_kl(X, X[None, :2], W, TARGETS), ValueError, r"h_q: got shape \[1, 2, 8\], need \[R, T, d\]"),
+    (lambda: sk.linear_ce_kl(X, X[None][:0], W, TARGETS), ValueError, r"h_q: got shape \[0, 3, 8\], need \[T, d\] or"),
     (lambda: sk.linear_ce_kl(X, X, W, TARGETS[:2]), ValueError, r"targets: got shape \[2\], need \[T\] = \[3\]"),
     (lambda: sk.linear_ce_kl(X, X, W, TARGETS.int()), TypeError, "targets: got dtype int32"),
     (lambda: sk.linear_ce_kl(X, X, W, TARGETS, softcap=0.0), ValueError, "softcap: got 0.0, need a positive"),

@@ -147,6 +147,26 @@ def test_rows_do_not_depend_on_the_batch(
     assert same_bits(whole, tuple(torch.cat(pair) for pair in zip(*parts, strict=True)))
 
 
+@given(problem=problems(), streams=st.sampled_from([1, 2, 5]), seed=st.integers(0, 99))
+@settings(max_examples=40)
+def test_streams_have_the_bits_of_pairs(
+    backend: str,
+    problem: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, float | None],
+    streams: int,
+    seed: int,
+) -> None:
+    """Several streams beside one: each as if it were alone."""
+    h_p, h_q, W_U, targets, bias, softcap = problem
+    generator = torch.Generator().manual_seed(seed)
+    many = torch.stack([(h_q + n * torch.randn(h_q.shape, generator=generator)).to(h_q) for n in range(streams)])
+    how = {"bias": bias, "softcap": softcap, "backend": backend}
+    got = sk.linear_ce_kl(h_p, many, W_U, targets, **how)
+    pairs = [sk.linear_ce_kl(h_p, one, W_U, targets, **how) for one in many]
+    assert got.ce_q.shape == (streams, len(targets))
+    for number, pair in enumerate(pairs):
+        assert same_bits((got.ce_p, *(figure[number] for figure in got[1:])), pair)
+
+
 def test_large_logits_do_not_overflow(backend: str) -> None:
     W_U = torch.tensor([[1e4], [-1e4], [0.0]])
     h = torch.tensor([[3.0], [-3.0]])

@@ -76,7 +76,7 @@ class PairGradient {
     for (int s = 0; s < 2; ++s) {
       Stream& stream = streams_[s];
       Buffer<char> copy;
-      const Matrix rows = pick_rows(s == 0 ? args_.h_p : args_.h_q, ids_.data() + first, count, &copy);
+      const Matrix rows = pick_rows(s == 0 ? args_.h_p : args_.h_q[0], ids_.data() + first, count, &copy);
       stream.columns = products_->operand(padded_, depth_);
       products_->pack_all_right(rows, depth_, workers_, stream.columns);
       if (hidden()) {

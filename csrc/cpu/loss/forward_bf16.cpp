@@ -1,6 +1,7 @@
 // The losses of a bf16 head on a machine that multiplies bf16: logits are fp32 sums of exact products, in tiles whose
 // rows are words and whose columns are tokens, so that W_U is read as it lies and no statistic crosses lanes.
 #include <algorithm>
+#include <cstring>
 
 #include "cpu/encode/score_tiles.h"
 #include "cpu/loss/pair_loss.h"
@@ -25,17 +26,21 @@ class Bf16Loss {
       : simd_(level()),
         args_(args),
         ids_(ids),
+        pairs_(static_cast<int64_t>(args.h_q.size())),
         products_(make_products(simd_, args.weight)),
         depth_(products_->depth(args.weight.cols)),
         vocab_(args.weight.rows),
         words_(tile_words(depth_)),
         ranges_(ceil_div(vocab_, kRangeWords)),
-        block_(round_up(block_rows(count(), depth_, ranges_ * kLaneBytes, kStateBytes), kRightStep)),
-        workers_(gemm_workers(2 * count(), vocab_, depth_, threads)),
-        states_(ranges_ * block_ / kTokenLanes),
+        // In bf16 a token of two streams takes what one takes in fp32.
+        block_(round_up(block_rows(count(), ceil_div((1 + pairs_) * depth_, int64_t{2}), ranges_ * pairs_ * kLaneBytes,
+                                   kStateBytes),
+                        kRightStep)),
+        workers_(gemm_workers((1 + pairs_) * count(), vocab_, depth_, threads)),
+        states_(ranges_ * pairs_ * block_ / kTokenLanes),
         targets_(block_) {
-    for (Buffer<char>& stream : streams_) stream = products_->operand(block_, depth_);
-    for (int worker = 0; worker < workers_; ++worker) scratch_.emplace_back(*products_, words_, depth_);
+    for (int64_t s = 0; s <= pairs_; ++s) streams_.push_back(products_->operand(block_, depth_));
+    for (int worker = 0; worker < workers_; ++worker) scratch_.emplace_back(*products_, words_, depth_, pairs_ > 1);
   }
 
   void run(PairLosses* out) {
@@ -43,27 +48,32 @@ class Bf16Loss {
       const int64_t tokens = std::min(block_, count() - first);
       load(first, tokens);
       parallel_for(ranges_, workers_, [&](int64_t range, int worker) { scan(range, tokens, scratch_[worker]); });
-      parallel_for(ceil_div(tokens, kTokenLanes), workers_, [&](int64_t group, int) {
-        const int64_t end = std::min(tokens, (group + 1) * kTokenLanes);
-        for (int64_t t = group * kTokenLanes; t < end; ++t) out[first + t] = losses(t);
+      const int64_t groups = ceil_div(tokens, kTokenLanes);
+      parallel_for(pairs_ * groups, workers_, [&](int64_t task, int) {
+        const int64_t pair = task / groups, begin = task % groups * kTokenLanes;
+        for (int64_t t = begin; t < std::min(tokens, begin + kTokenLanes); ++t) {
+          out[pair * count() + first + t] = losses(pair, t);
+        }
       });
     }
   }
 
  private:
   struct Scratch {
-    Scratch(const Products& products, int64_t words, int64_t depth)
-        : weight(products.operand(words, depth)), scores(2 * words * kRightStep), bias(words) {}
+    Scratch(const Products& products, int64_t words, int64_t depth, bool keeps)
+        : weight(products.operand(words, depth)), scores(2 * words * kRightStep), bias(words) {
+      if (keeps) kept = Buffer<float>(words * kRightStep);
+    }
     Buffer<char> weight;
-    Buffer<float> scores, bias;
+    Buffer<float> scores, bias, kept;
   };
 
   int64_t count() const { return static_cast<int64_t>(ids_.size()); }
 
   void load(int64_t first, int64_t tokens) {
-    for (int s = 0; s < 2; ++s) {
+    for (size_t s = 0; s < streams_.size(); ++s) {
       Buffer<char> copy;
-      const Matrix rows = pick_rows(s == 0 ? args_.h_p : args_.h_q, ids_.data() + first, tokens, &copy);
+      const Matrix rows = pick_rows(s == 0 ? args_.h_p : args_.h_q[s - 1], ids_.data() + first, tokens, &copy);
       products_->pack_all_right(rows, depth_, workers_, streams_[s]);
     }
     for (int64_t t = 0; t < block_; ++t) {
@@ -72,8 +82,8 @@ class Bf16Loss {
   }
 
   void scan(int64_t range, int64_t tokens, const Scratch& scratch) const {
-    LaneStates* states = states_.get() + range * block_ / kTokenLanes;
-    for (int64_t group = 0; group < ceil_div(tokens, kTokenLanes); ++group) reset(states + group);
+    LaneStates* states = states_.get() + range * pairs_ * block_ / kTokenLanes;
+    for (int64_t group = 0; group < pairs_ * block_ / kTokenLanes; ++group) reset(states + group);
     const int64_t end = std::min(vocab_, (range + 1) * kRangeWords);
     for (int64_t first = range * kRangeWords; first < end; first += words_) {
       tile(first, std::min(words_, end - first), tokens, scratch, states);
@@ -85,14 +95,22 @@ class Bf16Loss {
     load_tile(simd_, args_.bias, first, count, count, scratch.bias.get());
     const float* bias = args_.bias.data != nullptr ? scratch.bias.get() : nullptr;
     float *z_p = scratch.scores.get(), *z_q = z_p + words_ * kRightStep;
+    const size_t bytes = static_cast<size_t>(count * kRightStep) * sizeof(float);
     for (int64_t t = 0; t < tokens; t += kRightStep) {
-      products_->multiply(scratch.weight.get(), count, products_->part(streams_[0], t, depth_), kRightStep, depth_, z_p,
-                          kRightStep, false);
-      products_->multiply(scratch.weight.get(), count, products_->part(streams_[1], t, depth_), kRightStep, depth_, z_q,
-                          kRightStep, false);
-      for (int64_t lane = 0; lane < std::min(kRightStep, tokens - t); lane += kTokenLanes) {
-        simd_.softmax_lanes(z_p + lane, z_q + lane, kRightStep, bias, static_cast<int>(count), args_.softcap,
-                            static_cast<int32_t>(first), targets_.get() + t + lane, states + (t + lane) / kTokenLanes);
+      const auto multiply = [&](const Buffer<char>& stream, float* z) {
+        products_->multiply(scratch.weight.get(), count, products_->part(stream, t, depth_), kRightStep, depth_, z,
+                            kRightStep, false);
+      };
+      multiply(streams_[0], z_p);
+      if (pairs_ > 1) std::memcpy(scratch.kept.get(), z_p, bytes);  // softmax_lanes finishes the logits where they lie
+      for (int64_t pair = 0; pair < pairs_; ++pair) {
+        if (pair > 0) std::memcpy(z_p, scratch.kept.get(), bytes);
+        multiply(streams_[static_cast<size_t>(1 + pair)], z_q);
+        for (int64_t lane = 0; lane < std::min(kRightStep, tokens - t); lane += kTokenLanes) {
+          simd_.softmax_lanes(z_p + lane, z_q + lane, kRightStep, bias, static_cast<int>(count), args_.softcap,
+                              static_cast<int32_t>(first), targets_.get() + t + lane,
+                              states + (pair * block_ + t + lane) / kTokenLanes);
+        }
       }
     }
   }
@@ -108,10 +126,10 @@ class Bf16Loss {
     }
   }
 
-  PairLosses losses(int64_t t) const {
+  PairLosses losses(int64_t pair, int64_t t) const {
     PairState whole;
     for (int64_t range = 0; range < ranges_; ++range) {
-      const LaneStates& s = states_[(range * block_ + t) / kTokenLanes];
+      const LaneStates& s = states_[((range * pairs_ + pair) * block_ + t) / kTokenLanes];
       const int64_t i = t % kTokenLanes;
       const PairState part{s.sum_p[i], s.sum_q[i],    s.weighted[i], s.max_p[i],      s.max_q[i],     s.arg_p[i],
                            s.arg_q[i], s.target_p[i], s.target_q[i], s.nan_p[i] != 0, s.nan_q[i] != 0};
@@ -123,12 +141,13 @@ class Bf16Loss {
   const Level& simd_;
   const LossArgs& args_;
   const std::vector<int64_t>& ids_;
+  int64_t pairs_;
   std::unique_ptr<Products> products_;
   int64_t depth_, vocab_, words_, ranges_, block_;
   int workers_;
-  Buffer<LaneStates> states_;  // [ranges][block / kTokenLanes]
+  Buffer<LaneStates> states_;  // [ranges][pairs][block / kTokenLanes]
   Buffer<int64_t> targets_;
-  Buffer<char> streams_[2];
+  std::vector<Buffer<char>> streams_;
   std::vector<Scratch> scratch_;
 };
 

@@ -1,6 +1,7 @@
-// Cross entropy of two streams and the KL divergence between them, straight from hidden states: each vocabulary tile
-// of W_U is packed once for both, and only running statistics of the softmax survive it.
+// Cross entropy of streams and the KL divergence of each from the first, straight from hidden states: each vocabulary
+// tile of W_U is packed once for all, and only running statistics of the softmax survive it.
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -19,17 +20,21 @@ class PairLoss {
   PairLoss(const LossArgs& args, int64_t live, int threads)
       : simd_(level()),
         args_(args),
+        pairs_(static_cast<int64_t>(args.h_q.size())),
         depth_(args.h_p.cols),
         vocab_(args.weight.rows),
-        workers_(gemm_workers(2 * live, vocab_, depth_, threads)),
-        shape_(tile_shape(simd_, tile_columns(depth_), 2 * depth_)),
+        workers_(gemm_workers((1 + pairs_) * live, vocab_, depth_, threads)),
+        shape_(tile_shape(simd_, tile_columns(depth_), (1 + pairs_) * depth_)),
         ranges_(ceil_div(vocab_, kRangeColumns)),
-        block_(block_rows(live, 2 * depth_, ranges_ * static_cast<int64_t>(sizeof(PairState)), kStateBytes)),
-        states_(ranges_ * block_),
+        block_(block_rows(live, (1 + pairs_) * depth_, ranges_ * pairs_ * static_cast<int64_t>(sizeof(PairState)),
+                          kStateBytes)),
+        states_(ranges_ * pairs_ * block_),
         scratch_(static_cast<size_t>(workers_)) {
-    packed_.reserve(2);
-    for (int s = 0; s < 2; ++s) packed_.emplace_back(simd_, block_, depth_);
-    for (TileScratch& s : scratch_) s = TileScratch(shape_.columns, depth_, shape_.group, 2);
+    packed_.reserve(static_cast<size_t>(1 + pairs_));
+    for (int64_t s = 0; s <= pairs_; ++s) packed_.emplace_back(simd_, block_, depth_);
+    for (TileScratch& s : scratch_) {
+      s = TileScratch(shape_.columns, depth_, shape_.group, static_cast<int>(1 + pairs_));
+    }
   }
 
   void run(const std::vector<int64_t>& live, PairLosses* out) {
@@ -37,11 +42,15 @@ class PairLoss {
     for (int64_t first = 0; first < total; first += block_) {
       const int64_t rows = std::min(block_, total - first);
       packed_[0].pack(args_.h_p, nullptr, live.data(), first, rows, workers_);
-      packed_[1].pack(args_.h_q, nullptr, live.data(), first, rows, workers_);
+      for (int64_t pair = 0; pair < pairs_; ++pair) {
+        const Matrix& stream = args_.h_q[static_cast<size_t>(pair)];
+        packed_[static_cast<size_t>(1 + pair)].pack(stream, nullptr, live.data(), first, rows, workers_);
+      }
       parallel_for(ranges_, workers_,
                    [&](int64_t range, int worker) { scan(range, worker, live.data() + first, rows); });
-      for (int64_t row = 0; row < rows; ++row) {
-        out[first + row] = losses(row, args_.targets[live[static_cast<size_t>(first + row)]]);
+      for (int64_t at = 0; at < pairs_ * rows; ++at) {
+        const int64_t pair = at / rows, row = at % rows;
+        out[pair * total + first + row] = losses(pair, row, args_.targets[live[static_cast<size_t>(first + row)]]);
       }
     }
   }
@@ -49,36 +58,45 @@ class PairLoss {
  private:
   void scan(int64_t range, int worker, const int64_t* tokens, int64_t rows) const {
     const TileScratch& scratch = scratch_[static_cast<size_t>(worker)];
-    PairState* states = states_.get() + range * block_;
-    std::fill(states, states + rows, PairState{});
+    PairState* states = states_.get() + range * pairs_ * block_;
+    std::fill(states, states + pairs_ * block_, PairState{});
     const int64_t end = std::min(vocab_, (range + 1) * kRangeColumns);
     for (int64_t first = range * kRangeColumns; first < end; first += shape_.columns) {
       const int64_t count = std::min(shape_.columns, end - first);
       pack_tile(simd_, args_.weight, first, count, scratch.weight.get());
       load_tile(simd_, args_.bias, first, count, shape_.columns, scratch.bias.get());
-      visit_tile(simd_, packed_.data(), 2, rows, depth_, shape_, count, scratch, [&](int64_t row, float* scores) {
-        simd_.softmax_tile(scores, scores + shape_.group * shape_.columns, scratch.bias.get(), static_cast<int>(count),
-                           args_.softcap, static_cast<int32_t>(first), args_.targets[tokens[row]], states + row);
-      });
+      const auto visit = [&](int64_t row, float* z_p) {
+        for (int64_t pair = 0; pair < pairs_; ++pair) {
+          float* z = z_p;
+          if (pair + 1 < pairs_) {  // softmax_tile finishes the logits where they lie
+            z = scratch.extra.get();
+            std::memcpy(z, z_p, static_cast<size_t>(count) * sizeof(float));
+          }
+          simd_.softmax_tile(z, z_p + (1 + pair) * shape_.group * shape_.columns, scratch.bias.get(),
+                             static_cast<int>(count), args_.softcap, static_cast<int32_t>(first),
+                             args_.targets[tokens[row]], states + pair * block_ + row);
+        }
+      };
+      visit_tile(simd_, packed_.data(), static_cast<int>(1 + pairs_), rows, depth_, shape_, count, scratch, visit);
     }
   }
 
-  PairLosses losses(int64_t row, int64_t target) const {
+  PairLosses losses(int64_t pair, int64_t row, int64_t target) const {
     PairState s;
     for (int64_t range = 0; range < ranges_; ++range) {
-      fold(states_[range * block_ + row], target, range * kRangeColumns, kRangeColumns, &s);
+      fold(states_[(range * pairs_ + pair) * block_ + row], target, range * kRangeColumns, kRangeColumns, &s);
     }
     return finish(s);
   }
 
   const Level& simd_;
   const LossArgs& args_;
-  int64_t depth_, vocab_;
+  int64_t pairs_, depth_, vocab_;
   int workers_;
   TileShape shape_;
   int64_t ranges_, block_;
   std::vector<PackedRows> packed_;
-  Buffer<PairState> states_;
+  Buffer<PairState> states_;  // [ranges][pairs][block]
   std::vector<TileScratch> scratch_;
 };
 
@@ -141,7 +159,7 @@ std::vector<int64_t> counted_tokens(const LossArgs& args) {
 }
 
 std::vector<PairLosses> pair_losses(const LossArgs& args, const std::vector<int64_t>& ids, int threads) {
-  std::vector<PairLosses> out(ids.size());
+  std::vector<PairLosses> out(args.h_q.size() * ids.size());
   if (ids.empty()) return out;
   if (multiplies_bf16(level(), args.weight)) {
     pair_losses_bf16(args, ids, threads, out.data());
@@ -152,15 +170,17 @@ std::vector<PairLosses> pair_losses(const LossArgs& args, const std::vector<int6
 }
 
 void linear_ce_kl(const LossArgs& args, int threads, float* ce_p, float* ce_q, float* kl, float* agree) {
-  for (float* result : {ce_p, ce_q, kl, agree}) std::fill(result, result + args.h_p.rows, 0.0f);
+  const int64_t pairs = static_cast<int64_t>(args.h_q.size()), tokens = args.h_p.rows;
+  std::fill(ce_p, ce_p + tokens, 0.0f);
+  for (float* result : {ce_q, kl, agree}) std::fill(result, result + pairs * tokens, 0.0f);
   const std::vector<int64_t> counted = counted_tokens(args);
   const std::vector<PairLosses> losses = pair_losses(args, counted, threads);
-  for (size_t i = 0; i < counted.size(); ++i) {
-    const int64_t t = counted[i];
+  for (size_t i = 0; i < losses.size(); ++i) {
+    const int64_t pair = static_cast<int64_t>(i / counted.size()), t = counted[i % counted.size()];
     ce_p[t] = losses[i].ce_p;
-    ce_q[t] = losses[i].ce_q;
-    kl[t] = losses[i].kl;
-    agree[t] = losses[i].agree;
+    ce_q[pair * tokens + t] = losses[i].ce_q;
+    kl[pair * tokens + t] = losses[i].kl;
+    agree[pair * tokens + t] = losses[i].agree;
   }
 }
 

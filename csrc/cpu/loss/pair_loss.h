@@ -22,7 +22,8 @@ struct PairLosses {
 void fold(const PairState& later, int64_t target, int64_t first, int64_t count, PairState* s);
 PairLosses finish(const PairState& s);
 
-// Of tokens ids, in their order.
+// [R][ids]: of each stream beside h_p, tokens ids in their order. The logits of h_p are computed once for all streams;
+// a stream's losses have the same bits whatever others there are.
 std::vector<PairLosses> pair_losses(const LossArgs& args, const std::vector<int64_t>& ids, int threads);
 // The same from bf16 products, where multiplies_bf16.
 void pair_losses_bf16(const LossArgs& args, const std::vector<int64_t>& ids, int threads, PairLosses* out);

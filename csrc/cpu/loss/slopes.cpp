@@ -45,7 +45,7 @@ Buffer<SlopeLanes> slope_lanes(const LossArgs& args, const LossGrads& grads, con
       lanes.grad_q[i] = grads.grad_ce_q[t];
       lanes.grad_kl[i] = grads.grad_kl[t];
       const double z_p = target_logit(simd, args, args.h_p, t, rows.get());
-      const double z_q = target_logit(simd, args, args.h_q, t, rows.get());
+      const double z_q = target_logit(simd, args, args.h_q[0], t, rows.get());
       set_sums(&lanes, i, static_cast<double>(grads.ce_p[t]) + z_p, static_cast<double>(grads.ce_q[t]) + z_q,
                grads.kl[t]);
     }

@@ -1,4 +1,4 @@
-"""Cross-entropies and KL of two hidden states under one head, on the native CPU kernels."""
+"""Cross-entropies and KL of hidden states under one head, on the native CPU kernels."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from saekernels.backends.cpu.native import module, vector, view
 
 def _problem(
     h_p: Tensor,
-    h_q: Tensor,
+    h_q: Any,
     W_U: Tensor,
     targets: Tensor,
     bias: Tensor | None,
     softcap: float | None,
     ignore_index: int,
 ) -> tuple[Any, ...]:
-    """As both kernels take it; the caller keeps the contiguous targets alive."""
+    """As both kernels take it, with their own kind of h_q; the caller keeps the contiguous targets alive."""
     threads = torch.get_num_threads()
-    return view(h_p), view(h_q), view(W_U), vector(bias), targets.data_ptr(), softcap or 0.0, ignore_index, threads
+    return view(h_p), h_q, view(W_U), vector(bias), targets.data_ptr(), softcap or 0.0, ignore_index, threads
 
 
 def linear_ce_kl(
@@ -33,11 +33,13 @@ def linear_ce_kl(
     softcap: float | None,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ce_p, ce_q, KL(p || q) and top-1 agreement, each [T] float32."""
+    """ce_p [T] and, as h_q has them, [T] or [R, T]: ce_q, KL(p || q) and top-1 agreement; float32."""
     targets = targets.contiguous()
-    ce_p, ce_q, kl, agree = (torch.empty(h_p.shape[0], dtype=torch.float32, device="cpu") for _ in range(4))
+    ce_p = torch.empty(h_p.shape[0], dtype=torch.float32, device="cpu")
+    ce_q, kl, agree = (torch.empty(h_q.shape[:-1], dtype=torch.float32, device="cpu") for _ in range(3))
+    streams = [view(stream) for stream in (h_q if h_q.dim() == 3 else [h_q])]
     module().linear_ce_kl(
-        *_problem(h_p, h_q, W_U, targets, bias, softcap, ignore_index),
+        *_problem(h_p, streams, W_U, targets, bias, softcap, ignore_index),
         ce_p.data_ptr(),
         ce_q.data_ptr(),
         kl.data_ptr(),
@@ -77,7 +79,7 @@ def linear_ce_kl_backward(
     d_W = make(W_U.shape if need_W else 0)
     d_bias = make(W_U.shape[0] if need_bias else 0, dtype=None if bias is None else bias.dtype)
     module().linear_ce_kl_backward(
-        *_problem(h_p, h_q, W_U, targets, bias, softcap, ignore_index),
+        *_problem(h_p, view(h_q), W_U, targets, bias, softcap, ignore_index),
         tuple(loss.data_ptr() for loss in losses),
         tuple(grad.data_ptr() for grad in grads),
         view(d_hp) if need_h else None,

@@ -1,4 +1,4 @@
-"""Cross-entropy of two residual streams under one unembedding, and the KL between them, a chunk at a time."""
+"""Cross-entropy of residual streams under one unembedding, and the KL of each from the first, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ def linear_ce_kl(
     softcap: float | None,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `saekernels.linear_ce_kl`; h_p, h_q [T, d]."""
+    """See `saekernels.linear_ce_kl`; h_p [T, d], h_q [T, d] or [R, T, d]."""
     wide = accumulator(h_p.dtype)
-    ce_p, ce_q, kl, agree = (torch.zeros(h_p.shape[0], dtype=wide, device=h_p.device) for _ in range(4))
+    ce_p = torch.zeros(h_p.shape[0], dtype=wide, device=h_p.device)
+    ce_q, kl, agree = (torch.zeros(h_q.shape[:-1], dtype=wide, device=h_p.device) for _ in range(3))
+    streams = [(h_q, ce_q, kl, agree)] if h_q.dim() == 2 else list(zip(h_q, ce_q, kl, agree, strict=True))
     counted = (targets != ignore_index).nonzero()[:, 0]
     for part in row_chunks(counted.numel(), W_U.shape[0]):
         rows = counted[part]
         z_p = _logits(h_p[rows], W_U, bias, softcap)
-        z_q = _logits(h_q[rows], W_U, bias, softcap)
-        ce_p[rows], ce_q[rows], kl[rows], agree[rows] = compare_logits(z_p, z_q, targets[rows])
+        for stream, own_ce, own_kl, own_agree in streams:
+            z_q = _logits(stream[rows], W_U, bias, softcap)
+            ce_p[rows], own_ce[rows], own_kl[rows], own_agree[rows] = compare_logits(z_p, z_q, targets[rows])
     return ce_p, ce_q, kl, agree
 
 

@@ -2,7 +2,8 @@
 
 KL(p || q) = sum p log p - h_q . E_p[W_U] - E_p[b] + log sum exp z_q, for a linear head z = h W_U^T + b: once the clean
 run's entropy and its mean output embedding E_p[W_U] are known, another stream needs its normaliser alone, and one whose
-normaliser is known (a constant ablation) only a dot product per token. That pays from a few streams on.
+normaliser is known (a constant ablation) only a dot product per token. That pays from a few streams on; fewer share
+the clean stream's logits alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from saekernels.eval.passes.constant_ablation import ConstantRun
-from saekernels.eval.passes.head_kinds import Head, LinearHead
+from saekernels.eval.passes.head_kinds import Head, LinearHead, Together
+from saekernels.ops import LinearCeKl
 
 _ROWS_AT_ONCE = 128
 _MANY = 4
@@ -52,27 +54,38 @@ class CleanStream:
         self._negentropy, self._mean, self._bias = (torch.cat(part).double() for part in (negentropy, mean, bias))
         self.ce = torch.cat(normaliser).double() - self.head.target_logits(self.hidden, self.targets).double()
 
-    def against(self, streams: Sequence[Tensor]) -> list[Figures]:
-        """Of each stream, hidden states [n, d]."""
-        made: list[Figures] = []
-        for first in range(0, len(streams) if self.shared else 0, 2):
-            pair = streams[first : first + 2]
-            if len(pair) == 2:
-                found = self.head.compare(pair[0], pair[1], self.targets)
-                made += [self._figures(hidden, ce) for hidden, ce in zip(pair, found, strict=False)]
-        for hidden in streams[len(made) :]:
-            found = self.head.compare(self.hidden, hidden, self.targets)
-            self.ce = found[0].double()
-            made.append((found[1].double(), found[2].double()))
-        return made
+    def against(self, streams: Sequence[Tensor | ConstantRun], positions: Tensor) -> list[Figures]:
+        """Of each stream: hidden states [n, d], or a run whose states depend on the position alone.
 
-    def against_constant(self, run: ConstantRun, positions: Tensor) -> Figures:
-        """Of a run whose states depend on the position alone; positions [n] int64."""
-        hidden = run.hidden.index_select(0, positions.to(run.hidden.device))
-        if not self.shared:
-            return self.against([hidden])[0]
-        ce = run.normaliser[positions.cpu()].to(hidden.device) - self.head.target_logits(hidden, self.targets).double()
-        return self._figures(hidden, ce)
+        positions: [n] int64, of the states in their windows.
+        """
+        made: dict[int, Figures] = {}
+        left: list[tuple[int, Tensor]] = []
+        for number, stream in enumerate(streams):
+            if not isinstance(stream, ConstantRun):
+                left.append((number, stream))
+                continue
+            hidden = stream.hidden.index_select(0, positions.to(stream.hidden.device))
+            if self.shared:
+                normaliser = stream.normaliser[positions.cpu()].to(hidden.device)
+                ce = normaliser - self.head.target_logits(hidden, self.targets).double()
+                made[number] = self._figures(hidden, ce)
+            else:
+                left.append((number, hidden))
+        while self.shared and len(left) > 1:
+            (first, p), (second, q), *left = left
+            found = self.head.compare(p, q, self.targets)
+            made[first], made[second] = self._figures(p, found.ce_p), self._figures(q, found.ce_q)
+
+        def take(number: int, found: LinearCeKl) -> None:
+            self.ce = found.ce_p.double()
+            made[number] = found.ce_q.double(), found.kl.double()
+
+        together = Together(self.head, self.hidden, self.targets, take)
+        for number, hidden in left:
+            together.add(number, hidden)
+        together.flush()
+        return [made[number] for number in range(len(streams))]
 
     def _figures(self, hidden: Tensor, ce: Tensor) -> Figures:
         normaliser = ce.double() + self.head.target_logits(hidden, self.targets).double()

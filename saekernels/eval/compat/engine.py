@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saekernels.errors import InputError
 from saekernels.eval.compat.activity import Activity
-from saekernels.eval.compat.clean import CleanStream, Figures
+from saekernels.eval.compat.clean import CleanStream
 from saekernels.eval.compat.formulas import FORMULAS, PEERS, Losses, Peer, PeerMetrics
 from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant
 from saekernels.eval.passes.head import find_head
@@ -94,9 +94,11 @@ class _Engine:
         with self.reuse.recording(CLEAN):
             clean = CleanStream(self.head, self.head.hidden(ids, everything), targets, 2 * len(self.saes))
         kept_flat, counted = kept.reshape(-1), predictions.reshape(-1)
-        spliced = clean.against([self._spliced(entry, ids, kept) for entry in self.saes])
-        for entry, (ce, kl) in zip(self.saes, spliced, strict=True):
-            zero_ce, zero_kl = self._zero(entry, ids, clean)
+        streams: list[Tensor | ConstantRun] = [self._spliced(entry, ids, kept) for entry in self.saes]
+        streams += [self._zero(entry, ids) for entry in self.saes]
+        found = clean.against(streams, torch.arange(ids.shape[1]).repeat(len(ids)))
+        spliced, zero = found[: len(self.saes)], found[len(self.saes) :]
+        for entry, (ce, kl), (zero_ce, zero_kl) in zip(self.saes, spliced, zero, strict=True):
             losses = self.losses[entry]
             for name, values, mask in (
                 ("clean", clean.ce, counted), ("sae", ce, counted), ("zero", zero_ce, counted),
@@ -134,8 +136,8 @@ class _Engine:
         ):
             return self.head.hidden(ids, torch.arange(ids.numel()))
 
-    def _zero(self, entry: str, ids: Tensor, clean: CleanStream) -> Figures:
-        """Zeros everywhere, special positions included, as the peers ablate."""
+    def _zero(self, entry: str, ids: Tensor) -> Tensor | ConstantRun:
+        """Zeros everywhere, special positions included, as the peers ablate: final states, or the run if constant."""
         site, length = site_of(entry), ids.shape[1]
         assert self.reuse is not None
 
@@ -150,6 +152,6 @@ class _Engine:
             )
         constant = self.constant[site, length]
         if constant is not None:
-            return clean.against_constant(constant, torch.arange(length).repeat(len(ids)))
+            return constant
         with self.reuse.resuming(self.runs[entry]), splice(self.model, {site: None}, replace="zero"):
-            return clean.against([self.head.hidden(ids, torch.arange(ids.numel()))])[0]
+            return self.head.hidden(ids, torch.arange(ids.numel()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from saekernels.backends.reference.rows import accumulator, row_chunks
 from saekernels.ops import LinearCeKl, linear_ce_kl
 
 _ROWS_AT_ONCE = 1024
+_STREAMS = 8
+_BYTES = 256 << 20  # of states that wait
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,19 @@ class Head(ABC):
         """[n, V] logits of a few rows [n, d], in fp32 or more."""
 
     def compare(self, hidden_p: Tensor, hidden_q: Tensor, targets: Tensor) -> LinearCeKl:
-        """Cross-entropy of both streams, KL(p || q) and top-1 agreement, each [n]; states [n, d], targets [n]."""
-        made = hidden_p.new_empty(4, len(hidden_p), dtype=accumulator(hidden_p.dtype))
+        """Cross-entropy of p [n], and of each stream q its own, KL(p || q) and top-1 agreement, [n] or [R, n].
+
+        hidden_p [n, d], hidden_q [n, d] or [R, n, d], targets [n].
+        """
+        streams = hidden_q if hidden_q.dim() == 3 else hidden_q[None]
+        made = hidden_p.new_empty(4, len(streams), len(hidden_p), dtype=accumulator(hidden_p.dtype))
         for part in row_chunks(len(hidden_p), self.vocabulary):
-            z_p, z_q = self.logits(hidden_p[part]), self.logits(hidden_q[part])
-            found = compare_logits(z_p, z_q.to(z_p.device), targets[part].to(z_p.device))
-            made[:, part] = torch.stack(found).to(made)
-        return LinearCeKl(*made)
+            z_p = self.logits(hidden_p[part])
+            own = targets[part].to(z_p.device)
+            for number, hidden in enumerate(streams):
+                found = compare_logits(z_p, self.logits(hidden[part]).to(z_p.device), own)
+                made[:, number, part] = torch.stack(found).to(made)
+        return LinearCeKl(made[0, 0], *(made[1:] if hidden_q.dim() == 3 else made[1:, 0]))
 
     def target_logits(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """[n] fp32: the logit of each row's own target; states [n, d], targets [n]."""
@@ -156,3 +166,32 @@ class WholeHead(_OpaqueHead):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden.to(accumulator(hidden.dtype))
+
+
+class Together(Generic[Key]):
+    """A batch's streams, compared with its clean stream some at a time: its logits are then computed once for all.
+
+    clean: states [n, d]; targets [n]. take(key, figures) is told of each stream in the order in which they came, at the
+    latest by `flush`; its figures, each [n], are those of a comparison of the two alone.
+    """
+
+    def __init__(self, head: Head, clean: Tensor, targets: Tensor, take: Callable[[Key, LinearCeKl], None]) -> None:
+        self.head, self.clean, self.targets, self.take = head, clean, targets, take
+        self._waiting: list[tuple[Key, Tensor]] = []
+
+    def add(self, key: Key, hidden: Tensor) -> None:
+        """A stream's states [n, d]."""
+        self._waiting.append((key, hidden))
+        count = len(self._waiting)
+        if count == _STREAMS or count * hidden.numel() * hidden.element_size() >= _BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Compare what waits."""
+        if not self._waiting:
+            return
+        keys, streams = zip(*self._waiting, strict=True)
+        self._waiting = []
+        found = self.head.compare(self.clean, torch.stack(streams), self.targets)
+        for key, *figures in zip(keys, *found[1:], strict=True):
+            self.take(key, LinearCeKl(found.ce_p, *figures))

@@ -1,4 +1,4 @@
-"""Makes the runs of a plan on a batch: each begins where an earlier one left off, losses are taken two at a time."""
+"""Makes the runs of a plan on a batch: each begins where an earlier one left off, losses are taken some at a time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from saekernels.eval.passes.constant_ablation import ConstantRun, find_constant, only_prefix_special
-from saekernels.eval.passes.head_kinds import Head
+from saekernels.eval.passes.head_kinds import Head, Together
 from saekernels.eval.passes.layer_reuse import CLEAN, check_reuse, find_reuse, no_reuse
 from saekernels.eval.passes.left import SiteNorms
 from saekernels.eval.passes.plan import Plan, Run, first_of_each_site, site_of
 from saekernels.eval.passes.random_errors import RandomErrors
 from saekernels.eval.sums.accumulate import DocumentSums, KlHistogram, SiteStats
 from saekernels.eval.text.batches import Batch
+from saekernels.ops import LinearCeKl
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe
 from saekernels.splice.context import splice
@@ -126,10 +127,18 @@ class Runner:
         rows = torch.zeros(len(batch.rows), len(self.plan.columns), dtype=torch.float64)
         column = {key: index for index, key in enumerate(self.plan.columns)}
         waiting: list[tuple[Run, Tensor]] = []
+
+        def take(run: Run, found: LinearCeKl) -> None:
+            named = {("clean", "ce"): found.ce_p, (run.name, "ce"): found.ce_q}
+            _fill(rows, column, {**named, (run.name, "kl"): found.kl, (run.name, "agree"): found.top1_agree})
+            if run.name in sums.histograms:
+                sums.histograms[run.name].add(found.kl.cpu())
+
         with self.reuse.recording(CLEAN):
             clean, masks = self.left.run_clean(batch)
         self._masks = masks and {site: ~mask for site, mask in masks.items()}
         advance()
+        together = Together(self.head, clean, batch.targets, take)
         plain = only_prefix_special(batch, self.prefix)
         for run in self.plan.runs:
             if plain and run.name in self.constant:
@@ -138,17 +147,13 @@ class Runner:
             hidden = self._hidden(run, batch, means, sums)
             advance()
             if run.compared:
-                found = self.head.compare(clean, hidden, batch.targets)
-                named = {("clean", "ce"): found[0]}
-                named |= {(run.name, name): one for name, one in zip(("ce", "kl", "agree"), found[1:], strict=True)}
-                if run.name in sums.histograms:
-                    sums.histograms[run.name].add(found[2].cpu())
-                _fill(rows, column, named)
+                together.add(run, hidden)
             else:
                 waiting.append((run, hidden))
                 if len(waiting) == 2:
                     _fill(rows, column, self._pair(waiting, batch))
                     waiting = []
+        together.flush()
         if waiting:
             _fill(rows, column, self._pair(waiting, batch))
         sums.not_finite = sums.not_finite + (~torch.isfinite(rows)).sum(0)

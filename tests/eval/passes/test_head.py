@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 import tiny_lm
 from saekernels.eval import Document, InputError, evaluate
+from saekernels.eval.passes import head_kinds
 from saekernels.eval.passes.head import check_head, find_head
+from saekernels.eval.passes.head_kinds import LinearHead, Together, WholeHead
 
 SMALL = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 MODELS: dict[str, dict[str, Any]] = {
@@ -108,3 +110,40 @@ def test_other_dtypes_pass_the_check_and_evaluate(dtype: torch.dtype) -> None:
     tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-4}[dtype]
     assert got.all_sites.ce.clean == pytest.approx(want.all_sites.ce.clean, abs=tolerance)
     assert got.all_sites.ce.spliced == pytest.approx(want.all_sites.ce.spliced, abs=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["linear", "whole"])
+@pytest.mark.parametrize(("count", "held", "calls"), [(1, 8, 1), (8, 8, 1), (20, 8, 3), (5, 2, 3)])
+def test_streams_of_a_batch_share_their_clean_logits(
+    kind: str, count: int, held: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has the figures of a comparison of its own, in order; `held` streams wait at most, by number or by bytes."""
+    states, targets = torch.randn(count, 6, 12), torch.randint(0, 12, (6,))
+    clean = torch.randn(6, 12)
+
+    def nothing(ids: Tensor) -> Tensor:
+        raise AssertionError
+
+    head = LinearHead(nothing, nothing, torch.randn(12, 12))
+    if kind == "whole":
+        head = WholeHead(nothing, nothing, 12, torch.float32)
+    expected = [head.compare(clean, one, targets) for one in states]
+    seen: list[int] = []
+    compare = type(head).compare
+
+    def counting(self: Any, p: Tensor, q: Tensor, t: Tensor) -> Any:
+        seen.append(len(q))
+        return compare(self, p, q, t)
+
+    monkeypatch.setattr(type(head), "compare", counting)
+    monkeypatch.setattr(head_kinds, "_BYTES", held * clean.nbytes)
+    got: dict[int, Any] = {}
+    together = Together(head, clean, targets, got.__setitem__)
+    for number, one in enumerate(states):
+        together.add(number, one)
+    together.flush()
+    assert len(seen) == calls
+    assert max(seen) <= held
+    assert list(got) == list(range(count))
+    for number, figures in got.items():
+        torch.testing.assert_close(figures, expected[number], rtol=0, atol=0)

@@ -77,10 +77,15 @@ def linear_ce_kl(
     softcap: float | None,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ce_p, ce_q, KL(p || q) and top-1 agreement, each [T] float32; see `saekernels.linear_ce_kl`.
+    """ce_p [T] and, as h_q has them, [T] or [R, T]: ce_q, KL(p || q), top-1 agreement; see `saekernels.linear_ce_kl`.
 
+    Streams are compared one after the other.
     Working memory: 28 bytes per row and TILES vocabulary tiles. A target outside the vocabulary has no defined loss.
     """
+    if h_q.dim() == 3:
+        found = [linear_ce_kl(h_p, stream, W_U, targets, bias, softcap, ignore_index) for stream in h_q]
+        ce_q, kl, agree = (torch.stack(column) for column in list(zip(*found, strict=True))[1:])
+        return found[0][0], ce_q, kl, agree
     rows, vocabulary, device = h_p.shape[0], W_U.shape[0], h_p.device
     config = configs.lookup("linear_ce_kl", architecture(device), h_p.dtype, h_p.shape[1])
     n_parts = triton.cdiv(vocabulary, config.BN * TILES)

@@ -10,6 +10,7 @@ import torch
 from saekernels.errors import InputError
 from saekernels.eval.passes.calls import eval_mode, trial_ids
 from saekernels.eval.passes.head import check_head, find_head
+from saekernels.eval.passes.head_kinds import Together
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Advance, Progress
@@ -20,8 +21,10 @@ from saekernels.eval.studies.controls.seeds import Activity
 from saekernels.eval.studies.controls.text import Text
 from saekernels.eval.studies.family import Family
 from saekernels.eval.studies.site_passes import Passes
+from saekernels.eval.text.batches import Batch
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.windows import Tokens
+from saekernels.ops import LinearCeKl
 
 
 def measure_controls(
@@ -108,16 +111,20 @@ class _Study:
             seen, clean = self.passes.look(batch, losses=True)
             assert clean is not None
             self.advance(batch.positions)
+
+            def take(key: tuple[str, str], figures: LinearCeKl, batch: Batch = batch) -> None:
+                self.losses.add(*key, batch, figures)
+
+            together = Together(self.passes.head, clean, batch.targets, take)
             for name, entry in self.entries.items():
                 one = seen[site_of(name)]
                 values, codes = entry.replacements(one, runs)
                 if name in self.activity:
                     self.activity[name].add(codes, one.touched)
                 for run in runs:
-                    hidden = self.passes.plant(batch, name, one, values[run])
-                    figures = self.passes.head.compare(clean, hidden, batch.targets)
-                    self.losses.add(name, run, batch, figures)
+                    together.add((name, run), self.passes.plant(batch, name, one, values[run]))
                     self.advance(batch.positions)
+            together.flush()
             self.touched[1] += int(next(iter(seen.values())).touched.sum())
             self.passes.forget()
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekernels.eval.passes.head_kinds import Together
 from saekernels.eval.studies.reuse.lists import WHOLE, Run
 from saekernels.eval.studies.reuse.sharing import as_json
 from saekernels.eval.studies.reuse.text import Layout
@@ -17,6 +18,7 @@ from saekernels.eval.studies.reuse.use import wide_like
 from saekernels.eval.studies.site_passes import Passes, Seen
 from saekernels.eval.sums.jackknife import estimate, leave_one_out
 from saekernels.eval.text.batches import Batch
+from saekernels.ops import LinearCeKl
 from saekernels.sae.codes import Codes
 from saekernels.sae.probes import AffineProbe
 from saekernels.sae.restricted import restricted
@@ -69,8 +71,9 @@ class Splices:
         sae = self.passes.saes[self.entry]
         x = seen.x.to(sae.W_dec)
         whole = sae.forward_with_codes(x)
-        found: dict[Run, Tensor] = {}
-        clean_ce = clean.new_zeros(0)
+        found: dict[Run, LinearCeKl] = {}
+        same: dict[Run, Run] = {}
+        together = Together(self.passes.head, clean, batch.targets, found.__setitem__)
         for run, held in {WHOLE: None, **self.runs}.items():
             if held is not None:
                 stands = held if isinstance(held, AffineProbe) else restricted(sae, held)
@@ -78,12 +81,12 @@ class Splices:
             else:
                 values = _without(sae, run, *whole)
             if run != WHOLE and values is whole[0]:
-                found[run] = found[WHOLE]
+                same[run] = WHOLE
                 continue
-            hidden = self.passes.plant(batch, self.entry, seen, wide_like(values, seen))
-            figures = self.passes.head.compare(clean, hidden, batch.targets)
-            clean_ce, found[run] = figures.ce_p, figures.ce_q
-        return clean_ce, found
+            together.add(run, self.passes.plant(batch, self.entry, seen, wide_like(values, seen)))
+        together.flush()
+        losses = {run: found[same.get(run, run)].ce_q for run in (WHOLE, *self.runs)}
+        return found[WHOLE].ce_p, losses
 
 
 def _without(sae: Any, run: Run, x_hat: Tensor, codes: Codes) -> Tensor:
