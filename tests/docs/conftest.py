@@ -85,6 +85,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
         "head50k": ["eval", *model, *text, *both, "--baselines", "none", "--no-cumulative", "--tokens", "200"],
         "baselines": ["eval", *model, *text, *both, "--no-cumulative", *tasks],
         "tasks": ["eval", *model, *text, *both[:2], "--baselines", "none", *tasks],
+        "bfloat16": ["eval", *model, *text, *both, "--baselines", "none", "--no-cumulative", "--leave-first", "1",
+                     "--dtype", "bfloat16"],
         "curve": ["controls", *model, *text, "--parts", "bits", *several("32", "64")],
         "controls": ["eval", *model, *text, "--baselines", "none", *several("none-0", "decoder-0", "decoder-1")],
         "shuffled": ["eval", *model, *text, "--baselines", "none", *several("none-0"), "--control", "shuffled_decoder"],
@@ -92,7 +94,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
         "error": ["controls", *model, *text, "--parts", "error", *both],
         "probe": ["probe", *model, *both, "--labels", str(_labels(folder)), "--latents", "1"],
         "transcoders": ["eval", *model, *text, *mlps, "--baselines", "zero,mean", "--no-cumulative"],
-    }
+    }  # fmt: skip
     made: Records = {}
     for name, command in commands.items():
         path = folder / f"{name}.json"
@@ -100,7 +102,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
         assert done.code == 0, (name, done.err)
         made[name] = json.loads(path.read_text(encoding="utf-8"))
     floor = runpy.run_path(str(ROOT / "benchmarks" / "eval_floor.py"))["main"]
-    made["floor"] = floor([*model[:2], *text, *both, "--tokens", "40", "--rounds", "3"])
+    made["floor"] = floor([*model[:2], *text, *both, "--tokens", "40", "--rounds", "3",
+                           "--beside", "bfloat16"])  # fmt: skip
     ngrams = runpy.run_path(str(REAL_MODEL / "ngrams.py"))["main"]
     ngrams([*model[:2], "--train", *text[1:], *text, "--report", str(folder / "sites.json"), "--orders", "2",
             "--json", str(folder / "ngrams.json")])  # fmt: skip

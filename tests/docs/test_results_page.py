@@ -219,13 +219,34 @@ def test_what_it_cost_is_in_the_records(records: Records, written: Callable[[Rec
     assert f"{floor['ratio']:.2f} times as long as that many forwards" in text
 
 
+def test_bfloat16_says_what_it_moves_and_what_it_saves(records: Records, written: Callable[[Records], str]) -> None:
+    rows, text = section(written(records), "In bfloat16")
+    wide, narrow = records["sites"], records["bfloat16"]
+    assert [row[0] for row in rows] == ["ΔCE", "KL", "top-1", "FVU", "L0"]
+    paths = (("delta_ce", "nats"), ("kl",), ("top1_agreement",), ("fvu",), ("l0",))
+    moved = []
+    for path in paths:
+        found = []
+        for mine, its in zip([*narrow["sites"], narrow["all_sites"]], [*wide["sites"], wide["all_sites"]], strict=True):
+            for key in path:
+                mine, its = mine[key], its[key]
+            found.append(mine - its)
+        moved.append((max(found[:-1], key=abs), found[-1]))
+    assert max(abs(value) for value, _ in moved[:2]) > 0
+    for place, (row, values) in enumerate(zip(rows, moved, strict=True)):
+        assert row[1:] == [f"{100 * value:.1f} %" if place == 2 else f"{value:+.3f}" for value in values]
+    beside = records["floor"]["beside"]
+    assert beside["ratio"] == statistics.median(beside["ratios"])
+    assert f"{beside['evaluate_seconds']:.1f} s in bfloat16,\n{beside['ratio']:.2f} times as fast" in text
+
+
 def test_a_section_is_there_with_its_record_alone(records: Records, written: Callable[[Records], str]) -> None:
     """Without further records the page has what the first one says, and every record's command is shown."""
     few = {name: records[name] for name in ("sites", "train")}
     headings = re.findall(r"^## (.*)$", written(few), re.MULTILINE)
     assert headings == ["Every layer", "Every domain", "Where in the text", "What it cost to measure", "What was run"]
     page = written(records)
-    assert len(re.findall(r"^## ", page, re.MULTILINE)) == len(headings) + 10
+    assert len(re.findall(r"^## ", page, re.MULTILINE)) == len(headings) + 11
     commands = page.rpartition("```bash")[2].replace(" \\\n    ", " ")
     for name in set(records) - {"train", "sites"}:
         run = records[name].get("run", records[name])

@@ -62,8 +62,12 @@ def commands() -> dict[str, list[str]]:
         "transcoders": _eval("transcoders", *_TEXT, "--baselines", "zero,mean", "--no-cumulative",
                              saes=[f"{name}=transcoders/{name}" for name in
                                    (f"model.layers.{n}.mlp@module" for n in MLPS)]),
-        "floor": ["python", "benchmarks/eval_floor.py", *map(str, _HOW), "--data", "passages", "--tokens", "2000",
-                  "--sae", *_saes(CURVE), "--json", "floor.json"],
+        "bfloat16": _eval("bfloat16", *_TEXT, *plain, "--dtype", "bfloat16", saes=_saes(LAYERS)),
+        "floor": _floor("floor", *_HOW, "--data", "passages", "--tokens", 2000, "--beside", "bfloat16",
+                        "--sae", *_saes(CURVE)),
+        "floor-sweep": _floor("floor-sweep", *_HOW, "--data", "passages", "--tokens", 1000, "--no-cumulative",
+                              "--sae", *_saes(LAYERS)),
+        "floor-example": _floor("floor-example", "--tokens", 4000),
     }  # fmt: skip
 
 
@@ -103,6 +107,10 @@ def _eval(name: str, *options: object, saes: list[str]) -> list[str]:
 
 def _controls(name: str, *options: object, saes: list[str]) -> list[str]:
     return [*map(str, ("saekernels", "controls", *_HOW, *options, "--sae", *saes)), "--json", f"{name}.json"]
+
+
+def _floor(name: str, *options: object) -> list[str]:
+    return ["python", "benchmarks/eval_floor.py", *map(str, options), "--json", f"{name}.json"]
 
 
 def _train(out: str, *options: object) -> list[str]:

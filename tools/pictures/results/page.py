@@ -13,6 +13,7 @@ from results.baselines import baselines, more_text
 from results.cells import cost, layer, percent, plain, table
 from results.curve import curve
 from results.ngrams import ngrams
+from results.precision import precision
 from results.seeds import error, seeds
 from results.spent import spent
 from results.strata import domains, strata
@@ -24,7 +25,8 @@ _SAES = re.compile(r"--sae( (model\.layers\.\d+)=saes/\2)+(?= )")
 _ALL = "--sae saes/model.layers.*"  # their files say the site
 RECORDS = (
     "sites", "ngrams", "head50k", "baselines", "curve", "controls", "shuffled", "seeds", "error", "tasks", "probe",
-    "transcoders", "floor", "train", "train-curve", "train-controls", "train-activations", "train-transcoders",
+    "transcoders", "bfloat16", "floor", "floor-sweep", "floor-example", "train", "train-curve", "train-controls",
+    "train-activations", "train-transcoders",
 )  # fmt: skip
 """What the page can be made of; docs/how-to/real_model.md has the command of each."""
 _OPTIONS = ("model", "data", "tokens", "sites", "latents", "k", "leave_first", "leave_norm", "dtype", "out")
@@ -83,6 +85,8 @@ def _sections(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Iter
         yield "Probes", probes(*found, report)
     if found := present("transcoders"):
         yield "Transcoders", transcoders(*found)
+    if found := present("bfloat16"):
+        yield "In bfloat16", precision(*found, report, records.get("floor"))
     yield "What it cost to measure", spent(records)
 
 

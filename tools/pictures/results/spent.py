@@ -23,15 +23,16 @@ def spent(records: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     yield from table(["record", "tokens", "runs over them", "minutes", "μs a token and run"], rows)
     yield ""
     yield "A run begins at its first site and ends with the loss. Of `controls`, tokens are the half that is measured."
-    if (floor := records.get("floor")) is not None:
-        yield from _floor(floor)
+    for name, record in records.items():
+        if name.startswith("floor"):
+            yield from _floor(record)
     for name, record in records.items():
         if name.startswith("train"):
             yield _training(name, record)
 
 
 def _floor(record: dict[str, Any]) -> Iterator[str]:
-    yield f"In one process and in turns, over {record['tokens']:,} tokens, the model's own forward took"
+    yield f"In one process and in turns, over {record['tokens']:,} tokens, the own forward of {record['model']} took"
     sites = len(record["sites"])
     yield f"{record['forward_seconds']:.1f} s, and an evaluation at {sites} sites, {record['passes']} runs,"
     yield f"{record['evaluate_seconds']:.1f} s: {record['ratio']:.2f} times as long as that many forwards"
