@@ -2,8 +2,9 @@
 
 A backend is a module with `NAME`, `CHECKS_ENTRIES` (whether it finds wrong indices and offsets itself), `available()`,
 `can_use(op, device_type, dtype)` and one function per primitive. Both questions answer None for yes and a reason for
-no. Backends are asked in the order of `PREFERENCE`; an explicit choice (`backend=` or SAEKERNELS_BACKEND) that cannot
-serve raises instead of falling through, so speed may vary silently but a request never does.
+no. Backends are asked in the order of `PREFERENCE`; an explicit choice (`backend=`, SAEKERNELS_BACKEND, or of a
+backend's own variables SAEKERNELS_SIMD) that cannot serve raises instead of falling through, so speed may vary silently
+but a request never does.
 """
 
 from __future__ import annotations
@@ -62,6 +63,12 @@ def refusal(name: str, op: str, device_type: str, dtype: torch.dtype) -> str | N
     return module.available() or module.can_use(op, device_type, dtype)
 
 
+def misset() -> str | None:
+    """What is wrong with a variable that chooses among the native kernels, which the CPU would then do without."""
+    reason = load("cpu").available() or ""
+    return reason if reason.startswith("SAEKERNELS_") else None
+
+
 def _on_request_only(name: str) -> str | None:
     """Why a backend that can serve is not chosen unless by name."""
     return "interprets its kernels, which is for tests" if getattr(load(name), "INTERPRETING", False) else None
@@ -81,6 +88,8 @@ def select(op: str, device_type: str, dtype: torch.dtype, choice: str | None = N
             return load(name)
         source = "backend" if choice else "SAEKERNELS_BACKEND"
         raise ValueError(f"{source}: got {name!r}, which cannot serve {op} for {dtype} on {device_type}: {reason}")
+    if device_type == "cpu" and (wrong := misset()) is not None:
+        raise ValueError(wrong)
     for candidate in PREFERENCE:
         if _on_request_only(candidate) is None and refusal(candidate, op, device_type, dtype) is None:
             return load(candidate)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny_lm
-from cli import arguments, fails
+from cli import arguments, fails, run
 from saekernels import example
 from saekernels.backends import registry
 from saekernels.cli import main
@@ -143,13 +143,13 @@ def test_only_the_whole_example_is_called_the_example(given: list[str], name: st
     assert parsed.family is None, "only what was asked for is among the arguments"
 
 
-def test_a_misspelt_simd_level_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(registry, "ENVIRONMENT_CHOICE", "auto")
+@pytest.mark.parametrize("command", [["eval", "--tokens", "100"], ["bench", "cpu", "--quick", "--ops", "decode"]])
+def test_a_misspelt_simd_level_is_said(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, rather than hours on the slower backend."""
     monkeypatch.setattr(registry.load("cpu"), "available", lambda: "SAEKERNELS_SIMD: no level 'avx1024'")
-    source._say_if_slow(torch.device("cpu"), "eval")
-    assert capsys.readouterr().err == (
-        "saekernels eval: the slower backend 'reference' serves instead of 'cpu': SAEKERNELS_SIMD: no level 'avx1024'\n"
-    )
-    monkeypatch.setattr(registry.load("cpu"), "available", lambda: None)
-    source._say_if_slow(torch.device("cpu"), "eval")
-    assert capsys.readouterr().err == ""
+    registry.select.cache_clear()
+    monkeypatch.setattr(registry, "ENVIRONMENT_CHOICE", "auto")
+    done = run(command)
+    registry.select.cache_clear()
+    assert done.code == 2
+    assert done.err.splitlines()[-1].endswith("error: SAEKERNELS_SIMD: no level 'avx1024'")

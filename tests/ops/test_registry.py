@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from saekernels.backends import registry
+from saekernels.backends.cpu import native
 
 
 def test_every_backend_has_every_primitive_that_it_claims() -> None:
@@ -46,9 +47,9 @@ def test_reference_serves_everything() -> None:
             assert registry.refusal("reference", op, device, torch.float64) is None
 
 
-@pytest.mark.parametrize(("value", "expected"), [("reference", "reference"), ("auto", None), ("tpu", "SAEKERNELS")])
-def test_environment_override(value: str, expected: str | None, tmp_path: Path) -> None:
-    """Read once at import, in a fresh process."""
+@pytest.mark.parametrize("value", ["reference", "auto", "tpu", "bogus"])
+def test_environment_override(value: str, tmp_path: Path) -> None:
+    """Read once at import, in a fresh process; a SIMD level that is not there is no reason for the reference."""
     code = (
         "import torch, saekernels as sk\n"
         "from saekernels.backends import registry\n"
@@ -57,11 +58,15 @@ def test_environment_override(value: str, expected: str | None, tmp_path: Path) 
         "except ValueError as error:\n"
         "    print(error)\n"
     )
-    environment = {**os.environ, "SAEKERNELS_BACKEND": value}
+    variable = "SAEKERNELS_SIMD" if value == "bogus" else "SAEKERNELS_BACKEND"
+    environment = {**os.environ, variable: value}
     # Not here: "-c" would put the sources of a checkout before the installed package.
     argv = [sys.executable, "-c", code]
     shown = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     if value == "tpu":
         assert "got 'tpu', need one of 'auto'" in shown.stdout
+    elif value == "bogus" and native.LOADED is not None:
+        assert shown.stdout.startswith("SAEKERNELS_SIMD: SIMD level 'bogus' is not available here; available: auto,")
     else:
-        assert shown.stdout.strip() == (expected or registry.select("topk", "cpu", torch.float32).NAME)
+        usual = registry.select("topk", "cpu", torch.float32).NAME
+        assert shown.stdout.strip() == ("reference" if value == "reference" else usual)

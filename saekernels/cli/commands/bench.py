@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from saekernels.backends import registry
 from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, StoppedError, plan, run
 from saekernels.bench.cpu.terminal import record_text
 from saekernels.cli.commands import bench_gpu, bench_scorecard
@@ -118,6 +119,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
     """Run, write the files, print the tables; of a run that is interrupted, those of what was measured."""
     _check_outputs(arguments)
     settings = _settings(arguments)
+    if (wrong := registry.misset()) is not None:
+        raise InputError(wrong)
     stopped = False
     try:
         record = run(settings, say=lambda line: print(line, file=sys.stderr, flush=True))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from saekernels.backends import registry
 from saekernels.cli.options import checkpoint
 from saekernels.cli.options.arguments import Parser, at_least, not_empty, site_and_path, tokens_or_all
 from saekernels.cli.options.inputs import (
@@ -125,7 +123,6 @@ def load_source(
     Raises InputError for what cannot be loaded.
     """
     device = device or pick_device(arguments.device)
-    _say_if_slow(device, arguments.command)
     told = checkpoint.given(arguments, checkpoint.SAES)
     documents: Iterable[Document] = ()
     if read:
@@ -146,15 +143,6 @@ def load_source(
 
     saes = load_saes(arguments.sae, model, device_at, arguments.sae_dtype, told, group)
     return Source(model, tokenizer, saes, documents, device, loaded.facts)
-
-
-def _say_if_slow(device: torch.device, command: str) -> None:
-    """A misspelt SAEKERNELS_SIMD must not cost hours in silence."""
-    reason = registry.load("cpu").available() or ""
-    if device.type == "cpu" and registry.ENVIRONMENT_CHOICE == "auto" and reason.startswith("SAEKERNELS_SIMD"):
-        print(
-            f"saekernels {command}: the slower backend 'reference' serves instead of 'cpu': {reason}", file=sys.stderr
-        )
 
 
 def fill_from_example(arguments: argparse.Namespace, texts: str = "data") -> bool:
