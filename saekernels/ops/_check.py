@@ -65,6 +65,12 @@ def dtype_in(name: str, value: Tensor, allowed: Sequence[torch.dtype]) -> None:
         raise TypeError(f"{name}: got dtype {_names([value.dtype])}, need one of {_names(allowed)}")
 
 
+def dtype_of(name: str, value: Tensor, partner: str, of: Tensor) -> None:
+    """TypeError unless the dtype is that of the argument `partner`."""
+    if value.dtype != of.dtype:
+        raise TypeError(f"{name}: got dtype {_names([value.dtype])}, need {_names([of.dtype])}, that of {partner}")
+
+
 def shape(name: str, value: Tensor, expected: Sequence[tuple[str, int | torch.SymInt]]) -> None:
     """ValueError unless the shape is `expected`, given as (symbol, size) pairs."""
     if value.shape != tuple([size for _, size in expected]):
@@ -122,7 +128,7 @@ def k_of(k: int | torch.SymInt, latents: int | torch.SymInt, of: str) -> None:
 def encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None, precision: str) -> None:
     """What both encoders ask of x [..., d], W_enc [F, d], b_enc [F], pre_bias [d]."""
     dtype_in("x", x, FLOATS)
-    dtype_in("W_enc", W_enc, (x.dtype,))
+    dtype_of("W_enc", W_enc, "x", x)
     matrix("W_enc", W_enc, "F", "d")
     latents, width = W_enc.shape
     if x.dim() < 1 or x.shape[-1] != width:

@@ -181,7 +181,7 @@ def _kept_offsets(rows: int, k: int) -> Tensor:
 
 def _check_decoder(values: Tensor, W_dec: Tensor, b_dec: Tensor | None) -> None:
     _check.matrix("W_dec", W_dec, "F", "d_out")
-    _check.dtype_in("W_dec", W_dec, (values.dtype,))
+    _check.dtype_of("W_dec", W_dec, "values", values)
     _check.vector_beside("b_dec", b_dec, ("d_out", W_dec.shape[1]), W_dec)
 
 

@@ -89,8 +89,8 @@ class LinearCeKlForward(Op):
     def check(self) -> None:
         h_p, h_q, W_U, targets, softcap = self.h_p, self.h_q, self.W_U, self.targets, self.softcap
         _check.dtype_in("h_p", h_p, _check.FLOATS)
-        _check.dtype_in("h_q", h_q, (h_p.dtype,))
-        _check.dtype_in("W_U", W_U, (h_p.dtype,))
+        _check.dtype_of("h_q", h_q, "h_p", h_p)
+        _check.dtype_of("W_U", W_U, "h_p", h_p)
         _check.dtype_in("targets", targets, (torch.int64,))
         _check.matrix("W_U", W_U, "V", "d")
         if h_p.dim() != 2:

@@ -141,7 +141,7 @@ def _check_entries(indices: Tensor, offsets: Tensor, a: Tensor, **partners: Tens
     _check.shape("indices", indices, [("nnz", indices.numel())])
     _check.shape("a", a, [("T", offsets.shape[0] - 1), ("d", a.shape[-1])])
     for name, value in partners.items():
-        _check.dtype_in(name, value, (a.dtype,))
+        _check.dtype_of(name, value, "a", a)
 
 
 register("gather_dot", GatherDot)

@@ -18,7 +18,7 @@ TARGETS = torch.zeros(3, dtype=torch.int64)
 CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: sk.encode_topk([1.0], W, k=2), TypeError, "x"),
     (lambda: sk.encode_topk(X.int(), W, k=2), TypeError, "x: got dtype int32, need one of float32"),
-    (lambda: sk.encode_topk(X, W.bfloat16(), k=2), TypeError, "W_enc: got dtype bfloat16, need one of float32"),
+    (lambda: sk.encode_topk(X, W.bfloat16(), k=2), TypeError, "W_enc: got dtype bfloat16, need float32, that of x$"),
     (lambda: sk.encode_topk(X, W.T, k=2), ValueError, r"x: got shape \[3, 8\], need \[..., d\] with d = 20"),
     (lambda: sk.encode_topk(torch.tensor(1.0), W, k=2), ValueError, r"x: got shape \[\]"),
     (lambda: sk.encode_topk(X, W[0], k=2), ValueError, r"W_enc: got shape \[8\], need \[F, d\]"),
