@@ -142,11 +142,12 @@ void bind_sparse(py::module_& m) {
     decode(codes, w, b, threads, to);
   });
   m.def("gather_dot", [](const py::object& a, const py::object& weight, uintptr_t indices, uintptr_t offsets,
-                         int64_t rows, int64_t count, int threads, uintptr_t out) {
+                         int64_t rows, int64_t count, int threads, const py::object& out) {
     const Entries where = entries(py::none(), indices, offsets, rows, count);
     const Matrix left = matrix(a), w = matrix(weight);
+    const MutableRows to = rows_out(out);
     const py::gil_scoped_release release;
-    gather_dot(left, w, where, threads, pointer<void>(out));
+    gather_dot(left, w, where, threads, to);
   });
   m.def("segment_outer", [](const py::object& values, uintptr_t indices, uintptr_t offsets, int64_t rows, int64_t count,
                             const py::object& a, int64_t segments, int threads, const py::object& out) {

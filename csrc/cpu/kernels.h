@@ -70,8 +70,8 @@ class ThresholdCodes {
 std::unique_ptr<ThresholdCodes> encode_threshold(const Encoder& encoder, const Matrix& threshold, int threads);
 
 void decode(const Entries& codes, const Matrix& weight, const Matrix& bias, int threads, const MutableRows& out);
-// out [nnz] in a's dtype.
-void gather_dot(const Matrix& a, const Matrix& weight, const Entries& entries, int threads, void* out);
+// out [nnz], contiguous.
+void gather_dot(const Matrix& a, const Matrix& weight, const Entries& entries, int threads, const MutableRows& out);
 // out [F, d], contiguous columns.
 void segment_outer(const Entries& codes, const Matrix& a, int64_t segments, int threads, const MutableRows& out);
 // out [F] in the values' dtype.

@@ -118,7 +118,7 @@ class Problem {
     decode(codes, view(weight_, s_.latents), {}, threads, {decoded.data(), s_.depth, DType::kFloat16});
     for (const F16 value : decoded) out->push_back(to_float(value));
     std::vector<float> dots(static_cast<size_t>(count)), sums(weight_.size()), totals(bias_.size());
-    gather_dot(view(x_, s_.rows), view(weight_, s_.latents), codes, threads, dots.data());
+    gather_dot(view(x_, s_.rows), view(weight_, s_.latents), codes, threads, {dots.data(), count, DType::kFloat32});
     segment_outer(codes, view(x_, s_.rows), s_.latents, threads, {sums.data(), s_.depth, DType::kFloat32});
     segment_sum(codes, s_.latents, totals.data());
     for (const auto* part : {&dots, &sums, &totals}) out->insert(out->end(), part->begin(), part->end());

@@ -1,6 +1,7 @@
 """What a primitive means: schema, checks, shapes, gradient, autocast; and its public function."""
 
 from saekernels.ops.decode import decode, decode_csr
+from saekernels.ops.encode_at import encode_at
 from saekernels.ops.encode_threshold import CsrCodes, encode_threshold
 from saekernels.ops.encode_topk import TopKCodes, encode_topk
 from saekernels.ops.linear_ce_kl import LinearCeKl, linear_ce_kl
@@ -14,6 +15,7 @@ __all__ = [
     "TopKCodes",
     "decode",
     "decode_csr",
+    "encode_at",
     "encode_threshold",
     "encode_topk",
     "linear_ce_kl",

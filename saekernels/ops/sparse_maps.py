@@ -19,7 +19,7 @@ from torch import SymInt, Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, register
+from saekernels.ops._library import Op, register, values_dtype
 
 _ops = torch.ops.saekernels
 
@@ -40,19 +40,22 @@ class GatherDot(Op):
     indices: Tensor
     offsets: Tensor
     _: KW_ONLY
+    wide: bool = False
     backend: str | None = None
 
     def check(self) -> None:
         _check_entries(self.indices, self.offsets, self.a, W=self.W)
+        if self.a.dtype == torch.float32:  # rows that were made more precise than the weights
+            _check.dtype_in("W", self.W, (torch.float32, torch.bfloat16, torch.float16))
         _check.shape("W", self.W, [("F", self.W.shape[0]), ("d", self.a.shape[1])])
 
     def compute(self) -> Tensor:
         kernels = registry.select("gather_dot", self.a.device.type, self.a.dtype, self.backend)
         indices = _check.entries(kernels, self.indices, self.offsets, self.W.shape[0])
-        return kernels.gather_dot(self.a, self.W, indices, self.offsets)
+        return kernels.gather_dot(self.a, self.W, indices, self.offsets, values_dtype(self.a.dtype, self.wide))
 
     def empty(self) -> Tensor:
-        return self.a.new_empty(self.indices.shape)
+        return self.a.new_empty(self.indices.shape, dtype=values_dtype(self.a.dtype, self.wide))
 
     def save(self, ctx: Any, output: Tensor) -> None:
         ctx.backend = self.backend
@@ -62,8 +65,11 @@ class GatherDot(Op):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         a, W, *csr = ctx.saved_tensors
         (grad,), needs, backend = grads, ctx.needs_input_grad, ctx.backend
-        d_a = _ops.decode_csr(grad, *csr, W, backend=backend) if needs[0] else None
-        d_W = _ops.segment_outer(grad, *csr, a, W.shape[0], backend=backend) if needs[1] else None
+        d_a = d_W = None
+        if needs[0]:
+            d_a = _ops.decode_csr(grad.to(W.dtype), *csr, W, wide=a.dtype != W.dtype, backend=backend)
+        if needs[1]:
+            d_W = _ops.segment_outer(grad.to(a.dtype), *csr, a, W.shape[0], backend=backend).to(W.dtype)
         return d_a, d_W, None, None
 
 
@@ -141,7 +147,8 @@ def _check_entries(indices: Tensor, offsets: Tensor, a: Tensor, **partners: Tens
     _check.shape("indices", indices, [("nnz", indices.numel())])
     _check.shape("a", a, [("T", offsets.shape[0] - 1), ("d", a.shape[-1])])
     for name, value in partners.items():
-        _check.dtype_of(name, value, "a", a)
+        if name != "W" or a.dtype != torch.float32:
+            _check.dtype_of(name, value, "a", a)
 
 
 register("gather_dot", GatherDot)

@@ -70,6 +70,10 @@ def test_gather_dot(backend: str, problem: tuple[Tensor, ...]) -> None:
     got = torch.ops.saekernels.gather_dot(a, W, indices, offsets, backend=backend)
     assert got.dtype == a.dtype
     assert close(got, terms.sum(1), terms.abs().sum(1), W.shape[1])
+    wide = torch.ops.saekernels.gather_dot(a, W, indices, offsets, wide=True, backend=backend)
+    assert wide.dtype == torch.float32
+    assert same_bits((wide.to(a.dtype),), (got,)), "the sums before the rounding"
+    assert same_bits((torch.ops.saekernels.gather_dot(a.float(), W, indices, offsets, backend=backend),), (wide,))
 
 
 @given(problem=csr_problem())

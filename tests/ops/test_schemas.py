@@ -26,7 +26,9 @@ SCHEMAS = {
         "(Tensor values, Tensor indices, Tensor offsets, Tensor W_dec, Tensor? b_dec=None, *, bool sparse_grad=False, "
         "bool wide=False, str? backend=None) -> Tensor"
     ),
-    "gather_dot": "(Tensor a, Tensor W, Tensor indices, Tensor offsets, *, str? backend=None) -> Tensor",
+    "gather_dot": (
+        "(Tensor a, Tensor W, Tensor indices, Tensor offsets, *, bool wide=False, str? backend=None) -> Tensor"
+    ),
     "segment_outer": (
         "(Tensor values, Tensor indices, Tensor offsets, Tensor a, SymInt n_latents, *, str? backend=None) -> Tensor"
     ),

@@ -12,7 +12,7 @@ constexpr double kTermsPerThread = 1 << 18;
 
 }  // namespace
 
-void gather_dot(const Matrix& a, const Matrix& weight, const Entries& entries, int threads, void* out) {
+void gather_dot(const Matrix& a, const Matrix& weight, const Entries& entries, int threads, const MutableRows& out) {
   check_offsets(entries);
   check_indices(entries.indices, entries.count, weight.rows);
   const Level& simd = level();
@@ -29,7 +29,7 @@ void gather_dot(const Matrix& a, const Matrix& weight, const Entries& entries, i
       Buffer<float> dots(n);
       simd.load_row(a, row, 0, a.cols, row_values.get());
       simd.gather_dot(row_values.get(), entries.indices + begin, n, weight, dots.get());
-      simd.store_row(dots.get(), n, a.dtype, static_cast<char*>(out) + begin * element_size(a.dtype));
+      simd.store_row(dots.get(), n, out.dtype, static_cast<char*>(out.data) + begin * element_size(out.dtype));
     }
   });
 }

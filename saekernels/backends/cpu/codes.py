@@ -37,10 +37,10 @@ def decode(
     return out
 
 
-def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
-    """[nnz]: out[e] = <a[row of e], W[indices[e]]>."""
+def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """[nnz]: out[e] = <a[row of e], W[indices[e]]>, in a's dtype or `dtype`."""
     indices, offsets = indices.contiguous(), offsets.contiguous()
-    out = a.new_empty(indices.numel())
+    out = a.new_empty(indices.numel(), dtype=dtype)
     module().gather_dot(
         view(a),
         view(W),
@@ -49,7 +49,7 @@ def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor
         offsets.numel() - 1,
         indices.numel(),
         torch.get_num_threads(),
-        out.data_ptr(),
+        vector(out),
     )
     return out
 

@@ -52,14 +52,14 @@ def decode(
     return (out if b_dec is None else out.add_(b_dec.to(wide))).to(dtype or W_dec.dtype)
 
 
-def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
-    """out[e] = <a[row of e], W[indices[e]]>: [nnz] in a's dtype."""
+def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """out[e] = <a[row of e], W[indices[e]]>: [nnz] in a's dtype or `dtype`."""
     wide = accumulator(a.dtype)
     rows = _rows_of(offsets)
-    out = a.new_empty(indices.numel())
+    out = a.new_empty(indices.numel(), dtype=dtype)
     for part in row_chunks(indices.numel(), a.shape[1]):
         terms = a[rows[part]].to(wide) * W[indices[part].long()].to(wide)
-        out[part] = fixed_order_sum(terms).to(a.dtype)
+        out[part] = fixed_order_sum(terms).to(out.dtype)
     return out
 
 

@@ -42,11 +42,11 @@ def gather_dot_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + entry, tl.sum(acc, 1).to(out.dtype.element_ty), mask=there)
 
 
-def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
-    """[nnz]: out[e] = <a[row of e], W[indices[e]]>, summed in float32 in one fixed order."""
+def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """[nnz] in a's dtype or `dtype`: out[e] = <a[row of e], W[indices[e]]>, summed in float32 in one fixed order."""
     count = indices.shape[0]
     config = configs.lookup("gather_dot", architecture(a.device), a.dtype, a.shape[1])
-    out = torch.empty(count, dtype=a.dtype, device=a.device)
+    out = torch.empty(count, dtype=dtype or a.dtype, device=a.device)
     launch(
         gather_dot_kernel,
         (triton.cdiv(count, config.BK),),
