@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+import cli
 from places import ROOT
 from saekernels.eval import schema
 
@@ -100,6 +101,17 @@ def test_readme_begins_with_the_real_model() -> None:
 @pytest.mark.parametrize("path", sorted(path.name for path in SITES.parent.iterdir()))
 def test_the_records_of_the_real_model_name_no_machine(path: str) -> None:
     assert not re.search(r"(/home|/root|/tmp|/work)/", (SITES.parent / path).read_text(encoding="utf-8"))
+
+
+def test_compare_reads_the_reports_of_the_real_model() -> None:
+    """Each beside itself, and the controls' trained SAE beside the same one again."""
+    reports = [path for path in SITES.parent.iterdir() if '"documents_table"' in path.read_text(encoding="utf-8")]
+    assert len(reports) >= 4
+    for path in reports:
+        done = cli.run(["compare", str(path), str(path)])
+        assert (done.code, "B - A [95 %]" in done.out) == (0, True), (path.name, done.err)
+    again = cli.run(["compare", *(str(SITES.with_name(name)) for name in ("controls.json", "shuffled.json"))])
+    assert re.search(r"model\.layers\.14#none-0 +0\.447 +0\.447 +\+0\.000", again.out)
 
 
 def test_the_records_of_the_real_model_are_few_enough() -> None:
