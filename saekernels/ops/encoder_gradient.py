@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _ops = torch.ops.saekernels
+_ROWS_AT_ONCE = 4096
 
 
 def encoder_gradient(
@@ -25,7 +26,10 @@ def encoder_gradient(
     x, W_enc, b_enc, pre_bias = ctx.saved_tensors[:4]
     rows, backend = x.reshape(-1, x.shape[-1]), ctx.backend
     d_x = d_W = d_b = d_pre = None
-    if needed[0] or needed[3]:
+    if needed[3] and pre_bias is not None and not needed[0] and indices.numel() >= 2 * W_enc.shape[0]:
+        # The sum over all tokens is one product, which reads W_enc once: sooner done than a row of it for every entry.
+        d_pre = -_weighted_rows(grad, indices, W_enc, backend).to(pre_bias.dtype)
+    elif needed[0] or needed[3]:
         d_rows = _ops.decode_csr(grad, indices, offsets, W_enc, backend=backend)
         d_x = d_rows.view(x.shape) if needed[0] else None
         if needed[3] and pre_bias is not None:
@@ -40,6 +44,14 @@ def encoder_gradient(
     if needed[2] and b_enc is not None:
         d_b = _ops.segment_sum(grad.to(b_enc.dtype), indices, W_enc.shape[0], backend=backend)
     return d_x, d_W, d_b, d_pre
+
+
+def _weighted_rows(values: Tensor, indices: Tensor, W: Tensor, backend: str | None) -> Tensor:
+    """[d] in at least float32: the sum over the entries of value * W[latent]."""
+    wide = torch.promote_types(W.dtype, torch.float32)
+    sums = _ops.segment_sum(values.to(wide), indices, W.shape[0], backend=backend)
+    parts = zip(sums.split(_ROWS_AT_ONCE), W.split(_ROWS_AT_ONCE), strict=True)
+    return torch.stack([part @ rows.to(wide) for part, rows in parts]).sum(0)
 
 
 def weight_gradient(

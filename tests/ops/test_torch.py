@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,20 @@ def test_gradients_match_dense_torch(backend: str) -> None:
     theirs = torch.autograd.grad((codes @ E + C - X).square().sum(), wide)
     for got, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_pre_bias_alone_is_that_beside_x(backend: str) -> None:
+    """With many entries it is one product with W_enc, with few a row of it for each; in half precision as well."""
+    for latents, dtype in itertools.product((5, 40), (torch.float32, torch.bfloat16)):
+        x, W, b, p = (torch.randn(*shape).to(dtype) for shape in ((9, 6), (latents, 6), (latents,), (6,)))
+        weights = torch.randn(9, 4)
+        found = []
+        for leaves in ((p.clone().requires_grad_(),), (p.clone().requires_grad_(), x.clone().requires_grad_())):
+            values, _ = sk.encode_topk(leaves[-1] if len(leaves) > 1 else x, W, b, k=4, pre_bias=leaves[0],
+                                       activation="none", backend=backend)  # fmt: skip
+            found.append(torch.autograd.grad((values.float() * weights).sum(), leaves)[0])
+        close = 1e-5 if dtype == torch.float32 else 4e-2
+        torch.testing.assert_close(found[0], found[1], rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
