@@ -14,11 +14,12 @@ from saekernels.ops.encode_threshold import CsrCodes
 class JumpReLUCodes(NamedTuple):
     """codes: the entries that are active or near their threshold, in CSR; those below it have the value 0.
 
-    l0: a scalar, the mean number of active latents of a row.
+    l0: a scalar, the mean number of active latents of a row. active: [nnz], 1 or 0 for each entry.
     """
 
     codes: CsrCodes
     l0: Tensor
+    active: Tensor
 
 
 def encode_jumprelu(
@@ -46,8 +47,8 @@ def encode_jumprelu(
         pre_bias: [d] or None, subtracted from x.
 
     Returns:
-        JumpReLUCodes: values are differentiable with respect to x, W_enc, b_enc, pre_bias and threshold; l0 with
-        respect to threshold.
+        JumpReLUCodes: values are differentiable with respect to x, W_enc, b_enc, pre_bias and threshold; l0 and active
+        with respect to threshold.
 
     Raises:
         ValueError: x that is not [T, d], or a bandwidth that is not above 0; and as `encode_threshold`.
@@ -62,7 +63,7 @@ def encode_jumprelu(
     pre, indices, offsets = encode_threshold(x, W_enc, b_enc, low, pre_bias=pre_bias)
     values, active = jump(pre, threshold.index_select(0, indices.long()), bandwidth)
     l0 = active.sum() / max(1, len(x))
-    return JumpReLUCodes(CsrCodes(values, indices, offsets), l0)
+    return JumpReLUCodes(CsrCodes(values, indices, offsets), l0, active)
 
 
 def jump(pre: Tensor, threshold: Tensor, bandwidth: float, *, to_input: bool = False) -> tuple[Tensor, Tensor]:
