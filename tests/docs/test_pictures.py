@@ -94,7 +94,9 @@ def test_readme_begins_with_the_real_model() -> None:
         f"{alone:+.3f}",
         f"{together['delta_ce']['nats']:+.3f}",
     ]
-    assert "worse than a guess" in sentence
+    assert "more than the mean activation in all their places, and worse than a guess" in sentence
+    baselines = json.loads(SITES.with_name("baselines.json").read_text(encoding="utf-8"))
+    assert together["delta_ce"]["ci95"][0] > baselines["all_sites"]["baselines"]["mean"]["delta_ce"]
     assert counted["models"][0]["all_minus"]["ci95"][0] > 0 < together["ce"]["spliced"] - counted["models"][0]["loss"]
 
 

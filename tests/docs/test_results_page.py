@@ -82,6 +82,14 @@ def test_more_text_stands_beside_less(records: Records, written: Callable[[Recor
         assert row[3:] == [f"{site['kl']:.3f}", f"{100 * site['top1_agreement']:.1f} %"]
 
 
+def test_the_answer_has_the_baselines_at_all_layers(records: Records, written: Callable[[Records], str]) -> None:
+    top = written(records).partition("<picture>")[0]
+    found = records["baselines"]["all_sites"]["baselines"]
+    shown = [f"{found[kind]['delta_ce']:+.3f}" for kind in ("mean", "pca", "random")]
+    sentence = top[top.index("At all 2 layers at once") :]
+    assert re.findall(r"[+-]\d+\.\d{3}", sentence) == shown
+
+
 def test_models_that_only_count_stand_beside(records: Records, written: Callable[[Records], str]) -> None:
     """Their losses, the paired difference, and the layer from which on SAEs up to it are worse."""
     rows, text = section(written(records), "Beside models that only count")

@@ -42,7 +42,7 @@ def results_page(records: Mapping[str, dict[str, Any]], folder: str) -> str:
     lines = [
         "# What splicing all layers of SmolLM2-135M costs",
         "",
-        *_answer(report, records.get("ngrams")),
+        *_answer(report, records.get("ngrams"), records.get("baselines")),
         "",
         "<picture>",
         '  <source media="(prefers-color-scheme: dark)" srcset="images/sites-dark.svg">',
@@ -90,7 +90,7 @@ def _sections(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Iter
     yield "What it cost to measure", spent(records)
 
 
-def _answer(report: dict[str, Any], counted: dict[str, Any] | None) -> Iterator[str]:
+def _answer(report: dict[str, Any], counted: dict[str, Any] | None, beside: dict[str, Any] | None) -> Iterator[str]:
     together = report["all_sites"]
     alone = [row["delta_ce"]["nats"] for row in report["sites"]]
     count, bits = len(report["sites"]), together["delta_ce"]["bits_per_byte"]
@@ -104,6 +104,11 @@ def _answer(report: dict[str, Any], counted: dict[str, Any] | None) -> Iterator[
         alike, frequencies = (model["loss"] for model in counted["models"][:2])
         yield f"A guess that takes all tokens to be alike has {alike:.3f} nats, one by frequencies {frequencies:.3f}."
     yield f"The {count} costs alone add up to {sum(alone):+.3f} nats."
+    if beside is not None:
+        found = beside["all_sites"]["baselines"]
+        costs = {kind: f"{found[kind]['delta_ce']:+.3f}" for kind in ("mean", "pca", "random")}
+        yield f"At all {count} layers at once the mean activation costs {costs['mean']} nats, PCA of the SAEs' rank"
+        yield f"{costs['pca']}, errors as large as the SAEs' in random directions {costs['random']}."
 
 
 def _sites(report: dict[str, Any]) -> Iterator[str]:
