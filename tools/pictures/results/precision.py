@@ -24,6 +24,8 @@ def precision(record: dict[str, Any], report: dict[str, Any], floor: dict[str, A
         largest = max((one[place] for one in moved), key=abs)
         rows.append([name, shown(largest), shown(_moved(record["all_sites"], report["all_sites"])[place])])
     yield from table(["figure", "the most at one layer", "all together"], rows)
+    yield ""
+    yield "FVU all together is a mean over layers of ratios in which a few positions with large errors count most."
     if floor is not None and "beside" in floor:
         faster = floor["beside"]
         yield ""
