@@ -89,9 +89,10 @@ score-full() { scored --json "$out/full.json"; }
 
 # A kernel is done with two lines of the table, narrow and wide.
 tune() {
-    local name left=()
+    local name lines left=()
     for name in "${tunable[@]}"; do
-        if [ -z "$resume" ] || [ "$(grep -c "# $name,\|Key(\"$name\"" "$out/tune.txt")" -lt 2 ]; then left+=("$name"); fi
+        lines=$(grep -c "# $name,\|Key(\"$name\"" "$out/tune.txt")
+        if [ -z "$resume" ] || [ "$lines" -lt 2 ]; then left+=("$name"); fi
     done
     name=$(IFS=, && echo "${left[*]-}")
     if [ "$name" ]; then python3 -m saekernels bench gpu --tune --kernels "$name" ${rehearsal:+--dry-run}; fi
@@ -113,7 +114,7 @@ cd "$(dirname "$self")/.." || exit
 if [ "$rehearsal" ]; then out=$out/rehearsal; fi
 mkdir -p "$out" && touch "$out/steps.txt" || exit
 if [ -z "$rehearsal" ] && ! command -v nvidia-smi >/dev/null; then
-    echo "on_gpu.sh: no nvidia-smi, so no NVIDIA GPU here; SAEKERNELS_REHEARSAL=1 goes through the steps without one" >&2
+    echo "on_gpu.sh: no nvidia-smi, so no NVIDIA GPU here; SAEKERNELS_REHEARSAL=1 goes through all without one" >&2
     exit 2
 fi
 for name in "$@"; do
