@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 
 import pytest
 import torch
 
-from places import TESTS
+from places import ROOT, TESTS
 from saekernels.bench import Shape
 from saekernels.bench.gpu import cases, forecast, model
 from saekernels.bench.gpu.cards import CARDS, Card
 from saekernels.bench.gpu.cases import Settings
-from saekernels.bench.gpu.contenders import OPS, chunk_rows, of
+from saekernels.bench.gpu.contenders import OPS, PRODUCT, PRODUCTS, SCREENED, chunk_rows, of
 from saekernels.bench.gpu.targets import TARGETS
+from saekernels.bench.measure.contenders import OURS
+from saekernels.bench.ops.decode import BAG
 from saekernels.cli import main
 
 ROUND = Card("round", 100, 50, 10, 200, 1000, 2000, 1, 1, 1.0, 1e-6)
@@ -26,6 +30,83 @@ def test_a_kernel_takes_the_longest_of_its_parts() -> None:
     assert kernel.seconds(ROUND) == pytest.approx(0.01 + 1 + 1e-6)
     assert kernel._replace(flops=0).seconds(ROUND) == pytest.approx(0.002 + 1 + 1e-6)
     assert kernel._replace(flops=0, l2=0, lanes=0).seconds(ROUND) == pytest.approx(0.001 + 1e-6)
+
+
+def test_the_unit_that_bounds_a_kernel() -> None:
+    kernel = model.Kernel("k", 1e12, 100, 1e9, 4e9, 128e9)
+    assert kernel.bound(ROUND) == "products"
+    assert kernel._replace(flops=0.1e12).bound(ROUND) == "L2"  # 1 ms beside 1 of memory and 2
+    assert kernel._replace(flops=0, l2=1e9).bound(ROUND) == "memory"
+
+
+def test_what_tiles_read_by_hand() -> None:
+    # 256 x 512 scores of depth 8 in tiles of 128 x 128: four columns of tiles read x, two rows of them W, in bf16.
+    assert model.tile_reads(Shape(256, 8, 512), 2, (128, 128)) == (4 * 256 + 2 * 512) * 8 * 2
+    assert model.tile_reads(Shape(256, 8, 512), 2, (128, 128)) == 256 * 512 * 8 * 2 * (1 / 128 + 1 / 128)
+    # Ragged tiles: 3 of 128 for 300 rows, 2 of 64 for 65; one row of x reads all of W once.
+    assert model.tile_reads(Shape(300, 10, 65), 4, (128, 64)) == (2 * 300 + 3 * 65) * 10 * 4
+    assert model.tile_reads(Shape(1, 10, 640), 4, (128, 128)) == (5 * 1 + 640) * 10 * 4
+    # Two streams share what is read of W.
+    assert model.tile_reads(Shape(256, 8, 512), 2, (64, 128), streams=2) == (2 * 4 * 256 + 4 * 512) * 8 * 2
+
+
+def test_operands_through_l2_by_hand() -> None:
+    shape = Shape(8192, 4096, 131072, 64)
+    kernels = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"])}
+    assert kernels["screen"].l2 == 2**13 * 2**12 * 2**17 * 2 // 64 == 137_438_953_472
+    assert kernels["sample"].l2 * 16 == kernels["screen"].l2
+    # 137.4 GB at 5.7 TB/s are 24.11 ms; 4.22 instructions and 7 in a pack with a hit are on top.
+    seconds = kernels["screen"]._replace(lanes=0).seconds(CARDS["H200"])
+    assert seconds == pytest.approx(24.11e-3 + 2e-6, rel=1e-3)
+    assert kernels["screen"].bound(CARDS["H200"]) == "L2"
+    eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
+    assert eight["screen"].l2 * 2 == kernels["screen"].l2
+    (dense, _) = model.encode(Shape(128, 64, 1024, 8), torch.float32, ROUND)
+    assert dense.l2 == (8 * 128 + 1024) * 64 * 4
+    (parts, merge) = model.loss(Shape(8192, 768, 51200), torch.bfloat16, ROUND)
+    assert parts.l2 == 8192 * 768 * 51200 * 2 // 32
+    assert merge.l2 == 0
+
+
+def test_tiles_are_those_of_the_table() -> None:
+    pytest.importorskip("triton")
+    from saekernels.backends.triton import configs
+
+    for dtype, width in itertools.product((torch.float32, torch.bfloat16, torch.int8), (768, 4096)):
+        assert configs.lookup("screen", 90, dtype, width)[:2] == model.SCREEN_TILE
+    for dtype, width in itertools.product((torch.float32, torch.bfloat16), (768, 4096)):
+        assert configs.lookup("linear_ce_kl", 90, dtype, width)[:2] == model.LOSS_TILE[dtype.itemsize]
+
+
+def test_the_page_has_the_predictions_of_the_model() -> None:
+    """Each row of its table: ours and its ratio, both were L2 no bound, and what they are ratios to."""
+    page = (ROOT / "docs" / "explanation" / "gpu_model.md").read_text()
+    rows = re.findall(
+        r"^\| (.+?) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) ms", page, re.MULTILINE
+    )
+    assert len(rows) == 9
+    case, card = cases.FULL[0], CARDS["H200"]
+    for title, *said in rows:
+        ours = SCREENED if "screened" in title else OURS
+        if title != "the same, `screened`":
+            case = case_of(title)
+        other = {"encode": PRODUCT, "loss": PRODUCTS, "decode": BAG}[case.op]
+        whole, least = (forecast.milliseconds(case, ours, one) for one in (card, card._replace(l2=math.inf)))
+        beside = forecast.milliseconds(case, other, card)
+        assert whole is not None
+        assert least is not None
+        assert beside is not None
+        expected = (whole, whole / beside, least, least / beside, beside)
+        assert [float(number) for number in said] == pytest.approx([round(one, 2) for one in expected], abs=0.006), (
+            title
+        )
+
+
+def case_of(title: str) -> cases.Case:
+    """Of "encode, float32 (d, F, k)" or "linear_ce_kl (d, V = V)"."""
+    op = {"linear_ce_kl": "loss"}.get(title.split(" ")[0].strip(","), title.split(" ")[0].strip(","))
+    sizes = [int(number) for number in re.findall(r"\d+", title[title.index("(") :])]
+    return cases.Case(op, Shape(8192, *sizes), torch.float32 if "float32" in title else torch.bfloat16)
 
 
 def test_encode_by_hand() -> None:

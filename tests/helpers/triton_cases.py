@@ -25,11 +25,11 @@ def skip_unless_interpreting() -> None:
         pytest.skip(f"backend triton: {triton.available()}", allow_module_level=True)
     if not triton.INTERPRETING:
         pytest.skip("TRITON_INTERPRET=1 is not set", allow_module_level=True)
-    _quicken_interpreter()
+    quicken_interpreter()
 
 
 @cache
-def _quicken_interpreter() -> None:
+def quicken_interpreter() -> None:
     """The same values in half the time: what Triton's interpreter does per element or per call is done once.
 
     It reduces by exclusive or, of which its sorts are made, in a loop of Python over elements; and each call of a

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from saekernels.bench.gpu import model
@@ -91,8 +93,12 @@ def lines(settings: Settings, card: Card) -> list[str]:
     text = [f"predictions for {card.name}; nothing here was measured", ""]
     for case in settings.cases():
         kernels = model.predict(case.op, case.shape, case.dtype, card)
-        parts = ", ".join(f"{kernel.name} {1e3 * kernel.seconds(card):.3g}" for kernel in kernels)
-        text += [f"{case}: about {case_seconds(case, card, settings):.0f} s", f"    kernels, ms: {parts}"]
+        parts = ", ".join(
+            f"{kernel.name} {1e3 * kernel.seconds(card):.3g} ({kernel.bound(card)})" for kernel in kernels
+        )
+        free = 1e3 * model.seconds(kernels, card._replace(l2=math.inf))
+        text += [f"{case}: about {case_seconds(case, card, settings):.0f} s", f"    kernels, ms (bound by): {parts}"]
+        text.append(f"    {'saekernels, were L2 no bound':36}{free:9.3f} ms")
         for contender in of(case, not settings.quick).contenders:
             predicted = milliseconds(case, contender.name, card)
             text.append(f"    {contender.name:36}" + ("-" if predicted is None else f"{predicted:9.3f} ms"))

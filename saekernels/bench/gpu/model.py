@@ -23,6 +23,10 @@ SCREEN_EPILOGUE = {"exact": 4.22, "tf32": 9.16, "screened": 10.81}
 # More for a pack of scores of which some lane of the warp appends one.
 APPEND = 56
 WARP = 32
+# Rows of x and of W that a tile has on sm_90 (backends/triton/configs.py): of encoders, and of the loss by bytes per
+# element, whose tiles of W serve two streams.
+SCREEN_TILE = (128, 128)
+LOSS_TILE = {2: (64, 128), 4: (64, 64)}
 # Of the softmax of both streams, per logit.
 SOFTMAX_EPILOGUE = 14
 # Candidates that rescoring reads, per latent wanted: inside twice the error bound of tf32 and of 8-bit products.
@@ -49,8 +53,19 @@ class Kernel(NamedTuple):
 
     def seconds(self, card: Card) -> float:
         """Its predicted time."""
-        overlapped = max(self.flops / (self.rate * 1e12), self.memory / (card.memory * 1e9), self.l2 / (card.l2 * 1e9))
-        return overlapped + self.lanes / card.lane_operations() + card.launch
+        return max(self._units(card).values()) + self.lanes / card.lane_operations() + card.launch
+
+    def bound(self, card: Card) -> str:
+        """The unit that takes longest, of those that work side by side: products, memory or L2."""
+        units = self._units(card)
+        return max(units, key=lambda name: units[name])
+
+    def _units(self, card: Card) -> dict[str, float]:
+        return {
+            "products": self.flops / (self.rate * 1e12),
+            "memory": self.memory / (card.memory * 1e9),
+            "L2": self.l2 / (card.l2 * 1e9),
+        }
 
 
 def seconds(kernels: list[Kernel], card: Card) -> float:
@@ -71,6 +86,16 @@ def appending(share: float) -> float:
     return APPEND / PACK * (1 - (1 - share) ** (WARP * PACK))
 
 
+def tile_reads(shape: Shape, size: int, tile: tuple[int, int], streams: int = 1) -> int:
+    """Bytes that the tiles of x @ W.T read through L2: x once per column of tiles, W once per row of them.
+
+    About T d F size (1 / BM + 1 / BN). streams: how many x there are beside one W.
+    """
+    T, d, F, _ = shape
+    rows, columns = -(-T // tile[0]), -(-F // tile[1])
+    return (streams * T * columns + F * rows) * d * size
+
+
 def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact") -> list[Kernel]:
     """encode_topk."""
     T, d, F, k = shape
@@ -80,7 +105,9 @@ def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact
     operand = 1 if precision == "screened" else size
     planned = screening.plan(F, k, GROWTH[precision] if rescored else 1.0)
     if planned is None:
-        dense = Kernel("dense", 2 * T * d * F, card.fp32 if size == 4 else rate, (T * d + F * d) * size + 8 * T * F)
+        reads = tile_reads(shape, size, SCREEN_TILE)
+        moved = (T * d + F * d) * size + 8 * T * F
+        dense = Kernel("dense", 2 * T * d * F, card.fp32 if size == 4 else rate, moved, reads)
         return [dense, Kernel("topk", memory=3 * 4 * T * F)]
     step, rank, capacity = planned
     groups = F / step / screening.GROUP_OF
@@ -97,6 +124,7 @@ def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact
             2 * T * d * F / step,
             rate,
             (T * d + F * d / step) * operand + 4 * T * groups,
+            tile_reads(shape._replace(F=-(-F // step)), operand, SCREEN_TILE),
             lanes=SAMPLE_EPILOGUE[epilogue] * T * F / step,
         ),
         Kernel("rank", memory=4 * T * groups, lanes=33 * 2 * T * groups),
@@ -105,6 +133,7 @@ def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact
             2 * T * d * F,
             rate,
             (T * d + F * d) * operand + 8 * T * found,
+            tile_reads(shape, operand, SCREEN_TILE),
             lanes=(SCREEN_EPILOGUE[epilogue] + appending(found / F)) * T * F,
         ),
         Kernel("cut" if rescored else "certify", memory=16 * T * found if rescored else 4 * T),
@@ -152,8 +181,10 @@ def loss(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
     T, d, V, _ = shape
     rate = card.bf16 if dtype.itemsize == 2 else card.tf32 / 3
     parts = -(-V // (128 * 16))
+    size = dtype.itemsize
+    reads = tile_reads(shape, size, LOSS_TILE[min(size, 4)], streams=2)
     return [
-        Kernel("parts", 4 * T * d * V, rate, (2 * T * d + V * d) * dtype.itemsize, lanes=SOFTMAX_EPILOGUE * 2 * T * V),
+        Kernel("parts", 4 * T * d * V, rate, (2 * T * d + V * d) * size, reads, SOFTMAX_EPILOGUE * 2 * T * V),
         Kernel("merge", memory=36 * T * parts),
     ]
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from saekernels.bench.cpu.record import Row
+from saekernels.bench.gpu.cases import Case
 from saekernels.bench.measure import machine
 
 SCHEMA = 1
@@ -60,6 +61,37 @@ class Record:
 
     def to_json(self) -> str:
         return json.dumps({"schema": SCHEMA, "kind": "gpu", **asdict(self)}, indent=1, allow_nan=False) + "\n"
+
+    def has(self, case: Case) -> bool:
+        """Whether there are rows of a case."""
+        of = (case.op, str(case.dtype).removeprefix("torch."), case.shape.sizes())
+        return any((row.op, row.dtype, row.shape) == of for row in self.rows)
+
+
+class OtherRecordError(ValueError):
+    """A record that a run cannot go on with; the message says why."""
+
+
+def read(path: str) -> Record:
+    """The record in a file that `to_json` wrote. Raises OtherRecordError for any other."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if (content.pop("schema"), content.pop("kind")) != (SCHEMA, "gpu"):
+            raise ValueError("its schema or kind is another")
+        rows, targets = content.pop("rows"), content.pop("targets")
+        return Record(**content, rows=[Row(**row) for row in rows], targets=[TargetRow(**row) for row in targets])
+    except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OtherRecordError(f"{path} is not a readable record of saekernels bench gpu: {error}") from error
+
+
+def require_same(before: Record, now: Record) -> None:
+    """Raise OtherRecordError where a run that starts now could not go on with a record: it is of something else."""
+    for name in ("kernel_hash", "versions", "settings"):
+        was, needed = getattr(before, name), getattr(now, name)
+        if was != needed:
+            raise OtherRecordError(f"the record has {name} {was}, need {needed}")
+    if before.hardware.get("gpu") != now.hardware["gpu"]:
+        raise OtherRecordError(f"the record is of {before.hardware.get('gpu')}, need {now.hardware['gpu']}")
 
 
 def kernel_hash() -> str:

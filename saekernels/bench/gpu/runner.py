@@ -30,29 +30,54 @@ class GateClosed(Exception):
 
 
 @torch.no_grad()
-def run(settings: Settings, device: torch.device, say: Callable[[str], object] = lambda line: None) -> Record:
-    """The whole scorecard on a CUDA device. Raises GateClosed where an op is wrong."""
+def run(
+    settings: Settings,
+    device: torch.device,
+    say: Callable[[str], object] = lambda line: None,
+    keep: Callable[[Record], object] = lambda made: None,
+    before: Record | None = None,
+) -> Record:
+    """The whole scorecard on a CUDA device. Raises GateClosed where an op is wrong.
+
+    Args:
+        keep: called with the record so far whenever a case, or the ceilings, have been measured.
+        before: what an earlier run kept: its gate, ceilings and cases are taken as they are. Raises OtherRecordError if
+            it is of another GPU, other kernels, versions or settings.
+    """
     started = time.perf_counter()
     made = _start(settings, device)
-    with torch.enable_grad():
-        dtypes = DTYPES[:2] if settings.quick else DTYPES
-        outcomes = checks.gate(device, say, dtypes)
-    made.gate = {outcome.name: outcome.wrong for outcome in outcomes}
-    failed = [outcome.name for outcome in outcomes if outcome.wrong]
-    if failed:
-        raise GateClosed(f"nothing was timed, because these checks fail: {', '.join(failed)}")
+    if before is not None:
+        record.require_same(before, made)
+        made = before
+    spent = made.seconds
+    if not made.gate:
+        made.gate = _gate(settings, device, say)
     clock = Clock(device)
-    made.ceilings = ceilings(device, clock, settings.quick)
+    if not made.ceilings:
+        made.ceilings = ceilings(device, clock, settings.quick)
+        keep(made)
     say("ceilings: " + ", ".join(f"{name} {value:,.0f}" for name, value in made.ceilings.items()))
     card = card_of(made.ceilings, device)
     for case in settings.cases():
+        if made.has(case):
+            continue
         begun = time.perf_counter()
         made.rows += run_case(case, settings, device, clock, card)
         torch.cuda.empty_cache()
+        judge(made, tuple(one for one in settings.cases() if made.has(one)), card)
+        made.seconds = spent + time.perf_counter() - started
+        keep(made)
         say(f"{case}: {time.perf_counter() - begun:.1f} s")
-    judge(made, settings.cases(), card)
-    made.seconds = time.perf_counter() - started
     return made
+
+
+def _gate(settings: Settings, device: torch.device, say: Callable[[str], object]) -> dict[str, str | None]:
+    with torch.enable_grad():
+        outcomes = checks.gate(device, say, DTYPES[:2] if settings.quick else DTYPES)
+    failed = [outcome.name for outcome in outcomes if outcome.wrong]
+    if failed:
+        raise GateClosed(f"nothing was timed, because these checks fail: {', '.join(failed)}")
+    return {outcome.name: outcome.wrong for outcome in outcomes}
 
 
 def _start(settings: Settings, device: torch.device) -> Record:
@@ -163,7 +188,8 @@ def _fill(row: Row, times: dict[str, timing.Times], least: Work, card: Card) -> 
 
 
 def judge(made: Record, chosen: tuple[Case, ...], card: Card) -> None:
-    """Predictions beside the rows, and every target that they decide."""
+    """Predictions beside the rows, and every target that they decide, in place of what the record had of both."""
+    made.predicted_ms, made.targets = {}, []
     measured = {(row.op, row.dtype, tuple(row.shape.items()), row.contender): row for row in made.rows}
 
     def row_of(case: Case, contender: str) -> Row | None:

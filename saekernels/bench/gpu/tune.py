@@ -6,7 +6,7 @@ A candidate replaces the table's choice when it is faster by more than two runs 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -44,16 +44,14 @@ class Choice(NamedTuple):
 
 def search(
     kernels: tuple[str, ...], device: torch.device, say: Callable[[str], object] = lambda line: None
-) -> list[Choice]:
-    """The best configuration of each kernel and size, on the card at hand."""
+) -> Iterator[Choice]:
+    """The best configuration of each kernel and size on the card at hand, each as soon as it is found."""
     clock = Clock(device)
     major, minor = torch.cuda.get_device_capability(device)
-    found = []
     for kernel in kernels:
         for case in DECIDES[kernel]:
-            found.append(_search_case(kernel, case, 10 * major + minor, device, clock, say))
+            yield _search_case(kernel, case, 10 * major + minor, device, clock, say)
             torch.cuda.empty_cache()
-    return found
 
 
 def _search_case(
@@ -96,17 +94,13 @@ def _time(contender: Contender, problem: Problem, expected: object, clock: Clock
         return None
 
 
-def patch(choices: list[Choice]) -> list[str]:
-    """Lines to put into `TABLE` of saekernels/backends/triton/configs.py, and what each is worth."""
-    lines = []
-    for choice in choices:
-        key, config = choice.key, choice.config
-        if not choice.better():
-            size = "wide" if key.wide else "narrow"
-            lines.append(f"# {key.kernel}, {size}: the table's own is as good ({choice.before_ms:.4f} ms)")
-            continue
-        arguments = ", ".join(repr(part) for part in config)
-        place = f"{key.kernel!r}, {key.architecture}, {key.itemsize}, {key.wide}, {key.triton!r}"
-        gain = f"{choice.before_ms:.4f} to {choice.best_ms:.4f} ms"
-        lines.append(f"    Key({place}): Config({arguments}),  # {gain}".replace("'", '"'))
-    return lines
+def patch(choice: Choice) -> str:
+    """A line to put into `TABLE` of saekernels/backends/triton/configs.py, and what it is worth."""
+    key, config = choice.key, choice.config
+    if not choice.better():
+        size = "wide" if key.wide else "narrow"
+        return f"# {key.kernel}, {size}: the table's own is as good ({choice.before_ms:.4f} ms)"
+    arguments = ", ".join(repr(part) for part in config)
+    place = f"{key.kernel!r}, {key.architecture}, {key.itemsize}, {key.wide}, {key.triton!r}"
+    gain = f"{choice.before_ms:.4f} to {choice.best_ms:.4f} ms"
+    return f"    Key({place}): Config({arguments}),  # {gain}".replace("'", '"')

@@ -12,7 +12,7 @@ import torch
 from saekernels.bench.gpu import cards, checks, forecast, plots, runner
 from saekernels.bench.gpu.cases import Settings
 from saekernels.bench.gpu.contenders import OPS
-from saekernels.bench.gpu.record import Record, default_path
+from saekernels.bench.gpu.record import OtherRecordError, Record, default_path, read
 from saekernels.cli.options.arguments import at_least, not_empty, seconds
 from saekernels.cli.options.output import show
 from saekernels.errors import InputError
@@ -31,6 +31,7 @@ def add_parsers(devices: Any) -> None:
         "model and the project's targets. Nothing is timed while a check fails.",
         examples=(
             ("saekernels bench gpu --quick --json gpu.json", ""),
+            ("saekernels bench gpu --quick --json gpu.json --resume", "where a run was cut off"),
             ("saekernels bench gpu --dry-run --card H100", "needs no GPU"),
         ),
     )
@@ -49,6 +50,7 @@ def add_parsers(devices: Any) -> None:
     output = parser.group("output")
     where = "the record, as JSON (default: benchmarks/results/GPU/DATE-COMMIT.json)"
     output.add_argument("--json", metavar="PATH", type=not_empty, help=where)
+    output.add_argument("--resume", action="store_true", help="keep what the record at --json has, and time the rest")
     output.add_argument("--no-plots", action="store_true", help="write the record alone")
     parser.set_defaults(run=run)
     _add_check(devices)
@@ -127,32 +129,50 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.tune:
         return _tune(arguments.kernels or TUNABLE, device_of("cuda"))
+    if arguments.resume and not arguments.json:
+        raise InputError("--resume: need --json PATH, the record to go on with")
     if arguments.json:
         check_writable(arguments.json)
-    return scorecard(settings, arguments.json, with_plots=not arguments.no_plots)
+    return scorecard(settings, arguments.json, with_plots=not arguments.no_plots, resume=arguments.resume)
 
 
-def scorecard(settings: Settings, json: str | None, with_plots: bool = True) -> int:
-    """Check, time, write the record (to a name of its own for None) and print it; the exit code."""
+def scorecard(settings: Settings, json: str | None, with_plots: bool = True, resume: bool = False) -> int:
+    """Check, time, print the record, and write it after every case, to a name of its own for None; the exit code.
+
+    resume: go on with the record at `json`, if there is one.
+    """
     device = device_of("cuda")
+    places = [Path(json)] if json else []
+
+    def keep(made: Record) -> None:
+        if not places:
+            places.append(default_path(made.hardware["gpu"], made.date, made.commit))
+        make_folder(places[0].parent, "--json")
+        write_whole(places[0], made.to_json())
+
     try:
-        made = runner.run(settings, device, say)
+        before = read(str(json)) if resume and places[0].exists() else None
+        made = runner.run(settings, device, say, keep, before)
+    except OtherRecordError as error:
+        raise InputError(f"--resume: {error}") from error
+    except KeyboardInterrupt:
+        kept = places and places[0].exists()
+        raise KeyboardInterrupt(f"{places[0]} has what was measured; --resume goes on" if kept else "") from None
     except runner.GateClosed as closed:
         say(f"saekernels: {closed}")
         return WRONG
-    path = Path(json) if json else default_path(made.hardware["gpu"], made.date, made.commit)
-    make_folder(path.parent, "--json")
-    write_whole(path, made.to_json())
-    drawn = plots.draw(made, path) if with_plots else []
+    keep(made)
+    drawn = plots.draw(made, places[0]) if with_plots else []
     show("\n".join(lines(made)) + "\n")
-    say(f"written: {', '.join(str(name) for name in (path, *drawn))}")
+    say(f"written: {', '.join(str(name) for name in (places[0], *drawn))}")
     return 0
 
 
 def _tune(kernels: tuple[str, ...], device: torch.device) -> int:
     from saekernels.bench.gpu import tune
 
-    show("\n".join(tune.patch(tune.search(kernels, device, say))) + "\n")
+    for choice in tune.search(kernels, device, say):
+        show(tune.patch(choice) + "\n")
     return 0
 
 
