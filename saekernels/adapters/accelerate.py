@@ -164,6 +164,9 @@ def _take_over(module: Any, activation: Activation | None, names: dict[str, str]
 
 
 def _accelerate(module: Any, tool: Any, state: State, check: bool) -> None:
+    replaced = next((name for name in state.methods if name in vars(module)), None)
+    if replaced is not None:
+        raise NotAccelerated(f"{type(module).__name__}: its {replaced!r} was replaced; accelerate it before that")
     version = verify.installed(tool.PACKAGE)
     known = verify.is_known(version, tool.VERSIONS)
     meta = any(parameter.device.type == "meta" for parameter in state.sae_of(module).parameters())

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from saekernels.ops import decode_csr
 from saekernels.sae.codes import Codes
 
 _MEMO = "_saekernels_codes"
+_MATMUL = {Tensor.matmul, Tensor.__matmul__, torch.matmul}
+_POW = {Tensor.pow, Tensor.__pow__, torch.pow}
+_EQUAL = {Tensor.eq, Tensor.__eq__, torch.eq}
 _KNOWN_WITHOUT_VALUES = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.size, Tensor.dim}  # type: ignore[attr-defined]
 
 
@@ -57,7 +61,11 @@ class LazyTensor(Tensor):
 
 
 class LazyCodes(LazyTensor):
-    """Dense latents [..., F] from their entries, made at their first use; `bool()` is told without making them."""
+    """Dense latents [..., F] from their entries, made at their first use.
+
+    Told without making them: which are active (`bool()`) or never are (`== 0`, then `all(0)`), and of latents [T, F]
+    in CSR sums of their powers, differentiable, and products with a matrix [F, d] of the same dtype.
+    """
 
     _codes: Codes
 
@@ -70,10 +78,24 @@ class LazyCodes(LazyTensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.bool and len(args) == 1 and not kwargs:
-            codes = args[0]._codes
+        codes: Codes | None = getattr(args[0], "_codes", None) if args else None
+        if codes is None or kwargs:
+            return super().__torch_function__(func, types, args, kwargs)
+        if func is Tensor.bool and len(args) == 1:
             return Activity.of(replace(codes, values=codes.values.detach() != 0))
+        if len(args) == 2 and codes.offsets is not None and len(codes.shape) == 1 and not _autocast(codes):
+            other = args[1]
+            if func in _EQUAL and type(other) in (int, float) and other == 0:
+                return Silence.of(codes)
+            if func in _POW and type(other) in (int, float):
+                return Powers.of(codes, other)
+            if func in _MATMUL and type(other) is Tensor and other.dim() == 2 and other.dtype == codes.values.dtype:
+                return decode_csr(codes.values, codes.indices, codes.offsets, other)
         return super().__torch_function__(func, types, args, kwargs)
+
+
+def _autocast(codes: Codes) -> bool:
+    return torch.is_autocast_enabled(codes.values.device.type)
 
 
 class Activity(LazyTensor):
@@ -100,6 +122,55 @@ class Activity(LazyTensor):
             if func is Tensor.sum and len(args) == 2 and args[1] in (0, 1, -1, -2) and codes.values.is_floating_point():
                 return codes.l0().to(codes.values.dtype) if args[1] in (1, -1) else _times_active(codes)
         return super().__torch_function__(func, types, args, kwargs)
+
+
+class Powers(LazyTensor):
+    """Latents [T, F] to the power of a number: the sum over a row is that of its entries, as 0 to it is 0, or 1."""
+
+    _codes: Codes
+    _exponent: float
+
+    @classmethod
+    def of(cls, codes: Codes, exponent: float) -> Powers:
+        """Of codes in CSR whose values are not negative."""
+        made: Any = cls(lambda: codes.to_dense().pow(exponent), codes.values, (*codes.shape, codes.n_latents))
+        made._codes, made._exponent = codes, exponent
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.sum and (args[1:], kwargs) in (((-1,), None), ((), {"dim": -1})) and args[0]._exponent >= 0:
+            codes, exponent = args[0]._codes, args[0]._exponent
+            sums = by_row(codes.values.pow(exponent), codes)
+            return sums if exponent > 0 else sums.new_full((codes.tokens,), codes.n_latents)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+class Silence(LazyTensor):
+    """Which latents are 0, bool [T, F]; those that are in every row are told without making it."""
+
+    _codes: Codes
+
+    @classmethod
+    def of(cls, codes: Codes) -> Silence:
+        """Of codes in CSR."""
+        made: Any = cls(lambda: codes.to_dense() == 0, codes.values.detach() == 0, (*codes.shape, codes.n_latents))
+        made._codes = codes
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.all and (args[1:], kwargs) in (((0,), None), ((), {"dim": 0})):
+            return _times_active(args[0]._codes) == 0
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def by_row(terms: Tensor, codes: Codes) -> Tensor:
+    """[T]: sums of the terms [nnz] of entries in CSR, in float64 on the way: they are added one after the other."""
+    assert codes.offsets is not None
+    rows = torch.arange(codes.tokens, device=terms.device).repeat_interleave(codes.offsets.diff())
+    sums = terms.new_zeros(codes.tokens, dtype=torch.float64)
+    return sums.index_add(0, rows, terms.double()).to(terms.dtype)
 
 
 def _times_active(codes: Codes) -> Tensor:

@@ -83,13 +83,13 @@ class State:
         """
         if self.paused or type(x) not in (Tensor, nn.Parameter) or x.dim() < 1 or x.device.type == "meta":
             return False
-        rows = self.weights.of(module).W_enc
+        weight, d_in = self.weights.look(module)
         return (
-            (dtype or x.dtype) == rows.dtype
-            and rows.dtype in _SUPPORTED
-            and x.device == rows.device
-            and (x.shape[-1] if width is None else width) == rows.shape[1]
-            and type(rows) in (Tensor, nn.Parameter)
+            (dtype or x.dtype) == weight.dtype
+            and weight.dtype in _SUPPORTED
+            and x.device == weight.device
+            and (x.shape[-1] if width is None else width) == d_in
+            and type(weight) in (Tensor, nn.Parameter)
             and (autocast or not torch.is_autocast_enabled(x.device.type))
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
             and not torch._C._get_tracing_state()
@@ -150,6 +150,12 @@ class TrainerState(State):
         """The SAE that the trainer trains now."""
         found: nn.Module = getattr(target, self.sae)
         return found
+
+
+def kind_of(target: object) -> type:
+    """The class that the tool made an object of: FSDP2's fully_shard puts a class of its own in front of it."""
+    first, *rest = type(target).__mro__
+    return rest[1] if rest[0].__module__.startswith("torch.distributed") else first
 
 
 def state_of(target: object) -> State | None:

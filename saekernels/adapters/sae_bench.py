@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
-from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.patch import STATE, State, kind_of
 from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from saekernels.sae.codes import Codes
@@ -56,15 +56,15 @@ def trials(width: int, latents: int, k: int) -> list[Any]:
 
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
-    if type(module) not in _KINDS:
+    if kind_of(module) not in _KINDS:
         raise NotAccelerated(f"{type(module).__name__}: it is no sparse autoencoder whose maths is known")
-    weights = LiveWeights(Rows("W_enc", turned=True), Rows("W_dec", turned=False), _KINDS[type(module)][1])
+    weights = LiveWeights(Rows("W_enc", turned=True), Rows("W_dec", turned=False), _KINDS[kind_of(module)][1])
     return State("sae_bench", weights, {"encode": _encode, "decode": _decode, "forward": _forward})
 
 
 def settings(module: Any) -> Settings:
     """What the object computes now. Raises NotAccelerated where its tool would raise."""
-    activation, _, shifted = _KINDS[type(module)]
+    activation, _, shifted = _KINDS[kind_of(module)]
     if getattr(module, "use_threshold", False) and bool(module.threshold < 0):
         raise NotAccelerated(f"{type(module).__name__}: its threshold was never set, and it is to be used")
     hook = getattr(module.cfg, "hook_name", None)
@@ -80,7 +80,7 @@ def _served(module: Any, x: Any) -> bool:
 
 def _codes(module: Any, x: Tensor) -> Codes:
     state: State = module.__dict__[STATE]
-    activation, _, shifted = _KINDS[type(module)]
+    activation, _, shifted = _KINDS[kind_of(module)]
     codes = state.weights.of(module).encode(x - module.b_dec if shifted else x, activation(module))
     if codes.offsets is not None:
         state.note(len(codes.values), codes.tokens, codes.n_latents)

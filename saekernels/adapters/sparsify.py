@@ -19,7 +19,7 @@ from torch import Tensor
 from saekernels.adapters.dense_latents import LazyTensor
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.optimizers import Held
-from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.patch import STATE, State, kind_of
 from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.ops import CsrCodes, TopKCodes, decode, encode_topk
 from saekernels.ops.sparse_maps import uniform_offsets
@@ -61,7 +61,7 @@ def trials(width: int, latents: int, k: int) -> Iterator[tuple[Any, Callable[[Te
 
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
-    if type(module) is not SparseCoder:
+    if kind_of(module) is not SparseCoder:
         raise NotAccelerated(f"{type(module).__name__}: it is a class of its own, whose maths is not known")
     if module.cfg.activation not in _ACTIVATIONS:
         raise NotAccelerated(f"SparseCoder: the activation {module.cfg.activation!r} is not known")

@@ -1,7 +1,9 @@
 """The weights and settings of a live object of another tool, as the encoders and the decoder of this library want them.
 
 Latents have to be rows. Where a tool keeps a matrix the other way round, its storage is laid out anew once and the
-tool's parameter becomes a view of it: same shape, same values, other strides, no second copy.
+tool's parameter becomes a view of it: same shape, same values, other strides, no second copy. In a process group
+nothing is laid out anew: DDP and FSDP note how a parameter lies, and would go on with gradients or values of the old
+place. Columns are copied at every use then.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from saekernels.ops import PreparedWeights, decode, decode_csr
 from saekernels.ops.prepare import usable
@@ -48,6 +50,7 @@ class Rows:
         self._prepared_for: tuple[Any, ...] | None = None
         self._view: Tensor | None = None
         self._prepared: PreparedWeights | None = None
+        self._refilled = False  # FSDP writes gathered values past the version counter
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_seen": None, "_prepared_for": None, "_view": None, "_prepared": None}
@@ -58,10 +61,10 @@ class Rows:
         return (module.get_submodule(parent) if parent else module), name
 
     def lay(self, module: nn.Module) -> None:
-        """Make the parameter one whose latents are contiguous rows, if it is not yet."""
+        """Make the parameter one whose latents are contiguous rows, if it is not yet and may be moved."""
         owner, name = self.owner(module)
         parameter = owner._parameters.get(name)
-        if type(parameter) is not nn.Parameter or parameter.device.type == "meta":
+        if type(parameter) is not nn.Parameter or parameter.device.type == "meta" or _shared():
             return
         if self.turned and not parameter.t().is_contiguous():
             parameter.data = parameter.data.t().contiguous().t()
@@ -72,8 +75,14 @@ class Rows:
         """Give the parameter its own contiguous storage back."""
         owner, name = self.owner(module)
         parameter = owner._parameters.get(name)
-        if self.turned and parameter is not None and not parameter.is_contiguous():
+        if self.turned and parameter is not None and not parameter.is_contiguous() and not _shared():
             parameter.data = parameter.data.contiguous()
+
+    def look(self, module: nn.Module) -> tuple[Any, int]:
+        """(the tool's own parameter, d); nothing is moved or copied."""
+        owner, name = self.owner(module)
+        parameter = getattr(owner, name)
+        return parameter, parameter.shape[0 if self.turned else 1]
 
     def get(self, module: nn.Module) -> Tensor:
         """[F, d], differentiable where the parameter is."""
@@ -81,10 +90,12 @@ class Rows:
         if not torch.compiler.is_compiling():
             self.lay(module)
         parameter = getattr(owner, name)
+        self._refilled = "_is_fsdp_managed_module" in vars(owner)
         if not self.turned:
             return parameter
-        if torch.is_grad_enabled() and parameter.requires_grad:
-            return parameter.t()
+        rows = parameter.t()
+        if (torch.is_grad_enabled() and parameter.requires_grad) or not rows.is_contiguous():
+            return rows.contiguous()
         now = (id(parameter), parameter.data_ptr(), parameter.stride(), parameter.dtype)
         if self._view is None or now != self._seen or torch.compiler.is_compiling():
             self._seen, self._view, self._prepared = now, parameter.detach().t(), None
@@ -108,7 +119,9 @@ class Rows:
 
     def prepared(self, rows: Tensor) -> PreparedWeights | None:
         """`saekernels.prepare` of what `get` gave, from its second use without a change on; as `SAE.prepared`."""
-        if (torch.is_grad_enabled() and rows.requires_grad) or not usable(rows):
+        if (torch.is_grad_enabled() and rows.requires_grad) or self._refilled or not usable(rows):
+            return None
+        if self.turned and rows is not self._view:
             return None
         now = (id(rows), rows._version, rows.data_ptr())
         if self._prepared_for != now:
@@ -116,6 +129,11 @@ class Rows:
         elif self._prepared is None:
             self._prepared = PreparedWeights(rows)
         return self._prepared
+
+
+def _shared() -> bool:
+    """Whether there is a process group, so that a parameter's place may be noted elsewhere."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 class LiveWeights:
@@ -146,6 +164,10 @@ class LiveWeights:
         """The same paths, with nothing remembered."""
         enc, dec = (Rows(rows.path, rows.turned) for rows in (self._enc, self._dec))
         return LiveWeights(enc, dec, self._biases)
+
+    def look(self, module: nn.Module) -> tuple[Any, int]:
+        """(the tool's own parameter of the encoder, d_in); nothing is moved or copied."""
+        return self._enc.look(module)
 
     def rows(self, module: nn.Module, name: str) -> Tensor:
         """W_enc [F, d_in] or W_dec [F, d_out], by that name, and the object left as it is."""

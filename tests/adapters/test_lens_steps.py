@@ -187,3 +187,18 @@ def test_activity_is_counted_without_dense_latents() -> None:
     assert torch.equal(lazy.sum(0), dense.sum(0))
     assert torch.equal(lazy, dense)
     assert not lazy.is_sparse
+
+
+def test_powers_silence_and_products_are_told_without_dense_latents() -> None:
+    values = torch.tensor([0.5, 2.0, 3.0, 1.0], requires_grad=True)
+    codes = Codes(values, torch.tensor([1, 4, 0, 4], dtype=torch.int32), torch.tensor([0, 2, 2, 4]), torch.Size([3]), 6)
+    dense, lazy, matrix = codes.to_dense(), LazyCodes.of(codes), torch.randn(6, 5)
+    for exponent in (0.5, 1, 2.0, 0):
+        near(lazy.pow(exponent).sum(dim=-1).detach(), dense.pow(exponent).sum(dim=-1).detach(), 1e-6)
+    near((lazy @ matrix).detach(), (dense @ matrix).detach(), 1e-6)
+    assert torch.equal((lazy == 0).all(dim=0), (dense == 0).all(dim=0))
+    assert lazy._value is None
+    assert torch.equal(lazy.pow(2.0), dense.pow(2.0))
+    assert torch.equal(lazy == 0, dense == 0)
+    (slope,) = torch.autograd.grad(lazy.pow(0.5).sum(dim=-1).sum(), values)
+    near(slope, 0.5 * values.detach() ** -0.5, 1e-6)

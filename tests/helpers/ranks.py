@@ -19,7 +19,7 @@ PATIENCE = 600  # seconds
 
 def environment() -> dict[str, str]:
     """One thread for each process; the tests' own modules importable."""
-    paths = [str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(HELPERS), str(HELPERS / "subjects"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), "PYTHONFAULTHANDLER": "1"}
 
 

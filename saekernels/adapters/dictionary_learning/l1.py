@@ -10,6 +10,7 @@ from torch import Tensor
 from saekernels.adapters.density import is_dense, note
 from saekernels.adapters.dictionary_learning.step import own_loss, reason_for_own, told, weights_of
 from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.weights import CurrentWeights
 from saekernels.ops import CsrCodes, decode_csr, encode_threshold
 from saekernels.sae.codes import Codes
 
@@ -17,18 +18,12 @@ from saekernels.sae.codes import Codes
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def standard_loss(trainer: Any, x: Tensor, step: Any, logging: bool = False, **rest: Any) -> Any:
     """`StandardTrainer.loss`."""
-    state: State = trainer.__dict__[STATE]
-    ae = trainer.ae
-    reason = reason_for_own(trainer, x)
-    if reason is None and is_dense(state, x, lambda rows: (rows - ae.bias) @ ae.encoder.weight.t(), -ae.encoder.bias):
-        reason = "more than 1 in 10 latents are active"
+    reason = reason_for_dense(trainer, x)
     if reason is not None:
         return own_loss(trainer, reason, x, step=step, logging=logging, **rest)
     scale, weights = trainer.sparsity_warmup_fn(step), weights_of(trainer)
-    csr = encode_threshold(x, weights.W_enc, weights.b_enc, 0.0, pre_bias=ae.bias)
-    note(state, csr.indices.numel(), len(x) * weights.n_latents)
-    state.note_step()
-    x_hat = decode_csr(*csr, weights.W_dec, ae.bias)
+    csr = encode(trainer, weights, x)
+    x_hat = decode_csr(*csr, weights.W_dec, trainer.ae.bias)
     l2_loss = torch.linalg.norm(x - x_hat, dim=-1).mean()
     recon_loss = (x - x_hat).pow(2).sum(dim=-1).mean()
     l1_loss = csr.values.sum() / len(x)
@@ -47,28 +42,61 @@ def standard_loss(trainer: Any, x: Tensor, step: Any, logging: bool = False, **r
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def gated_loss(trainer: Any, x: Tensor, step: Any, logging: bool = False, **rest: Any) -> Any:
     """`GatedSAETrainer.loss`. Only open gates let a latent be active; their path has no gradient of the decoder."""
-    state: State = trainer.__dict__[STATE]
-    ae = trainer.ae
-    reason = reason_for_own(trainer, x)
-    if reason is None and is_dense(state, x, lambda rows: ae.encoder(rows - ae.decoder_bias), -ae.gate_bias):
-        reason = "more than 1 in 10 gates are open"
+    ae, reason = trainer.ae, reason_for_dense_gates(trainer, x)
     if reason is not None:
         return own_loss(trainer, reason, x, step=step, logging=logging, **rest)
     scale, weights = trainer.sparsity_warmup_fn(step), weights_of(trainer)
-    # Both paths are affine in the product s = (x - decoder_bias) @ W_enc.
-    s, indices, offsets = encode_threshold(x, weights.W_enc, None, -ae.gate_bias.detach(), pre_bias=ae.decoder_bias)
-    note(state, indices.numel(), len(x) * weights.n_latents)
-    state.note_step()
-    gates = s + ae.gate_bias.index_select(0, indices)
-    magnitudes = (s * ae.r_mag.exp().index_select(0, indices) + ae.mag_bias.index_select(0, indices)).relu()
-    csr = CsrCodes(magnitudes, indices, offsets)
+    csr, gates = encode_gated(trainer, weights, x)
     x_hat = decode_csr(*csr, weights.W_dec, ae.decoder_bias)
-    via_gates = decode_csr(gates, indices, offsets, weights.W_dec.detach(), ae.decoder_bias.detach())
+    via_gates = decode_csr(*gates, weights.W_dec.detach(), ae.decoder_bias.detach())
     recon = (x - x_hat).pow(2).sum(dim=-1).mean()
-    sparse = gates.sum() / len(x)
+    sparse = gates.values.sum() / len(x)
     aux = (x - via_gates).pow(2).sum(dim=-1).mean()
     loss = recon + (trainer.l1_penalty * sparse * scale) + aux
     if not logging:
         return loss
     losses = {"mse_loss": recon.item(), "sparsity_loss": sparse.item(), "aux_loss": aux.item(), "loss": loss.item()}
     return told("x x_hat f losses", x, x_hat, Codes(*csr, x.shape[:-1], weights.n_latents), losses)
+
+
+def reason_for_dense(trainer: Any, x: Tensor) -> str | None:
+    """Why a step of ReLU latents has to be the tool's own."""
+    ae, reason = trainer.ae, reason_for_own(trainer, x)
+    state: State = trainer.__dict__[STATE]
+    if reason is None and is_dense(state, x, lambda rows: (rows - ae.bias) @ ae.encoder.weight.t(), -ae.encoder.bias):
+        reason = "more than 1 in 10 latents are active"
+    return reason
+
+
+def reason_for_dense_gates(trainer: Any, x: Tensor) -> str | None:
+    """Why a step of gated latents has to be the tool's own."""
+    ae, reason = trainer.ae, reason_for_own(trainer, x)
+    state: State = trainer.__dict__[STATE]
+    if reason is None and is_dense(state, x, lambda rows: ae.encoder(rows - ae.decoder_bias), -ae.gate_bias):
+        reason = "more than 1 in 10 gates are open"
+    return reason
+
+
+def encode(trainer: Any, weights: CurrentWeights, x: Tensor) -> CsrCodes:
+    """The positive latents of x [T, d_in]; the step is counted."""
+    csr = encode_threshold(x, weights.W_enc, weights.b_enc, 0.0, pre_bias=trainer.ae.bias)
+    _count(trainer, weights, csr)
+    return csr
+
+
+def encode_gated(trainer: Any, weights: CurrentWeights, x: Tensor) -> tuple[CsrCodes, CsrCodes]:
+    """(latents, gates) of x [T, d_in] where a gate is open, at the same entries; the step is counted."""
+    ae = trainer.ae
+    # Both paths are affine in the product s = (x - decoder_bias) @ W_enc.
+    found = encode_threshold(x, weights.W_enc, None, -ae.gate_bias.detach(), pre_bias=ae.decoder_bias)
+    _count(trainer, weights, found)
+    s, indices, offsets = found
+    gates = s + ae.gate_bias.index_select(0, indices)
+    magnitudes = (s * ae.r_mag.exp().index_select(0, indices) + ae.mag_bias.index_select(0, indices)).relu()
+    return CsrCodes(magnitudes, indices, offsets), CsrCodes(gates, indices, offsets)
+
+
+def _count(trainer: Any, weights: CurrentWeights, found: CsrCodes) -> None:
+    state: State = trainer.__dict__[STATE]
+    note(state, found.indices.numel(), (len(found.offsets) - 1) * weights.n_latents)
+    state.note_step()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
-from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.patch import STATE, State, kind_of
 from saekernels.adapters.weights import LiveWeights, Rows, Settings
 from saekernels.sae.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from saekernels.sae.codes import Codes
@@ -85,7 +85,7 @@ CLASSES = list(_KINDS)
 
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
-    kind = type(module)
+    kind = kind_of(module)
     if kind not in _KINDS:
         name = kind.__name__
         reason = "nothing is multiplied" if name == "IdentityDict" else "its maths is not known"
@@ -98,7 +98,7 @@ def settings(module: Any) -> Settings:
     """What the object computes now. Raises NotAccelerated where only some of its groups are active."""
     if not isinstance(module, Dictionary):
         raise NotAccelerated(f"{type(module).__name__}: it is a trainer; its SAE is its attribute 'ae'")
-    kind = _KINDS[type(module)]
+    kind = _KINDS[kind_of(module)]
     groups = getattr(module, "group_indices", None)
     if groups is not None and module.active_groups != len(groups) - 1:
         raise NotAccelerated(f"{type(module).__name__}: {module.active_groups} of its {len(groups) - 1} groups are on")
@@ -122,7 +122,7 @@ def _served(module: Any, x: Any) -> bool:
 
 def _codes(module: Any, x: Tensor) -> Codes:
     state: State = module.__dict__[STATE]
-    kind = _KINDS[type(module)]
+    kind = _KINDS[kind_of(module)]
     shift = kind.shift(module)
     codes = state.weights.of(module).encode(x if shift is None else x - shift, kind.activation(module))
     if codes.offsets is not None:

@@ -10,11 +10,21 @@ from typing import Any
 
 import torch
 from dictionary_learning.dictionary import AutoEncoder, Dictionary, GatedAutoEncoder, JumpReluAutoEncoder
-from dictionary_learning.trainers import batch_top_k, gdm, jumprelu, matryoshka_batch_top_k, standard, top_k
+from dictionary_learning.trainers import (
+    batch_top_k,
+    gated_anneal,
+    gdm,
+    jumprelu,
+    matryoshka_batch_top_k,
+    p_anneal,
+    standard,
+    top_k,
+)
 from dictionary_learning.trainers.trainer import ConstrainedAdam, SAETrainer
 from torch import Tensor
 
 from saekernels.adapters.dictionary_learning import objects
+from saekernels.adapters.dictionary_learning.anneal import anneal_loss, gated_anneal_loss
 from saekernels.adapters.dictionary_learning.batch_topk import batch_topk_loss, matryoshka_loss
 from saekernels.adapters.dictionary_learning.jumprelu import jumprelu_loss
 from saekernels.adapters.dictionary_learning.l1 import gated_loss, standard_loss
@@ -32,6 +42,8 @@ TRAINERS: dict[type, tuple[type, Callable[..., Any]]] = {
     jumprelu.JumpReluTrainer: (JumpReluAutoEncoder, jumprelu_loss),
     standard.StandardTrainer: (AutoEncoder, standard_loss),
     gdm.GatedSAETrainer: (GatedAutoEncoder, gated_loss),
+    p_anneal.PAnnealTrainer: (AutoEncoder, anneal_loss),
+    gated_anneal.GatedAnnealTrainer: (GatedAutoEncoder, gated_anneal_loss),
 }
 _STEP = 10**9  # after every warm-up
 _COUNTERS = ("num_tokens_since_fired", "steps_since_active")
@@ -79,7 +91,9 @@ def _sample(trainer: Any, x: Tensor) -> Tensor:
 
     An accelerated one takes the sparse way here, however dense its codes are.
     """
-    state, kept = state_of(trainer), dict(vars(trainer))
+    # The annealed ones append to a list of theirs.
+    kept = {name: [*value] if isinstance(value, list) else value for name, value in vars(trainer).items()}
+    state = state_of(trainer)
     threshold = trainer.ae.threshold.detach().clone() if hasattr(trainer.ae, "threshold") else None
     for name in _COUNTERS:
         if isinstance(getattr(trainer, name, None), Tensor):
@@ -91,7 +105,8 @@ def _sample(trainer: Any, x: Tensor) -> Tensor:
     try:
         out = trainer.loss(x, step=_STEP, logging=True)
         left = [getattr(trainer, name) for name in _COUNTERS if isinstance(getattr(trainer, name, None), Tensor)]
-        tail = [torch.tensor([*out.losses.values()]), *(one.float() / _STEP for one in left)]
+        told = [value for value in out[3].values() if value is not None]
+        tail = [torch.tensor(told), *(one.float() / _STEP for one in left)]
         if threshold is not None:
             tail.append(trainer.ae.threshold.detach().flatten())
         return torch.cat([out[1].flatten(), *(one.to(out[1]) for one in tail)])

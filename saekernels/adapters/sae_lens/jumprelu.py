@@ -8,10 +8,10 @@ import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
+from saekernels.adapters.dense_latents import by_row
 from saekernels.adapters.density import is_dense, note
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.sae_lens.step import (
-    by_row,
     hidden_pre,
     mse,
     output,

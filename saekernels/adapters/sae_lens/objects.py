@@ -27,7 +27,7 @@ from torch import Tensor
 from saekernels.adapters.dense_latents import dense_of, entries_of
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.optimizers import Held
-from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.patch import STATE, State, kind_of
 from saekernels.adapters.sae_lens.batch_topk import batch_topk_step, matryoshka_step
 from saekernels.adapters.sae_lens.jumprelu import jumprelu_step
 from saekernels.adapters.sae_lens.l1 import gated_step, standard_step
@@ -116,7 +116,7 @@ def held(trainer: Any) -> Held | None:
 
 def plan(module: Any) -> State:
     """How to patch this object. Raises NotAccelerated with the reason where it cannot be."""
-    kind = type(module)
+    kind = kind_of(module)
     if kind not in classes():
         raise _refusal(kind)
     how, biases = _SAES.get(kind) or _TRANSCODERS.get(kind) or _STEPS[kind]
@@ -139,10 +139,11 @@ def _refusal(kind: type) -> NotAccelerated:
 def settings(module: Any) -> Settings:
     """What the object computes now. Raises NotAccelerated, with the reason, where that has no SAE's form."""
     kind, cfg = type(module).__name__, module.cfg
-    if type(module) in _STEPS:
-        raise _refusal(type(module))
-    make, _ = _SAES.get(type(module)) or _TRANSCODERS[type(module)]
-    transcoder = type(module) in _TRANSCODERS
+    made = kind_of(module)
+    if made in _STEPS:
+        raise _refusal(made)
+    make, _ = _SAES.get(made) or _TRANSCODERS[made]
+    transcoder = made in _TRANSCODERS
     if cfg.normalize_activations not in _NORMALIZATIONS:
         raise NotAccelerated(f"{kind}: its inputs are normalised by {cfg.normalize_activations!r}, which is not served")
     normalization = _NORMALIZATIONS[cfg.normalize_activations]
@@ -168,7 +169,7 @@ def _weights(module: Any) -> CurrentWeights:
 
 
 def _codes(module: Any, sae_in: Tensor) -> Codes:
-    kind = type(module)
+    kind = kind_of(module)
     make, _ = _SAES.get(kind) or _TRANSCODERS[kind]
     codes = _weights(module).encode(sae_in, make(module.cfg))
     if codes.offsets is not None:
@@ -215,7 +216,7 @@ def _decode(module: Any, feature_acts: Tensor) -> Tensor:
 
 def _decode_codes(module: Any, codes: Codes) -> Tensor:
     decoded = _weights(module).decode(codes, module.b_dec)
-    return module.hook_sae_recons(decoded) if type(module) in _TRANSCODERS else reconstruct(module, decoded)
+    return module.hook_sae_recons(decoded) if kind_of(module) in _TRANSCODERS else reconstruct(module, decoded)
 
 
 def _reconstruct(module: Any, x: Tensor) -> Tensor:

@@ -76,14 +76,6 @@ def mse(module: Any, out: Tensor, x: Tensor) -> Tensor:
     return module.mse_loss_fn(out, x).sum(dim=-1).mean()
 
 
-def by_row(terms: Tensor, codes: Codes) -> Tensor:
-    """[T]: sums of the entries' terms [nnz], in float64 on the way: they are added one after the other."""
-    assert codes.offsets is not None
-    rows = torch.arange(codes.tokens, device=terms.device).repeat_interleave(codes.offsets.diff())
-    sums = terms.new_zeros(codes.tokens, dtype=torch.float64)
-    return sums.index_add(0, rows, terms.double()).to(terms.dtype)
-
-
 def hidden_pre(module: Any, sae_in: Tensor) -> LazyTensor:
     """[..., F]: the pre-activations that the tool returns beside its codes, computed for who reads them."""
 

@@ -19,6 +19,7 @@ DENSE = {
     "JumpReLU": "more than 1 in 10 pre-activations are above their threshold or within its band",
     "JumpRelu": "more than 1 in 10 pre-activations are above their threshold or within its band",
     "Standard": "more than 1 in 10 latents are active",
+    "PAnneal": "more than 1 in 10 latents are active",
     "Gated": "more than 1 in 10 gates are open",
 }
 

@@ -7,6 +7,7 @@ codes. Ends with its stdin.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import runpy
@@ -28,7 +29,8 @@ def import_for(script: str) -> None:
         for node in ast.parse(Path(script).read_text()).body
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != "__future__")
     ]
-    exec(compile(ast.Module(imports, []), script, "exec"), {})
+    with contextlib.redirect_stdout(sys.stderr):  # what packages print as they are imported is no answer
+        exec(compile(ast.Module(imports, []), script, "exec"), {})
 
 
 def run(command: list[str], ranks: int, out: str, err: str) -> list[int]:

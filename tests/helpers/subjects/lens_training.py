@@ -41,7 +41,7 @@ ONE_OF_EACH = [*BATCH, "jumprelu, step", "standard", "gated"]
 def pair(name: str, shape: tuple[int, int, int, float], **more: Any) -> tuple[Any, Any, Tensor]:
     """(the tool's own, the same accelerated, a batch), with weights that are all used."""
     tokens, d, latents, k = shape
-    architecture, options = name.split(",")[0], {"d_in": d, "d_sae": latents, **CLASSES[name], **more}
+    architecture, options = name.split(",")[0], {"d_in": d, "d_sae": latents, **CLASSES.get(name, {}), **more}
     if "topk" in architecture:
         options["k"] = k
     if architecture.startswith("matryoshka"):
