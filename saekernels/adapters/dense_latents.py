@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from saekernels.ops import decode_csr
-from saekernels.sae.codes import Codes
+from saekernels.sae.codes import Codes, row_sums
 
 _MEMO = "_saekernels_codes"
 _MATMUL = {Tensor.matmul, Tensor.__matmul__, torch.matmul}
@@ -141,7 +141,7 @@ class Powers(LazyTensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.sum and (args[1:], kwargs) in (((-1,), None), ((), {"dim": -1})) and args[0]._exponent >= 0:
             codes, exponent = args[0]._codes, args[0]._exponent
-            sums = by_row(codes.values.pow(exponent), codes)
+            sums = row_sums(codes.values.pow(exponent), codes.offsets)
             return sums if exponent > 0 else sums.new_full((codes.tokens,), codes.n_latents)
         return super().__torch_function__(func, types, args, kwargs)
 
@@ -163,14 +163,6 @@ class Silence(LazyTensor):
         if func is Tensor.all and (args[1:], kwargs) in (((0,), None), ((), {"dim": 0})):
             return _times_active(args[0]._codes) == 0
         return super().__torch_function__(func, types, args, kwargs)
-
-
-def by_row(terms: Tensor, codes: Codes) -> Tensor:
-    """[T]: sums of the terms [nnz] of entries in CSR, in float64 on the way: they are added one after the other."""
-    assert codes.offsets is not None
-    rows = torch.arange(codes.tokens, device=terms.device).repeat_interleave(codes.offsets.diff())
-    sums = terms.new_zeros(codes.tokens, dtype=torch.float64)
-    return sums.index_add(0, rows, terms.double()).to(terms.dtype)
 
 
 def _times_active(codes: Codes) -> Tensor:

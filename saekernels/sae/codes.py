@@ -61,3 +61,10 @@ class Codes:
         k = self.values.shape[-1]
         offsets = uniform_offsets(self.tokens, k, self.values.device)
         return replace(self, values=self.values.reshape(-1), indices=self.indices.reshape(-1), offsets=offsets)
+
+
+def row_sums(terms: Tensor, offsets: Tensor) -> Tensor:
+    """[T]: the sums of the terms [nnz] of each row, offsets [T + 1]; in float64 on the way, being added in turn."""
+    rows = torch.arange(len(offsets) - 1, device=terms.device).repeat_interleave(offsets.diff())
+    sums = terms.new_zeros(len(offsets) - 1, dtype=torch.float64)
+    return sums.index_add(0, rows, terms.double()).to(terms.dtype)

@@ -1,6 +1,7 @@
 """What training needs beside the SAE, without a [tokens, latents] matrix: codes, losses, activations, a loop."""
 
 from saekernels.sae.batch_topk import encode_batch_topk
+from saekernels.sae.codes import row_sums
 from saekernels.sae.gated import GatedCodes, encode_gated
 from saekernels.sae.jumprelu import JumpReLUCodes, encode_jumprelu
 from saekernels.sae.prefixes import decode_prefixes
@@ -10,7 +11,7 @@ from saekernels.training.losses import auxk_loss, encode_among, fvu_loss
 from saekernels.training.recipe import Recipe, Schedule
 from saekernels.training.run import Run, train
 from saekernels.training.sae_trainer import SAETrainer
-from saekernels.training.sparsity import l0_loss, l1_loss, row_sums, running_threshold, tanh_loss
+from saekernels.training.sparsity import l0_loss, l1_loss, running_threshold, tanh_loss
 from saekernels.training.windows import TrainingWindows, training_windows
 
 __all__ = [

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saekernels.ops import CsrCodes
+from saekernels.sae.codes import row_sums
 
 
 def l1_loss(codes: CsrCodes, norms: Tensor | None = None) -> Tensor:
@@ -39,13 +40,6 @@ def l0_loss(active: Tensor, codes: CsrCodes, target: float | None = None) -> Ten
     if not target > 0:
         raise ValueError(f"target: got {target!r}, need a number above 0 or None")
     return (2 / target * (row_sums(active, codes.offsets) - target).square()).mean()
-
-
-def row_sums(terms: Tensor, offsets: Tensor) -> Tensor:
-    """[T]: the sums of the terms [nnz] of each row, offsets [T + 1]; in float64 on the way, being added in turn."""
-    rows = torch.arange(len(offsets) - 1, device=terms.device).repeat_interleave(offsets.diff())
-    sums = terms.new_zeros(len(offsets) - 1, dtype=torch.float64)
-    return sums.index_add(0, rows, terms.double()).to(terms.dtype)
 
 
 @torch.no_grad()

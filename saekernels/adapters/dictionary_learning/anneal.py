@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from saekernels.adapters.dense_latents import LazyCodes
-from saekernels.adapters.dictionary_learning.l1 import encode, encode_gated, reason_for_dense, reason_for_dense_gates
+from saekernels.adapters.dictionary_learning.l1 import encode, encode_gates, reason_for_dense, reason_for_dense_gates
 from saekernels.adapters.dictionary_learning.step import own_loss, weights_of
 from saekernels.ops import CsrCodes, decode_csr
 from saekernels.sae.codes import Codes
@@ -41,7 +41,7 @@ def gated_anneal_loss(trainer: Any, x: Tensor, step: Any, logging: bool = False,
     if reason is not None:
         return own_loss(trainer, reason, x, step=step, logging=logging, **rest)
     weights = weights_of(trainer)
-    csr, gates = encode_gated(trainer, weights, x)
+    csr, gates = encode_gates(trainer, weights, x)
     x_hat = decode_csr(*csr, weights.W_dec, trainer.ae.decoder_bias)
     f, f_gate = (_latents(one, x, weights.n_latents) for one in (csr, gates))
     with _given(trainer.ae, encode=lambda *_, **__: (f, f_gate), decode=lambda *_: x_hat):

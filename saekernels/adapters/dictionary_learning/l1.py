@@ -13,6 +13,7 @@ from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.weights import CurrentWeights
 from saekernels.ops import CsrCodes, decode_csr, encode_threshold
 from saekernels.sae.codes import Codes
+from saekernels.sae.gated import GatedCodes, encode_gated
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -46,7 +47,7 @@ def gated_loss(trainer: Any, x: Tensor, step: Any, logging: bool = False, **rest
     if reason is not None:
         return own_loss(trainer, reason, x, step=step, logging=logging, **rest)
     scale, weights = trainer.sparsity_warmup_fn(step), weights_of(trainer)
-    csr, gates = encode_gated(trainer, weights, x)
+    csr, gates = encode_gates(trainer, weights, x)
     x_hat = decode_csr(*csr, weights.W_dec, ae.decoder_bias)
     via_gates = decode_csr(*gates, weights.W_dec.detach(), ae.decoder_bias.detach())
     recon = (x - x_hat).pow(2).sum(dim=-1).mean()
@@ -84,16 +85,12 @@ def encode(trainer: Any, weights: CurrentWeights, x: Tensor) -> CsrCodes:
     return csr
 
 
-def encode_gated(trainer: Any, weights: CurrentWeights, x: Tensor) -> tuple[CsrCodes, CsrCodes]:
-    """(latents, gates) of x [T, d_in] where a gate is open, at the same entries; the step is counted."""
+def encode_gates(trainer: Any, weights: CurrentWeights, x: Tensor) -> GatedCodes:
+    """Latents and gates of x [T, d_in] where a gate is open; the step is counted."""
     ae = trainer.ae
-    # Both paths are affine in the product s = (x - decoder_bias) @ W_enc.
-    found = encode_threshold(x, weights.W_enc, None, -ae.gate_bias.detach(), pre_bias=ae.decoder_bias)
-    _count(trainer, weights, found)
-    s, indices, offsets = found
-    gates = s + ae.gate_bias.index_select(0, indices)
-    magnitudes = (s * ae.r_mag.exp().index_select(0, indices) + ae.mag_bias.index_select(0, indices)).relu()
-    return CsrCodes(magnitudes, indices, offsets), CsrCodes(gates, indices, offsets)
+    found = encode_gated(x, weights.W_enc, ae.gate_bias, ae.r_mag, ae.mag_bias, pre_bias=ae.decoder_bias)
+    _count(trainer, weights, found.codes)
+    return found
 
 
 def _count(trainer: Any, weights: CurrentWeights, found: CsrCodes) -> None:

@@ -8,7 +8,6 @@ import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
-from saekernels.adapters.dense_latents import by_row
 from saekernels.adapters.density import is_dense, note
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.sae_lens.step import (
@@ -22,7 +21,7 @@ from saekernels.adapters.sae_lens.step import (
 )
 from saekernels.adapters.weights import CurrentWeights
 from saekernels.ops import CsrCodes, decode_csr, encode_threshold
-from saekernels.sae.codes import Codes
+from saekernels.sae.codes import Codes, row_sums
 from saekernels.sae.jumprelu import jump
 
 _TOO_DENSE = "more than 1 in 10 pre-activations are above their threshold or within its band"
@@ -66,20 +65,23 @@ def _step(module: Any, step_input: TrainStepInput, state: State) -> TrainStepOut
     decoded = decode_csr(values, found.indices, found.offsets, weights.W_dec, module.b_dec)
     out = reconstruct(module, decoded)
     codes = Codes(values, found.indices, found.offsets, x.shape[:-1], weights.n_latents)
-    losses = {"mse_loss": mse(module, out, x), "l0_loss": _sparsity(module, step_input, codes, active)}
+    losses = {
+        "mse_loss": mse(module, out, x),
+        "l0_loss": _sparsity(module, step_input, CsrCodes(values, *found[1:]), active),
+    }
     if module.cfg.pre_act_loss_coefficient is not None:
         losses["pre_act_loss"] = _pre_act(module, step_input, weights, sae_in, found, threshold)
     return output(step_input, codes, hidden_pre(module, sae_in), out, losses)
 
 
-def _sparsity(module: Any, step_input: TrainStepInput, codes: Codes, active: Tensor) -> Tensor:
+def _sparsity(module: Any, step_input: TrainStepInput, codes: CsrCodes, active: Tensor) -> Tensor:
     """The mean over rows of what the mode makes of L0, or of tanh of the values; a scalar."""
     cfg, coefficient = module.cfg, step_input.coefficients["l0"]
     if cfg.jumprelu_sparsity_loss_mode == "tanh":
         norms = module.W_dec.norm(dim=1).index_select(0, codes.indices)
         terms = torch.tanh(cfg.jumprelu_tanh_scale * codes.values * norms)
-        return coefficient * by_row(terms, codes).mean()
-    l0 = by_row(active, codes)
+        return coefficient * row_sums(terms, codes.offsets).mean()
+    l0 = row_sums(active, codes.offsets)
     if cfg.jumprelu_sparsity_loss_mode == "quadratic":
         l0 = 2 / cfg.target_l0 * (l0 - cfg.target_l0) ** 2
     return (coefficient * l0).mean()

@@ -8,7 +8,6 @@ import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
-from saekernels.adapters.dense_latents import by_row
 from saekernels.adapters.density import is_dense, note
 from saekernels.adapters.patch import STATE, State
 from saekernels.adapters.sae_lens.step import (
@@ -21,8 +20,9 @@ from saekernels.adapters.sae_lens.step import (
     reason_for_own,
     reconstruct,
 )
-from saekernels.ops import decode_csr, encode_threshold
-from saekernels.sae.codes import Codes
+from saekernels.ops import CsrCodes, decode_csr, encode_threshold
+from saekernels.sae.codes import Codes, row_sums
+from saekernels.sae.gated import encode_gated
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -44,7 +44,7 @@ def standard_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
     state.note_step()
     codes = Codes(*found, x.shape[:-1], weights.n_latents)
     out = reconstruct(module, decode_csr(*found, weights.W_dec, module.b_dec))
-    losses = {"mse_loss": mse(module, out, x), "l1_loss": _l1(module, step_input, codes)}
+    losses = {"mse_loss": mse(module, out, x), "l1_loss": _l1(module, step_input, found)}
     return output(step_input, codes, hidden_pre(module, sae_in), out, losses)
 
 
@@ -65,24 +65,21 @@ def gated_step(module: Any, step_input: TrainStepInput) -> TrainStepOutput:
         return own_step(module, step_input, reason)
     weights = state.weights.of(module)
     sae_in = module.process_sae_in(x)
-    # Both paths are affine in the product s = sae_in @ W_enc.
-    s, indices, offsets = encode_threshold(sae_in, weights.W_enc, None, -module.b_gate.detach())
-    note(state, indices.numel(), len(x) * weights.n_latents)
+    found, gates = encode_gated(sae_in, weights.W_enc, module.b_gate, module.r_mag, module.b_mag)
+    note(state, found.indices.numel(), len(x) * weights.n_latents)
     state.note_step()
-    gates = s + module.b_gate.index_select(0, indices)
-    magnitudes = (s * module.r_mag.exp().index_select(0, indices) + module.b_mag.index_select(0, indices)).relu()
-    out = reconstruct(module, decode_csr(magnitudes, indices, offsets, weights.W_dec, module.b_dec))
-    via_gates = decode_csr(gates, indices, offsets, weights.W_dec, module.b_dec)
+    out = reconstruct(module, decode_csr(*found, weights.W_dec, module.b_dec))
+    via_gates = decode_csr(*gates, weights.W_dec, module.b_dec)
     losses = {
         "mse_loss": mse(module, out, x),
-        "l1_loss": _l1(module, step_input, Codes(gates, indices, offsets, x.shape[:-1], weights.n_latents)),
+        "l1_loss": _l1(module, step_input, gates),
         "auxiliary_reconstruction_loss": (via_gates - x).pow(2).sum(dim=-1).mean(),
     }
-    codes = Codes(magnitudes, indices, offsets, x.shape[:-1], weights.n_latents)
+    codes = Codes(*found, x.shape[:-1], weights.n_latents)
     return output(step_input, codes, hidden_pre(module, sae_in), out, losses)
 
 
-def _l1(module: Any, step_input: TrainStepInput, codes: Codes) -> Tensor:
+def _l1(module: Any, step_input: TrainStepInput, codes: CsrCodes) -> Tensor:
     """The mean over rows of the sum of values times their decoder rows' norms, times the coefficient; a scalar."""
     terms = codes.values * module.W_dec.norm(dim=1).index_select(0, codes.indices)
-    return (step_input.coefficients["l1"] * by_row(terms, codes)).mean()
+    return (step_input.coefficients["l1"] * row_sums(terms, codes.offsets)).mean()
