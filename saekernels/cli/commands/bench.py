@@ -90,18 +90,19 @@ def _add_train(devices: Any) -> None:
     what.add_argument("--classes", metavar="NAME,...", dest="ops", type=class_names, help=classes)
     shapes = "T,d,F,k tokens, width, latents, active ones (default: 1024,768,24576,32)"
     what.add_argument("--shapes", metavar="T,d,F,k", type=shape, nargs="+", action="extend", help=shapes)
-    _add_how(parser, what)
+    # Adam takes as long for few tokens, by which a step's time is estimated.
+    _add_how(parser, what, most_seconds=60.0)
     parser.set_defaults(run=run_train)
 
 
-def _add_how(parser: Any, what: Any) -> None:
+def _add_how(parser: Any, what: Any, most_seconds: float = 10.0) -> None:
     """What all that is timed on the CPU has in common."""
     what.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
     how = parser.group("scale")
     how.add_argument("--threads", metavar="N", type=at_least(1), help=THREADS)
     how.add_argument("--rounds", metavar="N", type=at_least(1), default=20, help="at most; a slow contender gets 3")
     budget = "of timed calls per case; a contender that needs more for one call is skipped"
-    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=10.0, help=budget)
+    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=most_seconds, help=budget)
     cpu_time = "CPU seconds of all threads, which other work leaves alone, not those of a clock on the wall"
     how.add_argument("--cpu-time", action="store_true", help=cpu_time)
     output = parser.group("output")
