@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,45 +11,24 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import saekernels as sk
+from saekernels.bench.measure import trainers
 from saekernels.optim import Adam
 
 K = 32
-DICTIONARY = {
-    "topk": ("top_k", "TopKTrainer"),
-    "batchtopk": ("batch_top_k", "BatchTopKTrainer"),
-    "matryoshka_batchtopk": ("matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer"),
-    "jumprelu": ("jumprelu", "JumpReluTrainer"),
-    "standard": ("standard", "StandardTrainer"),
-    "gated": ("gdm", "GatedSAETrainer"),
-}
+KINDS = {"batchtopk": "batch_topk", "matryoshka_batchtopk": "matryoshka"}
 Step = Callable[[int], float]
 
 
 def dictionary_step(args: argparse.Namespace, fast: bool) -> Step:
     """One `update` of dictionary_learning's trainer, by number: the loss. The same for the same arguments."""
     torch.manual_seed(0)
-    file, name = DICTIONARY[args.architecture]
-    options: dict[str, Any] = {
-        "steps": 10**6, "activation_dim": args.synthetic, "dict_size": args.latents, "layer": 0, "lm_name": "none",
-        "device": "cpu", "lr": args.lr, "warmup_steps": 1,
-    }  # fmt: skip
-    options |= {"k": K} if "topk" in args.architecture else {"sparsity_warmup_steps": 1}
-    if args.architecture == "matryoshka_batchtopk":
-        options["group_fractions"] = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
-    trainer = getattr(importlib.import_module(f"dictionary_learning.trainers.{file}"), name)(**options)
+    kind = KINDS.get(args.architecture, args.architecture)
+    trainer = trainers.dictionary_trainer(kind, args.synthetic, args.latents, K, args.lr)
     data = _rows(trainer.ae, args)
     _kill(trainer, args)
     if fast:
         sk.accelerate(trainer, optimizer=args.our_optimizer)
-    losses: list[float] = []
-    own_loss = trainer.loss
-
-    def loss(*given: Any, **options: Any) -> Any:
-        found = own_loss(*given, **options)
-        losses.append(float(found.detach()))
-        return found
-
-    trainer.loss = loss
+    losses = trainers.losses_of(trainer)
 
     def step(number: int) -> float:
         # From step 1 on: step 0 starts with a geometric median, which is no part of the others.

@@ -28,10 +28,11 @@ import torch
 from torch import Tensor
 
 import saekernels as sk
-from peers_steps import dictionary_step, sparsify_step
+from peers_steps import KINDS, K, dictionary_step, sparsify_step
 from saekernels import example
+from saekernels.bench.measure import trainers
 
-SITE_LAYER, K = 2, 32
+SITE_LAYER = 2
 
 
 def activations(tokens: int) -> Tensor:
@@ -54,13 +55,11 @@ def activations(tokens: int) -> Tensor:
 
 def lens_trainer(args: argparse.Namespace, fast: bool) -> Any:
     """SAELens' SAETrainer of a training SAE, the same for the same arguments, and the batches that it reads."""
-    from sae_lens import SAETrainer, registry
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-
     torch.manual_seed(0)
     data = torch.randn(8 * args.batch, args.synthetic) if args.synthetic else activations(8 * args.batch)
-    kind, config = registry.get_sae_training_class(args.architecture)
-    sae = kind(config(d_in=data.shape[1], d_sae=args.latents, **options_of(args)))
+    kind = KINDS.get(args.architecture, args.architecture)
+    options = {"jumprelu_init_threshold": 0.5} if args.late and kind == "jumprelu" else {}
+    sae = trainers.saelens_sae(kind, data.shape[1], args.latents, K, **options)
     if args.late:
         data = late(sae, len(data))
 
@@ -68,23 +67,11 @@ def lens_trainer(args: argparse.Namespace, fast: bool) -> Any:
         for step in itertools.count():
             yield data[torch.randperm(len(data), generator=torch.Generator().manual_seed(step))[: args.batch]]
 
-    settings = SAETrainerConfig(
-        total_training_samples=args.steps * args.batch, train_batch_size_samples=args.batch, lr=args.lr, lr_end=args.lr,
-        dead_feature_window=args.dead_after or args.steps // 2, logger=LoggingConfig(log_to_wandb=False),
-    )  # fmt: skip
-    trainer = SAETrainer(settings, sae, batches())
+    dead_after = args.dead_after or args.steps // 2
+    trainer = trainers.saelens_trainer(
+        sae, batches(), batch=args.batch, steps=args.steps, lr=args.lr, dead_after=dead_after
+    )
     return sk.accelerate(trainer, optimizer=args.our_optimizer) if fast else trainer
-
-
-def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the class's own config takes: k, five widths, the threshold that late latents have."""
-    widths = [args.latents // 2**at for at in (4, 3, 2, 1, 0)]
-    return {
-        "topk": {"k": K},
-        "batchtopk": {"k": K},
-        "matryoshka_batchtopk": {"k": K, "matryoshka_widths": widths},
-        "jumprelu": {"jumprelu_init_threshold": 0.5} if args.late else {},
-    }.get(args.architecture, {})
 
 
 @torch.no_grad()

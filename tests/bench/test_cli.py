@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 from cli import fails
-from saekernels.bench import OPS, schema
+from saekernels.bench import OPS, Shape, schema
 from saekernels.bench.cpu import runner
 from saekernels.bench.cpu.record import Record, Row
 from saekernels.bench.measure.ceilings import Roofs, measure
@@ -56,6 +58,35 @@ def test_only_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("rough_ceilings")
+def test_training_steps_of_the_classes_that_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.json"
+    argv = ["bench", "train", "--classes", "batch_topk,gated,batch_topk", "--shapes", "40,24,96,5", "--rounds", "2"]
+    assert main([*argv, "--cpu-time", "--json", str(path)]) == 0
+    assert "\ntrain_gated T=40 d=24 F=96 k=5 float32" in capsys.readouterr().out
+    data = json.loads(path.read_text())
+    jsonschema.validate(data, schema())
+    assert data["settings"]["cpu_time"] is True
+    rows = {(row["op"], row["contender"]): row for row in data["rows"]}
+    assert {op for op, _ in rows} == {"train_batch_topk", "train_gated"}
+    for op in ("train_batch_topk", "train_gated"):
+        for contender in ("saekernels", "saekernels, torch's Adam", "torch, dense"):
+            row = rows[op, contender]
+            assert (row["status"], row["rounds"]) == ("ok", 2)
+            assert row["ratio_to_ours"] == pytest.approx(row["median_ms"] / rows[op, "saekernels"]["median_ms"])
+    assert main(["bench", "compare", str(path), str(path)]) == 0
+    assert capsys.readouterr().out.count("1.00x") >= 2
+
+
+def test_cpu_time_counts_what_threads_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = []
+    monkeypatch.setattr(runner.timing, "interleave", lambda calls, clock, **_: clocks.append(clock) or {})
+    case = runner.Case(OPS["decode"], Shape(4, 8, 32, 4), torch.float32)
+    for cpu_time in (False, True):
+        runner.run_case(case, runner.Settings(cpu_time=cpu_time))
+    assert clocks == [time.perf_counter, time.process_time]
+
+
+@pytest.mark.usefixtures("rough_ceilings")
 def test_an_interrupted_run_keeps_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +118,11 @@ def test_an_interrupted_run_keeps_what_it_measured(
 BAD = {
     "another device": (["abacus"], "'abacus'"),
     "op": (["cpu", "--ops", "decode,recode"], "no op 'recode'"),
+    "class": (
+        ["train", "--classes", "topk,x"],
+        "no class 'x'; need some of topk, batch_topk, matryoshka, jumprelu, standard, gated",
+    ),
+    "loss shape of a step": (["train", "--shapes", "2,3,4"], "train_topk needs shapes T,d,F,k, and none is given"),
     "shape": (["cpu", "--shapes", "1,2"], "need T,d,F,k or T,d,V, positive whole numbers, got '1,2'"),
     "shape of letters": (["cpu", "--shapes", "1,2,x,4"], "got '1,2,x,4'"),
     "k": (["cpu", "--shapes", "1,2,3,4"], "need k <= F"),

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import torch
 
-from saekernels.bench import OPS, Record, Settings, Shape, plan, run, schema
+from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, plan, run, schema
 from saekernels.bench.cpu import runner
 from saekernels.bench.measure import machine, memory, peers
 from saekernels.bench.measure.ceilings import Roofs
@@ -51,7 +51,7 @@ def test_every_contender_that_is_installed_is_right(op: str, dtype: torch.dtype)
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("op", ["sae_topk", "sae_jumprelu", "sae_train"])
+@pytest.mark.parametrize("op", ["sae_topk", "sae_jumprelu", "sae_train", *GROUPS["train"]])
 def test_peers_are_timed(op: str) -> None:
     pytest.importorskip("sae_lens", reason="the peers extra is not installed")
     pytest.importorskip("sparsify", reason="the peers extra is not installed")
@@ -85,6 +85,11 @@ WRONG = {
         for name in ("W_enc", "b_enc", "W_dec", "b_dec")
     }
     | {"loss": lambda out: (out[0] * 1.05, out[1])},
+    "train_gated": {
+        name: lambda out, name=name: out._replace(gradients={**out.gradients, name: 1.05 * out.gradients[name]})
+        for name in ("W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec")
+    }
+    | {"loss": lambda out: out._replace(loss=out.loss * 1.001)},
     "adam": {
         name: lambda out, name=name: out._replace(weights={**out.weights, name: 1.001 * out.weights[name]})
         for name in ("W_enc", "b_enc", "W_dec", "b_dec")

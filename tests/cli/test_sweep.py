@@ -43,6 +43,7 @@ WORDS = {
     "--dtype": "int8", "--sae-dtype": "int8", "--bos": "x", "--device": "toaster", "--baselines": "zero,,mean",
     "--compat": "x", "--format": "x", "--edit": f"{SITE}:1:set", "--watch": f"{SITE}:1>1e", "--site": "x",
     "--domain": "x", "--upstream": "x", "--downstream": "x", "--gpu": "x", "--card": "x", "--ops": "x", "--dtypes": "x",
+    "--classes": "x",
     "--shapes": "1,2", "--kernels": "x", "--checks": "x", "--template": "(" * 3000, "--breadth": "x", "--token": "\0",
     "--sae-format": "x", "--parts": "error,,bits", "--control": "x",
     "--position": "first", "--train": "all", "--by": "x", "--group-field": "x", "--positive": "x",

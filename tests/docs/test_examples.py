@@ -31,6 +31,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run(name: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
+        monkeypatch.syspath_prepend(str(EXAMPLES))
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         return capsys.readouterr().out
 
@@ -107,6 +108,49 @@ def test_train_an_sae_learns_and_what_it_saves_is_what_it_evaluates(printed, tmp
     assert figure(text, "held out: FVU") == pytest.approx(row.fvu, abs=1e-4)
     assert figure(text, "ΔCE") == pytest.approx(row.delta_ce.nats, abs=1e-4)
     assert 0 < row.delta_ce.nats < 0.25 * figure(text, "zeros in its place:")
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("tool", ["sae_lens", "dictionary_learning", "sparsify"])
+def test_train_with_a_tool_ends_as_the_tool_alone_does(  # type: ignore[no-untyped-def]
+    printed, tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(tool)
+    script = f"train_with_{tool.replace('sae_lens', 'saelens')}.py"
+    sizes = ("--steps", "12", "--own-steps", "4", "--batch", "256", "--latents", "640", "--k", "16",
+             "--documents", "12", "--eval-tokens", "300")  # fmt: skip
+    text = printed(script, *sizes, "--out", str(tmp_path / "ours"))
+    assert re.search(r"^4 steps before, then 8 taken over$", text, re.MULTILINE), text
+    before, after = figure(text, "seconds per step:"), figure(text, "before,")
+    assert figure(text, "after:") == pytest.approx(before / after, rel=0.05)
+    monkeypatch.setattr(sk, "accelerate", lambda trainer, optimizer: trainer)
+    alone = printed(script, *sizes, "--out", str(tmp_path / "theirs"))
+    assert "then 0 taken over" in alone
+
+    where = f"unnamed/{SITE.removeprefix('model.')}" if tool == "sparsify" else ""
+    ours, theirs = (sk.load(tmp_path / name / where) for name in ("ours", "theirs"))
+    for name, value in theirs.named_parameters():
+        assert (value - ours.get_parameter(name)).norm() < 1e-5 * value.norm(), name
+    documents = list(sk.load_documents([str(example.EVAL_DATA)]))[12:]
+    model = AutoModelForCausalLM.from_pretrained(example.MODEL_DIR).eval()
+    tokenizer = AutoTokenizer.from_pretrained(example.MODEL_DIR)
+    (row,) = sk.evaluate(model, tokenizer, {SITE: ours}, documents, tokens=300, baselines=["zero"], bootstrap=0).sites
+    for found, words in ((row.fvu, "held out: FVU"), (row.delta_ce.nats, "ΔCE")):
+        assert figure(text, words) == pytest.approx(found, abs=1e-4)
+        assert figure(alone, words) == pytest.approx(found, rel=1e-3)
+    assert 0 < row.delta_ce.nats < 0.5 * figure(text, "zeros in its place:")
+
+
+def test_too_few_steps_of_either_kind_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import bundled_text
+
+    monkeypatch.setattr(sys, "argv", ["x", "--steps", "10", "--own-steps", "8"])
+    with pytest.raises(SystemExit):
+        bundled_text.arguments("")
+    assert capsys.readouterr().err.splitlines()[-1] == "x: error: --own-steps: got 8, need 3 to --steps - 3 (7)"
 
 
 def test_write_a_kernel_is_right_on_the_bundled_decoder() -> None:

@@ -136,6 +136,7 @@ def commands(good: dict[str, Path], outputs: Path) -> dict[str, list[str]]:
         "plan": ["plan", "--latents", "1000", "--tokens", "1e6"],
         "bench": ["bench", "--quick"],
         "bench cpu": ["bench", "cpu", "--quick", "--ops", "encode", "--rounds", "1", "--budget", "0.001"],
+        "bench train": ["bench", "train", "--quick", "--classes", "topk", "--rounds", "1", "--budget", "0.001"],
         "bench gpu": ["bench", "gpu"],
         "bench check": ["bench", "check", "--device", "cpu"],
         "bench compare": ["bench", "compare", str(good.get("report")), str(good.get("report"))],

@@ -37,6 +37,7 @@ class Settings:
         budget: seconds of timed calls per case, shared by its contenders. A contender of which one call would take
             longer than all of it is skipped, and so are calls for which memory does not suffice.
         quick: tiny shapes, and no contender that takes seconds to set up.
+        cpu_time: CPU seconds of all threads are taken, which other work leaves alone, not those of a clock on the wall.
     """
 
     ops: tuple[str, ...] | None = None
@@ -46,6 +47,7 @@ class Settings:
     rounds: int = 20
     budget: float = 10.0
     quick: bool = False
+    cpu_time: bool = False
 
 
 class Case(NamedTuple):
@@ -122,7 +124,12 @@ def _start(settings: Settings) -> Record:
         **machine.commit(),
         versions=machine.versions(),
         machine=machine.cpu(),
-        settings={"rounds": settings.rounds, "budget_seconds": settings.budget, "quick": settings.quick},
+        settings={
+            "rounds": settings.rounds,
+            "budget_seconds": settings.budget,
+            "quick": settings.quick,
+            "cpu_time": settings.cpu_time,
+        },
         memory_method=memory.method(),
         roofs=measure(settings.quick),
         rows=[],
@@ -150,7 +157,8 @@ def run_case(case: Case, settings: Settings) -> list[Row]:
         if call is not None:
             calls[contender.name] = call
     flush = timing.cold_caches(machine.cache_bytes())
-    times = timing.interleave(calls, rounds=settings.rounds, budget=settings.budget, between=flush)
+    clock = time.process_time if settings.cpu_time else time.perf_counter
+    times = timing.interleave(calls, rounds=settings.rounds, budget=settings.budget, between=flush, clock=clock)
     work = case.op.work(problem, expected)
     for row in rows:
         if row.contender in times:

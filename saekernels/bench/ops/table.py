@@ -11,6 +11,7 @@ from saekernels.bench.ops.loss import LOSS
 from saekernels.bench.ops.loss_train import LOSS_TRAIN
 from saekernels.bench.ops.sae import SAE_JUMPRELU, SAE_TOPK
 from saekernels.bench.ops.spliced import SPLICED
+from saekernels.bench.ops.steps import STEPS
 from saekernels.bench.ops.threshold import THRESHOLD
 from saekernels.bench.ops.train import SAE_TRAIN
 
@@ -28,7 +29,12 @@ OPS: dict[str, Op] = {
         LOSS,
         LOSS_TRAIN,
         SPLICED,
+        *STEPS,
         *CALLED,
     )
 }
-GROUPS = {"sae": (SAE_TOPK.name, SAE_JUMPRELU.name, SAE_TRAIN.name), "calls": tuple(op.name for op in CALLED)}
+GROUPS = {
+    "sae": (SAE_TOPK.name, SAE_JUMPRELU.name, SAE_TRAIN.name),
+    "train": tuple(op.name for op in STEPS),
+    "calls": tuple(op.name for op in CALLED),
+}

@@ -10,6 +10,7 @@ from typing import Any
 from saekernels.backends import registry
 from saekernels.bench import GROUPS, OPS, Record, Settings, Shape, StoppedError, plan, run
 from saekernels.bench.cpu.terminal import record_text
+from saekernels.bench.measure.trainers import CLASSES
 from saekernels.cli.commands import bench_gpu, bench_scorecard
 from saekernels.cli.options.arguments import at_least, not_empty, seconds
 from saekernels.cli.options.inputs import DTYPES
@@ -45,6 +46,7 @@ def add_parser(commands: Any) -> None:
     output.add_argument("--out", metavar="DIR", type=not_empty, default="saekernels-bench", help=where)
     bench.set_defaults(run=bench_scorecard.run)
     _add_cpu(devices)
+    _add_train(devices)
     bench_gpu.add_parsers(devices)
     bench_scorecard.add_compare(devices)
 
@@ -69,12 +71,41 @@ def _add_cpu(devices: Any) -> None:
     what.add_argument("--shapes", metavar="T,d,F,k", type=shape, nargs="+", action="extend", help=shapes)
     names = f"of {', '.join(BENCH_DTYPES)} (default: each op's own)"
     what.add_argument("--dtypes", metavar="NAME,...", type=dtypes, help=names)
+    _add_how(parser, what)
+
+
+def _add_train(devices: Any) -> None:
+    parser = devices.add_parser(
+        "train",
+        help="a training step of each class of SAE on the CPU",
+        description="Times a whole step, of loss, gradients and Adam, by this library, on dense latents in torch, and "
+        "by the trainers of SAELens and dictionary_learning where they are installed. A step whose loss or gradients "
+        "are not those of dense latents is not timed.",
+        examples=(
+            ("saekernels bench train --quick", "does it run"),
+            ("saekernels bench train --classes batch_topk,jumprelu --threads 1 --cpu-time", "beside other work"),
+        ),
+    )
+    what = parser.group("what is timed")
+    classes = f"of {', '.join(CLASSES)} (default: all)"
+    what.add_argument("--classes", metavar="NAME,...", dest="ops", type=class_names, help=classes)
+    shapes = "T,d,F,k tokens, width, latents, active ones (default: 1024,768,24576,32)"
+    what.add_argument("--shapes", metavar="T,d,F,k", type=shape, nargs="+", action="extend", help=shapes)
+    # Adam takes as long for few tokens, by which a step's time is estimated.
+    _add_how(parser, what, most_seconds=60.0)
+    parser.set_defaults(run=run_train)
+
+
+def _add_how(parser: Any, what: Any, most_seconds: float = 10.0) -> None:
+    """What all that is timed on the CPU has in common."""
     what.add_argument("--quick", action="store_true", help="tiny shapes, a matter of seconds; says nothing of speed")
     how = parser.group("scale")
     how.add_argument("--threads", metavar="N", type=at_least(1), help=THREADS)
     how.add_argument("--rounds", metavar="N", type=at_least(1), default=20, help="at most; a slow contender gets 3")
     budget = "of timed calls per case; a contender that needs more for one call is skipped"
-    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=10.0, help=budget)
+    how.add_argument("--budget", metavar="SECONDS", type=seconds, default=most_seconds, help=budget)
+    cpu_time = "CPU seconds of all threads, which other work leaves alone, not those of a clock on the wall"
+    how.add_argument("--cpu-time", action="store_true", help=cpu_time)
     output = parser.group("output")
     output.add_argument("--json", metavar="PATH", type=not_empty, help="write the record as JSON")
     output.add_argument("--csv", metavar="PATH", type=not_empty, help="write its rows as CSV")
@@ -89,6 +120,14 @@ def op_names(text: str) -> tuple[str, ...]:
             raise argparse.ArgumentTypeError(f"no op {name!r}; need some of {', '.join((*OPS, *GROUPS))}")
         found += GROUPS.get(name, (name,))
     return tuple(dict.fromkeys(found))
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """The names of a training step's ops, of some of CLASSES, each once."""
+    for name in text.split(","):
+        if name not in CLASSES:
+            raise argparse.ArgumentTypeError(f"no class {name!r}; need some of {', '.join(CLASSES)}")
+    return tuple(f"train_{name}" for name in dict.fromkeys(text.split(",")))
 
 
 def shape(text: str) -> Shape:
@@ -136,6 +175,12 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_train(arguments: argparse.Namespace) -> int:
+    """As `bench cpu` of the ops of training steps."""
+    arguments.ops, arguments.dtypes = arguments.ops or GROUPS["train"], None
+    return run_bench(arguments)
+
+
 def _settings(arguments: argparse.Namespace) -> Settings:
     if arguments.quick and arguments.shapes:
         raise InputError("--quick and --shapes: give one of them")
@@ -147,6 +192,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         rounds=arguments.rounds,
         budget=arguments.budget,
         quick=arguments.quick,
+        cpu_time=arguments.cpu_time,
     )
     try:
         plan(settings)
