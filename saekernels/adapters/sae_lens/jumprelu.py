@@ -62,8 +62,7 @@ def _step(module: Any, step_input: TrainStepInput, state: State) -> TrainStepOut
     state.note_step()
     at_entries = threshold.index_select(0, latents)
     values, active = jump(found.values, at_entries, width, to_input=module.cfg.jumprelu_ste_to_input)
-    decoded = decode_csr(values, found.indices, found.offsets, weights.W_dec, module.b_dec)
-    out = reconstruct(module, decoded)
+    out = reconstruct(module, decode_csr(values, found.indices, found.offsets, weights.W_dec, module.b_dec))
     codes = Codes(values, found.indices, found.offsets, x.shape[:-1], weights.n_latents)
     losses = {
         "mse_loss": mse(module, out, x),
