@@ -16,7 +16,7 @@ from saekernels.bench.measure.ceilings import measure
 from saekernels.bench.measure.contenders import OURS, Contender, Op, Ready, Work
 from saekernels.bench.measure.peers import NOT_INSTALLED, NotInstalled
 from saekernels.bench.measure.shapes import Problem, Shape
-from saekernels.bench.ops.table import OPS
+from saekernels.bench.ops.table import OPS, USUAL
 
 OK = "ok"
 # A pilot on a small part of the tokens is quick, but too harsh on calls that use few tokens badly.
@@ -59,7 +59,7 @@ class Case(NamedTuple):
 def plan(settings: Settings) -> list[Case]:
     """All cases, those that share weights beside each other. ValueError where an op that was named has no shape."""
     found = []
-    for op in (OPS[name] for name in settings.ops or OPS):
+    for op in (OPS[name] for name in settings.ops or USUAL):
         shapes = op.quick_shapes if settings.quick else op.shapes
         if settings.shapes is not None and op.own_shapes:
             shapes = shapes if settings.ops else ()

@@ -38,3 +38,5 @@ GROUPS = {
     "train": tuple(op.name for op in STEPS),
     "calls": tuple(op.name for op in CALLED),
 }
+USUAL = tuple(name for name in OPS if name not in GROUPS["train"])
+"""Where none is named: training steps of classes take minutes, and have a command of their own."""

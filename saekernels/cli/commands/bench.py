@@ -63,7 +63,7 @@ def _add_cpu(devices: Any) -> None:
     )
     what = parser.group("what is timed")
     known = ", ".join((*OPS, *GROUPS))
-    what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {known} (default: all)")
+    what.add_argument("--ops", metavar="NAME,...", type=op_names, help=f"of {known} (default: all but train)")
     shapes = (
         "T,d,F,k tokens, width, latents, active ones; for the loss T,d,V (default: those of common SAEs); "
         "calls have their own: one token, a thousand calls, so that their ms are the µs of one"
