@@ -22,7 +22,7 @@ def curve(record: dict[str, Any]) -> Iterator[str]:
     if family:
         yield "Of training: the share of the training compute of a smaller model of one family that predicts as well."
     else:
-        yield "No smaller model of this family was measured on this text, so none stands beside."
+        yield "No smaller model of this family was measured on this text; models that only count have a section above."
 
 
 def _row(row: dict[str, Any], family: bool) -> list[str]:
