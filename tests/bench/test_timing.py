@@ -109,14 +109,15 @@ def test_a_count_is_of_all_threads_of_the_call(threads: int) -> None:
     try:
         torch.set_num_threads(threads)
         left @ right
-        before = time.process_time()
+        before, began = time.process_time(), time.perf_counter()
         counted = instructions.count(lambda: [left @ right for _ in range(20)], task_clock)
-        used = 1e9 * (time.process_time() - before)
+        used, passed = 1e9 * (time.process_time() - before), 1e9 * (time.perf_counter() - began)
     finally:
         torch.set_num_threads(torch_threads)
     if counted is None:
         pytest.skip("no leave to count events here")
-    assert counted == pytest.approx(used, rel=0.1)
+    # What a host takes away from a virtual processor is in the count, and not in the process's own time.
+    assert 0.9 * used <= counted <= 1.05 * threads * passed
 
 
 def test_what_cannot_be_counted_is_none_and_not_called(monkeypatch: pytest.MonkeyPatch) -> None:

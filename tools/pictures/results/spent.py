@@ -32,9 +32,10 @@ def spent(records: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def _floor(record: dict[str, Any]) -> Iterator[str]:
-    yield f"In one process and in turns, over {record['tokens']:,} tokens, the own forward of {record['model']} took"
+    yield f"In one process and in turns, over {record['tokens']:,} tokens, the own forward of"
     sites = len(record["sites"])
-    yield f"{record['forward_seconds']:.1f} s, and an evaluation at {sites} sites, {record['passes']} runs,"
+    yield f"{record['model'].rpartition('/')[2]} took {record['forward_seconds']:.1f} s, and an evaluation at"
+    yield f"{sites} sites, {record['passes']} runs,"
     yield f"{record['evaluate_seconds']:.1f} s: {record['ratio']:.2f} times as long as that many forwards"
     yield f"(median of {record['rounds']} rounds; each {', '.join(f'{one:.2f}' for one in record['ratios'])})."
 
