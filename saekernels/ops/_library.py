@@ -87,8 +87,11 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
     def fake(*args: Any, **kwargs: Any) -> Any:
         return checked(*args, **kwargs).empty()
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any) -> None:
-        op(*inputs, **keyword_only_inputs).save(ctx, output)
+    # By keywords; torch leaves keyword_only_inputs out where a schema has none.
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None
+    ) -> None:
+        op(*inputs, **(keyword_only_inputs or {})).save(ctx, output)
 
     LIBRARY.impl(name, kernel, "CompositeImplicitAutograd" if composite else "CompositeExplicitAutograd")
     qualified = f"{NAMESPACE}::{name}"

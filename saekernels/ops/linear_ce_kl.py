@@ -171,6 +171,10 @@ class LinearCeKlBackward(Op):
         like = self.W_U if self.bias is None else self.bias
         return d_hp, d_hq, d_W, like.new_empty(V_d[0] if self.need_bias else 0)
 
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        raise NotImplementedError("linear_ce_kl: a second derivative was asked for; it is differentiable once")
+
 
 def _gradients(grads: Sequence[Tensor], saved: Sequence[Any], *how: Any) -> tuple[Tensor, ...]:
     """Of h_p, h_q, W_U and bias. Streams one after the other: their shares of all but h_q add up."""

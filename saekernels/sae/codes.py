@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saekernels.ops import _check
 from saekernels.ops.sparse_maps import uniform_offsets
 
 
@@ -65,6 +66,8 @@ class Codes:
 
 def row_sums(terms: Tensor, offsets: Tensor) -> Tensor:
     """[T]: the sums of the terms [nnz] of each row, offsets [T + 1]; in float64 on the way, being added in turn."""
+    _check.offsets_of(offsets)
+    _check.offsets_data(offsets, terms.numel())
     rows = torch.arange(len(offsets) - 1, device=terms.device).repeat_interleave(offsets.diff())
     sums = terms.new_zeros(len(offsets) - 1, dtype=torch.float64)
     return sums.index_add(0, rows, terms.double()).to(terms.dtype)

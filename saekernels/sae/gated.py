@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from saekernels.ops import encode_threshold
+from saekernels.ops import _check, encode_threshold
 from saekernels.ops.encode_threshold import CsrCodes
 
 
 class GatedCodes(NamedTuple):
     """Entries whose gate is open, in CSR, with the same indices and offsets.
 
-    codes: the magnitudes, what the SAE decodes. gates: the gates' pre-activations, positive, of which the sparsity
+    codes: the magnitudes, what the SAE decodes. gates: the gates' pre-activations, none below 0, of which the sparsity
     penalty and the auxiliary reconstruction are made.
     """
 
@@ -45,15 +45,18 @@ def encode_gated(
         GatedCodes: both differentiable with respect to x, W_enc, pre_bias and their own vectors.
 
     Raises:
-        ValueError: x that is not [T, d]; and as `encode_threshold`.
+        TypeError, ValueError: an argument of the wrong type, dtype or shape, by name.
     """
+    for name, value in {"x": x, "W_enc": W_enc, "b_gate": b_gate, "r_mag": r_mag, "b_mag": b_mag}.items():
+        _check.tensor(name, value)
     if x.dim() != 2:
         raise ValueError(f"x: got shape {list(x.shape)}, need [T, d]")
-    for name, vector in (("r_mag", r_mag), ("b_mag", b_mag)):
-        if vector.shape != b_gate.shape:
-            raise ValueError(f"{name}: got shape {list(vector.shape)}, need {list(b_gate.shape)}, that of b_gate")
+    _check.matrix("W_enc", W_enc, "F", "d")
+    for name, vector in (("b_gate", b_gate), ("r_mag", r_mag), ("b_mag", b_mag)):
+        _check.vector_beside(name, vector, ("F", W_enc.shape[0]), x)
     s, indices, offsets = encode_threshold(x, W_enc, None, -b_gate.detach(), pre_bias=pre_bias)
     latents = indices.long()
     magnitudes = (s * r_mag.exp().index_select(0, latents) + b_mag.index_select(0, latents)).relu()
-    gates = s + b_gate.index_select(0, latents)
+    # Rounding to half precision may leave a gate at 0 or a little below.
+    gates = (s + b_gate.index_select(0, latents)).clamp(min=0)
     return GatedCodes(CsrCodes(magnitudes.to(s.dtype), indices, offsets), CsrCodes(gates.to(s.dtype), indices, offsets))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from saekernels.ops import encode_threshold
+from saekernels.ops import _check, encode_threshold
 from saekernels.ops.encode_threshold import CsrCodes
 
 
@@ -57,6 +57,9 @@ def encode_jumprelu(
         raise ValueError(f"x: got shape {list(x.shape)}, need [T, d]")
     if not 0 < bandwidth < float("inf"):
         raise ValueError(f"bandwidth: got {bandwidth!r}, need a finite number above 0")
+    _check.tensor("threshold", threshold)
+    _check.matrix("W_enc", W_enc, "F", "d")
+    _check.shape("threshold", threshold, [("F", W_enc.shape[0])])
     threshold = threshold.clamp(min=0)
     # A little lower than half the band, so that rounding loses no entry: what counts is decided per entry.
     low = threshold.detach() - 0.501 * bandwidth

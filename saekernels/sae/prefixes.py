@@ -20,9 +20,13 @@ def decode_prefixes(codes: CsrCodes, W_dec: Tensor, widths: Sequence[int]) -> Te
     Args:
         codes: values [nnz], indices [nnz] int32 ascending within a row and below the last width, offsets [T+1].
         W_dec: [F, d_out].
-        widths: ascending, the last one F or the first latent that no entry has.
+        widths: ascending, from 1 to F, the last one above every index.
+
+    Raises:
+        ValueError: widths or indices that are not so; of indices where they lie on the CPU.
     """
     values, indices, offsets = codes
+    _check_prefixes(codes, W_dec, widths)
     tokens, count = len(offsets) - 1, len(widths)
     if count > 1:
         bounds = torch.tensor(widths, device=indices.device, dtype=indices.dtype)
@@ -31,3 +35,19 @@ def decode_prefixes(codes: CsrCodes, W_dec: Tensor, widths: Sequence[int]) -> Te
         offsets = pad(torch.bincount(rows * count + level, minlength=tokens * count).cumsum(0), (1, 0))
     decoded = decode_csr(values, indices, offsets, W_dec).view(tokens, count, W_dec.shape[1])
     return decoded.cumsum(1) if count > 1 else decoded
+
+
+def _check_prefixes(codes: CsrCodes, W_dec: Tensor, widths: Sequence[int]) -> None:
+    latents, listed = W_dec.shape[0], list(widths)
+    whole = bool(listed) and all(isinstance(width, int) and not isinstance(width, bool) for width in listed)
+    if not whole or listed != sorted({*listed}) or not 1 <= listed[0] <= listed[-1] <= latents:
+        raise ValueError(f"widths: got {listed}, need whole numbers that ascend from 1 to {latents}, the rows of W_dec")
+    indices, offsets = codes.indices, codes.offsets
+    if indices.device.type != "cpu" or not indices.numel():
+        return
+    if int(indices.max()) >= listed[-1]:
+        raise ValueError(f"codes: got latent {int(indices.max())}, need all below {listed[-1]}, the last width")
+    falls = indices[1:] <= indices[:-1]
+    falls[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(indices))] - 1] = False
+    if bool(falls.any()):
+        raise ValueError("codes: their latents must ascend within each row")

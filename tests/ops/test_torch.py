@@ -112,6 +112,13 @@ def test_second_gradients(name: str) -> None:
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+def test_a_second_derivative_of_the_loss_is_refused() -> None:
+    h, W, targets = leaf(3, 4), leaf(7, 4), torch.tensor([0, 6, 1])
+    (d_h,) = torch.autograd.grad(sk.linear_ce_kl(h, h.detach() * 2, W, targets).kl.sum(), h, create_graph=True)
+    with pytest.raises(NotImplementedError, match="linear_ce_kl: a second derivative was asked for"):
+        d_h.square().sum().backward()
+
+
 def test_gradients_match_dense_torch(backend: str) -> None:
     """A whole TopK autoencoder: our gradients in float32 against autograd through dense float64 codes."""
     x, W, b, p, D, c = leaf(12, 16), leaf(60, 16), leaf(60), leaf(16), leaf(60, 16), leaf(16)

@@ -66,6 +66,16 @@ def test_l1_is_of_magnitudes() -> None:
     assert training.row_sums(codes.values, codes.offsets).tolist() == [1.0, 0.0, 0.5]
 
 
+def test_gates_are_never_below_zero_in_half_precision() -> None:
+    """A threshold is compared before the sum is rounded."""
+    x, W, b = torch.randn(200, 16).bfloat16(), torch.randn(300, 16).bfloat16(), 5 * torch.randn(300).bfloat16()
+    gates = training.encode_gated(x, W, b, torch.zeros(300), torch.zeros(300)).gates
+    assert float(gates.values.min()) >= 0
+    dense = (x.double() @ W.double().T + b.double()).relu()
+    ours = sk.decode_csr(gates.values.float(), gates.indices, gates.offsets, torch.eye(300))
+    torch.testing.assert_close(ours.double(), dense, rtol=2e-2, atol=0.2)
+
+
 @pytest.mark.parametrize("target", [None, 3.0])
 def test_l0_counts_with_the_gradients_of_the_steps(target: float | None) -> None:
     x, W_enc, _, b, t, _ = weights(1)
@@ -129,9 +139,23 @@ ONES = [torch.ones(4)] * 2
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda c: training.tanh_loss(c, 0.0), "scale: got 0.0, need a number above 0"),
-        (lambda c: training.l0_loss(c.values, c, 0), "target: got 0, need a number above 0 or None"),
+        (lambda c: training.tanh_loss(c, 0.0), "scale: got 0.0, need a finite number above 0"),
+        (lambda c: training.l0_loss(c.values, c, 0), "target: got 0, need a finite number above 0"),
         (lambda c: training.l0_loss(c.values[:1], c), r"active: got shape \[1\], need \[3\]"),
+        (lambda c: training.l1_loss(c, torch.ones(0)), "norms: latents of codes"),
+        (lambda c: training.l1_loss(c, torch.ones(4, 1)), r"norms: got torch.float32 of shape \[4, 1\]"),
+        (lambda c: training.l1_loss(c._replace(offsets=c.offsets[:1])), "codes: got no row"),
+        (lambda c: training.l1_loss(c._replace(offsets=c.offsets + 1)), "offsets: must begin with 0"),
+        (lambda c: training.running_threshold(torch.ones(2), c, 0.5), r"threshold: got torch.float32 of shape \[2\]"),
+        (lambda c: training.decode_prefixes(c, torch.eye(4), [2, 9]), r"widths: got \[2, 9\], need whole numbers that"),
+        (lambda c: training.decode_prefixes(c, torch.eye(4), [3, 2, 4]), r"widths: got \[3, 2, 4\]"),
+        (lambda c: training.decode_prefixes(c, torch.eye(4), []), r"widths: got \[\]"),
+        (lambda c: training.decode_prefixes(c._replace(indices=c.indices + 3), torch.eye(4), [1, 3]), "got latent 3"),
+        (lambda c: training.decode_prefixes(c, torch.eye(4), [1, 4]), "codes: their latents must ascend within"),
+        (
+            lambda c: training.encode_gated(torch.ones(2, 3), torch.ones(4, 3), torch.ones(5), *ONES),
+            "b_gate: got shape",
+        ),
         (lambda c: training.running_threshold(torch.ones(()), c, 2.0), "rate: got 2.0, need a number of 0 to 1"),
         (
             lambda c: training.encode_gated(*(torch.ones(2, 3, 1), torch.ones(4, 1)), *[torch.ones(4)] * 3),
