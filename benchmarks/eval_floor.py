@@ -25,16 +25,20 @@ from saekernels.cli.options.arguments import Parser, at_least, names_of, not_emp
 from saekernels.cli.options.inputs import DTYPES
 from saekernels.cli.options.leave import add_leave, leave_keywords
 from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
+from saekernels.errors import InputError
 from saekernels.eval import evaluate
 from saekernels.eval.passes.plan import BASELINES
 from saekernels.eval.text.batches import batches
 from saekernels.eval.text.windows import Tokens, chosen, context_of
 from saekernels.files.atomic import write_whole
+from saekernels.files.checked import check_writable
 
 
 def main(argv: list[str]) -> dict[str, Any]:
     arguments = _parser().parse_args(argv)
     fill_from_example(arguments)
+    if arguments.json:
+        check_writable(arguments.json)
     contenders = [_Contender(arguments)]
     if arguments.beside:
         contenders.append(_Contender(argparse.Namespace(**{**vars(arguments), "dtype": arguments.beside})))
@@ -121,4 +125,7 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"eval_floor.py: error: {error}")

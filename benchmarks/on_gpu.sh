@@ -101,7 +101,15 @@ tune() {
 rehearsal=${SAEKERNELS_REHEARSAL:-}
 device=${rehearsal:+cpu}
 device=${device:-cuda}
-out=$(realpath -m "${1:?"need a directory for logs and records"}")
+if [ -z "${1:-}" ] || [ "${1#-}" != "$1" ]; then
+    echo "on_gpu.sh: got ${1:-nothing}, need a directory for logs and records: on_gpu.sh OUT [STEP ...]" >&2
+    exit 2
+fi
+if [[ ! ${ON_GPU_SECONDS:-570} =~ ^[0-9]+$ ]]; then
+    echo "on_gpu.sh: ON_GPU_SECONDS: got $ON_GPU_SECONDS, need a whole number of seconds" >&2
+    exit 2
+fi
+out=$(realpath -m "$1")
 shift
 if [ "${ON_GPU_STEP:-}" ]; then # in the process below, which has a limit
     resume=${ON_GPU_RESUME:-}
@@ -111,18 +119,18 @@ fi
 
 self=$(realpath "${BASH_SOURCE[0]}")
 cd "$(dirname "$self")/.." || exit
-if [ "$rehearsal" ]; then out=$out/rehearsal; fi
-mkdir -p "$out" && touch "$out/steps.txt" || exit
-if [ -z "$rehearsal" ] && ! command -v nvidia-smi >/dev/null; then
-    echo "on_gpu.sh: no nvidia-smi, so no NVIDIA GPU here; SAEKERNELS_REHEARSAL=1 goes through all without one" >&2
-    exit 2
-fi
 for name in "$@"; do
     if [[ " ${steps[*]} " != *" $name "* ]]; then
         echo "on_gpu.sh: no step $name; need some of ${steps[*]}" >&2
         exit 2
     fi
 done
+if [ -z "$rehearsal" ] && ! command -v nvidia-smi >/dev/null; then
+    echo "on_gpu.sh: no nvidia-smi, so no NVIDIA GPU here; SAEKERNELS_REHEARSAL=1 goes through all without one" >&2
+    exit 2
+fi
+if [ "$rehearsal" ]; then out=$out/rehearsal; fi
+mkdir -p "$out" && touch "$out/steps.txt" || exit
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 resume=1
 if [ $# -gt 0 ]; then steps=("$@") resume=""; fi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,26 +17,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import saekernels as sk
 from saekernels import example
+from saekernels.cli.options.arguments import at_least, positive
 
 
-def arguments(description: str | None) -> argparse.Namespace:
+def arguments(description: str | None, tool: str) -> argparse.Namespace:
     """The options of each."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(example.MODEL_DIR), help="a causal LM of transformers")
     parser.add_argument("--data", default=str(example.EVAL_DATA), help="documents, as of `saekernels eval`")
     parser.add_argument("--site", default="model.layers.2", help="a module whose output is explained")
-    parser.add_argument("--documents", type=int, default=150, help="to train on; the others are held out")
-    parser.add_argument("--latents", type=int, default=5120)
-    parser.add_argument("--k", type=int, default=32, help="active latents per token")
-    parser.add_argument("--batch", type=int, default=1024, help="tokens per step")
-    parser.add_argument("--own-steps", type=int, default=10, help="of the tool's own code, before ours; at least 3")
-    parser.add_argument("--steps", type=int, default=200, help="in all")
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--eval-tokens", type=int, default=4_000, help="held-out predictions to evaluate on")
-    parser.add_argument("--out", type=Path, default=Path("trained"), help="a folder, in the tool's own format")
+    parser.add_argument("--documents", type=at_least(1), default=150, help="to train on; the others are held out")
+    parser.add_argument("--latents", type=at_least(1), default=5120)
+    parser.add_argument("--k", type=at_least(1), default=32, help="active latents per token")
+    parser.add_argument("--batch", type=at_least(1), default=1024, help="tokens per step")
+    parser.add_argument("--own-steps", type=at_least(3), default=10, help="of the tool's own code, first")
+    parser.add_argument("--steps", type=at_least(6), default=200, help="in all, 3 or more of them ours")
+    parser.add_argument("--lr", type=positive, default=3e-3)
+    parser.add_argument("--eval-tokens", type=at_least(1), default=4_000, help="held-out predictions to evaluate on")
+    parser.add_argument("--out", type=Path, default=Path(f"trained_{tool}"), help="a folder, in the tool's own format")
     args = parser.parse_args()
-    if not 3 <= args.own_steps <= args.steps - 3:
-        parser.error(f"--own-steps: got {args.own_steps}, need 3 to --steps - 3 ({args.steps - 3})")
+    if args.own_steps > args.steps - 3:
+        parser.error(f"--own-steps: got {args.own_steps}, need at most {args.steps - 3}, 3 less than --steps")
+    if args.k > args.latents:
+        parser.error(f"--k: got {args.k}, need at most {args.latents}, the latents")
     torch.manual_seed(0)
     return args
 
@@ -44,9 +48,15 @@ class Text:
     """A model, and documents: the first so many to train on, the others held out."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.model: Any = AutoModelForCausalLM.from_pretrained(args.model).eval()
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(args.model)
-        documents = list(sk.load_documents([args.data]))
+        try:
+            self.model: Any = AutoModelForCausalLM.from_pretrained(args.model).eval()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(args.model)
+            documents = list(sk.load_documents([args.data]))
+            self.model.get_submodule(args.site)
+        except (OSError, ValueError, AttributeError) as error:
+            sys.exit(f"error: {str(error).splitlines()[0]}")
+        if len(documents) <= args.documents:
+            sys.exit(f"error: --documents: got {args.documents} of {len(documents)}, need some that are held out")
         self.seen, self.held_out = documents[: args.documents], documents[args.documents :]
 
     def ids(self) -> Iterator[Tensor]:

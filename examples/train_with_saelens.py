@@ -4,7 +4,7 @@
     python examples/train_with_saelens.py                                    # a BatchTopK SAE of 5,120 latents
     python examples/train_with_saelens.py --model PATH --data PATH --site model.layers.3 --documents 5000 \\
         --latents 24576 --steps 5000 --own-steps 20 --out my_sae
-    saekernels eval --sae model.layers.2=trained                             # on all of the bundled text
+    saekernels eval --sae model.layers.2=trained_saelens  # on all of the bundled text
 
 Prints seconds per step before and after, and what the model loses on text that was held out.
 """
@@ -19,7 +19,7 @@ from bundled_text import Text, arguments, batches, say_seconds
 
 
 def main() -> None:
-    args = arguments(__doc__)
+    args = arguments(__doc__, "saelens")
     text = Text(args)
     x = text.activations(args.site)
     config = BatchTopKTrainingSAEConfig(d_in=x.shape[1], d_sae=args.latents, k=args.k)

@@ -4,7 +4,7 @@
     python examples/train_with_sparsify.py                                   # a TopK SAE of 5,120 latents
     python examples/train_with_sparsify.py --model PATH --data PATH --site model.layers.3 --documents 5000 \\
         --latents 24576 --steps 5000 --own-steps 20 --out my_sae
-    saekernels eval --sae model.layers.2=trained/unnamed/layers.2            # on all of the bundled text
+    saekernels eval --sae model.layers.2=trained_sparsify/unnamed/layers.2  # on all of the bundled text
 
 Prints seconds per step before and after, the model's forward pass in both, and what the model loses on text that was
 held out.
@@ -29,7 +29,7 @@ CONTEXT = 128
 
 
 def main() -> None:
-    args = arguments(__doc__)
+    args = arguments(__doc__, "sparsify")
     text = Text(args)
     rows = max(1, args.batch // CONTEXT)
     ids = torch.cat([one[0] for one in text.ids()])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import runpy
+import shlex
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from places import ROOT
 from tiny_lm import SITES
 
 Records = dict[str, dict[str, Any]]
@@ -108,6 +113,29 @@ def test_models_that_only_count_stand_beside(records: Records, written: Callable
         assert row[4] == ("–" if not worse[-1] else str(len(worse) - [*worse[::-1], False].index(False)))
     assert record["models"][0]["loss"] == pytest.approx(math.log(record["vocabulary"]), rel=1e-12)
     assert f"The model itself has {report['all_sites']['ce']['clean']:.3f} nats" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": ["0"]}, "need the same tokens of the same documents"),
+        ({"spliced": {}}, "need a report of `saekernels eval` of several sites together"),
+    ],
+)
+def test_n_grams_of_other_text_than_the_reports_are_refused(
+    records: Records, change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it has as many tokens in as many documents."""
+    words = shlex.split(records["ngrams"]["command"])[2:]
+    report = json.loads(json.dumps(records["sites"]))
+    report["documents_table"] |= change
+    path, out = tmp_path / "report.json", tmp_path / "out.json"
+    path.write_text(json.dumps(report))
+    words[words.index("--report") + 1], words[words.index("--json") + 1] = str(path), str(out)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "tools" / "real_model" / "ngrams.py"))["main"](words)
+    assert message in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_strata_are_those_of_the_report(records: Records, written: Callable[[Records], str]) -> None:

@@ -175,6 +175,17 @@ def test_refusals(place: Place) -> None:
     done = place.run("chekc")
     assert done.returncode == 2
     assert done.stderr == f"on_gpu.sh: no step chekc; need some of {' '.join(STEPS)}\n"
+    for words, seconds, message in (
+        ([], "9", "got nothing, need a directory for logs and records: on_gpu.sh OUT [STEP ...]"),
+        (["--help"], "9", "got --help, need a directory for logs and records: on_gpu.sh OUT [STEP ...]"),
+        ([str(place.out)], "2.5", "ON_GPU_SECONDS: got 2.5, need a whole number of seconds"),
+    ):
+        environment = {**os.environ, "SAEKERNELS_REHEARSAL": "1", "ON_GPU_SECONDS": seconds}
+        done = subprocess.run(
+            ["bash", str(BENCHMARKS / "on_gpu.sh"), *words], env=environment, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (2, f"on_gpu.sh: {message}\n")
+    assert not place.out.exists()
     if shutil.which("nvidia-smi") is None:
         (place.programs / "nvidia-smi").unlink()
         done = place.run()

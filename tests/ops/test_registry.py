@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from native_helpers import needs_native
 from saekernels.backends import registry
 from saekernels.backends.cpu import native
 
@@ -70,3 +71,12 @@ def test_environment_override(value: str, tmp_path: Path) -> None:
     else:
         usual = registry.select("topk", "cpu", torch.float32).NAME
         assert shown.stdout.strip() == ("reference" if value == "reference" else usual)
+
+
+@needs_native
+@pytest.mark.parametrize("value", ["bogus", "own", "torch"])
+def test_whose_threads_is_one_of_two_words(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAEKERNELS_THREADS", value)
+    wrong = None if value in ("own", "torch") else f"SAEKERNELS_THREADS: got {value!r}, need 'torch' or 'own'"
+    assert native.available() == wrong
+    assert registry.misset() == wrong

@@ -12,6 +12,7 @@ all tokens alike; the others are interpolated modified Kneser-Ney (`tools/bundle
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -29,7 +30,7 @@ from ngram import KneserNey
 from saekernels.cli.options.arguments import Parser, at_least
 from saekernels.cli.options.models import ModelNames, load_tokenizer
 from saekernels.errors import InputError
-from saekernels.eval import load_documents
+from saekernels.eval import Document, load_documents
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.text.windows import Tokens, Window, chosen
 from saekernels.files.atomic import write_whole
@@ -75,20 +76,25 @@ def paired(spliced: Sequence[float], other: Sequence[float], counts: Sequence[in
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The record: of each order its loss, and that of all SAEs beside it."""
-    report = read_json(arguments.report)
+    report = _report(arguments.report)
     table, seed = report["documents_table"], report["seed"]
     tokenizer = load_tokenizer(ModelNames(arguments.model))
     vocabulary = AutoConfig.from_pretrained(arguments.model).vocab_size
-    text = load_documents(arguments.data, seed=seed)
+    most = 64 // max(1, (vocabulary - 1).bit_length())
+    if arguments.orders > most:
+        raise InputError(f"--orders: got {arguments.orders}, need at most {most} for {vocabulary:,} tokens")
+    trained = [document.text for document in _documents("--train", arguments.train, seed)]
     cutter = Tokens(tokenizer, report["context"], rows=vocabulary)
-    own = [windows for _, windows in chosen(text, cutter, arguments.tokens, seed)]
+    parts = list(chosen(_documents("--data", arguments.data, seed), cutter, arguments.tokens, seed))
+    own = [windows for _, windows in parts]
     counts = [sum(int(window.counted.sum()) for window in windows) for windows in own]
-    if counts != table["tokens"]:
+    ids = [hashlib.sha256(document.content()).hexdigest()[:16] for document, _ in parts]
+    if counts != table["tokens"] or ids != table["ids"]:
         raise InputError(
-            f"--report: it has {sum(table['tokens']):,} tokens of {len(table['tokens'])} documents, --data with "
-            f"--tokens has {sum(counts):,} of {len(counts)}: need the same"
+            f"--report: it has {sum(table['tokens']):,} tokens of {len(table['tokens'])} documents, the text of --data "
+            f"and --tokens {sum(counts):,} of {len(counts)}: need the same tokens of the same documents"
         )
-    tokens = stream(tokenizer, [document.text for document in load_documents(arguments.train, seed=seed)])
+    tokens = stream(tokenizer, trained)
     made: list[dict[str, Any]] = []
     for order in range(arguments.orders + 1):
         model = KneserNey(tokens if order else tokens[:0], order, vocabulary)
@@ -99,6 +105,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         made.append({"order": order, "ngrams": size, "loss": loss, "all_minus": joint, "documents": found})
         print(f"order {order}: {loss:.3f} nats per token", flush=True)
     return {"train_tokens": len(tokens), "vocabulary": vocabulary, "tokens": sum(counts), "models": made}
+
+
+def _report(path: str) -> dict[str, Any]:
+    """A report of `saekernels eval` that has the run of all sites."""
+    try:
+        report = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--report: cannot read {path}: {error}") from error
+    if not isinstance(report, dict) or "all" not in report.get("documents_table", {}).get("spliced", {}):
+        raise InputError(f"--report: got {path}, need a report of `saekernels eval` of several sites together")
+    return report
+
+
+def _documents(option: str, paths: Sequence[str], seed: int) -> Sequence[Document]:
+    try:
+        return load_documents(paths, seed=seed)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from error
 
 
 def main(argv: list[str]) -> None:

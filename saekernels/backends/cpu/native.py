@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from types import ModuleType
 
 import torch
@@ -30,10 +31,13 @@ def available() -> str | None:
         if build["status"] == "built":
             return f"native module was built but does not load: {_import_error}"
         return f"native module not built ({build['detail']})"
-    try:
-        LOADED.simd_level()
-    except ValueError as error:
-        return f"SAEKERNELS_SIMD: {error}"
+    for variable, look in (("SAEKERNELS_SIMD", LOADED.simd_level), ("SAEKERNELS_SCREEN", LOADED.screening)):
+        try:
+            look()
+        except ValueError as error:
+            return f"{variable}: {error}"
+    if os.environ.get("SAEKERNELS_THREADS", "") not in ("", "torch", "own"):
+        return f"SAEKERNELS_THREADS: got {os.environ['SAEKERNELS_THREADS']!r}, need 'torch' or 'own'"
     return None
 
 
