@@ -24,8 +24,10 @@ def tasks(*reports: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "The mean difference of log p between answer and foil, nats, and how often it is positive; recovered:"
     yield "spliced over clean."
-    costs = (f"{name} cost {cost(report['all_sites']['delta_ce'])}" for name, report in found)
-    yield f"Over all text the SAEs of {', those of '.join(costs)}."
+    yield "Over ordinary text, as much as each of these runs read of it:"
+    for place, (name, report) in enumerate(found, 1):
+        end = "." if place == len(found) else ","
+        yield f"the SAEs of {name} cost {cost(report['all_sites']['delta_ce'])} on {report['tokens']:,} tokens{end}"
 
 
 def _spliced(report: dict[str, Any]) -> str:
