@@ -2,8 +2,8 @@
 
 A backend is a module with `NAME`, `CHECKS_ENTRIES` (whether it finds wrong indices and offsets itself), `available()`,
 `can_use(op, device_type, dtype)` and one function per primitive. Both questions answer None for yes and a reason for
-no. Backends are asked in the order of `PREFERENCE`; an explicit choice (`backend=`, SAEKERNELS_BACKEND, or a variable of
-the CPU backend, see `misset`) that cannot serve raises instead of falling through, so speed may vary silently but a
+no. Backends are asked in the order of `PREFERENCE`; an explicit choice (`backend=`, SAEKERNELS_BACKEND, or a variable
+of the CPU backend, see `misset`) that cannot serve raises instead of falling through, so speed may vary silently but a
 request never does.
 """
 
