@@ -151,6 +151,7 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
         if row.status == "ok":
             assert row.median_ms
             assert row.median_ms > 0
+            assert row.eager_ms
             assert row.rounds == 3
             assert row.share_of_bound
     content = json.loads(made.to_json())
@@ -163,6 +164,20 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     drawn = plots.draw(made, tmp_path / "card.json")
     assert {path.name for path in drawn} == {f"card-{case.op}.svg" for case in TINY}
     assert all(path.read_text().startswith("<?xml") for path in drawn)
+
+
+def test_measured_ceilings_take_the_place_of_the_assumed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Found:
+        name, L2_cache_size, multi_processor_count = "NVIDIA H200", 1 << 20, 7
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Found)
+    names = ("bf16_tflops", "tf32_tflops", "fp32_tflops", "copy_gbs", "l2_gbs", "launch_us")
+    measured = {name: float(value) for value, name in enumerate(names, 1)}
+    card = runner.card_of(measured, CPU)
+    assert card == CARDS["H200"]._replace(
+        name="NVIDIA H200", bf16=1, tf32=2, fp32=3, eight_bit=2, memory=4, l2=5, l2_bytes=1 << 20, multiprocessors=7,
+        launch=pytest.approx(6e-6),
+    )  # fmt: skip
 
 
 def test_a_wrong_contender_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,3 +109,15 @@ def test_a_small_kl_keeps_its_digits() -> None:
         h_p.double(), h_q.double(), W.double(), torch.zeros(9, dtype=torch.int64), None, None, -100
     )[2]
     torch.testing.assert_close(kl.double(), exact, rtol=2e-3, atol=5e-7)
+
+
+def test_the_reader_of_l2_reads_what_it_says() -> None:
+    """Every program its tiles, each beginning at another, once around."""
+    from saekernels.bench.gpu import l2
+
+    source = torch.arange(5 * 16, dtype=torch.float32)
+    sums = l2.read(source, programs=3, tiles=4, block=16)
+    tiles = source.view(5, 16)
+    for program in range(3):
+        wanted = sum(tiles[(program + 3 * number) % 5] for number in range(4))
+        assert torch.equal(sums[program], wanted)

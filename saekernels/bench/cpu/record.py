@@ -31,6 +31,7 @@ class Row:
         ratio_to_ours: its median over that of `saekernels`: above 1, ours is faster.
         paired_ratio_to_ours: the median of the ratios within each round.
         peak_mib: memory beyond the inputs.
+        eager_ms: on a GPU, of a call without a graph, the host's launches included; median_ms is of a graph.
         instructions: of one call, on all threads; None where the system counts none.
         bytes, flops: the least that the op takes, the same for every contender.
         gb_per_s, gflop_per_s: these over the median time.
@@ -61,6 +62,7 @@ class Row:
     share_of_bfloat16: float | None = None
     share_of_int8: float | None = None
     share_of_read: float | None = None
+    eager_ms: float | None = None
 
     def case(self) -> tuple[str, str, str]:
         """What the rows of one case share: op, dtype, shape in words."""
