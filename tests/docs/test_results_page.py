@@ -243,7 +243,9 @@ def test_transcoders_alone_and_together(records: Records, written: Callable[[Rec
     report = records["transcoders"]
     for row, site in zip(rows, [*report["sites"], report["all_sites"]], strict=True):
         assert row[1:3] == [delta(site), f"{site['kl']:.3f}"]
-        assert row[-2:] == [f"{site['baselines'][kind]['delta_ce']:+.3f}" for kind in ("mean", "zero")]
+        assert row[-3:-1] == [f"{site['baselines'][kind]['delta_ce']:+.3f}" for kind in ("mean", "zero")]
+        recovered = site["loss_recovered"]["mean"]
+        assert row[-1] == ("–" if recovered is None else f"{100 * recovered:.1f} %")
     assert [row[0] for row in rows] == ["0", "1", "all"]
     assert f"{delta(report['all_sites'])} all together" in text
 
