@@ -89,6 +89,7 @@ def gather() -> dict[str, Any]:
         "devices": _devices(),
         "threads": torch.get_num_threads(),
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
+        "misset": registry.misset(),
         "backends": {name: _describe(name) for name in registry.PREFERENCE},
         "ops": [row._asdict() for kind in kinds for row in registry.explain(kind)],
     }
@@ -132,6 +133,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
     text += ["", f"{'platform':14}{facts['platform']}"]
     text += [f"{'device':14}{device}" for device in facts["devices"]]
     text += [f"{'threads':14}{facts['threads']}", f"{'torch SIMD':14}{facts['torch_simd']}"]
+    if facts["misset"]:
+        text += ["", facts["misset"]]
     for name, described in facts["backends"].items():
         text += ["", f"backend {name}"]
         text += [f"  {key + ':':19}{value}" for key, value in described.items()]
