@@ -36,10 +36,23 @@ def encoder(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
         backend.encode_topk(x, W.new_empty(d, F).t(), bias, None, k, "relu", precision="fast")
         backend.encode_topk(x, W, bias, None, k, "relu", precision="screened")
         architecture = launch.architecture(x.device)
+        if architecture == 90 and dtype == torch.bfloat16:
+            warp_specialised(x, W, bias, k)
         if architecture >= 90:
             table = configs.lookup("screen", architecture, dtype, d)
             with configs.override("screen", table._replace(extra=("tma",))):
                 backend.encode_topk(x, W, bias, None, k, "relu", precision="fast")
+
+
+def warp_specialised(x: Tensor, W: Tensor, bias: Tensor, k: int) -> None:
+    """Both forms of the screen on Hopper: in ping-pong, and where two warpgroups share a tile; with a ragged depth."""
+    table = configs.lookup("screen", 90, x.dtype, x.shape[1])
+    with configs.override("screen", table._replace(ring=configs.PINGPONG)):
+        backend.encode_topk(x, W, bias, None, k, "relu")
+        backend.encode_topk(x[:, :4008].half(), W[:, :4008].half(), None, None, k, "abs")
+    with configs.override("screen", table._replace(ring=configs.COOPERATIVE)):
+        backend.encode_topk(x, W, bias, None, k, "relu")
+        backend.encode_threshold(x, W, bias, None, empty(W.shape[0]))
 
 
 def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
