@@ -19,7 +19,7 @@ from saekernels.bench.gpu.checks import CHECKS
 from saekernels.cli.commands.bench_gpu import TUNABLE
 from saekernels.cli.entry import build_parser
 
-STEPS = ["build", "check", "check-tests", "sanitize", "score", "tune", "score-full"]
+STEPS = ["build", "check", "check-tests", "sanitize", "check-hopper", "score", "tune", "score-full"]
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 # Notes its arguments; says what a check or a search would; waits, or fails, where its arguments have that word.
 PYTHON = """#!/usr/bin/env bash
@@ -106,6 +106,7 @@ def test_every_step_in_order_and_every_command_line(place: Place) -> None:
     assert sorted(call[1] for call in calls if call[0] == "sanitizer") == sorted(TOOLS)
     watched = "tests/helpers/scripts/every_kernel.py"
     assert calls.count([watched, "cuda"]) == 1 + len(TOOLS)
+    assert calls.count(["benchmarks/hopper_screen.py", "cuda"]) == 1
     for call in calls:
         if call[0] != "sanitizer":
             check_command(call)

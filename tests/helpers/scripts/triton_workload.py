@@ -8,6 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import saekernels.backends.triton as backend
 from saekernels.backends.triton import configs, launch
+from saekernels.backends.triton.encode.operands import Operands, Vectors
+from saekernels.backends.triton.encode.screen import screen
 
 ENCODERS = (
     (8192, 4096, 131072, 64, torch.bfloat16),
@@ -37,22 +39,24 @@ def encoder(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
         backend.encode_topk(x, W, bias, None, k, "relu", precision="screened")
         architecture = launch.architecture(x.device)
         if architecture == 90 and dtype == torch.bfloat16:
-            warp_specialised(x, W, bias, k)
+            warp_specialised(x, W)
         if architecture >= 90:
             table = configs.lookup("screen", architecture, dtype, d)
             with configs.override("screen", table._replace(extra=("tma",))):
                 backend.encode_topk(x, W, bias, None, k, "relu", precision="fast")
 
 
-def warp_specialised(x: Tensor, W: Tensor, bias: Tensor, k: int) -> None:
-    """Both forms of the screen on Hopper: in ping-pong, and where two warpgroups share a tile; with a ragged depth."""
-    table = configs.lookup("screen", 90, x.dtype, x.shape[1])
+def warp_specialised(x: Tensor, W: Tensor) -> None:
+    """Both forms of the screen on Hopper: in ping-pong, and where two warpgroups share a tile; a depth is ragged."""
+    (T, d), F = x.shape, W.shape[0]
+    rows, latents, biased = empty(T), empty(F), Vectors(empty(F))
+    table, ragged = configs.lookup("screen", 90, x.dtype, d), slice(d - 56)
     with configs.override("screen", table._replace(ring=configs.PINGPONG)):
-        backend.encode_topk(x, W, bias, None, k, "relu")
-        backend.encode_topk(x[:, :4008].half(), W[:, :4008].half(), None, None, k, "abs")
+        screen(Operands(x, W, biased), rows, 1024, per_latent=False)
+        screen(Operands(x[:, ragged].half(), W[:, ragged].half()), rows, 1024, per_latent=False, absolute=True)
     with configs.override("screen", table._replace(ring=configs.COOPERATIVE)):
-        backend.encode_topk(x, W, bias, None, k, "relu")
-        backend.encode_threshold(x, W, bias, None, empty(W.shape[0]))
+        screen(Operands(x, W, biased), rows, 1024, per_latent=False)
+        screen(Operands(x, W, biased), latents, 1024, per_latent=True)
 
 
 def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:

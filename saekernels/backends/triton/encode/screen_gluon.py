@@ -87,15 +87,15 @@ def consume(  # type: ignore[no-untyped-def]
     )
     tiles = gl.cdiv(sizes.T, TILE.BM) * gl.cdiv(sizes.F, TILE.BN)
     steps = gl.cdiv(sizes.D, TILE.BK)
-    # Fills of the ring before this consumer's next product, and how many it has done.
+    # Fills of the ring before this consumer's next product, and the parity of its next turn; the first one's is there.
     step = WHICH * steps if PINGPONG else 0
-    done = 0
+    parity = 1 - WHICH
     programs = gl.num_programs(0)
     first = gl.program_id(0) + WHICH * programs if PINGPONG else gl.program_id(0)
     for tile in range(first, tiles, 2 * programs if PINGPONG else programs):
         tile_m, tile_n = tile_of(tile, sizes, TILE)
         if PINGPONG:
-            mbarrier.wait(ring.turn.index(WHICH), (done + 1 + WHICH) & 1)
+            mbarrier.wait(ring.turn.index(WHICH), parity)
         acc = gl.zeros([ROWS, TILE.BN], gl.float32, LAYOUT)
         for k in range(steps):
             stage = step % STAGES
@@ -114,17 +114,19 @@ def consume(  # type: ignore[no-untyped-def]
         # A part at a time: what belongs to latents is loaded after the part before is done with its own.
         parts = quarters_of(acc)
         for part in gl.static_range(4):
-            append_part(parts[part], row, tile_n * TILE.BN + part * (TILE.BN // 4), sizes, vectors, threshold, found, FORM)
-        done += 1
+            append_part(
+                parts[part], row, tile_n * TILE.BN + part * (TILE.BN // 4), sizes, vectors, threshold, found, FORM
+            )
         if PINGPONG:
             step += steps
+            parity ^= 1
 
 
 @gluon.jit
 def screen_hopper_kernel(  # type: ignore[no-untyped-def]
     x, W, sizes, vectors, threshold, found, FORM, TILE, STAGES: gl.constexpr, PARTS: gl.constexpr
 ):
-    """x, W: descriptors of [T, D] in blocks [BM / PARTS, BK] and of [F, D] in blocks [BN, BK]; PARTS: 1 is ping-pong."""
+    """x, W: descriptors of [T, D] in blocks [BM / PARTS, BK] and of [F, D] in blocks [BN, BK]; PARTS 1: ping-pong."""
     x_tiles = gl.allocate_shared_memory(x.dtype, [STAGES * PARTS, TILE.BM // PARTS, TILE.BK], x.layout)
     W_tiles = gl.allocate_shared_memory(W.dtype, [STAGES, TILE.BN, TILE.BK], W.layout)
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())

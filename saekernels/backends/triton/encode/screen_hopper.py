@@ -1,6 +1,7 @@
-"""screen_hopper: starts the warp-specialised screen (`screen_gluon`) where a configuration asks for it and it can serve.
+"""screen_hopper: starts the warp-specialised screen, `screen_gluon`, where it is asked for and can serve.
 
-Where it cannot, the portable one does as well, only slower: that is counted by reason and said once.
+`configs.Config.ring` asks for it. Where it cannot, the portable one does as well, only slower, which is
+counted by reason and said once.
 """
 
 from __future__ import annotations
