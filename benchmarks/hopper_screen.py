@@ -9,6 +9,7 @@ by more than two runs of that differ, the row of its size gets `ring=PINGPONG` o
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import partial
 
@@ -17,7 +18,8 @@ import torch
 import saekernels as sk
 from saekernels.backends.triton import configs
 from saekernels.backends.triton.encode import screen_hopper
-from saekernels.bench.gpu import cases, tune
+from saekernels.bench.gpu import cases, hopper_model, tune
+from saekernels.bench.gpu.cards import CARDS
 from saekernels.bench.gpu.cases import Case
 from saekernels.bench.gpu.check_tools import Bench
 from saekernels.bench.gpu.checks import gate
@@ -65,6 +67,17 @@ def bits(device: torch.device) -> None:
             print(f"{name}: {str(dtype)[6:]}: {'the same' if same else 'other'} bits as the portable one", flush=True)
 
 
+def expected_times() -> None:
+    """What the cost model expects of an H200 in milliseconds, with its L2 and were that no bound."""
+    card = CARDS["H200"]
+    for shape in TIMED:
+        for name, ring in RINGS.items():
+            cards = (card, card._replace(l2=math.inf))
+            whole, least = (f"{1e3 * hopper_model.encode_seconds(shape, one, ring):.2f}" for one in cards)
+            case = Case("encode", shape, cases.BF16)
+            print(f"{case}, {name}: by the model {whole} ms, were L2 no bound {least}", flush=True)
+
+
 def times(device: torch.device) -> None:
     """Milliseconds of encode_topk in bf16, each form twice, in turns."""
     clock = Clock(device)
@@ -86,6 +99,7 @@ if __name__ == "__main__":
     chosen = torch.device(sys.argv[1] if sys.argv[1:] else "cuda")
     passed = right(chosen)
     bits(chosen)
+    expected_times()
     if chosen.type == "cuda":
         times(chosen)
     sys.exit(not passed)
