@@ -49,14 +49,12 @@ def encoder(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
 def warp_specialised(x: Tensor, W: Tensor) -> None:
     """Both forms of the screen on Hopper: in ping-pong, and where two warpgroups share a tile; a depth is ragged."""
     (T, d), F = x.shape, W.shape[0]
-    rows, latents, biased = empty(T), empty(F), Vectors(empty(F))
-    table, ragged = configs.lookup("screen", 90, x.dtype, d), slice(d - 56)
-    with configs.override("screen", table._replace(ring=configs.PINGPONG)):
-        screen(Operands(x, W, biased), rows, 1024, per_latent=False)
-        screen(Operands(x[:, ragged].half(), W[:, ragged].half()), rows, 1024, per_latent=False, absolute=True)
+    table, ragged, biased = configs.lookup("screen", 90, x.dtype, d), slice(d - 56), Vectors(empty(F))
+    for ring in (configs.PINGPONG, configs.COOPERATIVE):
+        with configs.override("screen", table._replace(ring=ring)):
+            screen(Operands(x, W, biased), empty(T), 1024, per_latent=False)
     with configs.override("screen", table._replace(ring=configs.COOPERATIVE)):
-        screen(Operands(x, W, biased), rows, 1024, per_latent=False)
-        screen(Operands(x, W, biased), latents, 1024, per_latent=True)
+        screen(Operands(x[:, ragged].half(), W[:, ragged].half(), biased), empty(F), 1024, per_latent=True)
 
 
 def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
