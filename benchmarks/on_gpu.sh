@@ -4,7 +4,7 @@
 #     benchmarks/on_gpu.sh OUT             # every step that OUT has no record of
 #     benchmarks/on_gpu.sh OUT STEP ...    # these steps, from their beginning
 #
-# Steps: build check check-tests sanitize score score-counters tune score-full.
+# Steps: build check check-tests sanitize check-hopper score score-counters tune score-full.
 # Each has a time limit and writes to OUT as it goes: a machine that is taken away loses the row at work, no more.
 # OUT/steps.txt has a line for each step that ended: name, exit code, seconds. A later call with the same OUT leaves
 # those out, and goes on with what was cut off (124 and 137). Environment:
@@ -16,8 +16,11 @@
 # Needs torch, triton, pytest, pytest-xdist, hypothesis, pybind11, cmake, ninja and nvcc; no network.
 set -uo pipefail
 
-steps=(build check check-tests sanitize score score-counters tune score-full)
-declare -A limits=([build]=240 [check]=240 [check-tests]=300 [sanitize]=300 [score]=300 [score-counters]=180 [tune]=470 [score-full]=470)
+steps=(build check check-tests sanitize check-hopper score score-counters tune score-full)
+declare -A limits=(
+    [build]=240 [check]=240 [check-tests]=300 [sanitize]=300 [check-hopper]=240 [score]=300 [score-counters]=180
+    [tune]=470 [score-full]=470
+)
 # Cheap and central ones first, as far as eight processes at a time have an order.
 checks=(nothing topk decoding losses encode thresholds training batches adversaries precisions graphs "far apart")
 conformance=(
@@ -78,6 +81,9 @@ watched() {
     echo "ended with $code"
     return "$code"
 }
+
+# The screen that no row of the table asks for: right, and faster than the one in its place?
+check-hopper() { python3 benchmarks/hopper_screen.py "$device"; }
 
 scored() {
     python3 -m saekernels bench gpu --no-plots ${resume:+--resume} ${rehearsal:+--dry-run} "$@"

@@ -19,7 +19,9 @@ from saekernels.bench.gpu.checks import CHECKS
 from saekernels.cli.commands.bench_gpu import TUNABLE
 from saekernels.cli.entry import build_parser
 
-STEPS = ["build", "check", "check-tests", "sanitize", "score", "score-counters", "tune", "score-full"]
+STEPS = [
+    "build", "check", "check-tests", "sanitize", "check-hopper", "score", "score-counters", "tune", "score-full",
+]  # fmt: skip
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 # Notes its arguments; says what a check or a search would; waits, or fails, where its arguments have that word.
 PYTHON = """#!/usr/bin/env bash
@@ -116,6 +118,7 @@ def test_every_step_in_order_and_every_command_line(place: Place) -> None:
     assert profiler[-3:] == ["python3", "benchmarks/gpu_counters.py", "cuda"]
     assert profiler[profiler.index("--clock-control") + 1] == "none"
     assert profiler[-3:][1:] in calls
+    assert calls.count(["benchmarks/hopper_screen.py", "cuda"]) == 1
     for call in calls:
         if call[0] not in ("sanitizer", "ncu"):
             check_command(call)
