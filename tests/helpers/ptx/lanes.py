@@ -93,13 +93,14 @@ class Lanes:
         return 0 if operand == "global_smem" else int(operand.rstrip("U"), 0)
 
     def write(self, register: str, value: NDArray[Any]) -> None:
-        """Bits to a register of the lanes that are on; `_` takes them and is none."""
+        """Bits to a register of the lanes that are on, signed numbers with their sign; `_` takes them and is none."""
         if register == "_":
             return
         kind = TYPES[self.program.types[register]]
         if value.dtype != kind:
             size = np.dtype(kind).itemsize
-            value = value.view(f"u{value.dtype.itemsize}").astype(f"u{size}") if kind is not np.bool_ else value != 0
+            bits = value if value.dtype.kind == "i" else value.view(f"u{value.dtype.itemsize}")
+            value = bits.astype(f"u{size}") if kind is not np.bool_ else value != 0
         if register in self.products.operands:
             self.products.touch(register, self.on)
         if self.on.all():

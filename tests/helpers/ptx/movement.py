@@ -44,7 +44,8 @@ def load(state: Lanes, words: Words, operands: Operands) -> None:
     registers = several(operands[0])
     if words[1] == "param":
         number = state.parameters[operands[1].strip("[] ")] & (2**64 - 1)
-        state.write(registers[0], np.full(state.lanes, number, np.uint64).astype(f"u{np.dtype(kind).itemsize}"))
+        bits = np.full(state.lanes, number, np.uint64).astype(f"u{np.dtype(kind).itemsize}")
+        state.write(registers[0], bits.view(kind))
         return
     size = np.dtype(kind).itemsize * len(registers)
     found = _read(state, words[1], operands[1], size)

@@ -17,6 +17,7 @@ from ptx.parse import several
 from ptx.tensor_cores import DEPTHS, numbers, words_of
 
 SHAPE = re.compile(r"m64n(\d+)k(\d+)")
+# By their code in a descriptor; 0 is none, which compilers do not choose.
 SWIZZLES = (0, 128, 64, 32)
 
 
@@ -91,20 +92,14 @@ def _factor(state: Lanes, operand: str, warps: Ints, first: Ints, rows: int, tur
     row = first[:, None] + np.arange(rows)
     if turned:
         return _turned(state, matrix, warps, row, group)
-    width = matrix.swizzle or 16
-    # The two 16-byte pieces of 32 bytes of depth.
-    piece = np.arange(2) * (16 if matrix.swizzle else 1)
-    lines = matrix.start[:, None] + row // 8 * matrix.stride[:, None] + row % 8 * width
-    deeper = piece if matrix.swizzle else piece * matrix.leading[:, None, None]
-    addresses = swizzled(lines[:, :, None] + deeper, matrix.swizzle)
+    lines = matrix.start[:, None] + row // 8 * matrix.stride[:, None] + row % 8 * matrix.swizzle
+    addresses = swizzled(lines[:, :, None] + 16 * np.arange(2), matrix.swizzle)
     found = state.shared.feed(warps, addresses.reshape(len(warps), -1), group)
     return found.reshape(len(warps), rows, 32)
 
 
 def _turned(state: Lanes, matrix: Matrix, warps: Ints, row: Ints, group: Ints) -> Bytes:
     """The same of a matrix whose rows are contiguous across: eight of them make a 16-byte piece of one depth."""
-    if not matrix.swizzle:
-        raise Fault("a turned matrix without swizzle is not known here")
     rows, span = row.shape[1], matrix.swizzle // 2
     eight, depth = row[:, ::8, None], np.arange(16)
     lines = matrix.start[:, None, None] + eight // span * matrix.leading[:, None, None]
@@ -117,7 +112,7 @@ def _turned(state: Lanes, matrix: Matrix, warps: Ints, row: Ints, group: Ints) -
 def _matrix(bits: Ints) -> Matrix:
     """Descriptors of 64 bits, of which all warps have the same swizzle."""
     swizzles = np.unique(bits >> 62 & 3)
-    if len(swizzles) != 1 or (bits >> 49 & 7).any():
+    if len(swizzles) != 1 or not swizzles[0] or (bits >> 49 & 7).any():
         raise Fault("a matrix descriptor that is not known here")
     start, leading, stride = (16 * (bits >> at & 0x3FFF) for at in (0, 16, 32))
     return Matrix(start, leading, stride, SWIZZLES[int(swizzles[0])])
