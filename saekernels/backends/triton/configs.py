@@ -71,6 +71,9 @@ TABLE: dict[Key, Config] = {
     Key("linear_ce_kl", 80, 4, False): Config(32, 64, 32, 8, 2),
     Key("linear_ce_kl", 90, 2, False): Config(128, 128, 64, 8, 3),
     Key("linear_ce_kl", 90, 4, False): Config(128, 64, 32, 8, 2),
+    # What the tensor memory gives a thread is a row: half the words, so that they fit its registers.
+    Key("linear_ce_kl", 100, 2, False): Config(128, 64, 64, 8, 3),
+    Key("linear_ce_kl", 100, 4, False): Config(128, 64, 32, 8, 2),
     Key("linear_ce_kl_backward", 0, 2, False): Config(16, 32, 32, 4, 1, 2),
     Key("linear_ce_kl_backward", 80, 2, False): Config(128, 128, 32, 8, 3),
     Key("linear_ce_kl_backward", 80, 4, False): Config(64, 64, 32, 4, 2),
@@ -133,6 +136,7 @@ def _products(kernel: str, architecture: int, dtype: torch.dtype) -> list[Config
     """A few dozen: compiling takes longer than timing."""
     switches: list[tuple[str, ...]] = [(), ("tma",)] if kernel == "screen" and architecture >= 90 else [()]
     maxnreg = 128 if kernel == "screen" and architecture >= 90 else None
+    tiles: tuple[tuple[int, int, int], ...]
     if kernel == "screen":
         tiles = ((128, 128, 8), (128, 256, 8), (64, 256, 4))
     else:

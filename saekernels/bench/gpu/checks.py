@@ -54,8 +54,9 @@ def losses(bench: Bench) -> None:
         for softcap in (None, 10.0):
             ours = [tensor.clone().requires_grad_() for tensor in inputs]
             exact = [tensor.double().requires_grad_() for tensor in inputs]
-            got = sk.linear_ce_kl(*ours[:3], targets, bias=ours[3], softcap=softcap)[:3]
-            want = _exact_losses(*exact, targets, softcap)
+            p, q, own_W, own_b = ours
+            got = sk.linear_ce_kl(p, q, own_W, targets, bias=own_b, softcap=softcap)[:3]
+            want = _exact_losses(exact, targets, softcap)
             for name, mine, theirs in zip(("ce_p", "ce_q", "kl"), got, want, strict=True):
                 near(f"{dtype} {name} cap {softcap}", mine, theirs, 5e-5)
             found = torch.autograd.grad(got, ours, tuple(grads))
@@ -64,10 +65,9 @@ def losses(bench: Bench) -> None:
                 near(f"{dtype} gradient of {name} cap {softcap}", mine, theirs, 4 * LIMIT[dtype])
 
 
-def _exact_losses(
-    h_p: Tensor, h_q: Tensor, W: Tensor, b: Tensor, targets: Tensor, softcap: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """ce_p, ce_q and KL [T] of float64 logits, 0 where targets are ignored."""
+def _exact_losses(of: list[Tensor], targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """ce_p, ce_q and KL [T] of h_p, h_q, W and bias in float64, 0 where targets are ignored."""
+    h_p, h_q, W, b = of
     z_p, z_q = scores_of(h_p, W, b), scores_of(h_q, W, b)
     if softcap:
         z_p, z_q = (softcap * torch.tanh(z / softcap) for z in (z_p, z_q))

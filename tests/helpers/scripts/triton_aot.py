@@ -157,8 +157,10 @@ def _epilogue(launch: Launch, cubin: bytes) -> dict[str, float]:
     tile = launch.arguments.get("TILE")
     if launch.name in TILES_OF_LOGITS:
         code = machine_code.disassemble(cubin)
-        one = machine_code.between_products(code) or machine_code.epilogue(code)[0]  # type: ignore[index]
-        return {"per_logit": round(one * 32 * launch.num_warps / (2 * tile.BM.value * tile.BN.value), 2)}
+        several = launch.name == "parts_kernel"
+        one = machine_code.between_products(code) if several else (machine_code.epilogue(code) or [None])[0]
+        logits = 2 * tile.BM.value * tile.BN.value
+        return {} if one is None else {"per_logit": round(one * 32 * launch.num_warps / logits, 2)}
     counted = machine_code.epilogue(machine_code.disassemble(cubin)) if launch.name in TILES_OF_SCORES else None
     if tile is None or counted is None:
         return {}
@@ -222,7 +224,8 @@ def plain(architectures: list[str]) -> Iterator[dict[str, Any]]:
         x, W = torch.empty(8192, 4096, dtype=torch.bfloat16), torch.empty(65536, 4096, dtype=torch.bfloat16)
         screen(Operands(x, W), torch.empty(8192), 1024, per_latent=False)
         loss(8192, 4096, 4096, torch.bfloat16, None, biased=False, backward=True)
-    for architecture, launch in itertools.product(architectures, {made.name: made for made in launches}.values()):
+    kernels = {made.name: made for made in launches if "TILE" in made.arguments}
+    for architecture, launch in itertools.product(architectures, kernels.values()):
         text = binary(launch, architecture).asm["amdgcn"]
         found = {name: int(re.findall(rf"\.{name}:\s*(\d+)", text)[0]) for name in ("vgpr_count", "vgpr_spill_count")}
         yield {"kernel": launch.name, "architecture": architecture, **found}

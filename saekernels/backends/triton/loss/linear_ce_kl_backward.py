@@ -48,7 +48,7 @@ def _accumulate(x: Tensor, W: Tensor, out: Tensor, *, add: bool) -> None:
         tile = tile._replace(UPCAST=tl.constexpr(True), PRODUCT=tl.constexpr("tf32"))
     launch(
         accumulate_kernel,
-        grid(*out.shape, config),
+        grid(out.shape[0], out.shape[1], config),
         x.device,
         num_warps=config.num_warps,
         num_stages=config.num_stages,

@@ -102,7 +102,7 @@ def first_best(pieces, number: tl.constexpr, first_column, V):  # type: ignore[n
     top = tops[0]
     for i in tl.static_range(1, number):
         own = lane_max(pieces[i])
-        tops = tops + (own,)  # noqa: RUF005
+        tops = tops + (own,)  # type: ignore[assignment]  # noqa: RUF005
         top = tl.maximum(top, own)
     found = pieces[number - 1]
     piece = tl.full(top.shape, number - 1, tl.int32)
