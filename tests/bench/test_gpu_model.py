@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ from saekernels.bench import Shape
 from saekernels.bench.gpu import cases, forecast, model
 from saekernels.bench.gpu.cards import CARDS, Card
 from saekernels.bench.gpu.cases import Settings
-from saekernels.bench.gpu.contenders import OPS, PRODUCT, PRODUCTS, SCREENED, chunk_rows, of
+from saekernels.bench.gpu.contenders import ALL_PRODUCTS, OPS, PRODUCT, PRODUCTS, SCREENED, chunk_rows, of
 from saekernels.bench.gpu.targets import TARGETS
 from saekernels.bench.measure.contenders import OURS
 from saekernels.bench.ops.decode import BAG
@@ -64,8 +65,24 @@ def test_operands_through_l2_by_hand() -> None:
     (dense, _) = model.encode(Shape(128, 64, 1024, 8), torch.float32, ROUND)
     assert dense.l2 == (8 * 128 + 1024) * 64 * 4
     (parts, merge) = model.loss(Shape(8192, 768, 51200), torch.bfloat16, ROUND)
-    assert parts.l2 == 8192 * 768 * 51200 * 2 // 32
+    assert parts.l2 == 8192 * 768 * 51200 * 2 * 3 // 128
     assert merge.l2 == 0
+
+
+def test_the_losss_gradient_by_hand() -> None:
+    T, d, V = 8192, 768, 8192
+    *forward, rows, slopes, accumulate = model.loss_train(Shape(T, d, V), torch.bfloat16, ROUND)
+    assert forward == model.loss(Shape(T, d, V), torch.bfloat16, ROUND)
+    assert slopes.flops == accumulate.flops == 4 * T * d * V
+    assert slopes.launches == accumulate.launches == 2  # of 4,096 words each
+    # dz of two streams is written and read once, d h in float32 read and written for each slab.
+    assert slopes.memory == 2 * T * V * 2 + (2 * 2 * T * d + V * d) * 2
+    assert accumulate.memory == 2 * T * V * 2 + V * d * 2 + 2 * 2 * 4 * 2 * T * d
+    assert slopes.l2 == forward[0].l2 + 2 * T * V * 2
+    assert accumulate.l2 == 2 * (2 * T * 4096 * (d // 128) + d * 4096 * (2 * T // 128)) * 2
+    assert rows.flops == 0
+    seconds = slopes._replace(flops=0, memory=0, l2=0, lanes=0).seconds(ROUND)
+    assert seconds == pytest.approx(2 * ROUND.launch)
 
 
 def test_tiles_are_those_of_the_table() -> None:
@@ -76,6 +93,10 @@ def test_tiles_are_those_of_the_table() -> None:
         assert configs.lookup("screen", 90, dtype, width)[:2] == model.SCREEN_TILE
     for dtype, width in itertools.product((torch.float32, torch.bfloat16), (768, 4096)):
         assert configs.lookup("linear_ce_kl", 90, dtype, width)[:2] == model.LOSS_TILE[dtype.itemsize]
+        assert configs.lookup("linear_ce_kl_backward", 90, dtype, width)[:2] == model.GRADIENT_TILE[dtype.itemsize]
+    loss = importlib.import_module("saekernels.backends.triton.loss.linear_ce_kl")
+    backward = importlib.import_module("saekernels.backends.triton.loss.linear_ce_kl_backward")
+    assert (loss.TILES, backward.SLAB) == (model.PART, model.SLAB)
 
 
 def test_the_page_has_the_predictions_of_the_model() -> None:
@@ -84,13 +105,13 @@ def test_the_page_has_the_predictions_of_the_model() -> None:
     rows = re.findall(
         r"^\| (.+?) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) ms", page, re.MULTILINE
     )
-    assert len(rows) == 9
+    assert len(rows) == 10
     case, card = cases.FULL[0], CARDS["H200"]
     for title, *said in rows:
         ours = SCREENED if "screened" in title else OURS
         if title != "the same, `screened`":
             case = case_of(title)
-        other = {"encode": PRODUCT, "loss": PRODUCTS, "decode": BAG}[case.op]
+        other = {"encode": PRODUCT, "loss": PRODUCTS, "loss_train": ALL_PRODUCTS, "decode": BAG}[case.op]
         whole, least = (forecast.milliseconds(case, ours, one) for one in (card, card._replace(l2=math.inf)))
         beside = forecast.milliseconds(case, other, card)
         assert whole is not None
@@ -103,8 +124,10 @@ def test_the_page_has_the_predictions_of_the_model() -> None:
 
 
 def case_of(title: str) -> cases.Case:
-    """Of "encode, float32 (d, F, k)" or "linear_ce_kl (d, V = V)"."""
-    op = {"linear_ce_kl": "loss"}.get(title.split(" ")[0].strip(","), title.split(" ")[0].strip(","))
+    """Of "encode, float32 (d, F, k)", "linear_ce_kl (d, V = V)" or "linear_ce_kl, gradients (d, V = V)"."""
+    op = title.split(" ")[0].strip(",")
+    if op == "linear_ce_kl":
+        op = "loss_train" if "gradients" in title else "loss"
     sizes = [int(number) for number in re.findall(r"\d+", title[title.index("(") :])]
     return cases.Case(op, Shape(8192, *sizes), torch.float32 if "float32" in title else torch.bfloat16)
 
@@ -138,6 +161,9 @@ def test_epilogues_are_those_of_the_machine_code() -> None:
         assert golden[f"sample_kernel {name}"]["per_score"] == model.SAMPLE_EPILOGUE[form]
         assert golden[f"screen_kernel {name}"]["per_score"] == model.SCREEN_EPILOGUE[form]
         assert golden[f"screen_kernel {name}"]["per_hit"] == model.APPEND
+    for size, name in ((2, "bf16 even product=ieee"), (4, "fp32 even product=tf32x3")):
+        assert golden[f"parts_kernel {name}"]["per_logit"] == model.LOSS_EPILOGUE[size]
+        assert golden[f"slopes_kernel {name}"]["per_logit"] == model.SLOPE_EPILOGUE[size]
 
 
 def test_appending_by_hand() -> None:

@@ -23,6 +23,7 @@ try:
     from saekernels.backends.triton.encode.encode_topk import encode_topk
     from saekernels.backends.triton.launch import INTERPRETING
     from saekernels.backends.triton.loss.linear_ce_kl import linear_ce_kl
+    from saekernels.backends.triton.loss.linear_ce_kl_backward import linear_ce_kl_backward
     from saekernels.backends.triton.topk import topk
 except ImportError as error:
     _import_error = str(error)
@@ -39,6 +40,7 @@ __all__ = [
     "encode_topk",
     "gather_dot",
     "linear_ce_kl",
+    "linear_ce_kl_backward",
     "segment_outer",
     "segment_sum",
     "topk",
@@ -54,6 +56,7 @@ _OPS = frozenset(
         "segment_outer",
         "segment_sum",
         "linear_ce_kl",
+        "linear_ce_kl_backward",
     )
 )
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -89,11 +89,19 @@ TABLE: dict[Key, Config] = {
     Key("screen", 100, 1, False): Config(128, 64, 128, 8, 3),
     Key("screen", 100, 2, False): Config(128, 128, 64, 8, 3, maxnreg=128),
     Key("screen", 100, 4, False): Config(128, 64, 32, 8, 3),
-    Key("linear_ce_kl", 0, 2, False): Config(16, 32, 32, 4, 1, 2),
-    Key("linear_ce_kl", 80, 2, False): Config(64, 64, 32, 8, 3),
+    Key("linear_ce_kl", 0, 2, False): Config(32, 64, 32, 4, 1, 2),
+    Key("linear_ce_kl", 80, 2, False): Config(128, 64, 32, 8, 3),
     Key("linear_ce_kl", 80, 4, False): Config(32, 64, 32, 8, 2),
-    Key("linear_ce_kl", 90, 2, False): Config(64, 128, 64, 8, 3),
-    Key("linear_ce_kl", 90, 4, False): Config(64, 64, 32, 8, 2),
+    Key("linear_ce_kl", 90, 2, False): Config(128, 128, 64, 8, 3),
+    Key("linear_ce_kl", 90, 4, False): Config(128, 64, 32, 8, 2),
+    # What the tensor memory gives a thread is a row: half the words, so that they fit its registers.
+    Key("linear_ce_kl", 100, 2, False): Config(128, 64, 64, 8, 3),
+    Key("linear_ce_kl", 100, 4, False): Config(128, 64, 32, 8, 2),
+    Key("linear_ce_kl_backward", 0, 2, False): Config(16, 32, 32, 4, 1, 2),
+    Key("linear_ce_kl_backward", 80, 2, False): Config(128, 128, 32, 8, 3),
+    Key("linear_ce_kl_backward", 80, 4, False): Config(64, 64, 32, 4, 2),
+    Key("linear_ce_kl_backward", 90, 2, False): Config(128, 128, 64, 8, 3),
+    Key("linear_ce_kl_backward", 90, 4, False): Config(64, 64, 32, 4, 2),
     Key("decode", 0, 2, False): Config(1, 32, 4, 1, 1),
     Key("decode", 80, 2, False): Config(1, 128, 8, 1, 1),
     Key("decode", 80, 4, False): Config(1, 64, 8, 1, 1),
@@ -153,10 +161,12 @@ def _products(kernel: str, architecture: int, dtype: torch.dtype) -> list[Config
     """A few dozen: compiling takes longer than timing."""
     switches: list[tuple[str, ...]] = [(), ("tma",)] if kernel == "screen" and architecture >= 90 else [()]
     maxnreg = 128 if kernel == "screen" and architecture >= 90 else None
+    tiles: tuple[tuple[int, int, int], ...]
     if kernel == "screen":
         tiles = ((128, 128, 8), (128, 256, 8), (64, 256, 4))
     else:
-        tiles = ((64, 128, 8), (64, 64, 4), (128, 128, 8))
+        # A warp has whole rows of 16 of a tile; maxima that cross warps double what a logit costs.
+        tiles = ((64, 128, 4), (64, 64, 4), (128, 128, 8), (128, 64, 8))
     depth = 128 // dtype.itemsize  # one line of 128 bytes, which is what wgmma swizzles
     depths = (depth,) if architecture >= 90 else (depth // 2, depth)
     return [

@@ -117,7 +117,7 @@ def sizes_of(x: Tensor, W: Tensor) -> Sizes:
 
 def tile_for(x: Tensor, config: configs.Config, float32_product: str, *, tma: bool = False) -> Tile:
     """The constants of a product of x [T, D] with a matrix of its dtype."""
-    even = x.shape[1] % config.BK == 0
+    even = x.shape[1] % config.BK == 0 < x.shape[1]
     upcast = launch.INTERPRETING and x.dtype != torch.float32
     how = product_of(x.dtype, float32_product)
     constants = (config.BM, config.BN, config.BK, config.group, even, tma, how, upcast)

@@ -4,17 +4,20 @@ Run as a program in a process of its own, because TRITON_INTERPRET decides what 
 
     python tests/helpers/scripts/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
     python tests/helpers/scripts/triton_aot.py --write 80 90 100  # what the golden table of this Triton holds
-    python tests/helpers/scripts/triton_aot.py --plain gfx942     # the screen without PTX, for AMD
+    python tests/helpers/scripts/triton_aot.py --plain gfx942     # screen and loss without PTX, for AMD
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,6 +40,7 @@ from saekernels.backends.triton import append_ptx, configs  # noqa: E402
 from saekernels.backends.triton.encode.operands import Operands  # noqa: E402
 from saekernels.backends.triton.encode.screen import screen  # noqa: E402
 from saekernels.backends.triton.launch import Launch, aligned, record  # noqa: E402
+from saekernels.backends.triton.loss.logits import Special  # noqa: E402
 
 TYPES = {
     torch.float32: "fp32",
@@ -48,28 +52,16 @@ TYPES = {
     torch.int64: "i64",
 }
 # Constants that are sizes of tiles, or the same everywhere.
-DIMENSIONS = (
-    "BM",
-    "BN",
-    "BK",
-    "BD",
-    "GROUP",
-    "GROUP_OF",
-    "ENTRIES",
-    "ROWS",
-    "TILES",
-    "PIECE",
-    "STAGES",
-    "UPCAST",
-    "ASSEMBLY",
-)
+DIMENSIONS = ("BM", "BN", "BK", "BD", "BV", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "STAGES",
+              "UPCAST", "ASSEMBLY", "EXP2", "RECIPROCAL", "SAME")  # fmt: skip
 # Operands that may be None, and what a kernel with them is called.
 OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
 GOLDEN = TESTS / "gpu" / "golden" / "triton_machine_code.json"
 TILES_OF_SCORES = ("screen_kernel", "screen_hopper_kernel", "sample_kernel", "dense_kernel")
+TILES_OF_LOGITS = ("parts_kernel", "slopes_kernel")
 # What the golden table holds of a kernel.
-HELD = ("registers", "blocks", "per_score", "per_hit")
+HELD = ("registers", "blocks", "per_score", "per_hit", "per_logit")
 
 
 class Address:
@@ -163,8 +155,15 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
 
 
 def _epilogue(launch: Launch, cubin: bytes) -> dict[str, float]:
-    """Instructions per score of a tile where none is appended, and how many more a pack with one takes."""
+    """Instructions per score of a tile where none is appended, and how many more a pack with one takes; or per logit
+    and stream of the loss's tiles that hold no target."""
     tile = launch.arguments.get("TILE")
+    if launch.name in TILES_OF_LOGITS:
+        code = machine_code.disassemble(cubin)
+        several = launch.name == "parts_kernel"
+        one = machine_code.between_products(code) if several else (machine_code.epilogue(code) or [None])[0]
+        logits = 2 * tile.BM.value * tile.BN.value
+        return {} if one is None else {"per_logit": round(one * 32 * launch.num_warps / logits, 2)}
     counted = machine_code.epilogue(machine_code.disassemble(cubin)) if launch.name in TILES_OF_SCORES else None
     if tile is None or counted is None:
         return {}
@@ -210,16 +209,29 @@ def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
             yield {"name": name, "error": str(error)[:2000]}
 
 
-def plain_screens(architectures: list[str]) -> Iterator[dict[str, Any]]:
-    """The screen of bf16 in Triton alone, for GPUs of AMD: its vector registers, and how many were spilled."""
-    with mock.patch.object(append_ptx, "assembly", return_value=""), record(90) as launches, FakeTensorMode():
+def plain(architectures: list[str]) -> Iterator[dict[str, Any]]:
+    """Screen and loss of bf16 in Triton alone, for GPUs of AMD: their vector registers, and how many were spilled."""
+    from triton_workload import loss
+
+    nothing = Special(*[tl.constexpr("")] * 3)
+    small = configs.Config(64, 64, 32, 4, 2)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(append_ptx, "assembly", return_value=""))
+        for name in ("linear_ce_kl", "linear_ce_kl_backward"):
+            user = import_module(f"saekernels.backends.triton.loss.{name}")
+            stack.enter_context(mock.patch.object(user, "special", return_value=nothing))
+            stack.enter_context(configs.override(name, small))
+        stack.enter_context(configs.override("screen", configs.Config(128, 128, 64, 8, 2)))
+        launches = stack.enter_context(record(90))
+        stack.enter_context(FakeTensorMode())
         x, W = torch.empty(8192, 4096, dtype=torch.bfloat16), torch.empty(65536, 4096, dtype=torch.bfloat16)
-        with configs.override("screen", configs.Config(128, 128, 64, 8, 2)):
-            screen(Operands(x, W), torch.empty(8192), 1024, per_latent=False)
-    for architecture in architectures:
-        text = binary(launches[0], architecture).asm["amdgcn"]
+        screen(Operands(x, W), torch.empty(8192), 1024, per_latent=False)
+        loss(8192, 4096, 4096, torch.bfloat16, None, biased=False, backward=True)
+    kernels = {made.name: made for made in launches if "TILE" in made.arguments}
+    for architecture, launch in itertools.product(architectures, kernels.values()):
+        text = binary(launch, architecture).asm["amdgcn"]
         found = {name: int(re.findall(rf"\.{name}:\s*(\d+)", text)[0]) for name in ("vgpr_count", "vgpr_spill_count")}
-        yield {"architecture": architecture, **found}
+        yield {"kernel": launch.name, "architecture": architecture, **found}
 
 
 def write_golden(architectures: list[int]) -> None:
@@ -241,7 +253,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "--write":
         write_golden([int(argument) for argument in sys.argv[2:]])
     elif sys.argv[1] == "--plain":
-        for made in plain_screens(sys.argv[2:]):
+        for made in plain(sys.argv[2:]):
             print(json.dumps(made), flush=True)
     else:
         for made in compile_all(int(sys.argv[1])):

@@ -24,7 +24,7 @@ from saekernels.backends.triton import configs, encode_topk, linear_ce_kl  # noq
 from saekernels.backends.triton.encode.operands import Operands, Vectors  # noqa: E402
 from saekernels.backends.triton.encode.sampling import Plan  # noqa: E402
 from saekernels.backends.triton.encode.screen import screen  # noqa: E402
-from saekernels.backends.triton.launch import Launch, record  # noqa: E402
+from saekernels.backends.triton.launch import record  # noqa: E402
 from triton_aot import binary  # noqa: E402
 from triton_cases import encoder, module  # noqa: E402
 from triton_on_ptx import run, running  # noqa: E402
@@ -199,9 +199,7 @@ def topk(case: Case) -> dict[str, Any]:
     x, W, bias = case.inputs()
     plan = mock.patch.object(module("encode.encode_topk"), "plan", return_value=case.plan)
     with running(case.architecture) as launches, configs.override("screen", case.tile), plan:
-        values, indices = encode_topk(
-            x, W, bias, None, K, case.activation, precision=case.precision, out=torch.float32
-        )
+        values, indices = encode_topk(x, W, bias, None, K, case.activation, precision=case.precision, out=torch.float32)
     failed = next(launch.arguments["failed"] for launch in launches if "failed" in launch.arguments)
     return {
         "values": values.tolist(),
@@ -283,6 +281,8 @@ if __name__ == "__main__":
         print(json.dumps({"name": f"loss: {name}", "found": loss(head)}), flush=True)
     print(json.dumps({"name": THRESHOLDS, "passed": passed(CASES[THRESHOLDS_OF])}), flush=True)
     for name, mistake in MISTAKES.items():
-        print(json.dumps({"name": name, "faults": faults(mistake.pattern, mistake.replacement, mistake.case)}), flush=True)
+        print(
+            json.dumps({"name": name, "faults": faults(mistake.pattern, mistake.replacement, mistake.case)}), flush=True
+        )
     for name, case in NO_MISTAKE.items():
         print(json.dumps({"name": name, "faults": faults("ret;", "ret;", case)}), flush=True)

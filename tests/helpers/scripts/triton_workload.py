@@ -16,9 +16,12 @@ ENCODERS = (
     (8192, 4096, 131072, 64, torch.float32),
     (64, 1000, 20001, 32, torch.float16),  # a depth that no tile divides
 )
+# T, d, V, dtype, softcap, whether there is a bias, and whether gradients are asked for.
 LOSSES = (
-    (8192, 2304, 256000, torch.bfloat16, 30.0),
-    (8192, 768, 50257, torch.float32, None),
+    (8192, 4096, 128256, torch.bfloat16, None, False, True),
+    (8192, 2304, 256000, torch.bfloat16, 30.0, False, False),
+    (8192, 768, 50176, torch.float32, None, False, True),
+    (64, 1000, 20001, torch.float16, None, True, False),  # a depth that no tile divides
 )
 
 
@@ -71,10 +74,13 @@ def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
     backend.segment_sum(values, indices, F)
 
 
-def loss(T: int, d: int, V: int, dtype: torch.dtype, softcap: float | None) -> None:
-    """linear_ce_kl."""
-    h, W = empty(T, d, dtype=dtype), empty(V, d, dtype=dtype)
-    backend.linear_ce_kl(h, h.clone(), W, empty(T, dtype=torch.int64), None, softcap, -100)
+def loss(T: int, d: int, V: int, dtype: torch.dtype, softcap: float | None, biased: bool, backward: bool) -> None:
+    """linear_ce_kl, and its gradients."""
+    h, W, bias = empty(T, d, dtype=dtype), empty(V, d, dtype=dtype), empty(V, dtype=dtype) if biased else None
+    head = (h, h.clone(), W, empty(T, dtype=torch.int64), bias, softcap, -100)
+    losses = backend.linear_ce_kl(*head)[:3]
+    if backward:
+        backend.linear_ce_kl_backward(*(empty(T) for _ in range(3)), *losses, *head, True, True, biased)
 
 
 def workload() -> None:
