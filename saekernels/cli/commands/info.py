@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
     output.add_argument("--json", action="store_true", help="print JSON")
     ways = (
         "encode rows of several kinds, on a GPU too; count those screened, scored whole, or fallen back. Take a "
-        "training step of each class of the installed tools; count those taken over, and left to the tool, by the reason"
+        "training step of each class of the installed tools; count those taken over and left to the tool, by the reason"
     )
     output.add_argument("--stats", action="store_true", help=ways)
     parser.set_defaults(run=run)
