@@ -142,11 +142,24 @@ def test_encode_by_hand() -> None:
     wide = {kernel.name: kernel for kernel in model.encode(shape, torch.float32, CARDS["H200"])}
     assert wide["row_norms"].memory == (131072 + 8192) * 4096 * 4
     assert wide["screen"].rate == CARDS["H200"].tf32
-    assert "rescore" in wide
+    # Of 2.1 GB of W an H200 holds 60 MiB in L2; the rest is read for each of 3.3 * 64 candidates.
+    reads = 8192 * 3.3 * 64 * 4096 * 4
+    assert wide["rescore"].l2 == pytest.approx(reads)
+    assert wide["rescore"].memory == pytest.approx(reads * (1 - 60 * 2**20 / (131072 * 4096 * 4)))
+    in_l2 = model.encode(shape, torch.float32, CARDS["H200"]._replace(l2_bytes=2**32))
+    assert {kernel.name: kernel for kernel in in_l2}["rescore"].memory == 131072 * 4096 * 4
     assert "cut" in wide
     eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
     assert eight["screen"].rate == CARDS["H200"].eight_bit
     assert "quantise" in eight
+
+
+def test_a_failed_row_reads_all_of_w() -> None:
+    shape, H200 = Shape(8192, 4096, 131072, 64), CARDS["H200"]
+    none, one = (model.exact_rows(shape, torch.bfloat16, H200, failed) for failed in (0, 1))
+    assert none.seconds(H200) == pytest.approx(H200.launch, rel=1e-6)
+    assert one.memory == 4 + 131072 * 4096 * 2
+    assert one.seconds(H200) == pytest.approx(0.2497e-3 + H200.launch, rel=1e-3)
 
 
 def test_epilogues_are_those_of_the_machine_code() -> None:

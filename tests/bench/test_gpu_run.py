@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
@@ -154,6 +155,7 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
             assert row.eager_ms
             assert row.rounds == 3
             assert row.share_of_bound
+        assert row.fallback_rows == (0 if row.contender.startswith("saekernels") else None)
     content = json.loads(made.to_json())
     assert content["kind"] == "gpu"
     assert content["kernel_hash"] == record.kernel_hash()
@@ -194,6 +196,19 @@ def test_a_wrong_contender_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None
     assert "wrong answer" in rows[1].status
     assert "ZeroDivisionError" in rows[2].status
     assert rows[1].median_ms is None
+
+
+def test_many_fallback_rows_fail_a_row_and_few_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, found = Case("encode", Shape(200, 32, 600, 8), torch.float32), []
+    problem, op = cases.make(case, CPU), runner.OPS["encode"]
+    for fallen in (3, 2):
+        counted = itertools.count(0, fallen)
+        monkeypatch.setattr(runner.machine, "fallback_rows", lambda counted=counted: next(counted))
+        row, _ = runner.set_up(case, op.contenders[0], problem, op.expect(problem), HostClock())  # type: ignore[arg-type]
+        found.append((row.status, row.fallback_rows))
+    assert found == [("failed: 3 of 200 rows took a fallback (saekernels info --stats)", 3), ("ok", 2)]
+    row.median_ms = 1.0
+    assert bench_gpu._figures(row).endswith("2 fallback rows")
 
 
 def test_records_never_overwrite_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

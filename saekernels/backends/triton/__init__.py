@@ -43,6 +43,7 @@ __all__ = [
     "linear_ce_kl_backward",
     "segment_outer",
     "segment_sum",
+    "stats",
     "topk",
 ]
 
@@ -103,3 +104,12 @@ def describe() -> dict[str, str]:
 
         lines["triton"] = configs.VERSION + (", interpreting" if INTERPRETING else "")
     return lines
+
+
+def stats() -> dict[str, int]:
+    """What the encoders did since the process began: fallback_rows, those that no screen could serve."""
+    if _import_error:
+        return {"fallback_rows": 0}
+    from saekernels.backends.triton.encode import failed
+
+    return failed.stats()

@@ -21,8 +21,6 @@ from saekernels.bench.ops.table import OPS, USUAL
 OK = "ok"
 # A pilot on a small part of the tokens is quick, but too harsh on calls that use few tokens badly.
 _PILOTS = (16, 4)
-# Of the rows: a fallback that is routine is a defect, and its time says nothing.
-MOST_FALLBACKS = 0.01
 _GIB = 2**30
 # JumpReLU's thresholds are not below 0, which half of the pre-activations exceed.
 POSITIVE = ("sae_jumprelu", "train_jumprelu")
@@ -212,8 +210,7 @@ def _set_up(
     if wrong:
         row.status = f"failed: wrong answer: {wrong}"
         return row, None
-    if fallbacks > MOST_FALLBACKS * problem.shape.T:
-        row.status = f"failed: {fallbacks} of {problem.shape.T} rows took a fallback (saekernels info --stats)"
+    if not row.hold_fallbacks(fallbacks):
         return row, None
     return row, lambda: ready.call(*problem.tokens)
 

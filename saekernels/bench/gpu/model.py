@@ -146,10 +146,20 @@ def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact
     ]
     if rescored:
         left = RESCORED[precision] * k
-        kernels.append(Kernel("rescore", 2 * T * left * d, card.fp32, min(T * left, F) * d * size, T * left * d * size))
-    kernels.append(Kernel("exact_rows", memory=4))
+        gathered = T * left * d * size
+        # Row by row, so that the rows of W of one are long gone when another wants them, but for what L2 holds.
+        memory = max(min(T * left, F) * d * size, gathered * (1 - min(1.0, card.l2_bytes / (F * d * size))))
+        kernels.append(Kernel("rescore", 2 * T * left * d, card.fp32, memory, gathered))
+    kernels.append(exact_rows(shape, dtype, card, failed=0))
     kernels.append(Kernel("select", memory=8 * T * found + T * k * (size + 4), lanes=100 * T * capacity))
     return kernels
+
+
+def exact_rows(shape: Shape, dtype: torch.dtype, card: Card, failed: int) -> Kernel:
+    """The rows that no screen could serve: each reads all of W, with the whole card; none as a rule."""
+    _, d, F, _ = shape
+    moved = failed * F * d * dtype.itemsize
+    return Kernel("exact_rows", 2 * failed * F * d, card.fp32, 4 + moved, moved)
 
 
 def decode(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:

@@ -143,11 +143,15 @@ def set_up(
         def call() -> Any:
             return ready.call(*problem.tokens)
 
+        before = machine.fallback_rows()
         output = call()
+        fallbacks = machine.fallback_rows() - before
         wrong = contender.check(problem, expected, output) if contender.check else None
         del output
         if wrong:
             row.status = f"failed: wrong answer: {wrong}"
+            return row, None
+        if not row.hold_fallbacks(fallbacks):
             return row, None
         row.peak_mib = peak_bytes(call, clock.device) / 2**20
         row.eager_ms = statistics.median(clock.timed(call)() for _ in range(EAGER))

@@ -200,4 +200,5 @@ def _figures(row: Any) -> str:
     ratio = "" if row.paired_ratio_to_ours is None else f"{row.paired_ratio_to_ours:7.2f}x ours"
     peak = "" if row.peak_mib is None else f"{row.peak_mib:9.0f} MiB"
     eager = "" if row.eager_ms is None else f"{row.eager_ms:10.4f} ms without a graph"
-    return f"{row.median_ms:10.4f} ms{ratio}{share}{peak}{eager}  {row.detail}".rstrip()
+    fell = f", {row.fallback_rows} fallback rows" if row.fallback_rows else ""
+    return f"{row.median_ms:10.4f} ms{ratio}{share}{peak}{eager}  {row.detail}{fell}".rstrip()

@@ -75,17 +75,18 @@ def store(state: Lanes, words: Words, operands: Operands) -> None:
 
 
 def atomic(state: Lanes, words: Words, operands: Operands) -> None:
-    """atom.add on 32 bits of global memory, lane after lane in a shuffled order."""
+    """atom.add, and red.add, which gives nothing back, on 32 bits of global memory: lanes in a shuffled order."""
     if words[-2:] != ("add", "u32") and words[-2:] != ("add", "s32"):
         raise Fault("an atomic that is not known here")
-    address, added = state.address(operands[1], np.uint64), state.read(operands[2], np.uint32)
+    address, added = state.address(operands[-2], np.uint64), state.read(operands[-1], np.uint32)
     before = np.zeros(state.lanes, np.uint32)
     lanes = state.random.permutation(np.flatnonzero(state.on))
     words32 = state.memory.bytes.view(np.uint32)
     for lane, place in zip(lanes, state.memory.at(address[lanes], 4)[:, 0] // 4, strict=True):
         before[lane] = words32[place]
         words32[place] += added[lane]
-    state.write(operands[0], before)
+    if words[0] == "atom":
+        state.write(operands[0], before)
 
 
 def shuffle(state: Lanes, words: Words, operands: Operands) -> None:
@@ -113,6 +114,7 @@ OPERATIONS: dict[str, Callable[[Lanes, Words, Operands], None]] = {
     "ld": load,
     "st": store,
     "atom": atomic,
+    "red": atomic,
     "cvta": address_of,
     "shfl": shuffle,
     "redux": reduce,
