@@ -41,7 +41,7 @@ _PLAIN_KEYS = _plain_keys()
 
 
 def direct(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether an op of these tensors may be computed at once: dense CPU tensors, none of which needs a gradient."""
+    """Whether an op of these tensors may be computed at once: dense, of one CPU or GPU, none needing a gradient."""
     # torch.compile knows the first by name, so it traces nothing of the others.
     if (
         torch.compiler.is_compiling()
@@ -52,12 +52,14 @@ def direct(tensors: Iterable[Tensor | None]) -> bool:
         or _included().raw_repr() not in _PLAIN_KEYS
     ):
         return False
-    grad = torch.is_grad_enabled()
+    grad, place = torch.is_grad_enabled(), None
     for value in tensors:
         # The data at its address are its elements, and nobody records what is done with it.
-        if value is not None and (
+        if value is None:
+            continue
+        if (
             type(value) not in _TYPES
-            or not value.is_cpu
+            or not (value.is_cpu or value.is_cuda)
             or value.layout is not _STRIDED
             or value.is_neg()
             or value._is_zerotensor()
@@ -65,4 +67,8 @@ def direct(tensors: Iterable[Tensor | None]) -> bool:
             or (grad and value.requires_grad)
         ):
             return False
+        index = value.get_device()  # -1 is the CPU
+        if place not in (None, index):
+            return False
+        place = index
     return True

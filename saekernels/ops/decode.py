@@ -161,17 +161,20 @@ class Decode(Op):
     def at_once(self) -> Tensor:
         values, indices, W_dec = self.values, self.indices, self.W_dec
         _check_decoder(values, W_dec, self.b_dec)
-        kernels = registry.select("decode", "cpu", values.dtype, self.backend)
+        kernels = registry.select("decode", values.device.type, values.dtype, self.backend)
         *rows, k = values.shape
-        offsets = _plain_offsets(rows[0] if len(rows) == 1 else math.prod(rows), k)
+        offsets = _plain_offsets(rows[0] if len(rows) == 1 else math.prod(rows), k, values.device)
         entries = _check.entries(kernels, indices, offsets, W_dec.shape[0])
         out = kernels.decode(values, entries, offsets, W_dec, self.b_dec, values_dtype(values.dtype, self.wide))
         return out if len(rows) == 1 else out.resize_(*rows, W_dec.shape[1])
 
 
-def _plain_offsets(rows: int, k: int) -> Tensor:
-    """`uniform_offsets` on the CPU; those of few rows are kept, for making them takes a fifth of a call's time."""
-    return _kept_offsets(rows, k) if rows <= 256 else uniform_offsets(rows, k, torch.device("cpu"))
+def _plain_offsets(rows: int, k: int, device: torch.device) -> Tensor:
+    """`uniform_offsets`; those of few rows on the CPU are kept, for making them takes a fifth of a call's time.
+
+    None of a GPU's: another stream would not wait for them, and a graph that is captured would own them.
+    """
+    return _kept_offsets(rows, k) if rows <= 256 and device.type == "cpu" else uniform_offsets(rows, k, device)
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,6 +65,45 @@ def test_latents_that_fire_often(monkeypatch: pytest.MonkeyPatch, piece: int) ->
     close(segment_outer(values, indices, offsets, a, 9), reference.segment_outer(values, indices, offsets, a, 9))
 
 
+def test_sums_of_long_and_short_latents_do_not_hang_on_one_another() -> None:
+    """20 latents are in three tiles; latent 9 has more entries than are summed beside the others, 17 three rounds."""
+    latents = torch.tensor([9] * 300 + [17] * 40 + list(range(20)) * 3, dtype=torch.int32)
+    latents = latents[torch.randperm(len(latents), generator=torch.Generator().manual_seed(1))]
+    values, _, _ = codes([len(latents)], 20, torch.float32)
+    got = segment_sum(values, latents, 20)
+    close(got, reference.segment_sum(values, latents, 20))
+    for latent in (0, 9, 17):
+        alone = latents == latent
+        assert torch.equal(segment_sum(values[alone], latents[alone], 20)[latent], got[latent])
+
+
+def test_rows_of_as_many_and_of_fewer_entries() -> None:
+    """Programs of a row take turns where it has more entries than others; whole groups of entries, and what is left."""
+    for counts in ([8, 8], [16, 1, 0, 3], [1] * 5):
+        values, indices, offsets = codes(counts, 30, torch.float32)
+        W, a = torch.randn(30, 32), torch.randn(len(counts), 32)
+        close(decode(values, indices, offsets, W, None), reference.decode(values, indices, offsets, W, None))
+        dots = gather_dot(a, W, indices, offsets)
+        close(dots, reference.gather_dot(a, W, indices, offsets))
+        for row, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
+            own = gather_dot(a[row : row + 1], W, indices[begin:end], torch.tensor([0, end - begin]))
+            assert torch.equal(own, dots[begin:end])
+
+
+@pytest.mark.parametrize("k", [3, 40])
+def test_candidates_that_fill_half_of_their_room_or_more(k: int) -> None:
+    """Of a room of 64 keys, half is sorted where a row has no more and k is less than that."""
+    counts = torch.tensor([40, 64, 99, 41] if k == 40 else [3, 32, 33, 99], dtype=torch.int32)
+    keys = torch.randint(-(2**62), 2**62, (4, 64), generator=torch.Generator().manual_seed(k))
+    found = module("keys").Candidates(keys, counts, 64)
+    values, indices = module("select").select(found, k, torch.float32, relu=False)
+    for row, count in enumerate(counts.clamp(max=64).tolist()):
+        best = keys[row, :count].sort(descending=True).values[:k]
+        want = module("select").unpack(best, torch.float32, False)
+        assert torch.equal(indices[row], want[1])
+        torch.testing.assert_close(values[row], want[0], rtol=0, atol=0, equal_nan=True)
+
+
 @given(counts=st.lists(st.integers(0, 9), max_size=6), F=st.integers(1, 12), seed=st.integers(0, 99))
 @settings(max_examples=10)
 def test_segments(counts: list[int], F: int, seed: int) -> None:
@@ -70,8 +111,8 @@ def test_segments(counts: list[int], F: int, seed: int) -> None:
     grouped = module("codes.segments").segments(indices, F)
     assert grouped.order.tolist() == sorted(range(len(indices)), key=lambda e: (int(indices[e]), e))
     assert grouped.starts.tolist() == [int((indices < latent).sum()) for latent in range(F + 1)]
-    rows = module("codes.segments").rows_of(offsets, len(indices))
-    assert rows.tolist() == [row for row, count in enumerate(counts) for _ in range(count)]
+    rows = [row for row, count in enumerate(counts) for _ in range(count)]
+    assert module("codes.segments").rows_in(grouped.order, offsets).tolist() == [rows[e] for e in grouped.order]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -95,6 +96,17 @@ def others() -> dict[str, Tensor]:
         "mkldnn": plain.to_mkldnn(),
         "no tensor": [1.0],  # type: ignore[dict-item]
     }
+
+
+def test_tensors_of_one_gpu_are_and_of_two_places_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        first, second, host = (torch.empty(3, device=place) for place in ("cuda:0", "cuda:1", "cpu"))
+    monkeypatch.setattr("saekernels.ops._direct._TYPES", (FakeTensor,))
+    assert direct((first, None, first))
+    assert not direct((first, second))
+    assert not direct((first, host))
+    assert not direct((None, host, first))
+    assert not direct((first, first.detach().requires_grad_()))
 
 
 @pytest.mark.parametrize("kind", others())

@@ -107,8 +107,12 @@ TABLE: dict[Key, Config] = {
     Key("decode", 80, 4, False): Config(1, 64, 8, 1, 1),
     Key("gather_dot", 0, 2, False): Config(1, 32, 4, 1, 1),
     Key("gather_dot", 80, 2, False): Config(1, 256, 8, 4, 2),
+    Key("dots", 0, 2, False): Config(1, 32, 4, 1, 1),
+    Key("dots", 80, 2, False): Config(1, 256, 8, 1, 1),
+    Key("dots", 80, 4, False): Config(1, 128, 8, 1, 1),
     Key("segment", 0, 2, False): Config(1, 32, 4, 1, 1),
-    Key("segment", 80, 2, False): Config(1, 256, 4, 2, 1),
+    Key("segment", 80, 2, False): Config(1, 256, 4, 1, 1),
+    Key("segment", 80, 4, False): Config(1, 128, 4, 1, 1),
 }
 
 _overrides: dict[str, Config] = {}

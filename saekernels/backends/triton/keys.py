@@ -73,12 +73,11 @@ def index_of(key):  # type: ignore[no-untyped-def]
 @triton.jit
 def rank_of(keys, rank):  # type: ignore[no-untyped-def]
     """The rank-th largest (from 1) of a block of ordered int32 keys, which has at least that many: one bit a step."""
-    lifted = keys.to(tl.int64) + 2147483648
-    found = tl.full((), 0, tl.int64)
-    bit = tl.full((), 2147483648, tl.int64)
-    for _ in range(32):
-        trial = found + bit
-        enough = tl.sum((lifted >= trial).to(tl.int32), 0) >= rank
-        found = tl.where(enough, trial, found)
+    # The sign first, for what is added afterwards then never overflows.
+    found = tl.where(tl.sum((keys >= 0).to(tl.int32), 0) >= rank, 0, -2147483648)
+    bit = tl.full((), 1073741824, tl.int32)
+    for _ in range(31):
+        enough = tl.sum((keys >= found + bit).to(tl.int32), 0) >= rank
+        found = tl.where(enough, found + bit, found)
         bit = bit >> 1
-    return (found - 2147483648).to(tl.int32)
+    return found

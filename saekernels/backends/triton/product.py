@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -120,7 +121,12 @@ def tile_for(x: Tensor, config: configs.Config, float32_product: str, *, tma: bo
     even = x.shape[1] % config.BK == 0 < x.shape[1]
     upcast = launch.INTERPRETING and x.dtype != torch.float32
     how = product_of(x.dtype, float32_product)
-    constants = (config.BM, config.BN, config.BK, config.group, even, tma, how, upcast)
+    return _tile(config.BM, config.BN, config.BK, config.group, even, tma, how, upcast)
+
+
+@functools.cache
+def _tile(*constants: Any) -> Tile:
+    """Made once, for a call of a few tokens is the host's time."""
     return Tile(*map(tl.constexpr, constants))
 
 

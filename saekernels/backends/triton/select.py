@@ -17,13 +17,24 @@ MOST_SORTED = 2048
 
 
 @triton.jit
+def _best(found, row, count, KEPT: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.arange(0, BLOCK)
+    return tl.topk(tl.load(found.keys + row * found.capacity + at, mask=at < count, other=keys.EMPTY), KEPT)
+
+
+@triton.jit
 def select_kernel(  # type: ignore[no-untyped-def]
     found, values, indices, k, RELU: tl.constexpr, KEPT: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
-    at = tl.arange(0, BLOCK)
-    here = at < tl.minimum(tl.load(found.counts + row), found.capacity)
-    best = tl.topk(tl.load(found.keys + row * found.capacity + at, mask=here, other=keys.EMPTY), KEPT)
+    count = tl.minimum(tl.load(found.counts + row), found.capacity)
+    # There is room for twice what a row has as a rule, and sorting takes more than twice as long for it.
+    if KEPT >= BLOCK // 2:
+        best = _best(found, row, count, KEPT, BLOCK)
+    elif count <= BLOCK // 2:
+        best = _best(found, row, count, KEPT, BLOCK // 2)
+    else:
+        best = _best(found, row, count, KEPT, BLOCK)
     place = tl.arange(0, KEPT)
     value = keys.value_of(best)
     if RELU:
@@ -51,7 +62,7 @@ def select(found: Candidates, k: int, dtype: torch.dtype, *, relu: bool) -> tupl
         select_kernel,
         (rows,),
         device,
-        num_warps=max(1, min(8, block // 256)),
+        num_warps=max(1, min(8, block // 512)),
         found=found,
         values=values,
         indices=indices,

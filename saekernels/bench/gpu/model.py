@@ -1,8 +1,8 @@
 """The cost model: each kernel's time from the operations it does and bytes it moves (docs/explanation/gpu_model.md).
 
-A kernel takes the longest of its products, its memory traffic and its cache traffic, plus what its epilogue does
-while the tensor cores wait, plus a launch. Nothing is fitted: where a measurement misses a prediction, one of the
-two is wrong.
+A kernel takes the longest of its products, its memory traffic, its cache traffic and its instructions, plus what its
+epilogue does while the tensor cores wait, plus a launch. Nothing is fitted: where a measurement misses a prediction,
+one of the two is wrong.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ SCREEN_EPILOGUE = {"exact": 4.22, "tf32": 9.16, "screened": 10.81}
 # More for a pack of scores of which some lane of the warp appends one.
 APPEND = 56
 WARP = 32
+# Of a thread, in the same table: per element that the loop of a gather multiplies, by bytes per element; per latent of
+# segment_sum; per key of those that a row's threshold or its codes are chosen from.
+GATHERED = {
+    "decode": {2: 4.72, 4: 4.81},
+    "gather_dot": {2: 3.28, 4: 2.03},
+    "segment_outer": {2: 3.72, 4: 3.06},
+}
+PER_LATENT = {2: 22.25, 4: 20.88}
+RANKED, SELECTED = 121.4, 282.0
 # Rows of x and of W that a tile has on sm_90 (backends/triton/configs.py): of encoders, and of the loss by bytes per
 # element, whose tiles of W serve two streams.
 SCREEN_TILE = (128, 128)
@@ -47,6 +56,7 @@ class Kernel(NamedTuple):
         memory, l2: bytes.
         lanes: instructions per lane that nothing overlaps.
         launches: how often it is started.
+        issued: instructions per lane beside which memory is read.
     """
 
     name: str
@@ -56,13 +66,14 @@ class Kernel(NamedTuple):
     l2: float = 0
     lanes: float = 0
     launches: int = 1
+    issued: float = 0
 
     def seconds(self, card: Card) -> float:
         """Its predicted time."""
         return max(self._units(card).values()) + self.lanes / card.lane_operations() + self.launches * card.launch
 
     def bound(self, card: Card) -> str:
-        """The unit that takes longest, of those that work side by side: products, memory or L2."""
+        """The unit that takes longest, of those that work side by side: products, memory, L2 or issue."""
         units = self._units(card)
         return max(units, key=lambda name: units[name])
 
@@ -71,6 +82,7 @@ class Kernel(NamedTuple):
             "products": self.flops / (self.rate * 1e12),
             "memory": self.memory / (card.memory * 1e9),
             "L2": self.l2 / (card.l2 * 1e9),
+            "issue": self.issued / card.lane_operations(),
         }
 
 
@@ -133,7 +145,7 @@ def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact
             tile_reads(shape._replace(F=-(-F // step)), operand, SCREEN_TILE),
             lanes=SAMPLE_EPILOGUE[epilogue] * T * F / step,
         ),
-        Kernel("rank", memory=4 * T * groups, lanes=33 * 2 * T * groups),
+        Kernel("rank", memory=4 * T * groups, lanes=RANKED * T * groups),
         Kernel(
             "screen",
             2 * T * d * F,
@@ -151,7 +163,8 @@ def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact
         memory = max(min(T * left, F) * d * size, gathered * (1 - min(1.0, card.l2_bytes / (F * d * size))))
         kernels.append(Kernel("rescore", 2 * T * left * d, card.fp32, memory, gathered))
     kernels.append(exact_rows(shape, dtype, card, failed=0))
-    kernels.append(Kernel("select", memory=8 * T * found + T * k * (size + 4), lanes=100 * T * capacity))
+    sorted_keys = 1 << (capacity - 1).bit_length()
+    kernels.append(Kernel("select", memory=8 * T * found + T * k * (size + 4), lanes=SELECTED * T * sorted_keys))
     return kernels
 
 
@@ -167,22 +180,26 @@ def decode(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
     T, d, F, k = shape
     size = dtype.itemsize
     used = F * (1 - (1 - 1 / F) ** (T * k))  # of uniformly random latents
-    return [Kernel("decode", memory=(used * d + T * d) * size + T * k * (size + 4), l2=T * k * d * size)]
+    moved = (used * d + T * d) * size + T * k * (size + 4)
+    return [Kernel("decode", memory=moved, l2=T * k * d * size, issued=GATHERED["decode"][min(size, 4)] * T * k * d)]
 
 
 def train(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
     """Forward and backward of a TopK SAE: gradients of both matrices and biases as dense tensors."""
     T, d, F, k = shape
     size = dtype.itemsize
-    gather = decode(shape, dtype, card)[0]._replace(name="gather_dot", flops=2 * T * k * d, rate=card.fp32)
+    gathered = {name: per[min(size, 4)] * T * k * d for name, per in GATHERED.items()}
+    back = decode(shape, dtype, card)[0]._replace(name="decode of the gradient")
+    gather = back._replace(name="gather_dot", issued=gathered["gather_dot"])
     group = Kernel("group_by_latent", memory=3 * 16 * T * k)
-    outer = Kernel("segment_outer", memory=(T * d + F * d) * size + 16 * T * k, l2=T * k * d * size)
-    sums = Kernel("segment_sum", memory=12 * T * k + F * size)
+    moved = (T * d + F * d) * size + 16 * T * k
+    outer = Kernel("segment_outer", memory=moved, l2=T * k * d * size, issued=gathered["segment_outer"])
+    sums = Kernel("segment_sum", memory=12 * T * k + F * size, issued=32 * PER_LATENT[min(size, 4)] * F)
     return [
         *encode(shape, dtype, card),
         *decode(shape, dtype, card),
         gather,
-        gather._replace(name="decode of the gradient"),
+        back,
         group,
         outer,
         group,

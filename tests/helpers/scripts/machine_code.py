@@ -2,7 +2,8 @@
 
 `nvdisasm`, which comes with Triton, turns a cubin into lines; branches make a graph of them. What is counted are
 instructions that a thread issues: on the shortest way from the end of the product's loop to the kernel's, which is the
-way of a thread whose scores reach nothing, and how many more it takes once one score of a pack does.
+way of a thread whose scores reach nothing, and how many more it takes once one score of a pack does; of kernels that
+gather, in the loop where they do, for an element that is multiplied or added there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import heapq
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,8 @@ LABEL = re.compile(r"(\.L_x_\d+):")
 PRODUCT = re.compile(r"[A-Z]*(MMA|UTC[A-Z]*MMA)\b")
 # Of a multiprocessor, by architecture: bytes of shared memory, threads. All have 64 K registers and room for 32 blocks.
 SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
+# Bytes that a thread moves, by the modifier that says so; 4 without one.
+WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 REGISTERS, THREADS, BLOCKS, RESERVED = 64 * 1024, 2048, 32, 1024
 
 
@@ -120,11 +124,7 @@ def epilogue(code: list[Instruction]) -> tuple[int, int] | None:
     if loop is None:
         return None
     start = loop[1]
-
-    def leaves(at: int) -> bool:
-        return code[at].name in ("EXIT", "BRX")  # the latter to where warps of a kernel with several roles wait
-
-    shortest = way(code, start, leaves)
+    shortest = way(code, start, leaves(code))
     more = []
     for atomic in (at for at, instruction in enumerate(code) if instruction.name == "ATOMG"):
         there = way(code, start, lambda at, goal=atomic: at == goal)  # type: ignore[misc]
@@ -132,11 +132,46 @@ def epilogue(code: list[Instruction]) -> tuple[int, int] | None:
         parts = [
             there,
             store and way(code, atomic, lambda at, goal=store: at == goal),
-            store and way(code, store, leaves),
+            store and way(code, store, leaves(code)),
         ]  # type: ignore[misc]
         if shortest is not None and None not in parts:
             more.append(sum(map(int, parts)) - 2 - shortest)  # type: ignore[arg-type]
     return None if shortest is None else (shortest, max(more, default=0))
+
+
+def leaves(code: list[Instruction]) -> Callable[[int], bool]:
+    """Whether an instruction ends the kernel, or goes to where warps of a kernel with several roles wait."""
+    return lambda at: code[at].name in ("EXIT", "BRX")
+
+
+def gathering(code: list[Instruction]) -> tuple[int, int] | None:
+    """First and last instruction of the innermost loop with the most float32 arithmetic; None where none has any."""
+    loops = [(instruction.target, at) for at, instruction in enumerate(code) if 0 <= instruction.target < at]
+    innermost = [one for one in loops if not any(one[0] <= x and y <= one[1] and (x, y) != one for x, y in loops)]
+    counted = {one: arithmetic(code, one) for one in innermost}
+    return max((one for one in innermost if sum(counted[one])), default=None, key=lambda one: counted[one])
+
+
+def arithmetic(code: list[Instruction], loop: tuple[int, int]) -> tuple[int, int]:
+    """How many multiplications with an addition, and how many additions, of float32."""
+    names = [instruction.name for instruction in code[loop[0] : loop[1] + 1]]
+    return names.count("FFMA"), names.count("FADD")
+
+
+def through(code: list[Instruction], loop: tuple[int, int]) -> int | None:
+    """Instructions of a thread that goes through a loop once."""
+    there, left = way(code, 0, lambda at: at == loop[1]), way(code, loop[1], leaves(code))
+    return None if there is None or left is None else there + left - 1
+
+
+def moved(code: list[Instruction], name: str) -> str:
+    """Loads ("LDG") or stores ("STG") by the bytes that a thread moves with one, the widest first: "2x16 1x4"."""
+    found: Counter[int] = Counter()
+    for instruction in code:
+        operation, *modifiers = instruction.text.split()[0].split(".")
+        if operation == name:
+            found[next((WIDTHS[modifier] for modifier in modifiers if modifier in WIDTHS), 4)] += 1
+    return " ".join(f"{found[width]}x{width}" for width in sorted(found, reverse=True))
 
 
 def blocks(architecture: int, registers: int, warps: int, shared: int) -> int:

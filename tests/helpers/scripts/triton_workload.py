@@ -89,5 +89,6 @@ def workload() -> None:
         for case in ENCODERS:
             encoder(*case)
             codes(*case)
+        codes(8192, 4096, 131072, 64, torch.float16)
         for head in LOSSES:
             loss(*head)

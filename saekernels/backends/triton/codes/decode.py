@@ -12,40 +12,22 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs
+from saekernels.backends.triton.codes.weighted_rows import rows_of, sum_rows
 from saekernels.backends.triton.launch import architecture, launch
 
 
 @triton.jit
 def decode_kernel(  # type: ignore[no-untyped-def]
-    values,
-    indices,
-    offsets,
-    W,
-    bias,
-    out,
-    D,
-    stride_wf,
-    stride_wd,
-    stride_bias,
-    BD: tl.constexpr,
-    ENTRIES: tl.constexpr,
+    values, indices, offsets, W, bias, stride_bias, out, BD: tl.constexpr, ENTRIES: tl.constexpr, EVEN: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BD + tl.arange(0, BD)
     begin = tl.load(offsets + row)
     end = tl.load(offsets + row + 1)
-    acc = tl.zeros((BD,), tl.float32)
-    for start in range(begin, end, ENTRIES):
-        # Independent loads, so that several rows of W_dec are under way; one sum, in order.
-        for i in tl.static_range(ENTRIES):
-            there = start + i < end
-            latent = tl.load(indices + start + i, mask=there, other=0).to(tl.int64)
-            value = tl.load(values + start + i, mask=there, other=0.0).to(tl.float32)
-            weights = W + latent * stride_wf + column * stride_wd
-            acc += value * tl.load(weights, mask=column < tl.where(there, D, 0), other=0.0).to(tl.float32)
+    acc = sum_rows(values, indices, begin, end, W, column, BD, ENTRIES, EVEN)
     if bias is not None:
-        acc += tl.load(bias + column * stride_bias, mask=column < D, other=0.0).to(tl.float32)
-    tl.store(out + row * D + column, acc.to(out.dtype.element_ty), mask=column < D)
+        acc += tl.load(bias + column * stride_bias, mask=column < W.D, other=0.0).to(tl.float32)
+    tl.store(out + row * W.D + column, acc.to(out.dtype.element_ty), mask=column < W.D)
 
 
 def decode(
@@ -69,14 +51,12 @@ def decode(
         values=values.contiguous(),
         indices=indices.contiguous(),
         offsets=offsets.contiguous(),
-        W=W_dec,
+        W=rows_of(W_dec),
         bias=b_dec,
-        out=out,
-        D=width,
-        stride_wf=W_dec.stride(0),
-        stride_wd=W_dec.stride(1),
         stride_bias=0 if b_dec is None else b_dec.stride(0),
+        out=out,
         BD=config.BN,
         ENTRIES=config.BK,
+        EVEN=width % config.BN == 0,
     )
     return out

@@ -32,14 +32,18 @@ class Segments(NamedTuple):
     owners: Tensor
 
 
+def by_latent(indices: Tensor, n_latents: int) -> tuple[Tensor, Tensor]:
+    """`order` and `starts` of entries with indices [nnz], each in [0, n_latents)."""
+    if indices.device.type == "cuda" and cuda.available() is None:
+        return cuda.group_by_latent(indices, n_latents)
+    latents, order = torch.sort(indices, stable=True)
+    bounds = torch.arange(n_latents + 1, dtype=indices.dtype, device=indices.device)
+    return order, torch.searchsorted(latents, bounds)
+
+
 def segments(indices: Tensor, n_latents: int) -> Segments:
     """Group entries by indices [nnz], each in [0, n_latents)."""
-    if indices.device.type == "cuda" and cuda.available() is None:
-        order, starts = cuda.group_by_latent(indices, n_latents)
-    else:
-        latents, order = torch.sort(indices, stable=True)
-        bounds = torch.arange(n_latents + 1, dtype=indices.dtype, device=indices.device)
-        starts = torch.searchsorted(latents, bounds)
+    order, starts = by_latent(indices, n_latents)
     counts = starts.diff()
     each = torch.where(counts > PIECE, (counts + PIECE - 1) // PIECE, 0)
     pieces = torch.cat([each.new_zeros(1), each.cumsum(0)])
@@ -48,7 +52,6 @@ def segments(indices: Tensor, n_latents: int) -> Segments:
     return Segments(order, starts, pieces, torch.searchsorted(pieces[1:], places, right=True))
 
 
-def rows_of(offsets: Tensor, count: int) -> Tensor:
-    """The row of each of `count` entries: [nnz] int32."""
-    rows = torch.arange(offsets.shape[0] - 1, dtype=torch.int32, device=offsets.device)
-    return rows.repeat_interleave(offsets.diff(), output_size=count)
+def rows_in(order: Tensor, offsets: Tensor) -> Tensor:
+    """The row of each entry of `order`: [nnz] int32."""
+    return torch.searchsorted(offsets[1:], order.to(offsets.dtype), right=True, out_int32=True)

@@ -7,6 +7,7 @@ says the same in Triton alone, for the interpreter, which knows no assembly, and
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import triton
@@ -33,6 +34,7 @@ class Form(NamedTuple):
     ASSEMBLY: Any
 
 
+@functools.cache
 def form_of(architecture: int, absolute: bool, per_latent: bool, rescored: bool) -> Form:
     """The form for an architecture; scores of a `rescored` screen are compared as they are."""
     text = (

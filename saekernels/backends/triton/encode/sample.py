@@ -73,7 +73,8 @@ def sample(of: Operands, rank: int, *, absolute: bool = False) -> Tensor:
     )
     threshold = torch.empty(rows, dtype=torch.float32, device=device)
     block = power_of_2(groups, 32)
-    warps = max(1, min(8, block // 256))
+    # A step of the search is a compare per key and a sum over the block, which one warp does without barriers.
+    warps = max(1, min(8, block // 1024))
     launch(
         rank_kernel,
         (rows,),
