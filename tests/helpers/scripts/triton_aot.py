@@ -49,7 +49,7 @@ TYPES = {
 # Constants that are sizes of tiles, or the same everywhere.
 DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST", "ASSEMBLY")
 # Operands that may be None, and what a kernel with them is called.
-OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
+OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "factor": "factored", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
 GOLDEN = TESTS / "gpu" / "golden" / "triton_machine_code.json"
 TILES_OF_SCORES = ("screen_kernel", "sample_kernel", "dense_kernel")

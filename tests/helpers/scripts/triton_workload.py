@@ -42,6 +42,15 @@ def encoder(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
                 backend.encode_topk(x, W, bias, None, k, "relu", precision="fast")
 
 
+def scaled(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
+    """Encoders that compare scores times a scale: the best rescored, and what is above thresholds."""
+    x, W, bias, scale = empty(T, d, dtype=dtype), empty(F, d, dtype=dtype), empty(F), empty(F)
+    if dtype == torch.float32:
+        backend.encode_topk(x, W, bias, None, k, "relu", scale=scale)
+    else:
+        backend.encode_threshold(x, W, bias, None, empty(F), scale=scale)
+
+
 def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
     """What is done with codes, there and back."""
     values, indices, offsets = (
@@ -70,3 +79,5 @@ def workload() -> None:
             codes(*case)
         for head in LOSSES:
             loss(*head)
+        for case in ENCODERS[:2]:
+            scaled(*case)

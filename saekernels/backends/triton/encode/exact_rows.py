@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from saekernels.backends.triton import keys
 from saekernels.backends.triton.encode.certify import Failed
+from saekernels.backends.triton.encode.encoder_inputs import Encoder
 from saekernels.backends.triton.encode.sampling import kept
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import launch, multiprocessors
@@ -24,7 +24,7 @@ TILE = 2048
 
 @triton.jit
 def exact_rows_kernel(  # type: ignore[no-untyped-def]
-    x, W, bias, failed, found, sizes, parts, ABS: tl.constexpr, KEPT: tl.constexpr, BD: tl.constexpr
+    x, W, bias, factor, failed, found, sizes, parts, ABS: tl.constexpr, KEPT: tl.constexpr, BD: tl.constexpr
 ):
     items = tl.load(failed.number) * parts
     each = tl.cdiv(tl.cdiv(sizes.F, KEPT), parts) * KEPT
@@ -45,6 +45,8 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
             score = tl.sum(acc, 1)
             if bias is not None:
                 score += tl.load(bias + latent, mask=latent < sizes.F, other=0.0)
+            if factor is not None:
+                score = score * tl.load(factor + latent, mask=latent < sizes.F, other=0.0)
             negative = (score < 0) & ABS
             if ABS:
                 score = tl.abs(score)
@@ -55,14 +57,9 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
         tl.store(found.counts + row, parts * KEPT)
 
 
-def exact_rows(
-    x: Tensor, W: Tensor, bias: Tensor | None, failed: Failed, found: Candidates, k: int, *, absolute: bool = False
-) -> None:
-    """Fill keys and counts of the failed rows with keys, at least k, of their best latents.
-
-    Args:
-        x: [T, d]; W: [F, d]; bias: [F] float32 or None.
-    """
+def exact_rows(of: Encoder, failed: Failed, found: Candidates, k: int, *, absolute: bool = False) -> None:
+    """Fill keys and counts of the failed rows with keys, at least k, of their best latents."""
+    x, W = of.x, of.W
     most = kept(k)
     parts = max(1, min(found.capacity // most, triton.cdiv(W.shape[0], most)))
     launch(
@@ -74,7 +71,8 @@ def exact_rows(
         maxnreg=255,
         x=x,
         W=W,
-        bias=bias,
+        bias=of.bias,
+        factor=of.factor,
         failed=failed,
         found=found,
         sizes=sizes_of(x, W),
