@@ -3,9 +3,11 @@
     pip install '.[test,peers]'
     python benchmarks/peers_suites.py              # downloads sparsify's source distribution; a minute on 2 cores
     python benchmarks/peers_suites.py --source DIR # an unpacked source distribution or checkout of any tool with tests
+    python benchmarks/peers_suites.py --source SAELens --only saes training/test_sae_trainer.py
 
 sae-lens, dictionary_learning and SAEBench ship no tests in their source distributions; for a checkout of theirs give
---source. Their evaluators, models and trainers run with and without the swap in tests/adapters/test_tools.py.
+--source, and --only what of its tests does without models from the net. Their evaluators, models and trainers run with
+and without the swap in tests/adapters/test_tools.py.
 
 Where there is no GPU, tests are run from a copy in which "cuda" is "cpu". Exits 1 if a test that passed fails with the
 swap.
@@ -53,9 +55,10 @@ def on_this_machine(source: Path, folder: Path) -> Path:
     return tests
 
 
-def outcomes(tests: Path, swap: bool) -> dict[str, str]:
+def outcomes(tests: Path, only: list[str], swap: bool) -> dict[str, str]:
     """Test -> PASSED, FAILED, ..."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-n", "0", str(tests)]
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-n", "0"]
+    command += [str(tests / one) for one in only or ["."]]
     command += ["-p", PLUGIN] if swap else []
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -67,9 +70,9 @@ def outcomes(tests: Path, swap: bool) -> dict[str, str]:
     return found
 
 
-def compare(name: str, tests: Path) -> list[str]:
+def compare(name: str, tests: Path, only: list[str]) -> list[str]:
     """Prints both counts; the tests that the swap breaks."""
-    before, after = outcomes(tests, swap=False), outcomes(tests, swap=True)
+    before, after = (outcomes(tests, only, swap) for swap in (False, True))
     counts = [sum(result == "PASSED" for result in found.values()) for found in (before, after)]
     broken = [test for test, result in before.items() if result == "PASSED" and after.get(test) != "PASSED"]
     print(
@@ -85,13 +88,14 @@ def main() -> int:
     parser.add_argument(
         "--source", type=Path, nargs="*", help="unpacked distributions or checkouts with a tests folder"
     )
+    parser.add_argument("--only", nargs="*", default=[], help="paths in the tests folder; all of it where left out")
     args = parser.parse_args()
     broken: list[str] = []
     for given in args.source or SUITES:
         with tempfile.TemporaryDirectory() as folder:
             source = given if isinstance(given, Path) else download(given, Path(folder))
             (Path(folder) / "copy").mkdir()
-            broken += compare(str(given), on_this_machine(source, Path(folder) / "copy"))
+            broken += compare(str(given), on_this_machine(source, Path(folder) / "copy"), args.only)
     return 1 if broken else 0
 
 

@@ -46,8 +46,8 @@ Matrix matrix(const py::object& view) {
 // prepared: (address, bytes), or None.
 struct BoundEncoder {
   BoundEncoder(const py::object& x, const py::object& weight, const py::object& bias, const py::object& pre_bias,
-               const py::object& prepared)
-      : encoder{matrix(x), matrix(weight), matrix(bias), matrix(pre_bias), nullptr} {
+               const py::object& scale, const py::object& prepared)
+      : encoder{matrix(x), matrix(weight), matrix(bias), matrix(pre_bias), nullptr, matrix(scale)} {
     if (prepared.is_none()) return;
     const auto block = prepared.cast<std::pair<uintptr_t, int64_t>>();
     weights = read_prepared(pointer<const void>(block.first), block.second, encoder.weight);
@@ -72,9 +72,9 @@ MutableRows rows_out(const py::object& view) {
 
 void bind_encoders(py::module_& m) {
   m.def("encode_topk", [](const py::object& x, const py::object& weight, const py::object& bias,
-                          const py::object& pre_bias, const py::object& prepared, int64_t k, int activation,
-                          int threads, int dtype, uintptr_t values, uintptr_t indices) {
-    const BoundEncoder e(x, weight, bias, pre_bias, prepared);
+                          const py::object& pre_bias, const py::object& scale, const py::object& prepared, int64_t k,
+                          int activation, int threads, int dtype, uintptr_t values, uintptr_t indices) {
+    const BoundEncoder e(x, weight, bias, pre_bias, scale, prepared);
     const py::gil_scoped_release release;
     encode_topk(e.encoder, k, static_cast<Activation>(activation), threads,
                 {dtype_of(dtype), pointer<void>(values), pointer<int32_t>(indices)});
@@ -94,8 +94,8 @@ void bind_encoders(py::module_& m) {
       });
   m.def("encode_threshold",
         [](const py::object& x, const py::object& weight, const py::object& bias, const py::object& pre_bias,
-           const py::object& prepared, const py::object& threshold, int threads) {
-          const BoundEncoder e(x, weight, bias, pre_bias, prepared);
+           const py::object& scale, const py::object& prepared, const py::object& threshold, int threads) {
+          const BoundEncoder e(x, weight, bias, pre_bias, scale, prepared);
           const Matrix limit = matrix(threshold);
           const py::gil_scoped_release release;
           return encode_threshold(e.encoder, limit, threads);

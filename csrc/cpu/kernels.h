@@ -37,6 +37,7 @@ struct Encoder {
   Matrix bias;      // [F]
   Matrix pre_bias;  // [d]
   const Prepared* prepared = nullptr;
+  Matrix scale;  // [F], above 0: what is compared are scores times it, and codes are the scores themselves
 };
 
 // Where top-k codes go: values [T, k] of this dtype and indices [T, k], contiguous.

@@ -67,7 +67,7 @@ class TopkSelector {
     for (int64_t first = begin; first < end; first += kMaxTile) {
       const int columns = static_cast<int>(std::min<int64_t>(kMaxTile, end - first));
       simd_.load_row(scores_, row, first, columns, tile);
-      const int n = simd_.filter_above(tile, kNoBias, columns, threshold, false, hits);
+      const int n = simd_.filter_above(tile, nullptr, kNoBias, columns, threshold, false, hits);
       for (int h = 0; h < n; ++h) {
         best.add(tile[hits[h]], static_cast<int32_t>(first + hits[h]), false, k_, capacity_);
       }

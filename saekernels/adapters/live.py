@@ -70,7 +70,7 @@ class LiveSAE(SAE):
 
     def prepared(self) -> PreparedWeights | None:
         """As `SAE.prepared`, of the object's matrix or of its copy."""
-        return None if self.rescale_by_decoder_norm else self._known.weights.prepared(self.W_enc)
+        return self._known.weights.prepared(self.W_enc)
 
     def encode(self, x: Any) -> Any:
         """As `SAE.encode`, by what the object holds now."""

@@ -223,7 +223,7 @@ class CurrentWeights:
 
     def prepared(self) -> PreparedWeights | None:
         """W_enc prepared for the encoders, from its second use without a change on, or None; as `SAE.prepared`."""
-        return None if self.rescale_by_decoder_norm else self.live.prepared(self.W_enc)
+        return self.live.prepared(self.W_enc)
 
     def encode(self, x: Tensor, activation: Activation) -> Codes:
         """Codes of x [..., d_in], from which the tool has taken its biases already."""

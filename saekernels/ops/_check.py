@@ -113,6 +113,16 @@ def beside(name: str, value: Tensor, partner: Tensor) -> None:
         dtype_in(name, value, tuple(dict.fromkeys((partner.dtype, torch.float32))))
 
 
+def above_zero(name: str, value: Tensor | None) -> None:
+    """ValueError unless every element is above 0, or NaN. Reads the data, so for CPU tensors only."""
+    if value is None or value.device.type != "cpu":
+        return
+    wrong = value <= 0
+    if wrong.any():
+        at = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"{name}: must be above 0, but {name}[{at}] = {float(value[at]):g}")
+
+
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """ValueError unless `value` is one of `allowed`."""
     if value not in allowed:

@@ -30,6 +30,7 @@ def encode_threshold(
     threshold: float | Tensor = 0.0,
     *,
     pre_bias: Tensor | None = None,
+    scale: Tensor | None = None,
     precision: str = "exact",
     prepared: PreparedWeights | None = None,
     sparse_grad: bool = False,
@@ -48,6 +49,7 @@ def encode_threshold(
         threshold: a number, a scalar tensor, or [F]; x's dtype or float32. Not differentiable. Nothing but NaN passes
             a NaN.
         pre_bias: [d], subtracted from x in float32.
+        scale: [F], as in `encode_topk`: a pre-activation times it has to be above the threshold.
         precision: "exact", "fast" or "screened", as in `encode_topk`.
         prepared: `prepare(W_enc)`, for speed; the result is the same without it.
         sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, each once, for
@@ -74,6 +76,7 @@ def encode_threshold(
             threshold,
             pre_bias,
             block_of(prepared, W_enc),
+            scale,
             precision=precision,
             sparse_grad=sparse_grad,
             backend=backend,
@@ -94,6 +97,7 @@ class EncodeThreshold(Op):
     threshold: Tensor
     pre_bias: Tensor | None = None
     prepared: Tensor | None = None
+    scale: Tensor | None = None
     _: KW_ONLY
     precision: str = "exact"
     sparse_grad: bool = False
@@ -102,15 +106,19 @@ class EncodeThreshold(Op):
     def check(self) -> None:
         x, threshold = self.x, self.threshold
         _check.encoder(x, self.W_enc, self.b_enc, self.pre_bias, self.precision)
+        _check.vector_beside("scale", self.scale, ("F", self.W_enc.shape[0]), x)
         if threshold.dim():
             _check.vector_beside("threshold", threshold, ("F", self.W_enc.shape[0]), x)
         else:
             _check.beside("threshold", threshold, x)
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        _check.above_zero("scale", self.scale)
         kernels = registry.select("encode_threshold", self.x.device.type, self.x.dtype, self.backend)
         encoder = (rows_of(self.x), self.W_enc, self.b_enc, self.pre_bias)
-        return kernels.encode_threshold(*encoder, self.threshold, self.prepared, precision=self.precision)
+        return kernels.encode_threshold(
+            *encoder, self.threshold, self.prepared, precision=self.precision, scale=self.scale
+        )
 
     def empty(self) -> tuple[Tensor, Tensor, Tensor]:
         entries = torch.library.get_ctx().new_dynamic_size()
@@ -133,7 +141,7 @@ class EncodeThreshold(Op):
         x, W_enc, b_enc, _, pre_bias = padded(ctx.needs_input_grad, 5, False)[:5]
         needs = (x, W_enc, b_enc, pre_bias)
         d_x, d_W, d_b, d_pre = encoder_gradient(ctx, grads[0], indices, offsets, needs)
-        return d_x, d_W, d_b, None, d_pre, None
+        return d_x, d_W, d_b, None, d_pre, None, None
 
 
 _encode_threshold = register("encode_threshold", EncodeThreshold)

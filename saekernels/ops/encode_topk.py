@@ -31,6 +31,7 @@ def encode_topk(
     *,
     k: int,
     pre_bias: Tensor | None = None,
+    scale: Tensor | None = None,
     activation: str = "relu",
     precision: str = "exact",
     prepared: PreparedWeights | None = None,
@@ -50,6 +51,8 @@ def encode_topk(
         b_enc: [F], x's dtype or float32.
         k: 1 <= k <= F.
         pre_bias: [d], subtracted from x in float32; x's dtype or float32.
+        scale: [F], x's dtype or float32, above 0: what is compared is a pre-activation times its latent's scale, such
+            as the norm of its decoder row. Values are the pre-activations all the same; no gradient reaches the scale.
         activation: "relu" selects on the pre-activation and returns max(value, 0), so fewer than k values may be
             nonzero; "none" keeps signs; "abs" selects on the magnitude and keeps signs.
         precision: "exact" (float32 accumulation over the inputs as given). "fast": values are what tensor cores
@@ -79,6 +82,7 @@ def encode_topk(
             pre_bias,
             block_of(prepared, W_enc),
             _hint_tensor(hint, x, backend),
+            scale,
             k=k,
             activation=activation,
             precision=precision,
@@ -109,6 +113,7 @@ class EncodeTopK(Op):
     pre_bias: Tensor | None = None
     prepared: Tensor | None = None
     hint: Tensor | None = None
+    scale: Tensor | None = None
     _: KW_ONLY
     k: int | SymInt
     activation: str = "relu"
@@ -122,6 +127,7 @@ class EncodeTopK(Op):
         _check.encoder(x, self.W_enc, self.b_enc, self.pre_bias, self.precision)
         _check.k_of(self.k, self.W_enc.shape[0], "W_enc")
         _check.choice("activation", self.activation, _check.ACTIVATIONS)
+        _check.vector_beside("scale", self.scale, ("F", self.W_enc.shape[0]), x)
         if hint is not None:
             _check.beside("hint", hint, x)
             if hint.dim() and hint.shape != x.shape[:-1]:
@@ -130,6 +136,7 @@ class EncodeTopK(Op):
 
     def compute(self) -> tuple[Tensor, Tensor]:
         x, hint = self.x, self.hint
+        _check.above_zero("scale", self.scale)
         kernels = registry.select("encode_topk", x.device.type, x.dtype, self.backend)
         values, indices = kernels.encode_topk(
             rows_of(x),
@@ -142,6 +149,7 @@ class EncodeTopK(Op):
             hint=hint if hint is None or not hint.dim() else hint.reshape(-1),
             precision=self.precision,
             out=values_dtype(x.dtype, self.wide),
+            scale=self.scale,
         )
         shape = (*x.shape[:-1], self.k)
         return reshaped(values, shape), reshaped(indices, shape)
@@ -165,7 +173,7 @@ class EncodeTopK(Op):
         grad = grad if closed is None else grad.masked_fill(closed, 0.0)
         offsets = uniform_offsets(math.prod(x.shape[:-1]), ctx.k, x.device)
         needs = padded(ctx.needs_input_grad, 4, False)[:4]
-        return *encoder_gradient(ctx, grad.reshape(-1), indices.reshape(-1), offsets, needs), None, None
+        return *encoder_gradient(ctx, grad.reshape(-1), indices.reshape(-1), offsets, needs), None, None, None
 
 
 _encode_topk = register("encode_topk", EncodeTopK)

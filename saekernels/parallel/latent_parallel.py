@@ -14,7 +14,7 @@ from saekernels.parallel.merge import merge_topk
 from saekernels.parallel.rows import most_codes
 from saekernels.sae.activations import AbsTopK, Activation, GroupMax, TopK
 from saekernels.sae.codes import Codes
-from saekernels.sae.encoders import ENCODERS, encoder_weights
+from saekernels.sae.encoders import ENCODERS, scale_of, times
 from saekernels.sae.module import SAE
 
 # Of this rank: values, latents of the shard, offsets, in CSR; and the codes of all ranks.
@@ -112,19 +112,20 @@ class LatentParallelSAE(nn.Module):
         magnitude = isinstance(activation, AbsTopK)
         offered = most_codes(self.n_latents, activation, distributed.get_world_size(self._group))
         kept = min(offered, self.own.n_latents)
-        W_enc, b_enc = encoder_weights(self.own)
+        scale = scale_of(self.own)
         # Not rounded and, unless magnitudes order them, before the ReLU: what the undivided encoder selects by.
         mine = encode_topk(
             x,
-            W_enc,
-            b_enc,
+            self.own.W_enc,
+            self.own.b_enc,
             k=kept,
             pre_bias=self.own.pre_bias,
+            scale=scale,
             activation="abs" if magnitude else "none",
             prepared=self.own.prepared(),
             wide=True,
         )
-        values, latents = mine.values, mine.indices
+        values, latents = times(*mine, scale, mine.values.dtype), mine.indices
         if kept < offered:  # a shard with fewer latents offers as many codes, the last of them worse than any
             values = nn.functional.pad(values, (0, offered - kept), value=0.0 if magnitude else -torch.inf)
             latents = nn.functional.pad(latents, (0, offered - kept), value=-1)

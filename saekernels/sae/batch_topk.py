@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn.functional import pad
 
 from saekernels.ops import _check, encode_threshold, encode_topk
 from saekernels.ops.encode_threshold import CsrCodes
-from saekernels.sae.entries import with_gradients
+from saekernels.sae.entries import positive, with_gradients
 
 _SAMPLE = 64  # rows that the first guess looks at
 _MARGIN = 0.95  # of a guess: what is above it are the candidates, some more than are wanted
@@ -52,66 +53,109 @@ def encode_batch_topk(
         ValueError: n below 1, x that is not [T, d], a scale of another shape, or a guess that is not finite; and as
             `encode_threshold`.
     """
+    return batch_codes(Encoder(x, W_enc, b_enc, pre_bias, scale), n, guess, Alone())
+
+
+class Encoder(NamedTuple):
+    """The arguments of `encode_batch_topk` that say what a score is."""
+
+    x: Tensor
+    W_enc: Tensor
+    b_enc: Tensor | None
+    pre_bias: Tensor | None
+    scale: Tensor | None
+
+
+class Alone:
+    """What the search asks of all rows of the batch, where they are those of this process."""
+
+    def rows(self, mine: int, n: int) -> int:
+        """How many there are; raises ValueError where not all want the same n."""
+        return mine
+
+    def least(self, guess: float | None) -> float:
+        """The lowest guess; 0 for none."""
+        return guess or 0.0
+
+    def total(self, count: int) -> int:
+        """The sum of counts."""
+        return count
+
+    def cut(self, scores: Tensor, n: int) -> tuple[Tensor, int] | None:
+        """The n-th largest score, and how many of mine that equal it are kept, the first ones; None to keep all."""
+        if scores.numel() <= n:
+            return None
+        least = scores.topk(n).values[-1]
+        return least, n - int(above(scores, least).sum())
+
+
+def above(scores: Tensor, least: Tensor) -> Tensor:
+    """Which scores rank above another; NaN ranks above everything else."""
+    return (scores > least) | (scores.isnan() & ~least.isnan())
+
+
+def equal(scores: Tensor, least: Tensor) -> Tensor:
+    """Which scores rank as high as another."""
+    return (scores == least) | (scores.isnan() & least.isnan())
+
+
+def batch_codes(of: Encoder, n: int, guess: float | None, batch: Alone) -> CsrCodes:
+    """The codes of this process's rows among the n largest of the batch; see `encode_batch_topk`."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n: got {n!r}, need an int of at least 1")
-    if x.dim() != 2:
-        raise ValueError(f"x: got shape {list(x.shape)}, need [T, d]")
+    if of.x.dim() != 2:
+        raise ValueError(f"x: got shape {list(of.x.shape)}, need [T, d]")
     if guess is not None and not math.isfinite(guess):
         raise ValueError(f"guess: got {guess!r}, need a finite number or None")
-    if scale is not None:
-        _check.vector_beside("scale", scale, ("F", W_enc.shape[0]), x)
+    if of.scale is not None:
+        _check.vector_beside("scale", of.scale, ("F", of.W_enc.shape[0]), of.x)
+        of = of._replace(scale=of.scale.to(torch.promote_types(of.scale.dtype, torch.float32)))
     with torch.no_grad():
-        if guess is None:
-            guess = _first_guess(x, W_enc, b_enc, n, pre_bias, scale)
-        floor = _MARGIN * max(guess, 0.0)
+        rows = batch.rows(len(of.x), n)
+        if guess is None and len(of.x):
+            guess = _first_guess(of, n * len(of.x) / rows)
+        floor = _MARGIN * max(batch.least(guess if len(of.x) else None), 0.0)
         while True:
-            found, scores = _above(x, W_enc, b_enc, pre_bias, scale, floor)
-            if floor == 0 or int((~(scores <= floor)).sum()) >= n:
+            found, scores = _above(of, floor)
+            if floor == 0 or batch.total(int((~(scores <= floor)).sum())) >= n:
                 break
             floor = floor / 2 if floor > 1e-3 else 0.0
-        kept = _largest(found, scores, n)
-    return kept._replace(values=with_gradients(kept, x, W_enc, b_enc, pre_bias))
+        kept = _largest(found, scores, batch.cut(scores, n))
+    return kept._replace(values=with_gradients(kept, of.x, of.W_enc, of.b_enc, of.pre_bias))
 
 
-def _above(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None, scale: Tensor | None, floor: float
-) -> tuple[CsrCodes, Tensor]:
+def _above(of: Encoder, floor: float) -> tuple[CsrCodes, Tensor]:
     """Every entry whose score exceeds the floor, perhaps some more, and the scores [nnz]."""
-    if scale is None:
-        found = encode_threshold(x, W_enc, b_enc, floor, pre_bias=pre_bias)
-        return found, found.values
-    # A quotient and a product are rounded, and a value to x's dtype: a little lower, so that none is missed.
-    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
-    low = floor * (1 - 8 * torch.finfo(x.dtype).eps) / scale.clamp(min=torch.finfo(scale.dtype).tiny)
-    found = encode_threshold(x, W_enc, b_enc, low, pre_bias=pre_bias)
-    return found, found.values * scale[found.indices.long()]
+    x, W_enc, b_enc, pre_bias, scale = of
+    # Values are rounded to x's dtype, and a GPU's are quotients of scores: a little lower, so that none is missed.
+    low = floor * (1 - 2 * torch.finfo(x.dtype).eps)
+    at_least = None if scale is None else positive(scale)
+    found = encode_threshold(x, W_enc, b_enc, low, pre_bias=pre_bias, scale=at_least)
+    return found, found.values if scale is None else found.values * scale[found.indices.long()]
 
 
 @torch.no_grad()
-def _first_guess(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, n: int, pre_bias: Tensor | None, scale: Tensor | None
-) -> float:
-    """About the n-th score of the batch, or less, from some of its rows; 0 for none."""
-    if not len(x):
-        return 0.0
+def _first_guess(of: Encoder, n: float) -> float:
+    """About the n-th score of these rows, or less, from some of them."""
+    x, W_enc, b_enc, pre_bias, scale = of
     rows = x[torch.linspace(0, len(x) - 1, min(_SAMPLE, len(x)), device=x.device).long()]
     wanted = math.ceil(n * len(rows) / len(x))
     k = min(len(W_enc), math.ceil(2 * wanted / len(rows)))
-    values, indices = encode_topk(rows, W_enc, b_enc, k=k, pre_bias=pre_bias)
+    at_least = None if scale is None else positive(scale)
+    values, indices = encode_topk(rows, W_enc, b_enc, k=k, pre_bias=pre_bias, scale=at_least)
     scores = (values if scale is None else values * scale[indices.long()]).flatten()
     guess = float(scores.topk(min(wanted, scores.numel())).values[-1])
     return guess if math.isfinite(guess) else 0.0
 
 
-def _largest(found: CsrCodes, scores: Tensor, n: int) -> CsrCodes:
-    """The n entries of the largest scores; what is not above 0 is none, and NaN is."""
+def _largest(found: CsrCodes, scores: Tensor, cut: tuple[Tensor, int] | None) -> CsrCodes:
+    """The entries whose scores are above a cut, and the first so many that equal it; none at or below 0, but NaN."""
     keep = ~(scores <= 0)
-    if scores.numel() > n:
-        least = scores.topk(n).values[-1]
-        above = ~(scores <= least)
-        tied = ((scores == least) & keep).nonzero()[:, 0]
-        keep &= above
-        keep[tied[: max(0, n - int(above.sum()))]] = True
+    if cut is not None:
+        least, ties = cut
+        tied = (equal(scores, least) & keep).nonzero()[:, 0]
+        keep &= above(scores, least)
+        keep[tied[: max(0, ties)]] = True
     if bool(keep.all()):
         return found
     offsets = pad(keep.cumsum(0), (1, 0))[found.offsets]

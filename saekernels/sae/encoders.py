@@ -11,6 +11,7 @@ from torch import Tensor
 from saekernels.ops import encode_threshold, encode_topk
 from saekernels.ops.prepare import PreparedWeights
 from saekernels.sae.activations import AbsTopK, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
+from saekernels.sae.entries import positive
 
 # values, indices, offsets (None where every token has k entries)
 Entries = tuple[Tensor, Tensor, Tensor | None]
@@ -45,41 +46,57 @@ class EncoderParameters(Protocol):
     def prepared(self) -> PreparedWeights | None: ...
 
 
-def encoder_weights(sae: EncoderParameters) -> tuple[Tensor, Tensor | None]:
-    """W_enc [F, d] and b_enc [F], with pre-activations scaled by the decoder's norms where the SAE asks for that."""
-    if not sae.rescale_by_decoder_norm:
-        return sae.W_enc, sae.b_enc
-    norms = sae.decoder_norms()
-    return sae.W_enc * norms[:, None], None if sae.b_enc is None else sae.b_enc * norms
+def scale_of(sae: EncoderParameters) -> Tensor | None:
+    """[F], the decoder's norms where codes are pre-activations times them, as the encoders take them; else None."""
+    return positive(sae.decoder_norms()) if sae.rescale_by_decoder_norm else None
+
+
+def times(values: Tensor, indices: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Values, each times its latent's scale, if there is one, in a dtype; differentiable with respect to both."""
+    if scale is None:
+        return values
+    return (values * scale.index_select(0, indices.flatten()).view_as(values)).to(dtype)
 
 
 def _top_k(sae: EncoderParameters, x: Tensor, k: int, activation: str) -> Entries:
-    W_enc, b_enc = encoder_weights(sae)
+    scale = scale_of(sae)
     values, indices = encode_topk(
-        x, W_enc, b_enc, k=k, pre_bias=sae.pre_bias, activation=activation, prepared=sae.prepared()
+        x,
+        sae.W_enc,
+        sae.b_enc,
+        k=k,
+        pre_bias=sae.pre_bias,
+        scale=scale,
+        activation=activation,
+        prepared=sae.prepared(),
+        wide=scale is not None,
     )
-    return values, indices, None
+    return times(values, indices, scale, x.dtype), indices, None
 
 
 def _group_max(sae: EncoderParameters, x: Tensor, k: int) -> Entries:
     """A top-1 of each group's own rows: the winner's latent is its place in the group plus the group's start."""
-    W_enc, b_enc = encoder_weights(sae)
+    W_enc, b_enc, scale = sae.W_enc, sae.b_enc, scale_of(sae)
     size = sae.n_latents // k
     values, indices = [], []
     for start in range(0, sae.n_latents, size):
         group = slice(start, start + size)
-        bias = None if b_enc is None else b_enc[group]
-        top = encode_topk(x, W_enc[group], bias, k=1, pre_bias=sae.pre_bias)
+        bias, of_group = (None if one is None else one[group] for one in (b_enc, scale))
+        top = encode_topk(x, W_enc[group], bias, k=1, pre_bias=sae.pre_bias, scale=of_group)
         values.append(top.values)
         indices.append(top.indices + start)
-    return torch.cat(values, -1), torch.cat(indices, -1), None
+    latents = torch.cat(indices, -1)
+    return times(torch.cat(values, -1), latents, scale, x.dtype), latents, None
 
 
 def _above(sae: EncoderParameters, x: Tensor) -> Entries:
-    W_enc, b_enc = encoder_weights(sae)
+    scale = scale_of(sae)
     # relu(pre) * (pre > threshold): a negative threshold lets nothing negative through.
     threshold = 0.0 if sae.threshold is None else sae.threshold.detach().clamp(min=0)
-    return encode_threshold(x, W_enc, b_enc, threshold, pre_bias=sae.pre_bias, prepared=sae.prepared())
+    values, indices, offsets = encode_threshold(
+        x, sae.W_enc, sae.b_enc, threshold, pre_bias=sae.pre_bias, scale=scale, prepared=sae.prepared()
+    )
+    return times(values, indices, scale, x.dtype), indices, offsets
 
 
 def _gated(sae: EncoderParameters, x: Tensor) -> Entries:

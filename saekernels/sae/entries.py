@@ -14,6 +14,12 @@ from saekernels.ops.encoder_gradient import encoder_gradient
 from saekernels.ops.sparse_maps import uniform_offsets
 
 
+def positive(scale: Tensor) -> Tensor:
+    """A scale [F] with none below 0 as the encoders take it: in at least float32, 0 as the least normal number."""
+    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
+    return scale.clamp(min=torch.finfo(scale.dtype).tiny)
+
+
 def with_gradients(
     codes: CsrCodes, x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None = None
 ) -> Tensor:
@@ -44,18 +50,16 @@ def encode_among(
             through the entries that are kept, without a copy of W_enc's rows that is differentiated.
         latents: [n] int64, each once.
         k: 1 <= k <= n.
-        scale: [F] or None: what is compared is a pre-activation times its latent's scale; none is 0.
+        scale: [F], none below 0, or None: what is compared is a pre-activation times its latent's scale.
 
     Returns:
         TopKCodes: values [T, k], the pre-activations themselves, and indices [T, k] int32, unordered.
     """
     with torch.no_grad():
         rows, bias = W_enc[latents], None if b_enc is None else b_enc[latents]
-        if scale is not None:
-            rows, bias = rows * scale[latents, None], None if bias is None else bias * scale[latents]
-        values, chosen = encode_topk(x, rows, bias, k=k, pre_bias=pre_bias, activation="none")
+        of_rows = None if scale is None else positive(scale[latents])
+        values, chosen = encode_topk(x, rows, bias, k=k, pre_bias=pre_bias, scale=of_rows, activation="none")
         indices = latents[chosen.long()].int()
-        values = values if scale is None else values / scale[indices.long()]
     csr = CsrCodes(values.flatten(), indices.flatten(), uniform_offsets(len(x), k, x.device))
     return TopKCodes(with_gradients(csr, x, W_enc, b_enc, pre_bias).view_as(values), indices)
 

@@ -178,7 +178,7 @@ class SAE(nn.Module):
         encoder multiplies with, or where no backend prepares weights. Its memory is freed with the module.
         """
         W_enc = self._parameters.get("W_enc")  # not what a parametrization makes anew at every access
-        if self.rescale_by_decoder_norm or W_enc is None or not usable(W_enc):
+        if W_enc is None or not usable(W_enc):
             return None
         now = (id(W_enc), W_enc._version, W_enc.data_ptr())
         if now != self._seen or (self._prepared is not None and self._prepared.weights is not W_enc):

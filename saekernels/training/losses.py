@@ -8,7 +8,7 @@ from torch import Tensor
 from saekernels.ops import _check, decode, encode_topk
 from saekernels.sae.activations import Gated, GroupMax, TopK
 from saekernels.sae.codes import Codes
-from saekernels.sae.encoders import encoder_weights
+from saekernels.sae.encoders import scale_of, times
 from saekernels.sae.module import SAE
 
 
@@ -48,11 +48,14 @@ def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
     scale = shift = None
     if sae.normalization is not None:
         x, scale, shift = sae.normalization.apply(x)
-    W_enc, b_enc = encoder_weights(sae)
-    bias = None if b_enc is None else b_enc[latents]
+    every = scale_of(sae)
+    bias, of_rows = (None if one is None else one[latents] for one in (sae.b_enc, every))
     signed = isinstance(sae.activation, TopK) and not sae.activation.relu
     kept = "none" if signed else "relu"
-    values, chosen = encode_topk(x, W_enc[latents], bias, k=k, pre_bias=sae.pre_bias, activation=kept)
+    values, chosen = encode_topk(
+        x, sae.W_enc[latents], bias, k=k, pre_bias=sae.pre_bias, scale=of_rows, activation=kept
+    )
+    values = times(values, chosen, of_rows, x.dtype)
     return Codes(values, latents[chosen.long()].int(), None, x.shape[:-1], sae.n_latents, scale, shift)
 
 

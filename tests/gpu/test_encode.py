@@ -25,9 +25,9 @@ def count_failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     exact_rows = module("encode.encode_topk").exact_rows
 
-    def counted(x, W, bias, failed, *rest, **options):  # type: ignore[no-untyped-def]
+    def counted(of, failed, *rest, **options):  # type: ignore[no-untyped-def]
         seen.append(int(failed.number))
-        exact_rows(x, W, bias, failed, *rest, **options)
+        exact_rows(of, failed, *rest, **options)
 
     monkeypatch.setattr(module("encode.encode_topk"), "exact_rows", counted)
     return seen
@@ -173,6 +173,33 @@ def test_screened_precision(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype)
         check_topk(case, encode_topk(*case, 8, "relu", precision="screened"), 8, "relu")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "rank", "precision"),
+    [
+        (DTYPES[0], 6, "exact"),
+        (DTYPES[1], 6, "exact"),
+        (DTYPES[0], 40, "exact"),
+        pytest.param(DTYPES[1], 40, "exact", marks=pytest.mark.slow),
+        pytest.param(DTYPES[0], 8, "screened", marks=pytest.mark.slow),
+        (DTYPES[0], None, "exact"),
+    ],
+)
+def test_scaled_topk(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rank: int | None, precision: str) -> None:
+    """By screen and certificate, by rows that fail, and by all scores: the order of scaled scores, their own values."""
+    case, scale = encoder(5, 300, 37, dtype), torch.linspace(0.1, 3, 300)[torch.randperm(300)]
+    want = reference.encode_topk(*case, 9, "none", scale=scale)
+    failures = count_failures(monkeypatch)
+    if rank is None:
+        got = encode_topk(*case, 9, "none", scale=scale)
+    else:
+        with screening(monkeypatch, step=4, rank=rank, capacity=256 if precision == "screened" else 128):
+            got = encode_topk(*case, 9, "none", scale=scale, precision=precision)
+        assert (failures[0] > 0) == (rank == 40)
+    assert torch.equal(got[1], want[1])
+    tolerance = 1e-5 if dtype == torch.float32 else 8e-3
+    torch.testing.assert_close(got[0], want[0], rtol=tolerance, atol=tolerance)
+
+
 def test_no_rows() -> None:
     case = encoder(0, 100, 8)
     values, indices = encode_topk(*case, 3, "relu")
@@ -188,10 +215,18 @@ def test_threshold(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity
     monkeypatch.setattr(module("encode.encode_threshold"), "CAPACITY", capacity)
     case = encoder(7, 300, 37, dtype)
     case.x[2], case.x[3] = torch.nan, 0
-    for limits in (torch.tensor(0.5), torch.rand(300) + 0.5, torch.tensor(-9.0), torch.tensor(torch.nan)):
+    uneven = torch.linspace(0.1, 3, 300)[torch.randperm(300)]
+    limits_and_scales = (
+        (torch.tensor(0.5), None),
+        (torch.rand(300) + 0.5, None),
+        (torch.tensor(-9.0), None),
+        (torch.tensor(torch.nan), None),
+        (torch.rand(300) + 0.5, uneven),
+    )
+    for limits, scale in limits_and_scales:
         before = stats()["fallback_rows"]
-        got = encode_threshold(*case, limits)
-        want = reference.encode_threshold(*case, limits)
+        got = encode_threshold(*case, limits, scale=scale)
+        want = reference.encode_threshold(*case, limits, scale=scale)
         assert stats()["fallback_rows"] - before == (want[2].diff() > min(capacity, 512)).sum()
         assert torch.equal(got[2], want[2])
         assert torch.equal(got[1], want[1])

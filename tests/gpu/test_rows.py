@@ -13,9 +13,16 @@ from triton_cases import encoder, module, skip_unless_interpreting
 
 skip_unless_interpreting()
 from saekernels.backends.triton import stats  # noqa: E402
+from saekernels.backends.triton.encode.encoder_inputs import Encoder  # noqa: E402
+from saekernels.backends.triton.encode.operands import Operands, Vectors  # noqa: E402
 from saekernels.backends.triton.keys import Candidates  # noqa: E402
 from saekernels.backends.triton.launch import record  # noqa: E402
 from saekernels.backends.triton.select import unpack  # noqa: E402
+
+
+def inputs(x: Tensor, W: Tensor, bias: Tensor | None) -> Encoder:
+    """Of an encoder without a scale."""
+    return Encoder(Operands(x, W, Vectors(bias)), x, W, bias, None, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +41,7 @@ def test_failed_rows_are_shared_by_all_programs(
     found = Candidates(torch.full((9, capacity), 5), torch.full((9,), 3, dtype=torch.int32), capacity)
     exact_rows = module("encode.exact_rows").exact_rows
     before = stats()["fallback_rows"]
-    exact_rows(case.x, case.W, None, failed, found, k)
+    exact_rows(inputs(case.x, case.W, None), failed, found, k)
     assert stats()["fallback_rows"] - before == failing
     assert failed.arrived[failed.arrived > 0].tolist() == arrived
     values, indices = select(found._replace(keys=found.keys[:failing], counts=found.counts[:failing]), k)
@@ -45,7 +52,7 @@ def test_failed_rows_are_shared_by_all_programs(
     assert (found.keys[failing:] == 5).all()
     alone, again = module("encode.failed").none_yet(9, case.x.device), found._replace(keys=found.keys.clone())
     alone.rows[0], alone.number[0] = 0, 1
-    exact_rows(case.x, case.W, None, alone, again, k)
+    exact_rows(inputs(case.x, case.W, None), alone, again, k)
     assert torch.equal(select(again, k)[0][0], values[0])
 
 
@@ -84,7 +91,7 @@ def test_rescoring_stops_where_candidates_end(monkeypatch: pytest.MonkeyPatch, T
     for programs in (32, 1):
         monkeypatch.setattr(rescoring, "PROGRAMS", programs)
         found = Candidates(before.clone(), counts, capacity)
-        rescoring.rescore(case.x, case.W, case.bias, found)
+        rescoring.rescore(inputs(case.x, case.W, case.bias), found)
         results.append(found.keys)
     assert torch.equal(*results)
     here = torch.arange(capacity) < counts[:, None]
@@ -100,5 +107,5 @@ def test_rescoring_starts_what_fills_the_card(T: int, programs: int) -> None:
     """Of 132 multiprocessors, whatever the room; 368 programs of 8 entries are one for each place."""
     with record(90) as launches, FakeTensorMode():
         x, W, keys = torch.empty(T, 4096), torch.empty(9, 4096), torch.empty(T, 2944, dtype=torch.int64)
-        module("encode.rescore").rescore(x, W, None, Candidates(keys, torch.empty(T, dtype=torch.int32), 2944))
+        module("encode.rescore").rescore(inputs(x, W, None), Candidates(keys, torch.empty(T, dtype=torch.int32), 2944))
     assert [launch.grid for launch in launches] == [(T, programs)]

@@ -11,6 +11,7 @@ import torch
 import saekernels as sk
 
 X, W, B = torch.randn(3, 8), torch.randn(20, 8), torch.randn(20)
+NEGATIVE = torch.ones(20).index_fill(0, torch.tensor([4]), -1.0)
 V, LATENTS = torch.randn(3, 2), torch.zeros(3, 2, dtype=torch.int32)
 OFFSETS = torch.tensor([0, 2, 4, 6])
 TARGETS = torch.zeros(3, dtype=torch.int64)
@@ -39,6 +40,11 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: sk.encode_topk(X, W, k=2, hint=B), ValueError, r"hint: got shape \[20\], need \[3\], one per row of x"),
     (lambda: sk.encode_topk(X, W, k=2, hint=B[:3].int()), TypeError, "hint: got dtype int32, need one of float32"),
     (lambda: sk.encode_topk(X, W, k=2, hint=B[:3].to("meta")), ValueError, "hint: got device meta, need cpu"),
+    (lambda: sk.encode_topk(X, W, k=2, scale=B[:3]), ValueError, r"scale: got shape \[3\], need \[F\] = \[20\]"),
+    (lambda: sk.encode_topk(X, W, k=2, scale=B.double()), TypeError, "scale: got dtype float64, need one of float32"),
+    (lambda: sk.encode_topk(X, W, k=2, scale=B * B * 0), ValueError, r"^scale: must be above 0, but scale\[0\] = 0$"),
+    (lambda: sk.encode_threshold(X, W, scale=NEGATIVE), ValueError, r"^scale: must be above 0, but scale\[4\] = -1$"),
+    (lambda: sk.encode_threshold(X, W, scale=B[None]), ValueError, r"scale: got shape \[1, 20\], need \[F\]"),
     (lambda: sk.encode_threshold(X, W, B, "a"), TypeError, "threshold: got 'a', need a number"),
     (lambda: sk.encode_threshold(X, W, B, None), TypeError, "threshold: got None, need a number"),
     (lambda: sk.topk(X, "3"), TypeError, "k: got '3', need int"),

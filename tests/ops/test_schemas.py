@@ -10,12 +10,13 @@ import saekernels  # noqa: F401 - registers the ops
 SCHEMAS = {
     "encode_topk": (
         "(Tensor x, Tensor W_enc, Tensor? b_enc=None, Tensor? pre_bias=None, Tensor? prepared=None, Tensor? hint=None, "
-        '*, SymInt k, str activation="relu", str precision="exact", bool sparse_grad=False, bool wide=False, '
-        "str? backend=None) -> (Tensor, Tensor)"
+        'Tensor? scale=None, *, SymInt k, str activation="relu", str precision="exact", bool sparse_grad=False, '
+        "bool wide=False, str? backend=None) -> (Tensor, Tensor)"
     ),
     "encode_threshold": (
-        "(Tensor x, Tensor W_enc, Tensor? b_enc, Tensor threshold, Tensor? pre_bias=None, Tensor? prepared=None, *, "
-        'str precision="exact", bool sparse_grad=False, str? backend=None) -> (Tensor, Tensor, Tensor)'
+        "(Tensor x, Tensor W_enc, Tensor? b_enc, Tensor threshold, Tensor? pre_bias=None, Tensor? prepared=None, "
+        'Tensor? scale=None, *, str precision="exact", bool sparse_grad=False, str? backend=None) '
+        "-> (Tensor, Tensor, Tensor)"
     ),
     "topk": "(Tensor scores, SymInt k, *, str? backend=None) -> (Tensor, Tensor)",
     "decode": (

@@ -121,6 +121,9 @@ def test_nan_is_not_lost(scale: Tensor | None) -> None:
     codes = encode_batch_topk(x, W_enc, b_enc, n=50, scale=scale)
     assert int(codes.values.isnan().sum()) == T
     assert codes.values.numel() == 50
+    few = encode_batch_topk(x, W_enc, b_enc, n=20, scale=scale)
+    assert bool(few.values.isnan().all())
+    assert few.offsets.tolist() == [*range(21), *[20] * (T - 20)]
 
 
 def test_half_precision_with_a_scale() -> None:

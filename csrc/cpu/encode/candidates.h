@@ -46,9 +46,10 @@ struct Candidates {
 };
 
 // Moves the best k of keys [0, n) to the front, in descending order.
-inline void sort_best(uint64_t* keys, int64_t n, int64_t k) {
-  if (n > k) std::nth_element(keys, keys + (k - 1), keys + n, std::greater<uint64_t>());
-  std::sort(keys, keys + std::min(n, k), std::greater<uint64_t>());
+template <class Key>
+void sort_best(Key* keys, int64_t n, int64_t k) {
+  if (n > k) std::nth_element(keys, keys + (k - 1), keys + n, std::greater<Key>());
+  std::sort(keys, keys + std::min(n, k), std::greater<Key>());
 }
 
 }  // namespace saekernels

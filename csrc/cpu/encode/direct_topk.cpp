@@ -3,6 +3,7 @@
 #include "cpu/encode/direct_topk.h"
 
 #include "cpu/encode/emit.h"
+#include "cpu/encode/rescore.h"
 #include "cpu/encode/score_tiles.h"
 #include "cpu/rows.h"
 #include "cpu/stats.h"
@@ -27,6 +28,7 @@ class DirectTopk {
         block_(block_rows(capacity_rows, encoder.x.cols, workers_ * capacity_ * 8, candidate_bytes(workers_))),
         rows_(simd_, block_, encoder.x.cols),
         pre_bias_(load_vector(simd_, encoder.pre_bias)),
+        scale_(load_vector(simd_, encoder.scale)),
         keys_(workers_ * block_ * capacity_),
         counts_(workers_ * block_),
         thresholds_(workers_ * block_) {
@@ -50,6 +52,7 @@ class DirectTopk {
       }
       emit_row(simd_, merged.get(), found, k_, activation_, out.dtype, ids[i], scratch.get(), out.values, out.indices);
     });
+    if (encoder_.scale.data != nullptr) write_scores(ids, n, out);
   }
 
  private:
@@ -63,14 +66,35 @@ class DirectTopk {
     return {keys_.get() + slot * capacity_, counts_.get() + slot, thresholds_.get() + slot};
   }
 
+  // Keys are of scaled scores: the scores themselves are computed again.
+  void write_scores(const int64_t* ids, int64_t n, const TopkOut& out) const {
+    Pairs chosen;
+    for (int64_t i = 0; i <= n; ++i) chosen.offsets.push_back(i * k_);
+    for (int64_t i = 0; i < n; ++i) {
+      chosen.latents.insert(chosen.latents.end(), out.indices + ids[i] * k_, out.indices + (ids[i] + 1) * k_);
+    }
+    rescore(encoder_, rows_, workers_, &chosen);
+    for (float& score : chosen.scores) score = value_of(ScaledKey{0, score}, activation_);
+    for (int64_t i = 0; i < n; ++i) {
+      simd_.store_row(chosen.scores.data() + i * k_, k_, out.dtype,
+                      static_cast<char*>(out.values) + ids[i] * k_ * element_size(out.dtype));
+    }
+  }
+
+  // Exact scores, finished and scaled.
+  void scale(float* scores, const float* bias, int64_t first, int64_t count) const {
+    for (int64_t j = 0; j < count; ++j) scores[j] = (scores[j] + bias[j]) * scale_[first + j];
+  }
+
   void scan(int64_t tile, int worker, int64_t n) const {
     const Scratch& scratch = scratch_[static_cast<size_t>(worker)];
     const int64_t first = tile * kColumns, count = std::min(kColumns, latents_ - first);
     const Matrix latents = scratch.tile.load(simd_, encoder_.weight, first, count);
     load_tile(simd_, encoder_.bias, first, count, kColumns, scratch.bias.get());
+    alignas(64) static constexpr float kNothing[kNear] = {};
     alignas(64) float scores[kTogether * kNear];
     uint16_t hits[kNear];
-    const bool magnitude = activation_ == Activation::kAbs;
+    const bool magnitude = activation_ == Activation::kAbs, scaled = encoder_.scale.data != nullptr;
     for (int64_t j = 0; j < count; j += kNear) {
       const int64_t near = std::min(kNear, count - j);
       for (int64_t i = 0; i < n; ++i) {
@@ -80,8 +104,10 @@ class DirectTopk {
         }
         float* own = scores + i % kTogether * kNear;
         const Candidates best = candidates(worker * block_ + i);
-        const int found =
-            simd_.filter_above(own, scratch.bias.get() + j, static_cast<int>(near), *best.threshold, magnitude, hits);
+        const float* bias = scratch.bias.get() + j;
+        if (scaled) scale(own, bias, first + j, near);
+        const int found = simd_.filter_above(own, nullptr, scaled ? kNothing : bias, static_cast<int>(near),
+                                             *best.threshold, magnitude, hits);
         for (int h = 0; h < found; ++h) {
           const float score = own[hits[h]];
           const bool negative = magnitude && score < 0;
@@ -99,7 +125,7 @@ class DirectTopk {
   int workers_;
   int64_t capacity_, block_;
   CentredRows rows_;
-  Buffer<float> pre_bias_;
+  Buffer<float> pre_bias_, scale_;
   Buffer<uint64_t> keys_;
   Buffer<int32_t> counts_;
   Buffer<float> thresholds_;

@@ -80,26 +80,28 @@ class ThresholdEncoder {
         const float widest = reach(screen_->row_reach(row + r), tile.widest, encoder_.x.cols);
         // NaN lets everything pass: without a bound, the exact scores decide.
         const float slack = widest < std::numeric_limits<float>::infinity() ? widest : kNan;
-        const int n = simd_.filter_each(tile.scores.get() + r * columns, tile.bias.get(), tile.extra.get(), slack,
-                                        static_cast<int>(count), tile.hits.get());
+        const int n = simd_.filter_each(tile.scores.get() + r * columns, tile.multiply, tile.bias.get(),
+                                        tile.extra.get(), slack, static_cast<int>(count), tile.hits.get());
         pairs.latents.insert(pairs.latents.end(), tile.hits.get(), tile.hits.get() + n);
         pairs.offsets.push_back(static_cast<int64_t>(pairs.latents.size()));
       }
     }
     rescore_tile(encoder_, rows_, first, count, rescorers_[static_cast<size_t>(worker)], &pairs);
-    keep(index, rows, tile.extra.get(), pairs);
+    keep(index, rows, tile, pairs);
   }
 
   // The exact scores above their thresholds, in the order of rows and latents.
-  void keep(int64_t index, int64_t rows, const float* thresholds, const Pairs& pairs) {
+  void keep(int64_t index, int64_t rows, const ScreenTile& tile, const Pairs& pairs) {
     const int64_t first = index * screen_->columns();
     std::vector<Hit>& list = hits_[static_cast<size_t>(index)];
     for (int64_t row = 0; row < rows; ++row) {
       const size_t before = list.size();
       const auto end = static_cast<size_t>(pairs.offsets[static_cast<size_t>(row) + 1]);
       for (auto p = static_cast<size_t>(pairs.offsets[static_cast<size_t>(row)]); p < end; ++p) {
-        if (pairs.scores[p] <= thresholds[pairs.latents[p]]) continue;  // NaN stays
-        list.push_back({canonical(pairs.scores[p]), static_cast<int32_t>(first + pairs.latents[p])});
+        const int32_t j = pairs.latents[p];
+        const float compared = tile.scaled ? pairs.scores[p] * tile.factor[j] : pairs.scores[p];
+        if (compared <= tile.extra[j]) continue;  // NaN stays
+        list.push_back({canonical(pairs.scores[p]), static_cast<int32_t>(first + j)});
       }
       counts_[index * block_ + row] = static_cast<int32_t>(list.size() - before);
     }
@@ -111,6 +113,8 @@ class ThresholdEncoder {
     const Matrix latents = rescorers_[static_cast<size_t>(worker)].tile.load(simd_, encoder_.weight, first, count);
     load_tile(simd_, encoder_.bias, first, count, columns, tile.bias.get());
     load_threshold(first, count, tile.extra.get());
+    const bool scaled = encoder_.scale.data != nullptr;
+    if (scaled) load_tile(simd_, encoder_.scale, first, count, columns, tile.factor.get());
     std::vector<Hit>& list = hits_[static_cast<size_t>(index)];
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t place = row % screen_->group();
@@ -119,14 +123,25 @@ class ThresholdEncoder {
         simd_.dot_rows(rows_.row(row), rows_.padded(), together, latents, 0, count, tile.scores.get(), columns);
       }
       float* scores = tile.scores.get() + place * columns;
-      const int n =
-          simd_.filter_each(scores, tile.bias.get(), tile.extra.get(), 0.0f, static_cast<int>(count), tile.hits.get());
+      const int n = scaled ? list_scaled(scores, count, &tile)
+                           : simd_.filter_each(scores, nullptr, tile.bias.get(), tile.extra.get(), 0.0f,
+                                               static_cast<int>(count), tile.hits.get());
       for (int h = 0; h < n; ++h) {
         const int64_t j = tile.hits[h];
         list.push_back({canonical(scores[j]), static_cast<int32_t>(first + j)});
       }
       counts_[index * block_ + row] = n;
     }
+  }
+
+  // Finishes exact scores in place and lists those that are above their threshold when they are scaled.
+  static int list_scaled(float* scores, int64_t count, ScreenTile* tile) {
+    int n = 0;
+    for (int64_t j = 0; j < count; ++j) {
+      scores[j] += tile->bias[j];
+      if (!(scores[j] * tile->factor[j] <= tile->extra[j])) tile->hits[n++] = static_cast<uint16_t>(j);
+    }
+    return n;
   }
 
   // Nothing is above NaN, as above infinity.

@@ -52,7 +52,9 @@ class ScreenedTopk {
         screen_(make_screen(encoder, kind, block_, round_up(ceil_div(latents_, 4 * workers_), kMaxPanel))),
         candidates_(k, latents_, block_, workers_, kind == Screening::kInt8, kind == Screening::kFp32),
         merged_(static_cast<size_t>(block_)),
-        pre_bias_(load_vector(simd_, encoder.pre_bias)) {
+        pre_bias_(load_vector(simd_, encoder.pre_bias)),
+        scaled_(encoder.scale.data != nullptr),
+        scale_(load_vector(simd_, encoder.scale)) {
     for (int w = 0; w < workers_; ++w) tiles_.push_back(screen_->make_tile());
   }
 
@@ -76,7 +78,12 @@ class ScreenedTopk {
         (screen_->row_reach(row).finite() ? bounded : left.unbounded).push_back(ids[row]);
       }
       const Pairs best = best_ends(rows);
-      emit(ids, rows, best, contenders(rows, best), out, &left.crowded);
+      const Pairs rest = contenders(rows, best);
+      if (scaled_) {
+        emit<ScaledKey>(ids, rows, best, rest, out, &left.crowded);
+      } else {
+        emit<uint64_t>(ids, rows, best, rest, out, &left.crowded);
+      }
     }
     const size_t uncertified = left.declined.size() + left.crowded.size() + left.unbounded.size();
     const int64_t certified = all - static_cast<int64_t>(uncertified);
@@ -116,8 +123,8 @@ class ScreenedTopk {
       float* scores = tile->scores.get() + r * screen_->columns();
       candidates_.ask_for(first + r + kRowsAhead, worker);
       const float limit = candidates_.limit(*screen_, first + r, *tile, encoder_.x.cols, worker);
-      const int hits = simd_.filter_above(scores, tile->bias.get(), static_cast<int>(tile->count), limit, magnitude_,
-                                          tile->hits.get());
+      const int hits = simd_.filter_above(scores, tile->multiply, tile->bias.get(), static_cast<int>(tile->count),
+                                          limit, magnitude_, tile->hits.get());
       candidates_.add(*screen_, first + r, *tile, scores, hits, encoder_.x.cols, magnitude_, worker);
     }
   }
@@ -149,6 +156,19 @@ class ScreenedTopk {
     return n;
   }
 
+  // What a pair is ranked by, with its sign.
+  float compared(const Pairs& pairs, size_t p) const {
+    return scaled_ ? pairs.scores[p] * scale_[pairs.latents[p]] : pairs.scores[p];
+  }
+
+  void put(const Pairs& pairs, size_t p, std::vector<uint64_t>* keys) const {
+    keys->push_back(key_of(pairs.scores[p], pairs.latents[p], activation_));
+  }
+
+  void put(const Pairs& pairs, size_t p, std::vector<ScaledKey>* keys) const {
+    keys->push_back({key_of(compared(pairs, p), pairs.latents[p], activation_), pairs.scores[p]});
+  }
+
   // The k candidates with the largest lower ends of each row, scored.
   Pairs best_ends(int64_t rows) const {
     Pairs pairs;
@@ -170,7 +190,7 @@ class ScreenedTopk {
       const std::vector<Interval>& all = merged_[static_cast<size_t>(row)];
       float floor = std::numeric_limits<float>::infinity();
       for (int64_t i = 0; i < k_ && !all.empty(); ++i) {
-        const float score = best.scores[static_cast<size_t>(best.offsets[static_cast<size_t>(row)] + i)];
+        const float score = compared(best, static_cast<size_t>(best.offsets[static_cast<size_t>(row)] + i));
         const float ranked = activation_ == Activation::kAbs ? std::fabs(score) : score;
         if (ranked < floor) floor = ranked;  // NaN ranks above all
       }
@@ -184,25 +204,26 @@ class ScreenedTopk {
   }
 
   // Rows whose floor turns out to have been too high are not written, and join `crowded`.
+  template <class Key>
   void emit(const int64_t* ids, int64_t rows, const Pairs& best, const Pairs& rest, const TopkOut& out,
             Ids* crowded) const {
     const int64_t share = ceil_div(rows, 4 * workers_);
     std::vector<char> wrong(static_cast<size_t>(rows), 0);
     parallel_for(ceil_div(rows, share), workers_, [&](int64_t task, int) {
-      std::vector<uint64_t> keys;
+      std::vector<Key> keys;
       Buffer<float> scratch(k_);
       for (int64_t row = task * share; row < std::min(rows, (task + 1) * share); ++row) {
         keys.clear();
         for (const Pairs* pairs : {&best, &rest}) {
           const auto end = static_cast<size_t>(pairs->offsets[static_cast<size_t>(row) + 1]);
           for (auto p = static_cast<size_t>(pairs->offsets[static_cast<size_t>(row)]); p < end; ++p) {
-            keys.push_back(key_of(pairs->scores[p], pairs->latents[p], activation_));
+            put(*pairs, p, &keys);
           }
         }
         if (keys.empty()) continue;
         const float floor = candidates_.floor(row);
-        const auto reached = std::count_if(keys.begin(), keys.end(), [=](uint64_t key) {
-          return !(key_score(key) < floor);  // NaN ranks above all
+        const auto reached = std::count_if(keys.begin(), keys.end(), [=](const Key& key) {
+          return !(score_of(key) < floor);  // NaN ranks above all
         });
         wrong[static_cast<size_t>(row)] = reached < k_ ? 1 : 0;
         if (reached < k_) continue;
@@ -230,6 +251,8 @@ class ScreenedTopk {
   TopkCandidates candidates_;
   std::vector<std::vector<Interval>> merged_;
   Buffer<float> pre_bias_;
+  bool scaled_;
+  Buffer<float> scale_;
   std::vector<ScreenTile> tiles_;
 };
 

@@ -119,11 +119,14 @@ struct Level {
                     bool add);
   // out[nr] = sums of the squares of a packed panel's latents.
   void (*panel_squares)(const float* panel, int64_t depth, float* out);
-  // Adds bias to scores in place and lists the positions j where not (score_j <= threshold): NaN passes, and so does
-  // everything if the threshold is NaN. `magnitude` compares |score|. Arrays are padded to a multiple of nr.
-  int (*filter_above)(float* scores, const float* bias, int count, float threshold, bool magnitude, uint16_t* hits);
+  // Multiplies scores by factors, if there are any, adds bias, both in place, and lists the positions j where not
+  // (score_j <= threshold): NaN passes, and so does everything if the threshold is NaN. `magnitude` compares |score|.
+  // Arrays are padded to a multiple of nr.
+  int (*filter_above)(float* scores, const float* factors, const float* bias, int count, float threshold,
+                      bool magnitude, uint16_t* hits);
   // The same with one threshold per position, each less `slack`.
-  int (*filter_each)(float* scores, const float* bias, const float* thresholds, float slack, int count, uint16_t* hits);
+  int (*filter_each)(float* scores, const float* factors, const float* bias, const float* thresholds, float slack,
+                     int count, uint16_t* hits);
   // out[j] = sum over e, in order, of weights[e] * m[ids[e]][j], for every column j. ids[n .. n + ahead) are rows that
   // the next call will want.
   void (*gather_sum)(float* out, const float* weights, const int32_t* ids, int64_t n, int64_t ahead, const Matrix& m);

@@ -15,25 +15,32 @@ inline int append_hits(unsigned mask, int base, uint16_t* hits, int n) {
   return n;
 }
 
-int filter_above(float* scores, const float* bias, int count, float threshold, bool magnitude, uint16_t* hits) {
+inline Vec finished(float* scores, const float* factors, const float* bias, int j) {
+  const Vec dot = Vec::load(scores + j);
+  const Vec score = (factors != nullptr ? dot * Vec::load(factors + j) : dot) + Vec::load(bias + j);
+  score.store(scores + j);
+  return score;
+}
+
+int filter_above(float* scores, const float* factors, const float* bias, int count, float threshold, bool magnitude,
+                 uint16_t* hits) {
   const Vec limit = Vec::broadcast(threshold);
   int n = 0;
   for (int j = 0; j < count; j += Vec::kWidth) {
-    const Vec pre = Vec::load(scores + j) + Vec::load(bias + j);
-    pre.store(scores + j);
-    const unsigned mask = mask_not_le(magnitude ? abs(pre) : pre, limit);
+    const Vec score = finished(scores, factors, bias, j);
+    const unsigned mask = mask_not_le(magnitude ? abs(score) : score, limit);
     if (__builtin_expect(mask != 0, 0)) n = append_hits(keep_first(mask, count - j), j, hits, n);
   }
   return n;
 }
 
-int filter_each(float* scores, const float* bias, const float* thresholds, float slack, int count, uint16_t* hits) {
+int filter_each(float* scores, const float* factors, const float* bias, const float* thresholds, float slack, int count,
+                uint16_t* hits) {
   const Vec off = Vec::broadcast(slack);
   int n = 0;
   for (int j = 0; j < count; j += Vec::kWidth) {
-    const Vec pre = Vec::load(scores + j) + Vec::load(bias + j);
-    pre.store(scores + j);
-    const unsigned mask = mask_not_le(pre, Vec::load(thresholds + j) - off);
+    const Vec score = finished(scores, factors, bias, j);
+    const unsigned mask = mask_not_le(score, Vec::load(thresholds + j) - off);
     if (__builtin_expect(mask != 0, 0)) n = append_hits(keep_first(mask, count - j), j, hits, n);
   }
   return n;

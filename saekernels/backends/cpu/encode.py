@@ -40,6 +40,7 @@ def encode_topk(
     hint: Tensor | None = None,
     precision: str = "exact",
     out: torch.dtype | None = None,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Values [T, k] in `out` or x.dtype, indices [T, k] int32, best first; exact at any precision, without a hint."""
     values = x.new_empty(x.shape[0], k, dtype=out)
@@ -49,6 +50,7 @@ def encode_topk(
         view(W_enc),
         vector(b_enc),
         vector(pre_bias),
+        vector(scale),
         bytes_of(prepared),
         k,
         _ACTIVATION_CODES[activation],
@@ -69,6 +71,7 @@ def encode_threshold(
     prepared: Tensor | None = None,
     *,
     precision: str = "exact",
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64.
 
@@ -79,6 +82,7 @@ def encode_threshold(
         view(W_enc),
         vector(b_enc),
         vector(pre_bias),
+        vector(scale),
         bytes_of(prepared),
         vector(threshold),
         torch.get_num_threads(),

@@ -14,6 +14,10 @@ def _pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, pre_bias: T
     return linear_rows(centred, W_enc, b_enc)
 
 
+def _scaled(pre: Tensor, scale: Tensor | None) -> Tensor:
+    return pre if scale is None else pre * scale.to(pre.dtype)
+
+
 def _order(scores: Tensor, k: int) -> Tensor:
     """Indices [T, k] of the k largest scores: descending, ties by ascending index, NaN first."""
     # Adding zero makes -0.0 and +0.0 one key; a radix sort would tell them and the payloads of NaNs apart.
@@ -44,13 +48,15 @@ def encode_topk(
     hint: Tensor | None = None,
     precision: str = "exact",
     out: torch.dtype | None = None,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `saekernels.encode_topk`; x [T, d]; it needs no preparation nor hint, and is always exact."""
     values = x.new_empty(x.shape[0], k, dtype=out or x.dtype)
     indices = torch.empty(x.shape[0], k, dtype=torch.int32, device=x.device)
     for rows in row_chunks(x.shape[0], W_enc.shape[0]):
         pre = _pre_activations(x[rows], W_enc, b_enc, pre_bias)
-        chosen = _order(pre.abs() if activation == "abs" else pre, k)
+        compared = _scaled(pre, scale)
+        chosen = _order(compared.abs() if activation == "abs" else compared, k)
         kept = pre.gather(1, chosen) + 0.0
         values[rows] = (kept.relu() if activation == "relu" else kept).to(values.dtype)
         indices[rows] = chosen.to(torch.int32)
@@ -66,13 +72,15 @@ def encode_threshold(
     prepared: Tensor | None = None,
     *,
     precision: str = "exact",
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `saekernels.encode_threshold`; x [T, d], threshold [] or [F]; always exact."""
     values, indices = [x.new_empty(0)], [torch.empty(0, dtype=torch.int32, device=x.device)]
     offsets = torch.zeros(x.shape[0] + 1, dtype=torch.int64, device=x.device)
     for rows in row_chunks(x.shape[0], W_enc.shape[0]):
         pre = _pre_activations(x[rows], W_enc, b_enc, pre_bias)
-        kept = (pre > threshold.to(pre.dtype)) | pre.isnan()
+        compared = _scaled(pre, scale)
+        kept = (compared > threshold.to(pre.dtype)) | compared.isnan()
         values.append(pre[kept].to(x.dtype))
         indices.append(kept.nonzero()[:, 1].to(torch.int32))
         offsets[1:][rows] = kept.sum(1)

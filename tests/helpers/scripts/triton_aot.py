@@ -56,7 +56,7 @@ TYPES = {
 DIMENSIONS = ("BM", "BN", "BK", "BD", "BV", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "STAGES",
               "UPCAST", "ASSEMBLY", "EXP2", "RECIPROCAL", "SAME", "LATENTS", "SHORT", "LONG")  # fmt: skip
 # Operands that may be None, and what a kernel with them is called.
-OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
+OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "factor": "factored", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
 GOLDEN = TESTS / "gpu" / "golden" / "triton_machine_code.json"
 TILES_OF_SCORES = ("screen_kernel", "screen_hopper_kernel", "sample_kernel", "dense_kernel")
@@ -65,7 +65,8 @@ GATHERS = ("decode_kernel", "gather_dot_kernel", "piece_kernel", "segment_outer_
 RANKS = ("rank_kernel", "select_kernel")
 # What the golden table holds of a kernel.
 HELD = (
-    "registers", "blocks", "per_score", "per_hit", "per_logit", "per_element", "per_latent", "per_key", "loads", "stores",
+    "registers", "blocks", "per_score", "per_hit", "per_logit", "per_element", "per_latent", "per_key", "loads",
+    "stores",
 )  # fmt: skip
 
 

@@ -60,6 +60,15 @@ def warp_specialised(x: Tensor, W: Tensor) -> None:
         screen(Operands(x[:, ragged].half(), W[:, ragged].half(), biased), empty(F), 1024, per_latent=True)
 
 
+def scaled(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
+    """Encoders that compare scores times a scale: the best rescored, and what is above thresholds."""
+    x, W, bias, scale = empty(T, d, dtype=dtype), empty(F, d, dtype=dtype), empty(F), empty(F)
+    if dtype == torch.float32:
+        backend.encode_topk(x, W, bias, None, k, "relu", scale=scale)
+    else:
+        backend.encode_threshold(x, W, bias, None, empty(F), scale=scale)
+
+
 def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
     """What is done with codes, there and back."""
     values, indices, offsets = (
@@ -92,3 +101,5 @@ def workload() -> None:
         codes(8192, 4096, 131072, 64, torch.float16)
         for head in LOSSES:
             loss(*head)
+        for case in ENCODERS[:2]:
+            scaled(*case)

@@ -45,17 +45,27 @@ struct RowReach {
 
 // A latent, or the largest of each over a tile of latents.
 struct LatentReach {
-  float norm = 0;   // of the latent plus its rounding error
-  float error = 0;  // of its rounding
-  float bias = 0;   // magnitude
+  float norm = 0;      // of the latent plus its rounding error
+  float error = 0;     // of its rounding
+  float bias = 0;      // magnitude
+  float factor = 1;    // what products that underflow are multiplied by, at most
+  float unscaled = 0;  // the norm before `times`
+
+  // Of scores that are multiplied by `scale`, whose bias is multiplied already: two more roundings of each score, which
+  // the spare terms of RowReach and of the bias pay for. The last terms are for products that underflow here.
+  LatentReach times(float scale) const {
+    const float up = scale * (1 + 0x1p-20f);
+    return {norm * up + 0x1p-110f, error * up + 0x1p-110f, bias, scale < 1 ? 1 : scale, norm};
+  }
 };
 
 // Infinite or NaN where nothing can be promised. `depth` terms may each lose 2^-126 to underflow, at both sums.
 inline float reach(const RowReach& row, const LatentReach& latent, int64_t depth) {
   // Past this size a partial sum might overflow although the sum itself does not.
-  if (!(row.per_error * latent.norm < 0x1p120f)) return std::numeric_limits<float>::infinity();
+  const float largest = row.per_error * latent.norm, before = row.per_error * latent.unscaled;
+  if (!(largest < 0x1p120f && before < 0x1p120f)) return std::numeric_limits<float>::infinity();
   const float sum = row.per_norm * latent.norm + row.per_error * latent.error + 0x1p-21f * latent.bias;
-  return sum * (1 + 0x1p-20f) + static_cast<float>(depth) * 0x1p-124f;
+  return sum * (1 + 0x1p-20f) + static_cast<float>(depth) * 0x1p-124f * latent.factor;
 }
 
 }  // namespace saekernels

@@ -94,6 +94,8 @@ class IntegerScreen final : public Screen {
 
   const void* prepared_tile(int64_t first) const override { return prepared_->panels + first * width_; }
 
+  bool scales() const override { return true; }
+
   void pack_latents(const Matrix& weight, ScreenTile* tile) const override {
     for (int64_t j = 0; j < round_up(tile->count, kMaxPanel); j += kScreenPanel) {
       quantise_latents(simd_, weight, kind_, tile->first + j, std::clamp<int64_t>(tile->count - j, 0, kScreenPanel),

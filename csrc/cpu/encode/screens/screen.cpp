@@ -145,7 +145,7 @@ ScreenTile Screen::make_tile() const {
   ScreenTile tile;
   tile.packed = Buffer<char>(tile_bytes());
   tile.scores = Buffer<float>(round_up(shape_.group, 2 * kScreenPanel) * shape_.columns);
-  for (Buffer<float>* part : {&tile.bias, &tile.norm, &tile.error, &tile.scale, &tile.extra}) {
+  for (Buffer<float>* part : {&tile.bias, &tile.norm, &tile.error, &tile.scale, &tile.extra, &tile.factor}) {
     *part = Buffer<float>(shape_.columns);
   }
   std::fill(tile.error.get(), tile.error.get() + shape_.columns, 0.0f);
@@ -174,13 +174,25 @@ void Screen::load(const Encoder& encoder, int64_t first, int64_t count, ScreenTi
     tile->latents = prepared_tile(first);
   }
   if (prepared_ == nullptr || tile->latents == nullptr) pack_latents(encoder.weight, tile);
+  tile->scaled = encoder.scale.data != nullptr;
+  if (tile->scaled) scale_tile(encoder.scale, tile);
   tile->widest = {};
   for (int64_t j = 0; j < count; ++j) {
     const LatentReach one = tile->reach_of(j);
     widen(&tile->widest.norm, one.norm);
     widen(&tile->widest.error, one.error);
     widen(&tile->widest.bias, one.bias);
+    widen(&tile->widest.factor, one.factor);
+    widen(&tile->widest.unscaled, one.unscaled);
   }
+}
+
+void Screen::scale_tile(const Matrix& scale, ScreenTile* tile) const {
+  float* factor = tile->factor.get();
+  load_tile(simd_, scale, tile->first, tile->count, shape_.columns, factor);
+  for (int64_t j = 0; j < tile->count; ++j) tile->bias[j] *= factor[j];
+  tile->multiply = scales() ? nullptr : factor;
+  for (int64_t j = 0; scales() && j < tile->count; ++j) tile->scale[j] *= factor[j];
 }
 
 std::unique_ptr<Screen> make_screen(const Encoder& encoder, Screening kind, int64_t capacity, int64_t max_columns) {

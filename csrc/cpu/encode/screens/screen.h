@@ -20,11 +20,12 @@ constexpr int64_t kDirectRows = 4;
 
 // Scratch of one worker, and the tile that it holds now.
 struct ScreenTile {
-  Buffer<char> packed;                            // latents in the screen's layout, unless they come prepared
-  Buffer<float> staged;                           // a latent in fp32
-  Buffer<char> rounded;                           // 16 latents as the screen takes them
-  Buffer<float> scores;                           // [group][columns]
-  Buffer<float> bias, norm, error, scale, extra;  // [columns], zero past count
+  Buffer<char> packed;   // latents in the screen's layout, unless they come prepared
+  Buffer<float> staged;  // a latent in fp32
+  Buffer<char> rounded;  // 16 latents as the screen takes them
+  Buffer<float> scores;  // [group][columns]
+  // [columns], zero past count. factor: the latents' scales, where scores are compared times them; `bias` is too then.
+  Buffer<float> bias, norm, error, scale, extra, factor;
   Buffer<uint16_t> hits;
   Buffer<float> limits;    // [group], rounded up to two panels
   Buffer<uint32_t> marks;  // [the same][columns / 32]
@@ -32,7 +33,14 @@ struct ScreenTile {
   int64_t first = 0, count = 0;
   LatentReach widest;
 
-  LatentReach reach_of(int64_t j) const { return {norm[j] + error[j], error[j], std::fabs(bias[j])}; }
+  // What is left to multiply a product by; null where it needs nothing.
+  const float* multiply = nullptr;
+  bool scaled = false;
+
+  LatentReach reach_of(int64_t j) const {
+    const LatentReach plain{norm[j] + error[j], error[j], std::fabs(bias[j])};
+    return scaled ? plain.times(factor[j]) : plain;
+  }
 };
 
 class Screen {
@@ -45,9 +53,9 @@ class Screen {
   ScreenTile make_tile() const;
   // Rounds and packs rows [0, count); reach(r) is valid afterwards.
   virtual void pack(const CentredRows& rows, int64_t count, int threads) = 0;
-  // Latents [first, first + count) with their bias and reaches.
+  // Latents [first, first + count) with their bias and reaches; those of scaled scores where the encoder has a scale.
   void load(const Encoder& encoder, int64_t first, int64_t count, ScreenTile* tile) const;
-  // Scores, without bias, of rows [row, row + rows); row is a multiple of group().
+  // Scores, without bias and before tile.multiply, of rows [row, row + rows); row is a multiple of group().
   virtual void product(int64_t row, int64_t rows, const ScreenTile& tile) const = 0;
   // The same of scores with bias that pass tile.limits, see Gate; only where gated(rows).
   virtual bool gated(int64_t) const { return false; }
@@ -63,6 +71,9 @@ class Screen {
   virtual void stage(ScreenTile* tile) const = 0;
   virtual void pack_latents(const Matrix& weight, ScreenTile* tile) const = 0;
   virtual const void* prepared_tile(int64_t first) const = 0;
+  // Whether a product is multiplied by tile.scale anyway.
+  virtual bool scales() const { return false; }
+  void scale_tile(const Matrix& scale, ScreenTile* tile) const;
 
   const Level& simd_;
   int64_t depth_;

@@ -24,6 +24,8 @@ SUM_STEP = 2.0**-22
 MARGIN = 3.0
 # Of everything computed here, and of sums that the screen's epilogue rounds.
 INFLATION = 1 + 2.0**-10
+# What a product that underflows may lose, and more.
+UNDERFLOW = 2.0**-120
 
 
 def tf32(x: Tensor, W: Tensor, bias: Tensor | None) -> Operands:
@@ -49,8 +51,20 @@ def norms(matrix: Tensor) -> Tensor:
 
 def slack(bias: Tensor | None, like: Tensor, depth: int) -> Tensor:
     """What adding the bias [F] may lose, and terms that underflow."""
-    least = depth * 2.0**-120
+    least = depth * UNDERFLOW
     return torch.full_like(like, least) if bias is None else bias.abs() * 2.0**-20 + least
+
+
+def scaled(of: Operands, factor: Tensor) -> Operands:
+    """Operands whose scores are multiplied by factor [F]. INFLATION has room for that rounding, too."""
+    vectors, up = of.vectors._replace(factor=factor), factor * INFLATION
+    if vectors.latent_norm is not None and vectors.latent_error is not None and vectors.latent_slack is not None:
+        vectors = vectors._replace(
+            latent_norm=vectors.latent_norm * up,
+            latent_error=vectors.latent_error * up,
+            latent_slack=vectors.latent_slack * up + of.x.shape[1] * UNDERFLOW,
+        )
+    return of._replace(vectors=vectors)
 
 
 def tf32_growth(depth: int) -> float:

@@ -76,13 +76,14 @@ def encode_threshold(
     prepared: Tensor | None = None,
     *,
     precision: str = "exact",
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64."""
     rows, latents = x.shape[0], W_enc.shape[0]
     limits = threshold.float().expand(latents).contiguous()
     capacity = min(CAPACITY, power_of_2(latents))
     step = max(1, BUFFER_BYTES // (8 * capacity))
-    of = encoder(x, W_enc, b_enc, pre_bias, precision)
+    of = encoder(x, W_enc, b_enc, pre_bias, precision, scale)
     parts = [_part(of, slice(start, start + step), limits, capacity) for start in range(0, rows, step)]
     values = [part[0] for part in parts] or [x.new_empty(0)]
     indices = [part[1] for part in parts] or [torch.empty(0, dtype=torch.int32, device=x.device)]
@@ -97,7 +98,7 @@ def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tens
     found = screen(of.screen.rows(rows), limits, capacity, per_latent=True)
     kept = found.counts.long()
     if of.screen.rescored:
-        rescore(x, of.W, of.bias, found._replace(counts=found.counts.clamp(max=capacity)))
+        rescore(of._replace(x=x), found._replace(counts=found.counts.clamp(max=capacity)))
         kept = _keep(found, limits)
     full = found.counts > capacity
     numbers = read(torch.stack([torch.where(full, 0, kept).sum(), full.sum()]), x.shape[0])
@@ -110,7 +111,7 @@ def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tens
     ends = kept.cumsum(0)
     starts = ends - kept
     total = numbers[0] + (0 if codes is None else codes[0].shape[0])
-    values = torch.empty(total, dtype=x.dtype, device=x.device)
+    values = torch.empty(total, dtype=x.dtype if of.factor is None else torch.float32, device=x.device)
     indices = torch.empty(total, dtype=torch.int32, device=x.device)
     launch(
         gather_kernel,
@@ -124,6 +125,8 @@ def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tens
         BLOCK=64,
         GROUP=64,
     )
+    if of.factor is not None:
+        values = (values / of.factor[indices.long()]).to(x.dtype)
     if codes is not None and dense_rows is not None:
         within = torch.arange(codes[0].shape[0], device=x.device)
         first = codes[2].cumsum(0) - codes[2]
@@ -155,7 +158,8 @@ def _dense(of: Encoder, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tens
         exactly = exactly._replace(float32_product="ieee")
     for part in chunks(x.shape[0], of.W.shape[0]):
         pre = dense(exactly._replace(x=x[part]))
-        kept = (pre > limits) | pre.isnan()
+        compared = pre if of.factor is None else pre * of.factor
+        kept = (compared > limits) | compared.isnan()
         values.append(pre[kept].to(x.dtype))
         indices.append(kept.nonzero()[:, 1].int())
         counts.append(kept.sum(1))

@@ -29,6 +29,7 @@ def encode_topk(
     precision: str = "exact",
     hint: Tensor | None = None,
     out: torch.dtype | None = None,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Values [T, k] in `out` or x.dtype and indices [T, k] int32, best first; see `saekernels.encode_topk`.
 
@@ -37,7 +38,7 @@ def encode_topk(
     out = out or x.dtype
     if not x.shape[0]:
         return x.new_empty(0, k, dtype=out), torch.empty(0, k, dtype=torch.int32, device=x.device)
-    of = encoder(x, W_enc, b_enc, pre_bias, precision)
+    of = encoder(x, W_enc, b_enc, pre_bias, precision, scale)
     planned = plan(W_enc.shape[0], k, of.growth)
     if planned is None:
         return _dense(of, k, activation, precision, out)
@@ -55,11 +56,14 @@ def _screened(
     found = screen(of.screen, threshold, planned.capacity, per_latent=False, absolute=absolute)
     if of.screen.rescored:
         failed = cut(found, threshold, of.screen.vectors, k)
-        rescore(of.x, of.W, of.bias, found, absolute=absolute)
+        rescore(of, found, absolute=absolute)
     else:
         failed = certify(found, k)
-    exact_rows(of.x, of.W, of.bias, failed, found, k, absolute=absolute)
-    return select(found, k, out, relu=activation == "relu")
+    exact_rows(of, failed, found, k, absolute=absolute)
+    if of.factor is None:
+        return select(found, k, out, relu=activation == "relu")
+    compared, indices = select(found, k, torch.float32, relu=activation == "relu")
+    return (compared / of.factor[indices.long()]).to(out), indices
 
 
 def _dense(of: Encoder, k: int, activation: str, precision: str, out: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -69,7 +73,8 @@ def _dense(of: Encoder, k: int, activation: str, precision: str, out: torch.dtyp
     exactly = of.exactly()._replace(float32_product="tf32" if precision == "fast" else "ieee")
     for part in chunks(rows, latents):
         pre = dense(exactly._replace(x=of.x[part]))
-        _, chosen = topk(pre.abs() if activation == "abs" else pre, k)
+        compared = pre if of.factor is None else pre * of.factor
+        _, chosen = topk(compared.abs() if activation == "abs" else compared, k)
         kept = pre.gather(1, chosen.long()) + 0.0
         values[part] = (kept.relu() if activation == "relu" else kept).to(out)
         indices[part] = chosen

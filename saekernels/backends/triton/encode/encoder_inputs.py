@@ -18,6 +18,7 @@ class Encoder(NamedTuple):
     Attributes:
         screen: what the screen multiplies; its own scores are the answer unless it is `rescored`.
         x, W, bias: [T, d], [F, d], [F] float32 or None: what scores mean, in the types of the inputs.
+        factor: [F] float32 or None, the encoder's scale: what is compared is a score times it.
         growth: how many times more candidates than an exact screen this one lets through.
     """
 
@@ -25,15 +26,18 @@ class Encoder(NamedTuple):
     x: Tensor
     W: Tensor
     bias: Tensor | None
+    factor: Tensor | None
     growth: float
 
     def exactly(self) -> Operands:
-        """Operands whose product needs no rescoring."""
+        """Operands whose product needs no rescoring; scores are not multiplied by the scale."""
         return Operands(self.x, self.W, Vectors(self.bias), float32_product=self.screen.float32_product)
 
 
-def encoder(x: Tensor, W: Tensor, bias: Tensor | None, pre_bias: Tensor | None, precision: str) -> Encoder:
-    """Prepare x [T, d], W [F, d], bias [F], pre_bias [d] for a precision.
+def encoder(
+    x: Tensor, W: Tensor, bias: Tensor | None, pre_bias: Tensor | None, precision: str, scale: Tensor | None
+) -> Encoder:
+    """Prepare x [T, d], W [F, d], bias [F], pre_bias [d], scale [F] for a precision.
 
     exact: float32 is screened in tf32 and scored in float32; 16-bit types multiply exactly and are summed in float32 as
     they are. fast: float32 in tf32. screened: 8-bit products, then candidates scored in float32.
@@ -42,8 +46,10 @@ def encoder(x: Tensor, W: Tensor, bias: Tensor | None, pre_bias: Tensor | None, 
         x, pre_bias = x - pre_bias.float(), None
     x = x if x.stride(1) == 1 else x.contiguous()
     bias = folded(W, bias, pre_bias)
+    screen, growth = Operands(x, W, Vectors(bias)), 1.0
     if precision == "screened":
-        return Encoder(quantise.screened(x, W, bias), x, W, bias, quantise.GROWTH)
-    if x.dtype == torch.float32 and precision == "exact":
-        return Encoder(bounds.tf32(x, W, bias), x, W, bias, bounds.tf32_growth(x.shape[1]))
-    return Encoder(Operands(x, W, Vectors(bias)), x, W, bias, 1.0)
+        screen, growth = quantise.screened(x, W, bias), quantise.GROWTH
+    elif x.dtype == torch.float32 and precision == "exact":
+        screen, growth = bounds.tf32(x, W, bias), bounds.tf32_growth(x.shape[1])
+    factor = None if scale is None else scale.float().contiguous()
+    return Encoder(screen if factor is None else bounds.scaled(screen, factor), x, W, bias, factor, growth)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from saekernels.backends.triton import keys
+from saekernels.backends.triton.encode.encoder_inputs import Encoder
 from saekernels.backends.triton.encode.failed import Failed, counter, programs
 from saekernels.backends.triton.encode.sampling import kept
 from saekernels.backends.triton.keys import Candidates
@@ -34,7 +34,7 @@ def better(best, key, KEPT: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def best_of(  # type: ignore[no-untyped-def]
-    x, W, bias, row, first, end, sizes, ABS: tl.constexpr, KEPT: tl.constexpr, BD: tl.constexpr
+    x, W, bias, factor, row, first, end, sizes, ABS: tl.constexpr, KEPT: tl.constexpr, BD: tl.constexpr
 ):
     """[KEPT] keys of a row's best latents from `first` to `end`."""
     best = tl.full((KEPT,), keys.EMPTY, tl.int64)
@@ -51,6 +51,8 @@ def best_of(  # type: ignore[no-untyped-def]
         score = tl.sum(acc, 1)
         if bias is not None:
             score += tl.load(bias + latent, mask=latent < sizes.F, other=0.0)
+        if factor is not None:
+            score = score * tl.load(factor + latent, mask=latent < sizes.F, other=0.0)
         negative = (score < 0) & ABS
         if ABS:
             score = tl.abs(score)
@@ -63,6 +65,7 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
     x,
     W,
     bias,
+    factor,
     failed,
     found,
     sizes,
@@ -85,7 +88,7 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
         row = tl.load(failed.rows + item // (places * shares)).to(tl.int64)
         place = item // shares % places
         first = item % (places * shares) * each
-        best = best_of(x, W, bias, row, first, tl.minimum(first + each, sizes.F), sizes, ABS, KEPT, BD)
+        best = best_of(x, W, bias, factor, row, first, tl.minimum(first + each, sizes.F), sizes, ABS, KEPT, BD)
         target = found.keys + row * found.capacity + place * KEPT + at
         if shares == 1:
             tl.store(target, best)
@@ -101,14 +104,9 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
         tl.store(found.counts + row, places * KEPT)
 
 
-def exact_rows(
-    x: Tensor, W: Tensor, bias: Tensor | None, failed: Failed, found: Candidates, k: int, *, absolute: bool = False
-) -> None:
-    """Fill keys and counts of the failed rows with keys, at least k, of their best latents, and count those rows.
-
-    Args:
-        x: [T, d]; W: [F, d]; bias: [F] float32 or None.
-    """
+def exact_rows(of: Encoder, failed: Failed, found: Candidates, k: int, *, absolute: bool = False) -> None:
+    """Fill keys and counts of the failed rows with keys, at least k, of their best latents, and count those rows."""
+    x, W = of.x, of.W
     most = kept(k)
     blocks = triton.cdiv(W.shape[0], most)
     grid = min(programs(x.device), x.shape[0] * blocks)
@@ -121,7 +119,8 @@ def exact_rows(
         maxnreg=255,
         x=x,
         W=W,
-        bias=bias,
+        bias=of.bias,
+        factor=of.factor,
         failed=failed,
         found=found,
         sizes=sizes_of(x, W),

@@ -15,6 +15,8 @@ class Vectors(NamedTuple):
         row_scale, latent_scale: [T], [F]: factors of quantised operands; None: 1.
         row_norm, row_error [T], latent_norm, latent_error, latent_slack [F]: for the reach; None: the product is the
             score itself.
+        factor: [F], the encoder's scale, which finished scores are multiplied by; what is of the reach is of the
+            multiplied scores. None: 1.
         stride_latent: elements from one latent's to the next one's.
     """
 
@@ -26,11 +28,12 @@ class Vectors(NamedTuple):
     latent_norm: Tensor | None = None
     latent_error: Tensor | None = None
     latent_slack: Tensor | None = None
+    factor: Tensor | None = None
     stride_latent: int = 1
 
     def of_reach(self) -> Vectors:
         """Those of the reach alone: one binary whatever else there is, for a kernel that reads no others."""
-        return self._replace(bias=None, row_scale=None, latent_scale=None)
+        return self._replace(bias=None, row_scale=None, latent_scale=None, factor=None)
 
     def _sliced(self, names: tuple[str, ...], part: slice) -> Vectors:
         parts = {name: vector[part] for name in names if (vector := getattr(self, name)) is not None}
@@ -53,7 +56,7 @@ class Operands(NamedTuple):
     def every(self, step: int) -> Operands:
         """The operands of each step-th latent, from the middle of the first step on: views, where latents are rows."""
         part = slice(step // 2, None, step)
-        names = ("bias", "latent_scale", "latent_norm", "latent_error", "latent_slack")
+        names = ("bias", "latent_scale", "latent_norm", "latent_error", "latent_slack", "factor")
         vectors = self.vectors._sliced(names, part)._replace(stride_latent=step)
         W = self.W[part]
         # Single elements far apart would each cost a whole sector of memory traffic.

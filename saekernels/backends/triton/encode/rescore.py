@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from saekernels.backends.triton import configs, keys
+from saekernels.backends.triton.encode.encoder_inputs import Encoder
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import architecture, launch, multiprocessors
 from saekernels.backends.triton.product import sizes_of
@@ -21,7 +21,7 @@ PROGRAMS = 32
 
 @triton.jit
 def rescore_kernel(  # type: ignore[no-untyped-def]
-    x, W, bias, found, sizes, ABS: tl.constexpr, ENTRIES: tl.constexpr, BD: tl.constexpr
+    x, W, bias, factor, found, sizes, ABS: tl.constexpr, ENTRIES: tl.constexpr, BD: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     count = tl.load(found.counts + row)
@@ -42,6 +42,8 @@ def rescore_kernel(  # type: ignore[no-untyped-def]
         score = tl.sum(acc, 1)
         if bias is not None:
             score += tl.load(bias + latent)
+        if factor is not None:
+            score = score * tl.load(factor + latent)
         negative = (score < 0) & ABS
         if ABS:
             score = tl.abs(score)
@@ -53,12 +55,13 @@ def programs(rows: int, capacity: int, entries: int, multiprocessors: int) -> in
     return max(1, min(triton.cdiv(PROGRAMS * multiprocessors, rows), triton.cdiv(capacity, entries)))
 
 
-def rescore(x: Tensor, W: Tensor, bias: Tensor | None, found: Candidates, *, absolute: bool = False) -> None:
+def rescore(of: Encoder, found: Candidates, *, absolute: bool = False) -> None:
     """Replace the scores in the first counts[t] keys, at most capacity, of each row: <x[t], W[latent]> + bias.
 
     Args:
-        x: [T, d]; W: [F, d]; any float dtypes; bias: [F] float32 or None.
+        of: an encoder, whose factor scores are multiplied by where it has one.
     """
+    x, W = of.x, of.W
     config = configs.lookup("gather_dot", architecture(x.device), W.dtype, W.shape[1])
     rows = x.shape[0]
     launch(
@@ -69,7 +72,8 @@ def rescore(x: Tensor, W: Tensor, bias: Tensor | None, found: Candidates, *, abs
         num_stages=config.num_stages,
         x=x,
         W=W,
-        bias=bias,
+        bias=of.bias,
+        factor=of.factor,
         found=found,
         sizes=sizes_of(x, W),
         ABS=absolute,

@@ -26,13 +26,15 @@ from saekernels.backends.triton.product import grid, operands, product, tile_of
 
 @triton.jit
 def scores_of(acc, rows, columns, sizes, vectors):  # type: ignore[no-untyped-def]
-    """[BM, BN] scores of a product."""
+    """[BM, BN] scores of a product, times their factor."""
     at = columns * vectors.stride_latent
     if vectors.row_scale is not None:
         scale = tl.load(vectors.latent_scale + at, mask=columns < sizes.F, other=0.0)
         acc = acc * tl.load(vectors.row_scale + rows, mask=rows < sizes.T, other=0.0)[:, None] * scale[None, :]
     if vectors.bias is not None:
         acc += tl.load(vectors.bias + at, mask=columns < sizes.F, other=0.0)[None, :]
+    if vectors.factor is not None:
+        acc = acc * tl.load(vectors.factor + at, mask=columns < sizes.F, other=0.0)[None, :]
     return acc
 
 
