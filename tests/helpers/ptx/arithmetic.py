@@ -91,6 +91,11 @@ def power(state: Lanes, words: Words, operands: Operands) -> None:
     state.write(operands[0], np.exp2(state.read(operands[1], np.float32).astype(np.float64)).astype(np.float32))
 
 
+def reciprocal(state: Lanes, words: Words, operands: Operands) -> None:
+    """rcp, rounded to the nearest also where it is approximate."""
+    state.write(operands[0], np.float32(1) / state.read(operands[1], np.float32))
+
+
 def bitwise(state: Lanes, words: Words, operands: Operands) -> None:
     """and, or, xor, not."""
     numbers = [state.read(operand, KINDS[words[-1]]) for operand in operands[1:]]
@@ -184,4 +189,5 @@ OPERATIONS: dict[str, Callable[[Lanes, Words, Operands], None]] = {
     "selp": select,
     "sqrt": root,
     "ex2": power,
+    "rcp": reciprocal,
 }

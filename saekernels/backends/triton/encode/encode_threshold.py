@@ -125,13 +125,16 @@ def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tens
         BLOCK=64,
         GROUP=64,
     )
-    if of.factor is not None:
-        values = (values / of.factor[indices.long()]).to(x.dtype)
+    target = None
     if codes is not None and dense_rows is not None:
         within = torch.arange(codes[0].shape[0], device=x.device)
         first = codes[2].cumsum(0) - codes[2]
         target = within + (starts[dense_rows] - first).repeat_interleave(codes[2])
-        values[target], indices[target] = codes[0], codes[1]
+        indices[target] = codes[1]
+    if of.factor is not None:
+        values = (values / of.factor[indices.long()]).to(x.dtype)
+    if codes is not None and target is not None:
+        values[target] = codes[0]  # which were not multiplied by the scale
     return values, indices, kept
 
 
