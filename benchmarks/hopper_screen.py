@@ -17,7 +17,7 @@ import torch
 
 import saekernels as sk
 from saekernels.backends.triton import configs
-from saekernels.backends.triton.encode import screen_hopper
+from saekernels.backends.triton.encode.hopper import screen_hopper
 from saekernels.bench.gpu import cases, hopper_model, tune
 from saekernels.bench.gpu.cards import CARDS
 from saekernels.bench.gpu.cases import Case
