@@ -156,13 +156,14 @@ def test_no_row_of_the_table_asks_for_it(counts: Callable[[], dict[str, int]], m
     assert describe()["hopper screen"] == "asked for by the table; 1 launched"
 
 
-ROWS = "needs rows at multiples of 16 bytes, with their elements side by side"
+ROWS = "needs rows apart, at multiples of 16 bytes, with their elements side by side"
 REFUSED = {
     "older": (sixteen_bits(9), sixteen_bits(50), 80, "needs compute capability 9.0, the device has 8.0"),
     "newer": (sixteen_bits(9), sixteen_bits(50), 100, "needs compute capability 9.0, the device has 10.0"),
     "float32": (torch.zeros(9, 72), torch.zeros(50, 72), 90, "serves products of bfloat16 and float16"),
     "rows of x": (sixteen_bits(9, 76), sixteen_bits(50, 80)[:, :76], 90, f"x: {ROWS}"),
     "rows of W": (sixteen_bits(9, 80)[:, :76], sixteen_bits(50, 76), 90, f"W_enc: {ROWS}"),
+    "one row many times": (sixteen_bits(1).expand(9, 72), sixteen_bits(50), 90, f"x: {ROWS}"),
     "offset": (sixteen_bits(9, 88)[:, 4:76], sixteen_bits(50), 90, f"x: {ROWS}"),
     "latents as columns": (sixteen_bits(9), sixteen_bits(72, 64).t(), 90, f"W_enc: {ROWS}"),
 }

@@ -76,7 +76,7 @@ def refusal(of: Operands, architecture: int) -> str | None:
         return "serves products of bfloat16 and float16"
     for name, matrix in (("x", of.x), ("W_enc", of.W)):
         if not describable(matrix):
-            return f"{name}: needs rows at multiples of 16 bytes, with their elements side by side"
+            return f"{name}: needs rows apart, at multiples of 16 bytes, with their elements side by side"
     return None
 
 
