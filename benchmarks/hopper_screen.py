@@ -1,7 +1,8 @@
 """The warp-specialised screen on a Hopper GPU: right first, then its time beside the portable one's.
 
-    python benchmarks/hopper_screen.py        # a line per check and per time; exit code 1 where something is wrong
-    python benchmarks/hopper_screen.py cpu    # the same checks where it cannot run: a rehearsal
+    python benchmarks/hopper_screen.py              # a line per check and time; exit code 1 where something is wrong
+    python benchmarks/hopper_screen.py cpu          # the same checks where it cannot run: a rehearsal
+    python benchmarks/hopper_screen.py cuda watched # two of the checks, for a sanitizer
 
 No row of saekernels/backends/triton/configs.py asks for it. Where this finds it right, and faster than the portable one
 by more than two runs of that differ, the row of its size gets `ring=PINGPONG` or `ring=COOPERATIVE`.
@@ -17,7 +18,7 @@ import torch
 
 import saekernels as sk
 from saekernels.backends.triton import configs
-from saekernels.backends.triton.encode import screen_hopper
+from saekernels.backends.triton.encode.hopper import screen_hopper
 from saekernels.bench.gpu import cases, hopper_model, tune
 from saekernels.bench.gpu.cards import CARDS
 from saekernels.bench.gpu.cases import Case
@@ -37,13 +38,13 @@ def config(ring: configs.Ring | None, width: int) -> configs.Config:
     return configs.lookup("screen", screen_hopper.HOPPER, torch.bfloat16, width)._replace(ring=ring)
 
 
-def right(device: torch.device) -> bool:
-    """Whether both forms pass the checks of the gate, and serve what they are there for."""
+def right(device: torch.device, checks: tuple[str, ...]) -> bool:
+    """Whether both forms pass checks of the gate, and serve what they are there for."""
     wrong = 0
     for name in ("ping-pong", "cooperative"):
         before = screen_hopper.counts()
         with configs.override("screen", config(RINGS[name], 768)):
-            outcomes = gate(device, partial(print, f"{name}:", flush=True), DTYPES, CHECKS)
+            outcomes = gate(device, partial(print, f"{name}:", flush=True), DTYPES, checks)
         wrong += sum(outcome.wrong is not None for outcome in outcomes)
         started = {why: count - before.get(why, 0) for why, count in screen_hopper.counts().items()}
         print(f"{name}: launches {started or 'of other backends alone'}", flush=True)
@@ -97,7 +98,9 @@ def times(device: torch.device) -> None:
 
 if __name__ == "__main__":
     chosen = torch.device(sys.argv[1] if sys.argv[1:] else "cuda")
-    passed = right(chosen)
+    if sys.argv[2:] == ["watched"]:
+        sys.exit(not right(chosen, ("encode", "thresholds")))
+    passed = right(chosen, CHECKS)
     bits(chosen)
     expected_times()
     if chosen.type == "cuda":

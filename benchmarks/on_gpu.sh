@@ -82,8 +82,18 @@ watched() {
     return "$code"
 }
 
-# The screen that no row of the table asks for: right, and faster than the one in its place?
-check-hopper() { python3 benchmarks/hopper_screen.py "$device"; }
+# The screen that no row of the table asks for: right, faster than the one in its place, and clean?
+check-hopper() {
+    local tool code
+    python3 benchmarks/hopper_screen.py "$device"
+    code=$?
+    if [ "$rehearsal" ] || ! command -v compute-sanitizer; then return "$code"; fi
+    for tool in memcheck synccheck; do
+        compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            python3 benchmarks/hopper_screen.py "$device" watched || code=1
+    done
+    return "$code"
+}
 
 scored() {
     python3 -m saekernels bench gpu --no-plots ${resume:+--resume} ${rehearsal:+--dry-run} "$@"

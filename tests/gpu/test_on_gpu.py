@@ -111,7 +111,7 @@ def test_every_step_in_order_and_every_command_line(place: Place) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert place.ended() == [(name, 0) for name in STEPS]
     calls = place.calls()
-    assert sorted(call[1] for call in calls if call[0] == "sanitizer") == sorted(TOOLS)
+    assert sorted(call[1] for call in calls if call[0] == "sanitizer") == sorted([*TOOLS, "memcheck", "synccheck"])
     watched = "tests/helpers/scripts/every_kernel.py"
     assert calls.count([watched, "cuda"]) == 1 + len(TOOLS)
     (profiler,) = (call for call in calls if call[0] == "ncu")
@@ -119,6 +119,7 @@ def test_every_step_in_order_and_every_command_line(place: Place) -> None:
     assert profiler[profiler.index("--clock-control") + 1] == "none"
     assert profiler[-3:][1:] in calls
     assert calls.count(["benchmarks/hopper_screen.py", "cuda"]) == 1
+    assert calls.count(["benchmarks/hopper_screen.py", "cuda", "watched"]) == 2
     for call in calls:
         if call[0] not in ("sanitizer", "ncu"):
             check_command(call)

@@ -20,8 +20,8 @@ pytest.importorskip("triton")
 pytest.importorskip("triton.experimental.gluon")
 
 from roles import Fault, Program, run
-from saekernels.backends.triton import configs
-from saekernels.backends.triton.encode import screen_gluon, screen_hopper
+from saekernels.backends.triton import configs, describe
+from saekernels.backends.triton.encode.hopper import screen_gluon, screen_hopper
 from saekernels.backends.triton.encode.operands import Operands, Vectors
 from saekernels.backends.triton.encode.screen import screen
 from saekernels.backends.triton.launch import Launch, record
@@ -144,21 +144,26 @@ def test_it_starts_as_many_programs_as_there_is_work_for(
     assert counts() == {"served": 1}
 
 
-def test_no_row_of_the_table_asks_for_it() -> None:
+def test_no_row_of_the_table_asks_for_it(counts: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Until a committed record of a GPU shows it right and faster."""
     assert [key for key, config in configs.TABLE.items() if config.ring is not None] == []
+    assert describe()["hopper screen"] == "off in the table"
     assert started(sixteen_bits(30), sixteen_bits(50), None).name == "screen_kernel"
     tried = configs.candidates("screen", 90, torch.float16, 768)
     assert [config.ring for config in tried[:4]] == [None, configs.PINGPONG, configs.COOPERATIVE, None]
+    monkeypatch.setitem(configs.TABLE, configs.Key("screen", 90, 2, False), tried[1])
+    started(sixteen_bits(30), sixteen_bits(50), tried[1].ring)
+    assert describe()["hopper screen"] == "asked for by the table; 1 launched"
 
 
-ROWS = "needs rows at multiples of 16 bytes, with their elements side by side"
+ROWS = "needs rows apart, at multiples of 16 bytes, with their elements side by side"
 REFUSED = {
     "older": (sixteen_bits(9), sixteen_bits(50), 80, "needs compute capability 9.0, the device has 8.0"),
     "newer": (sixteen_bits(9), sixteen_bits(50), 100, "needs compute capability 9.0, the device has 10.0"),
     "float32": (torch.zeros(9, 72), torch.zeros(50, 72), 90, "serves products of bfloat16 and float16"),
     "rows of x": (sixteen_bits(9, 76), sixteen_bits(50, 80)[:, :76], 90, f"x: {ROWS}"),
     "rows of W": (sixteen_bits(9, 80)[:, :76], sixteen_bits(50, 76), 90, f"W_enc: {ROWS}"),
+    "one row many times": (sixteen_bits(1).expand(9, 72), sixteen_bits(50), 90, f"x: {ROWS}"),
     "offset": (sixteen_bits(9, 88)[:, 4:76], sixteen_bits(50), 90, f"x: {ROWS}"),
     "latents as columns": (sixteen_bits(9), sixteen_bits(72, 64).t(), 90, f"W_enc: {ROWS}"),
 }
@@ -173,6 +178,7 @@ def test_what_it_cannot_serve_is_counted_and_said_once(
         for _ in range(3):
             assert started(x, W, configs.PINGPONG, arch=arch).name == "screen_kernel"
     assert counts() == {reason: 3}
+    assert describe()["hopper screen"] == f"off in the table; 3 left to the portable one: {reason}"
     assert caplog.messages == [f"the warp-specialised screen is asked for and does not serve: {reason}"]
 
 

@@ -16,7 +16,7 @@ import triton
 
 
 class Ring(NamedTuple):
-    """The warp-specialised screen of 16-bit operands on Hopper (`encode.screen_gluon`).
+    """The warp-specialised screen of 16-bit operands on Hopper (`encode.hopper.screen_gluon`).
 
     Attributes:
         BM, BN, BK: rows, columns and depth of a tile.

@@ -138,9 +138,10 @@ def product_of(dtype: torch.dtype, float32_product: str) -> str:
 
 
 def describable(matrix: Tensor) -> bool:
-    """Whether the tensor memory accelerator can fetch from it: rows contiguous, addresses in steps of 16 bytes."""
+    """Whether the tensor memory accelerator can fetch from it: rows contiguous and apart, in steps of 16 bytes."""
     return (
         matrix.stride(1) == 1
+        and matrix.stride(0) >= matrix.shape[1]
         and matrix.stride(0) * matrix.element_size() % 16 == 0
         and launch.aligned(matrix)
         and 0 < matrix.shape[0] < 2**31

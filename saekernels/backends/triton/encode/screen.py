@@ -17,8 +17,8 @@ from torch import Tensor
 
 from saekernels.backends.triton import configs
 from saekernels.backends.triton.encode.append import append, form_of, quarters_of
+from saekernels.backends.triton.encode.hopper.screen_hopper import screened
 from saekernels.backends.triton.encode.operands import Operands
-from saekernels.backends.triton.encode.screen_hopper import screened
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import architecture, launch
 from saekernels.backends.triton.product import grid, operands, product, tile_of

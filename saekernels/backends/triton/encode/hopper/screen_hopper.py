@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import launch
-from saekernels.backends.triton.configs import Config, Ring
+from saekernels.backends.triton.configs import TABLE, Config, Ring
 from saekernels.backends.triton.encode.append import Form
 from saekernels.backends.triton.encode.operands import Operands
 from saekernels.backends.triton.keys import Candidates
@@ -24,7 +24,7 @@ try:
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    from saekernels.backends.triton.encode import screen_gluon
+    from saekernels.backends.triton.encode.hopper import screen_gluon
 
     MISSING = ""
 except (ImportError, AttributeError) as error:  # an experimental part of Triton, whose names come and go
@@ -39,6 +39,14 @@ _LOG = logging.getLogger("saekernels")
 def counts() -> dict[str, int]:
     """Launches that were asked for in this process: how many are `SERVED`, and how many were not, by the reason."""
     return dict(_counts)
+
+
+def state() -> str:
+    """Whether the table asks for it, and what became of its launches in this process: a line for `saekernels info`."""
+    asked = any(config.ring is not None for config in TABLE.values())
+    left = [f"{count} left to the portable one: {reason}" for reason, count in _counts.items() if reason != SERVED]
+    served = [f"{_counts[SERVED]} launched"] if SERVED in _counts else []
+    return "; ".join(["asked for by the table" if asked else "off in the table", *served, *left])
 
 
 def screened(of: Operands, threshold: Tensor, found: Candidates, form: Form, config: Config) -> bool:
@@ -68,7 +76,7 @@ def refusal(of: Operands, architecture: int) -> str | None:
         return "serves products of bfloat16 and float16"
     for name, matrix in (("x", of.x), ("W_enc", of.W)):
         if not describable(matrix):
-            return f"{name}: needs rows at multiples of 16 bytes, with their elements side by side"
+            return f"{name}: needs rows apart, at multiples of 16 bytes, with their elements side by side"
     return None
 
 
