@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ptx.barriers import ALL, NUMBERS, READY
+from ptx.barriers import ALL, NUMBERS
 from ptx.lanes import WARP, Lanes, Operands, Words
 from ptx.memory import Fault, Ints
 
@@ -105,7 +105,9 @@ def stuck(state: Lanes) -> str:
                 column = number - state.mbarriers.FIRST
                 missing, size = state.mbarriers.missing[block, column], state.mbarriers.bytes[block, column]
                 phase = state.mbarriers.phase[block, column]
-                what = f"for the mbarrier at {names[column]}, whose phase {phase} misses {missing} arrivals, {size} bytes"
+                what = (
+                    f"for the mbarrier at {names[column]}, whose phase {phase} misses {missing} arrivals, {size} bytes"
+                )
             told.append(f"warps {', '.join(map(str, warps))} of block {block} wait {what}")
     return "; ".join(told)
 
