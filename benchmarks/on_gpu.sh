@@ -4,7 +4,7 @@
 #     benchmarks/on_gpu.sh OUT             # every step that OUT has no record of
 #     benchmarks/on_gpu.sh OUT STEP ...    # these steps, from their beginning
 #
-# Steps: build check check-tests sanitize score tune score-full.
+# Steps: build check check-tests sanitize check-hopper score tune score-full.
 # Each has a time limit and writes to OUT as it goes: a machine that is taken away loses the row at work, no more.
 # OUT/steps.txt has a line for each step that ended: name, exit code, seconds. A later call with the same OUT leaves
 # those out, and goes on with what was cut off (124 and 137). Environment:
@@ -16,8 +16,10 @@
 # Needs torch, triton, pytest, pytest-xdist, hypothesis, pybind11, cmake, ninja and nvcc; no network.
 set -uo pipefail
 
-steps=(build check check-tests sanitize score tune score-full)
-declare -A limits=([build]=240 [check]=240 [check-tests]=300 [sanitize]=300 [score]=300 [tune]=470 [score-full]=470)
+steps=(build check check-tests sanitize check-hopper score tune score-full)
+declare -A limits=(
+    [build]=240 [check]=240 [check-tests]=300 [sanitize]=300 [check-hopper]=240 [score]=300 [tune]=470 [score-full]=470
+)
 # Cheap and central ones first, as far as eight processes at a time have an order.
 checks=(nothing topk decoding losses encode thresholds training batches adversaries precisions graphs "far apart")
 conformance=(
@@ -76,6 +78,19 @@ watched() {
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$@" python3 tests/helpers/scripts/every_kernel.py "$device"
     code=$?
     echo "ended with $code"
+    return "$code"
+}
+
+# The screen that no row of the table asks for: right, faster than the one in its place, and clean?
+check-hopper() {
+    local tool code
+    python3 benchmarks/hopper_screen.py "$device"
+    code=$?
+    if [ "$rehearsal" ] || ! command -v compute-sanitizer; then return "$code"; fi
+    for tool in memcheck synccheck; do
+        compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            python3 benchmarks/hopper_screen.py "$device" watched || code=1
+    done
     return "$code"
 }
 

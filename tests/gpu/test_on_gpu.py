@@ -19,7 +19,7 @@ from saekernels.bench.gpu.checks import CHECKS
 from saekernels.cli.commands.bench_gpu import TUNABLE
 from saekernels.cli.entry import build_parser
 
-STEPS = ["build", "check", "check-tests", "sanitize", "score", "tune", "score-full"]
+STEPS = ["build", "check", "check-tests", "sanitize", "check-hopper", "score", "tune", "score-full"]
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 # Notes its arguments; says what a check or a search would; waits, or fails, where its arguments have that word.
 PYTHON = """#!/usr/bin/env bash
@@ -103,9 +103,11 @@ def test_every_step_in_order_and_every_command_line(place: Place) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert place.ended() == [(name, 0) for name in STEPS]
     calls = place.calls()
-    assert sorted(call[1] for call in calls if call[0] == "sanitizer") == sorted(TOOLS)
+    assert sorted(call[1] for call in calls if call[0] == "sanitizer") == sorted([*TOOLS, "memcheck", "synccheck"])
     watched = "tests/helpers/scripts/every_kernel.py"
     assert calls.count([watched, "cuda"]) == 1 + len(TOOLS)
+    assert calls.count(["benchmarks/hopper_screen.py", "cuda"]) == 1
+    assert calls.count(["benchmarks/hopper_screen.py", "cuda", "watched"]) == 2
     for call in calls:
         if call[0] != "sanitizer":
             check_command(call)

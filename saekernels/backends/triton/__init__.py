@@ -97,6 +97,8 @@ def describe() -> dict[str, str]:
     lines = {"status": available() or "usable"}
     if not _import_error:
         from saekernels.backends.triton import configs
+        from saekernels.backends.triton.encode.hopper import screen_hopper
 
         lines["triton"] = configs.VERSION + (", interpreting" if INTERPRETING else "")
+        lines["hopper screen"] = screen_hopper.state()
     return lines

@@ -15,6 +15,26 @@ import torch
 import triton
 
 
+class Ring(NamedTuple):
+    """The warp-specialised screen of 16-bit operands on Hopper (`encode.hopper.screen_gluon`).
+
+    Attributes:
+        BM, BN, BK: rows, columns and depth of a tile.
+        stages: tiles that the ring in shared memory has room for.
+        parts: 1: two warpgroups in ping-pong, with tiles of their own; 2: they have half of each tile's rows.
+    """
+
+    BM: int
+    BN: int
+    BK: int
+    stages: int
+    parts: int
+
+
+# 192 KiB of shared memory either way.
+PINGPONG, COOPERATIVE = Ring(128, 128, 64, 6, 1), Ring(128, 256, 64, 4, 2)
+
+
 class Config(NamedTuple):
     """Block sizes and the compiler's knobs of one kernel.
 
@@ -23,6 +43,8 @@ class Config(NamedTuple):
         group: row tiles that share a column tile in L2.
         extra: switches by name: "tma" (operands through tensor descriptors).
         maxnreg: registers that a thread of the screen may have; None: as many as the assembler likes.
+        ring: of the warp-specialised screen, which is used instead where it can serve; None: not at all, as in every
+            row of the table until a GPU has shown it right and faster.
     """
 
     BM: int
@@ -33,6 +55,7 @@ class Config(NamedTuple):
     group: int = 8
     extra: tuple[str, ...] = ()
     maxnreg: int | None = None
+    ring: Ring | None = None
 
     def has(self, switch: str) -> bool:
         """Whether a switch is on."""
@@ -116,6 +139,8 @@ def override(kernel: str, config: Config) -> Iterator[None]:
 def candidates(kernel: str, architecture: int, dtype: torch.dtype, width: int) -> list[Config]:
     """What a search tries: the table's own first, then its neighbours that fit the architecture."""
     found = [lookup(kernel, architecture, dtype, width)]
+    if (kernel, architecture, dtype.itemsize) == ("screen", 90, 2):
+        found += [found[0]._replace(ring=ring) for ring in (PINGPONG, COOPERATIVE)]
     if kernel in ("screen", "linear_ce_kl"):
         found += _products(kernel, architecture, dtype)
     else:

@@ -115,7 +115,7 @@ def epilogue(code: list[Instruction]) -> tuple[int, int] | None:
         return None
 
     def leaves(at: int) -> bool:
-        return code[at].name == "EXIT"
+        return code[at].name in ("EXIT", "BRX")  # the latter to where warps of a kernel with several roles wait
 
     shortest = way(code, start, leaves)
     more = []

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
+from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import create_function_from_signature
 
 sys.path[:0] = [str(Path(__file__).parents[1])]  # as pytest has it
@@ -47,12 +48,26 @@ TYPES = {
     torch.int64: "i64",
 }
 # Constants that are sizes of tiles, or the same everywhere.
-DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST", "ASSEMBLY")
+DIMENSIONS = (
+    "BM",
+    "BN",
+    "BK",
+    "BD",
+    "GROUP",
+    "GROUP_OF",
+    "ENTRIES",
+    "ROWS",
+    "TILES",
+    "PIECE",
+    "STAGES",
+    "UPCAST",
+    "ASSEMBLY",
+)
 # Operands that may be None, and what a kernel with them is called.
 OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
 GOLDEN = TESTS / "gpu" / "golden" / "triton_machine_code.json"
-TILES_OF_SCORES = ("screen_kernel", "sample_kernel", "dense_kernel")
+TILES_OF_SCORES = ("screen_kernel", "screen_hopper_kernel", "sample_kernel", "dense_kernel")
 # What the golden table holds of a kernel.
 HELD = ("registers", "blocks", "per_score", "per_hit")
 
@@ -111,7 +126,9 @@ def switches(launch: Launch) -> dict[str, Any]:
 def binary(launch: Launch, architecture: int | str) -> Any:
     """What Triton makes of one launch, compiled as the just-in-time compiler would."""
     signature, constants, attributes = specialise(launch, architecture)
-    source = ASTSource(launch.kernel, signature, constants, attributes)
+    source = (GluonASTSource if launch.kernel.is_gluon() else ASTSource)(
+        launch.kernel, signature, constants, attributes
+    )
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
     if launch.maxnreg is not None and isinstance(architecture, int):
         options["maxnreg"] = launch.maxnreg
@@ -130,11 +147,11 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
         "architecture": architecture,
         "dtypes": sorted({kind for _, kind in flat(specialise(launch, architecture)[0]) if kind[0] in "*t"}),
         "constants": switches(launch),
-        "num_warps": launch.num_warps,
+        "num_warps": made.metadata.num_warps,  # more than the launch's where warps have roles
         "registers": registers,
         "stack": stack,
         "shared": made.metadata.shared,
-        "blocks": machine_code.blocks(architecture, registers, launch.num_warps, made.metadata.shared),
+        "blocks": machine_code.blocks(architecture, registers, made.metadata.num_warps, made.metadata.shared),
         **_epilogue(launch, made.asm["cubin"]),
         "wgmma": ptx.count("wgmma.mma_async"),
         "tcgen05": ptx.count("tcgen05.mma"),
@@ -151,7 +168,7 @@ def _epilogue(launch: Launch, cubin: bytes) -> dict[str, float]:
     counted = machine_code.epilogue(machine_code.disassemble(cubin)) if launch.name in TILES_OF_SCORES else None
     if tile is None or counted is None:
         return {}
-    scores = tile.BM.value * tile.BN.value / (32 * launch.num_warps)
+    scores = tile.BM.value * tile.BN.value / (32 * launch.num_warps * launch.arguments.get("PARTS", 1))
     return {"per_score": round(counted[0] / scores, 2)} | ({"per_hit": counted[1]} if counted[1] else {})
 
 

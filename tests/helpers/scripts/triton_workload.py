@@ -8,6 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import saekernels.backends.triton as backend
 from saekernels.backends.triton import configs, launch
+from saekernels.backends.triton.encode.operands import Operands, Vectors
+from saekernels.backends.triton.encode.screen import screen
 
 ENCODERS = (
     (8192, 4096, 131072, 64, torch.bfloat16),
@@ -36,10 +38,23 @@ def encoder(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
         backend.encode_topk(x, W.new_empty(d, F).t(), bias, None, k, "relu", precision="fast")
         backend.encode_topk(x, W, bias, None, k, "relu", precision="screened")
         architecture = launch.architecture(x.device)
+        if architecture == 90 and dtype == torch.bfloat16:
+            warp_specialised(x, W)
         if architecture >= 90:
             table = configs.lookup("screen", architecture, dtype, d)
             with configs.override("screen", table._replace(extra=("tma",))):
                 backend.encode_topk(x, W, bias, None, k, "relu", precision="fast")
+
+
+def warp_specialised(x: Tensor, W: Tensor) -> None:
+    """Both forms of the screen on Hopper: in ping-pong, and where two warpgroups share a tile; a depth is ragged."""
+    (T, d), F = x.shape, W.shape[0]
+    table, ragged, biased = configs.lookup("screen", 90, x.dtype, d), slice(d - 56), Vectors(empty(F))
+    for ring in (configs.PINGPONG, configs.COOPERATIVE):
+        with configs.override("screen", table._replace(ring=ring)):
+            screen(Operands(x, W, biased), empty(T), 1024, per_latent=False)
+    with configs.override("screen", table._replace(ring=configs.COOPERATIVE)):
+        screen(Operands(x[:, ragged].half(), W[:, ragged].half(), biased), empty(F), 1024, per_latent=True)
 
 
 def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
