@@ -19,7 +19,7 @@ from saekernels.backends import reference
 
 pytest.importorskip("triton")
 
-import triton_emulate as emulated
+import emulated_cases as emulated
 
 
 @cache

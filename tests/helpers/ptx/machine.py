@@ -43,7 +43,8 @@ def run(state: Lanes) -> int:
         if place == end:
             _leave(state, here)
             continue
-        steps += _advance(state, here, place, int(later.min()) if len(later) else end)
+        with np.errstate(all="ignore"):
+            steps += _advance(state, here, place, int(later.min()) if len(later) else end)
         if steps > MOST_STEPS:
             raise Fault("a kernel that does not end")
     return steps
@@ -80,8 +81,7 @@ def _step(state: Lanes, instruction: Instruction) -> None:
     elif operation not in SILENT:
         if operation not in OPERATIONS:
             raise Fault("an instruction that is not known here")
-        with np.errstate(all="ignore"):
-            OPERATIONS[operation](state, instruction.words, instruction.operands)
+        OPERATIONS[operation](state, instruction.words, instruction.operands)
 
 
 def _branch(state: Lanes, instruction: Instruction) -> None:

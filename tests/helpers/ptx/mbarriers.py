@@ -1,4 +1,4 @@
-"""mbarriers: the barriers that lie in shared memory, which count arrivals and the bytes of copies, phase after phase."""
+"""mbarriers: barriers in shared memory, which count arrivals and the bytes of copies, phase after phase."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
@@ -45,6 +46,7 @@ class Program(NamedTuple):
     parameters: list[str]
 
 
+@cache
 def parse(text: str) -> Program:
     """A Program from a module with one kernel, or from a bare block of code."""
     text = COMMENT.sub("", text)

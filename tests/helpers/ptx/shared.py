@@ -93,7 +93,7 @@ class Shared:
         self._sign(places, actor, count, generic=False)
 
     def feed(self, warps: Ints, addresses: Ints, group: Ints) -> Bytes:
-        """[warps, pieces, 16]: what a product of each warp's `group` reads, until `finish`. addresses: [warps, pieces]"""
+        """[warps, pieces, 16] at addresses [warps, pieces]: read by a product of each warp's `group` till `finish`."""
         pieces = addresses.shape[1]
         places = self.at(np.repeat(warps, pieces), addresses.reshape(-1), 16).reshape(len(warps), -1)
         self._readable(warps, places)

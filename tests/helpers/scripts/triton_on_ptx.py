@@ -18,46 +18,46 @@ sys.path[:0] = [str(Path(__file__).parents[1])]  # as pytest has it
 from ptx.machine import launch as emulate  # noqa: E402
 from ptx.memory import Memory, TensorMap  # noqa: E402
 from saekernels.backends.triton.launch import Launch, record  # noqa: E402
-from triton_aot import binary, flat, specialise  # noqa: E402
+from triton_aot import binary, flat, identity, specialise  # noqa: E402
 from triton_cases import module  # noqa: E402
 
-Edit = Callable[[str, str], str]
 SWIZZLES = (0, 32, 64, 128)
+_binaries: dict[tuple[int, str], Any] = {}
 
 
 class Running(list[Launch]):
-    """Launches that are run as they are recorded, so that what torch does in between finds their results.
+    """Launches that are run as they are recorded, so that what torch does in between finds their results."""
 
-    Attributes:
-        steps: the instructions that each kernel took.
-    """
-
-    def __init__(self, architecture: int, edit: Edit) -> None:
+    def __init__(self, architecture: int) -> None:
         super().__init__()
-        self.architecture, self.edit = architecture, edit
-        self.steps: dict[str, int] = {}
+        self.architecture = architecture
 
     def append(self, launch: Launch) -> None:
         """Run it too."""
         super().append(launch)
-        self.steps[launch.name] = run(launch, self.architecture, self.edit)
+        run(launch, self.architecture)
 
 
 @contextmanager
-def running(architecture: int, edit: Edit = lambda name, ptx: ptx) -> Iterator[Running]:
-    """Runs what the backend launches. edit: makes of a kernel's name and PTX the PTX that is run."""
-    launches = Running(architecture, edit)
+def running(architecture: int) -> Iterator[Running]:
+    """Runs what the backend launches while this lasts, as for an architecture, 80 or 90."""
+    launches = Running(architecture)
     with record(architecture):
         module("launch")._recording[-1] = module("launch")._recording[-1]._replace(launches=launches)
         yield launches
 
 
-def run(launch: Launch, architecture: int, edit: Edit = lambda name, ptx: ptx) -> int:
-    """Run a launch whose tensors are the CPU's, and leave in them what a GPU would; how many instructions it took."""
+def run(launch: Launch, architecture: int, edit: Callable[[str], str] = lambda ptx: ptx) -> None:
+    """Run a launch whose tensors are the CPU's, and leave in them what a GPU would.
+
+    Args:
+        edit: makes of the kernel's PTX what is run.
+    """
     memory = Memory()
     tensors = {tensor.untyped_storage().data_ptr(): tensor for tensor in _tensors(launch)}
     addresses = {pointer: memory.put(_bytes(tensor).numpy()) for pointer, tensor in tensors.items()}
-    made = binary(launch, architecture)
+    key = architecture, identity(launch, architecture)
+    made = _binaries[key] = _binaries[key] if key in _binaries else binary(launch, architecture)
     given, signature = dict(flat(launch.arguments)), flat(specialise(launch, architecture)[0])
     described = iter(made.metadata.tensordesc_meta or [])
     parameters = [
@@ -66,13 +66,12 @@ def run(launch: Launch, architecture: int, edit: Edit = lambda name, ptx: ptx) -
         if kind != "constexpr"
         for parameter in _parameters(given[name], addresses, memory, described)
     ]
-    text = edit(launch.name, made.asm["ptx"])
+    text = edit(made.asm["ptx"])
     threads = int(re.findall(r"\.reqntid\s+(\d+)", text)[0])
-    steps = emulate(text, memory, launch.grid, threads, made.metadata.shared, parameters)
+    emulate(text, memory, launch.grid, threads, made.metadata.shared, parameters)
     for pointer, tensor in tensors.items():
         content = _bytes(tensor)
         content.copy_(torch.from_numpy(memory.bytes[addresses[pointer] :][: len(content)]))
-    return steps
 
 
 def _tensors(launch: Launch) -> list[Tensor]:
