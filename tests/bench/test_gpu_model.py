@@ -34,6 +34,8 @@ def test_a_kernel_takes_the_longest_of_its_parts() -> None:
 
 def test_the_unit_that_bounds_a_kernel() -> None:
     kernel = model.Kernel("k", 1e12, 100, 1e9, 4e9, 128e9)
+    assert kernel._replace(issued=256e9).bound(ROUND) == "issue"  # 2 s beside the others' hundredths
+    assert kernel._replace(issued=256e9).seconds(ROUND) == pytest.approx(2 + 1 + 1e-6)
     assert kernel.bound(ROUND) == "products"
     assert kernel._replace(flops=0.1e12).bound(ROUND) == "L2"  # 1 ms beside 1 of memory and 2
     assert kernel._replace(flops=0, l2=1e9).bound(ROUND) == "memory"
@@ -124,6 +126,35 @@ def test_encode_by_hand() -> None:
     eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
     assert eight["screen"].rate == CARDS["H200"].eight_bit
     assert "quantise" in eight
+
+
+def test_gathers_are_those_of_the_machine_code_in_the_model_and_on_its_page() -> None:
+    """Triton 3.9 for sm_90; a row of the page has each figure before and after, 3.6 the same instructions."""
+    table = json.loads((TESTS / "gpu" / "golden" / "triton_machine_code.json").read_text())
+    golden = table["3.9"]["90"]
+    for kernel, per_size in model.GATHERED.items():
+        for size, form in ((2, "bf16"), (4, "fp32")):
+            biased = " biased" if kernel == "decode" else ""
+            assert golden[f"{kernel}_kernel {form}{biased} even"]["per_element"] == per_size[size]
+    for size, form in ((2, "bf16"), (4, "fp32")):
+        assert golden[f"segment_sum_kernel {form} block=128"]["per_latent"] == model.PER_LATENT[size]
+    assert golden["rank_kernel block=1024"]["per_key"] == model.RANKED
+    assert golden["select_kernel bf16 relu kept=64 block=1024"]["per_key"] == model.SELECTED
+    page = (ROOT / "docs" / "explanation" / "gpu_model.md").read_text()
+    rows = re.findall(
+        r"^\| (\w+), (\w+) \| \d+, (\d+) \| \d+, (\d+) \| .+?, ([\d.]+) \| (.+?), (.+?) \|$", page, re.MULTILINE
+    )
+    assert len(rows) == 9
+    for kernel, form, registers, blocks, per_element, before, loads in rows:
+        name = f"{kernel}_kernel {form}{' biased' if kernel == 'decode' else ''} even"
+        row = golden[name]
+        assert (row["registers"], row["blocks"], row["per_element"]) == (
+            int(registers),
+            int(blocks),
+            float(per_element),
+        )
+        assert row["loads"] == (before if loads == "the same" else loads)
+        assert table["3.6"]["90"][name]["per_element"] == row["per_element"]
 
 
 def test_epilogues_are_those_of_the_machine_code() -> None:
