@@ -35,6 +35,8 @@ def test_a_kernel_takes_the_longest_of_its_parts() -> None:
 
 def test_the_unit_that_bounds_a_kernel() -> None:
     kernel = model.Kernel("k", 1e12, 100, 1e9, 4e9, 128e9)
+    assert kernel._replace(issued=256e9).bound(ROUND) == "issue"  # 2 s beside the others' hundredths
+    assert kernel._replace(issued=256e9).seconds(ROUND) == pytest.approx(2 + 1 + 1e-6)
     assert kernel.bound(ROUND) == "products"
     assert kernel._replace(flops=0.1e12).bound(ROUND) == "L2"  # 1 ms beside 1 of memory and 2
     assert kernel._replace(flops=0, l2=1e9).bound(ROUND) == "memory"
@@ -160,6 +162,35 @@ def test_a_failed_row_reads_all_of_w() -> None:
     assert none.seconds(H200) == pytest.approx(H200.launch, rel=1e-6)
     assert one.memory == 4 + 131072 * 4096 * 2
     assert one.seconds(H200) == pytest.approx(0.2497e-3 + H200.launch, rel=1e-3)
+
+
+def test_gathers_are_those_of_the_machine_code_in_the_model_and_on_its_page() -> None:
+    """Triton 3.9 for sm_90; a row of the page has each figure before and after, 3.6 the same instructions."""
+    table = json.loads((TESTS / "gpu" / "golden" / "triton_machine_code.json").read_text())
+    golden = table["3.9"]["90"]
+    for kernel, per_size in model.GATHERED.items():
+        for size, form in ((2, "bf16"), (4, "fp32")):
+            biased = " biased" if kernel == "decode" else ""
+            assert golden[f"{kernel}_kernel {form}{biased} even"]["per_element"] == per_size[size]
+    for size, form in ((2, "bf16"), (4, "fp32")):
+        assert golden[f"segment_sum_kernel {form} block=128"]["per_latent"] == model.PER_LATENT[size]
+    assert golden["rank_kernel block=1024"]["per_key"] == model.RANKED
+    assert golden["select_kernel bf16 relu kept=64 block=1024"]["per_key"] == model.SELECTED
+    page = (ROOT / "docs" / "explanation" / "gpu_model.md").read_text()
+    rows = re.findall(
+        r"^\| (\w+), (\w+) \| \d+, (\d+) \| \d+, (\d+) \| .+?, ([\d.]+) \| (.+?), (.+?) \|$", page, re.MULTILINE
+    )
+    assert len(rows) == 9
+    for kernel, form, registers, blocks, per_element, before, loads in rows:
+        name = f"{kernel}_kernel {form}{' biased' if kernel == 'decode' else ''} even"
+        row = golden[name]
+        assert (row["registers"], row["blocks"], row["per_element"]) == (
+            int(registers),
+            int(blocks),
+            float(per_element),
+        )
+        assert row["loads"] == (before if loads == "the same" else loads)
+        assert table["3.6"]["90"][name]["per_element"] == row["per_element"]
 
 
 def test_epilogues_are_those_of_the_machine_code() -> None:

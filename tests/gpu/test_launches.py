@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 import saekernels as sk
+from saekernels.example import SAE_DIRS
 
 pytest.importorskip("triton")
 
 from launches import launched
+from saekernels.backends import triton as backend
 
 F, D, K = 8192, 64, 16
 SCREEN = ["sample_kernel", "rank_kernel", "zeros", "screen_kernel", "zeros"]
@@ -46,11 +48,16 @@ def test_a_float32_encode_bounds_before_and_rescores_after() -> None:
     assert not [name for name in names if "waits" in name]
 
 
+def test_a_forward_of_all_scores_at_once_waits_for_nothing_either() -> None:
+    sae = sk.load(SAE_DIRS["model.layers.0"])
+    names = launched(lambda: sae(torch.randn(2, sae.W_enc.shape[1])))
+    assert names[-1] == "decode_kernel"
+    assert not [name for name in names if "waits" in name]
+
+
 def test_the_gradients_of_codes() -> None:
     W, _, _ = weights(torch.float32)
     values, indices, offsets = torch.randn(4), torch.tensor([3, 1, 1, 5], dtype=torch.int32), torch.tensor([0, 2, 4])
-    from saekernels.backends import triton as backend
-
     assert launched(lambda: backend.gather_dot(W[:2], W, indices, offsets)) == ["gather_dot_kernel"]
     outer = launched(lambda: backend.segment_outer(values, indices, offsets, W[:2], F))
     assert outer[-1] == "segment_outer_kernel"

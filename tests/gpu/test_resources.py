@@ -35,11 +35,11 @@ SLACK = {
 # thread loads at once. A slice of W_dec has to stay in L2, so its rows are read by 8 bytes.
 GATHERS = {
     "decode_kernel": (5.0, 5.0, 8),
-    "gather_dot_kernel": (3.5, 2.25, 16),
+    "gather_dot_kernel": (3.5, 2.5, 16),
     "piece_kernel": (4.0, 3.25, 16),
     "segment_outer_kernel": (4.0, 3.25, 16),
 }
-MOST_PER_LATENT = 26
+MOST_PER_LATENT = 28
 # Of the screen of 16-bit operands on 128 x 128 tiles, where no score of a pack is appended, and where one is.
 MOST_PER_SCORE, MOST_PER_HIT = 8, 80
 # Of the loss of 16-bit operands without softcap, forward and backward, on Hopper.
@@ -74,7 +74,7 @@ def check(architecture: int, reports: list[dict[str, Any]]) -> None:
             assert (report["tma"] > 0) == bool(report["constants"].get("TMA")), f"{name}: tensor copies"
         if name.startswith(("screen_kernel bf16", "screen_hopper_kernel")):
             check_screen(architecture, report)
-        if report["kernel"] in GATHERS and report["constants"]["EVEN"]:
+        if report["kernel"] in GATHERS and report["constants"]["EVEN"] and architecture < 100:
             check_gather(report)
         assert report.get("per_latent", 0) <= MOST_PER_LATENT, f"{name}: {report['per_latent']} instructions per latent"
     found = {report["name"]: report.get("per_logit") for report in reports}

@@ -145,11 +145,11 @@ def leaves(code: list[Instruction]) -> Callable[[int], bool]:
 
 
 def gathering(code: list[Instruction]) -> tuple[int, int] | None:
-    """First and last instruction of the innermost loop with the most float32 arithmetic; None where none has any."""
+    """First and last instruction of the innermost loop that loads and has the most float32 arithmetic, or None."""
     loops = [(instruction.target, at) for at, instruction in enumerate(code) if 0 <= instruction.target < at]
     innermost = [one for one in loops if not any(one[0] <= x and y <= one[1] and (x, y) != one for x, y in loops)]
-    counted = {one: arithmetic(code, one) for one in innermost}
-    return max((one for one in innermost if sum(counted[one])), default=None, key=lambda one: counted[one])
+    counted = {one: arithmetic(code, one) for one in innermost if moved(code[one[0] : one[1] + 1], "LDG")}
+    return max((one for one in counted if sum(counted[one])), default=None, key=lambda one: counted[one])
 
 
 def arithmetic(code: list[Instruction], loop: tuple[int, int]) -> tuple[int, int]:

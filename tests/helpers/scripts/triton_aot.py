@@ -150,7 +150,7 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
         "stack": stack,
         "shared": made.metadata.shared,
         "blocks": machine_code.blocks(architecture, registers, made.metadata.num_warps, made.metadata.shared),
-        **_counted(launch, machine_code.disassemble(made.asm["cubin"])),
+        **_counted(launch, architecture, machine_code.disassemble(made.asm["cubin"])),
         "wgmma": ptx.count("wgmma.mma_async"),
         "tcgen05": ptx.count("tcgen05.mma"),
         "mma": ptx.count("mma.sync"),
@@ -160,12 +160,14 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
     }
 
 
-def _counted(launch: Launch, code: list[Instruction]) -> dict[str, float | str]:
+def _counted(launch: Launch, architecture: int, code: list[Instruction]) -> dict[str, float | str]:
     """What a kernel's instructions are for, in the terms of its kind."""
     if launch.name in TILES_OF_SCORES:
         return _epilogue(launch, code)
     if launch.name in TILES_OF_LOGITS:
         return _of_logits(launch, code)
+    if architecture >= 100:  # adds and multiplies pairs, which nothing here counts
+        return {}
     if launch.name in GATHERS:
         return _gathering(launch, code)
     return _ranking(launch, code) if launch.name in RANKS else {}
