@@ -1,0 +1,68 @@
+"""SAEs that rescale by decoder norms: the scale goes to the encoder, and W_enc is the one that it multiplies with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import saekernels as sk
+from native_helpers import needs_native
+from saekernels.sae.activations import AbsTopK, Activation, BatchTopK, GroupMax, JumpReLU, ReLU, TopK
+
+D, F = 64, 600
+ACTIVATIONS = (TopK(9), TopK(9, relu=False), AbsTopK(9), GroupMax(30), ReLU(), JumpReLU(), BatchTopK())
+
+
+def rescaled(activation: Activation) -> sk.SAE:
+    """Decoder norms from 0.1 to 3; a threshold that some pre-activations times them pass."""
+    torch.manual_seed(0)
+    sae = sk.SAE(D, F, activation, rescale_by_decoder_norm=True)
+    with torch.no_grad():
+        sae.W_enc.normal_(std=D**-0.5)
+        assert sae.b_enc is not None
+        sae.b_enc.normal_(std=0.1)
+        sae.W_dec.mul_(torch.linspace(0.1, 3, F)[torch.randperm(F)][:, None])
+        if sae.threshold is not None:
+            sae.threshold.fill_(1.5)
+    return sae
+
+
+@needs_native
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_codes_are_exact_pre_activations_times_norms(activation: Activation) -> None:
+    """Bit for bit: each rounded on its own, as the tools multiply them, and not a product with rounded rows."""
+    sae, x = rescaled(activation), torch.randn(21, D)
+    codes, norms = sae.encode(x), sae.decoder_norms()
+    csr = codes.to_csr()
+    assert csr.offsets is not None
+    pre = sk.encode_at(x, sae.W_enc, sae.b_enc, csr.indices, csr.offsets, pre_bias=sae.b_dec)
+    kept = pre if activation in (TopK(9, relu=False), AbsTopK(9)) else pre.relu()
+    assert csr.values.numel() > 21
+    assert torch.equal(csr.values, kept * norms[csr.indices.long()])
+
+
+@needs_native
+def test_weights_are_prepared_and_never_copied() -> None:
+    sae, x = rescaled(TopK(9)).requires_grad_(False), torch.randn(21, D)
+    plain = sae.encode(x)
+    assert sae.prepared() is not None
+    assert torch.equal(plain.values, sae.encode(x).values)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        sae.encode(x)
+    assert 0 < max(event.self_cpu_memory_usage for event in profile.key_averages()) < F * D * 4 / 4
+
+
+def test_a_latent_without_a_decoder_row_comes_last() -> None:
+    """Its norm is 0, which no scale may be: as before it is chosen where too few are above 0, and then it is 0."""
+    sae = rescaled(TopK(9))
+    with torch.no_grad():
+        sae.W_dec[5] = 0
+        assert sae.b_enc is not None
+        sae.b_enc[5] = 100
+    assert 5 not in sae.encode(torch.randn(21, D)).indices
+    with torch.no_grad():
+        sae.b_enc.fill_(-100)
+        sae.b_enc[5] = 100
+    codes = sae.encode(torch.randn(21, D))
+    assert bool((codes.indices[:, 0] == 5).all())
+    assert float(codes.values.detach().max()) < 1e-30
