@@ -36,7 +36,7 @@ def test_failed_rows_are_shared_by_all_programs(
     """8 programs, 5 blocks of 16 latents, the last ragged; a row's keys have the same bits however it is shared."""
     monkeypatch.setattr(module("encode.sampling"), "LEAST_KEPT", 16)
     case, k = encoder(9, 75, 20, biased=False), 12
-    failed = module("encode.failed").none_yet(9, case.x.device)
+    failed = module("failed").none_yet(9, case.x.device)
     failed.rows[:failing], failed.number[0] = torch.arange(9)[:failing].flip(0), failing
     found = Candidates(torch.full((9, capacity), 5), torch.full((9,), 3, dtype=torch.int32), capacity)
     exact_rows = module("encode.exact_rows").exact_rows
@@ -50,7 +50,7 @@ def test_failed_rows_are_shared_by_all_programs(
     torch.testing.assert_close(values.double(), scores.topk(k).values, rtol=1e-6, atol=1e-6)
     assert torch.equal(found.counts[failing:], torch.full((9 - failing,), 3, dtype=torch.int32))
     assert (found.keys[failing:] == 5).all()
-    alone, again = module("encode.failed").none_yet(9, case.x.device), found._replace(keys=found.keys.clone())
+    alone, again = module("failed").none_yet(9, case.x.device), found._replace(keys=found.keys.clone())
     alone.rows[0], alone.number[0] = 0, 1
     exact_rows(inputs(case.x, case.W, None), alone, again, k)
     assert torch.equal(select(again, k)[0][0], values[0])
@@ -62,7 +62,7 @@ def select(found, k: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-d
 
 def test_counters_outlast_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory from the thread at work may be a graph's; in a capture there is none that lasts, which is said."""
-    failed, threads = module("encode.failed"), []
+    failed, threads = module("failed"), []
     monkeypatch.setattr(failed, "_counters", {})
     zero = failed._zero
 

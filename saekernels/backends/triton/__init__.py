@@ -112,6 +112,6 @@ def stats() -> dict[str, int]:
     """What the encoders did since the process began: fallback_rows, those that no screen could serve."""
     if _import_error:
         return {"fallback_rows": 0}
-    from saekernels.backends.triton.encode import failed
+    from saekernels.backends.triton import failed
 
     return failed.stats()

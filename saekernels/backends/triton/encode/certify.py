@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import keys
-from saekernels.backends.triton.encode.failed import Failed, none_yet
 from saekernels.backends.triton.encode.operands import Vectors
+from saekernels.backends.triton.failed import Failed, none_yet
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import launch, power_of_2
 

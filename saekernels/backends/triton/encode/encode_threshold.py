@@ -15,9 +15,9 @@ from torch import Tensor
 from saekernels.backends.triton import keys
 from saekernels.backends.triton.encode.dense import dense
 from saekernels.backends.triton.encode.encoder_inputs import Encoder, encoder
-from saekernels.backends.triton.encode.failed import count
 from saekernels.backends.triton.encode.rescore import rescore
 from saekernels.backends.triton.encode.screen import screen
+from saekernels.backends.triton.failed import count
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import launch, power_of_2, read
 from saekernels.backends.triton.topk import chunks

@@ -14,8 +14,8 @@ import triton.language as tl
 
 from saekernels.backends.triton import keys
 from saekernels.backends.triton.encode.encoder_inputs import Encoder
-from saekernels.backends.triton.encode.failed import Failed, counter, programs
 from saekernels.backends.triton.encode.sampling import kept
+from saekernels.backends.triton.failed import Failed, counter, programs
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import launch
 from saekernels.backends.triton.product import sizes_of
