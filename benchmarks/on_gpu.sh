@@ -4,7 +4,7 @@
 #     benchmarks/on_gpu.sh OUT             # every step that OUT has no record of
 #     benchmarks/on_gpu.sh OUT STEP ...    # these steps, from their beginning
 #
-# Steps: build check check-tests sanitize score tune score-full.
+# Steps: build check check-tests sanitize check-hopper score score-counters tune score-full.
 # Each has a time limit and writes to OUT as it goes: a machine that is taken away loses the row at work, no more.
 # OUT/steps.txt has a line for each step that ended: name, exit code, seconds. A later call with the same OUT leaves
 # those out, and goes on with what was cut off (124 and 137). Environment:
@@ -16,8 +16,11 @@
 # Needs torch, triton, pytest, pytest-xdist, hypothesis, pybind11, cmake, ninja and nvcc; no network.
 set -uo pipefail
 
-steps=(build check check-tests sanitize score tune score-full)
-declare -A limits=([build]=240 [check]=240 [check-tests]=300 [sanitize]=300 [score]=300 [tune]=470 [score-full]=470)
+steps=(build check check-tests sanitize check-hopper score score-counters tune score-full)
+declare -A limits=(
+    [build]=240 [check]=240 [check-tests]=300 [sanitize]=300 [check-hopper]=240 [score]=300 [score-counters]=180
+    [tune]=470 [score-full]=470
+)
 # Cheap and central ones first, as far as eight processes at a time have an order.
 checks=(nothing topk decoding losses encode thresholds training batches adversaries precisions graphs "far apart")
 conformance=(
@@ -79,11 +82,25 @@ watched() {
     return "$code"
 }
 
+# The screen that no row of the table asks for: right, and faster than the one in its place?
+check-hopper() { python3 benchmarks/hopper_screen.py "$device"; }
+
 scored() {
     python3 -m saekernels bench gpu --no-plots ${resume:+--resume} ${rehearsal:+--dry-run} "$@"
 }
 
 score() { scored --quick --json "$out/quick.json"; }
+
+# Which unit bounds four kernels, by the card's own counters; clocks are left as they are.
+score-counters() {
+    local script=benchmarks/gpu_counters.py section metrics=lts__t_bytes.sum,dram__bytes.sum
+    if [ "$rehearsal" ] || ! command -v ncu; then python3 "$script" "$device"; return; fi
+    local how=(--clock-control none --profile-from-start off -k 'regex:_kernel$' --csv --page details)
+    for section in SpeedOfLight ComputeWorkloadAnalysis MemoryWorkloadAnalysis Occupancy WarpStateStats LaunchStats; do
+        how+=(--section "$section")
+    done
+    ncu "${how[@]}" --metrics "$metrics" python3 "$script" "$device"
+}
 
 score-full() { scored --json "$out/full.json"; }
 

@@ -52,9 +52,15 @@ class Choice(NamedTuple):
 @functools.cache
 def load(name: str) -> ModuleType:
     """Import a backend module by name. Raises ValueError for a name that does not exist."""
-    if name not in PREFERENCE:
-        raise ValueError(f"backend: got {name!r}, need one of 'auto', {', '.join(map(repr, PREFERENCE))}")
+    if (wrong := _unknown("backend", name)) is not None:
+        raise ValueError(wrong)
     return importlib.import_module(f"saekernels.backends.{name}")
+
+
+def _unknown(source: str, name: str) -> str | None:
+    if name in PREFERENCE:
+        return None
+    return f"{source}: got {name!r}, need one of 'auto', {', '.join(map(repr, PREFERENCE))}"
 
 
 def refusal(name: str, op: str, device_type: str, dtype: torch.dtype) -> str | None:
@@ -64,7 +70,9 @@ def refusal(name: str, op: str, device_type: str, dtype: torch.dtype) -> str | N
 
 
 def misset() -> str | None:
-    """What is wrong with a variable that chooses among the native kernels, which the CPU would then do without."""
+    """What is wrong with a variable that chooses: a backend that is none, native kernels that cannot be had."""
+    if ENVIRONMENT_CHOICE != "auto" and (wrong := _unknown("SAEKERNELS_BACKEND", ENVIRONMENT_CHOICE)) is not None:
+        return wrong
     reason = load("cpu").available() or ""
     return reason if reason.startswith("SAEKERNELS_") else None
 
@@ -83,6 +91,8 @@ def select(op: str, device_type: str, dtype: torch.dtype, choice: str | None = N
     """
     name = choice or ENVIRONMENT_CHOICE
     if name != "auto":
+        if choice is None and (wrong := _unknown("SAEKERNELS_BACKEND", name)) is not None:
+            raise ValueError(wrong)
         reason = refusal(name, op, device_type, dtype)
         if reason is None:
             return load(name)

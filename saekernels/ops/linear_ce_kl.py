@@ -44,12 +44,12 @@ def linear_ce_kl(
     Products of bfloat16 inputs are exact and summed in float32. On CPUs that multiply bfloat16 (AMX, AVX512-BF16) the
     order of that sum is the instruction's: results there differ from those of other SIMD levels within the rounding of
     a float32 sum of d terms. Backward rounds each logit's gradient to bfloat16 there before it multiplies it with W_U
-    and h, as autograd through bfloat16 logits does; logits themselves are not rounded.
+    and h, as autograd through bfloat16 logits does; logits themselves are not rounded. Triton does likewise.
 
     Args:
         h_p: [T, d], the clean stream after the final norm; float32, bfloat16, float16, or float64 (reference only).
         h_q: [T, d], the stream compared with it, or [R, T, d] for R >= 1 of them; h_p's dtype. A stream's results have
-            the same bits whatever others there are. Triton and backward take one after the other.
+            the same bits whatever others there are. Backward takes one after the other.
         W_U: [V, d]; h_p's dtype.
         targets: [T] int64, each in [0, V) or equal to ignore_index.
         bias: [V], h_p's dtype or float32.

@@ -125,6 +125,10 @@ BAD = {
         ["train", "--classes", "topk,x"],
         "no class 'x'; need some of topk, batch_topk, matryoshka, jumprelu, standard, gated",
     ),
+    "thresholds below 0": (
+        ["train", "--classes", "topk,jumprelu", "--shapes", "1,4,8,8"],
+        "train_jumprelu: got k = 8 of 8 latents, need at most half of them active",
+    ),
     "loss shape of a step": (["train", "--shapes", "2,3,4"], "train_topk needs shapes T,d,F,k, and none is given"),
     "shape": (["cpu", "--shapes", "1,2"], "need T,d,F,k or T,d,V, positive whole numbers, got '1,2'"),
     "shape of letters": (["cpu", "--shapes", "1,2,x,4"], "got '1,2,x,4'"),

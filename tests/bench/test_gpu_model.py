@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ from saekernels.bench import Shape
 from saekernels.bench.gpu import cases, forecast, model
 from saekernels.bench.gpu.cards import CARDS, Card
 from saekernels.bench.gpu.cases import Settings
-from saekernels.bench.gpu.contenders import OPS, PRODUCT, PRODUCTS, SCREENED, chunk_rows, of
+from saekernels.bench.gpu.contenders import ALL_PRODUCTS, OPS, PRODUCT, PRODUCTS, SCREENED, chunk_rows, of
 from saekernels.bench.gpu.targets import TARGETS
 from saekernels.bench.measure.contenders import OURS
 from saekernels.bench.ops.decode import BAG
@@ -66,8 +67,24 @@ def test_operands_through_l2_by_hand() -> None:
     (dense, _) = model.encode(Shape(128, 64, 1024, 8), torch.float32, ROUND)
     assert dense.l2 == (8 * 128 + 1024) * 64 * 4
     (parts, merge) = model.loss(Shape(8192, 768, 51200), torch.bfloat16, ROUND)
-    assert parts.l2 == 8192 * 768 * 51200 * 2 // 32
+    assert parts.l2 == 8192 * 768 * 51200 * 2 * 3 // 128
     assert merge.l2 == 0
+
+
+def test_the_losss_gradient_by_hand() -> None:
+    T, d, V = 8192, 768, 8192
+    *forward, rows, slopes, accumulate = model.loss_train(Shape(T, d, V), torch.bfloat16, ROUND)
+    assert forward == model.loss(Shape(T, d, V), torch.bfloat16, ROUND)
+    assert slopes.flops == accumulate.flops == 4 * T * d * V
+    assert slopes.launches == accumulate.launches == 2  # of 4,096 words each
+    # dz of two streams is written and read once, d h in float32 read and written for each slab.
+    assert slopes.memory == 2 * T * V * 2 + (2 * 2 * T * d + V * d) * 2
+    assert accumulate.memory == 2 * T * V * 2 + V * d * 2 + 2 * 2 * 4 * 2 * T * d
+    assert slopes.l2 == forward[0].l2 + 2 * T * V * 2
+    assert accumulate.l2 == 2 * (2 * T * 4096 * (d // 128) + d * 4096 * (2 * T // 128)) * 2
+    assert rows.flops == 0
+    seconds = slopes._replace(flops=0, memory=0, l2=0, lanes=0).seconds(ROUND)
+    assert seconds == pytest.approx(2 * ROUND.launch)
 
 
 def test_tiles_are_those_of_the_table() -> None:
@@ -78,6 +95,10 @@ def test_tiles_are_those_of_the_table() -> None:
         assert configs.lookup("screen", 90, dtype, width)[:2] == model.SCREEN_TILE
     for dtype, width in itertools.product((torch.float32, torch.bfloat16), (768, 4096)):
         assert configs.lookup("linear_ce_kl", 90, dtype, width)[:2] == model.LOSS_TILE[dtype.itemsize]
+        assert configs.lookup("linear_ce_kl_backward", 90, dtype, width)[:2] == model.GRADIENT_TILE[dtype.itemsize]
+    loss = importlib.import_module("saekernels.backends.triton.loss.linear_ce_kl")
+    backward = importlib.import_module("saekernels.backends.triton.loss.linear_ce_kl_backward")
+    assert (loss.TILES, backward.SLAB) == (model.PART, model.SLAB)
 
 
 def test_the_page_has_the_predictions_of_the_model() -> None:
@@ -86,13 +107,13 @@ def test_the_page_has_the_predictions_of_the_model() -> None:
     rows = re.findall(
         r"^\| (.+?) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) ms", page, re.MULTILINE
     )
-    assert len(rows) == 9
+    assert len(rows) == 10
     case, card = cases.FULL[0], CARDS["H200"]
     for title, *said in rows:
         ours = SCREENED if "screened" in title else OURS
         if title != "the same, `screened`":
             case = case_of(title)
-        other = {"encode": PRODUCT, "loss": PRODUCTS, "decode": BAG}[case.op]
+        other = {"encode": PRODUCT, "loss": PRODUCTS, "loss_train": ALL_PRODUCTS, "decode": BAG}[case.op]
         whole, least = (forecast.milliseconds(case, ours, one) for one in (card, card._replace(l2=math.inf)))
         beside = forecast.milliseconds(case, other, card)
         assert whole is not None
@@ -105,8 +126,10 @@ def test_the_page_has_the_predictions_of_the_model() -> None:
 
 
 def case_of(title: str) -> cases.Case:
-    """Of "encode, float32 (d, F, k)" or "linear_ce_kl (d, V = V)"."""
-    op = {"linear_ce_kl": "loss"}.get(title.split(" ")[0].strip(","), title.split(" ")[0].strip(","))
+    """Of "encode, float32 (d, F, k)", "linear_ce_kl (d, V = V)" or "linear_ce_kl, gradients (d, V = V)"."""
+    op = title.split(" ")[0].strip(",")
+    if op == "linear_ce_kl":
+        op = "loss_train" if "gradients" in title else "loss"
     sizes = [int(number) for number in re.findall(r"\d+", title[title.index("(") :])]
     return cases.Case(op, Shape(8192, *sizes), torch.float32 if "float32" in title else torch.bfloat16)
 
@@ -121,7 +144,12 @@ def test_encode_by_hand() -> None:
     wide = {kernel.name: kernel for kernel in model.encode(shape, torch.float32, CARDS["H200"])}
     assert wide["row_norms"].memory == (131072 + 8192) * 4096 * 4
     assert wide["screen"].rate == CARDS["H200"].tf32
-    assert "rescore" in wide
+    # Of 2.1 GB of W an H200 holds 60 MiB in L2; the rest is read for each of 3.3 * 64 candidates.
+    reads = 8192 * 3.3 * 64 * 4096 * 4
+    assert wide["rescore"].l2 == pytest.approx(reads)
+    assert wide["rescore"].memory == pytest.approx(reads * (1 - 60 * 2**20 / (131072 * 4096 * 4)))
+    in_l2 = model.encode(shape, torch.float32, CARDS["H200"]._replace(l2_bytes=2**32))
+    assert {kernel.name: kernel for kernel in in_l2}["rescore"].memory == 131072 * 4096 * 4
     assert "cut" in wide
     eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
     assert eight["screen"].rate == CARDS["H200"].eight_bit
@@ -141,20 +169,24 @@ def test_gathers_are_those_of_the_machine_code_in_the_model_and_on_its_page() ->
     assert golden["rank_kernel block=1024"]["per_key"] == model.RANKED
     assert golden["select_kernel bf16 relu kept=64 block=1024"]["per_key"] == model.SELECTED
     page = (ROOT / "docs" / "explanation" / "gpu_model.md").read_text()
-    rows = re.findall(
-        r"^\| (\w+), (\w+) \| \d+, (\d+) \| \d+, (\d+) \| .+?, ([\d.]+) \| (.+?), (.+?) \|$", page, re.MULTILINE
-    )
+    row_of = r"^\| (\w+), (\w+) \| \d+, (\d+) \| \d+, (\d+) \| .+?, ([\d.]+) \| (.+?), (.+?) \|$"
+    rows = re.findall(row_of, page, re.MULTILINE)
     assert len(rows) == 9
     for kernel, form, registers, blocks, per_element, before, loads in rows:
         name = f"{kernel}_kernel {form}{' biased' if kernel == 'decode' else ''} even"
         row = golden[name]
-        assert (row["registers"], row["blocks"], row["per_element"]) == (
-            int(registers),
-            int(blocks),
-            float(per_element),
-        )
+        assert (row["registers"], row["blocks"]) == (int(registers), int(blocks))
+        assert row["per_element"] == float(per_element)
         assert row["loads"] == (before if loads == "the same" else loads)
         assert table["3.6"]["90"][name]["per_element"] == row["per_element"]
+
+
+def test_a_failed_row_reads_all_of_w() -> None:
+    shape, H200 = Shape(8192, 4096, 131072, 64), CARDS["H200"]
+    none, one = (model.exact_rows(shape, torch.bfloat16, H200, failed) for failed in (0, 1))
+    assert none.seconds(H200) == pytest.approx(H200.launch, rel=1e-6)
+    assert one.memory == 4 + 131072 * 4096 * 2
+    assert one.seconds(H200) == pytest.approx(0.2497e-3 + H200.launch, rel=1e-3)
 
 
 def test_epilogues_are_those_of_the_machine_code() -> None:
@@ -169,6 +201,9 @@ def test_epilogues_are_those_of_the_machine_code() -> None:
         assert golden[f"sample_kernel {name}"]["per_score"] == model.SAMPLE_EPILOGUE[form]
         assert golden[f"screen_kernel {name}"]["per_score"] == model.SCREEN_EPILOGUE[form]
         assert golden[f"screen_kernel {name}"]["per_hit"] == model.APPEND
+    for size, name in ((2, "bf16 even product=ieee"), (4, "fp32 even product=tf32x3")):
+        assert golden[f"parts_kernel {name}"]["per_logit"] == model.LOSS_EPILOGUE[size]
+        assert golden[f"slopes_kernel {name}"]["per_logit"] == model.SLOPE_EPILOGUE[size]
 
 
 def test_appending_by_hand() -> None:

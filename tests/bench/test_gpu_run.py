@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
@@ -151,8 +152,10 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
         if row.status == "ok":
             assert row.median_ms
             assert row.median_ms > 0
+            assert row.eager_ms
             assert row.rounds == 3
             assert row.share_of_bound
+        assert row.fallback_rows == (0 if row.contender.startswith("saekernels") else None)
     content = json.loads(made.to_json())
     assert content["kind"] == "gpu"
     assert content["kernel_hash"] == record.kernel_hash()
@@ -163,6 +166,20 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     drawn = plots.draw(made, tmp_path / "card.json")
     assert {path.name for path in drawn} == {f"card-{case.op}.svg" for case in TINY}
     assert all(path.read_text().startswith("<?xml") for path in drawn)
+
+
+def test_measured_ceilings_take_the_place_of_the_assumed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Found:
+        name, L2_cache_size, multi_processor_count = "NVIDIA H200", 1 << 20, 7
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Found)
+    names = ("bf16_tflops", "tf32_tflops", "fp32_tflops", "copy_gbs", "l2_gbs", "launch_us")
+    measured = {name: float(value) for value, name in enumerate(names, 1)}
+    card = runner.card_of(measured, CPU)
+    assert card == CARDS["H200"]._replace(
+        name="NVIDIA H200", bf16=1, tf32=2, fp32=3, eight_bit=2, memory=4, l2=5, l2_bytes=1 << 20, multiprocessors=7,
+        launch=pytest.approx(6e-6),
+    )  # fmt: skip
 
 
 def test_a_wrong_contender_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +196,19 @@ def test_a_wrong_contender_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None
     assert "wrong answer" in rows[1].status
     assert "ZeroDivisionError" in rows[2].status
     assert rows[1].median_ms is None
+
+
+def test_many_fallback_rows_fail_a_row_and_few_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, found = Case("encode", Shape(200, 32, 600, 8), torch.float32), []
+    problem, op = cases.make(case, CPU), runner.OPS["encode"]
+    for fallen in (3, 2):
+        counted = itertools.count(0, fallen)
+        monkeypatch.setattr(runner.machine, "fallback_rows", lambda counted=counted: next(counted))
+        row, _ = runner.set_up(case, op.contenders[0], problem, op.expect(problem), HostClock())  # type: ignore[arg-type]
+        found.append((row.status, row.fallback_rows))
+    assert found == [("failed: 3 of 200 rows took a fallback (saekernels info --stats)", 3), ("ok", 2)]
+    row.median_ms = 1.0
+    assert bench_gpu._figures(row).endswith("2 fallback rows")
 
 
 def test_records_never_overwrite_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -72,3 +72,36 @@ def test_stats_show_each_way_of_a_row(capsys: pytest.CaptureFixture[str]) -> Non
     assert found["all scores equal"]["rescreened_rows"] == screened_twice
     assert main(["info", "--stats"]) == 0
     assert "all scores equal" in capsys.readouterr().out
+
+
+def test_stats_count_fallback_rows_on_a_gpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Triton's interpreter, which is asked for only here: no GPU, no table."""
+    triton = pytest.importorskip("saekernels.backends.triton")
+    if triton.available() is not None or not triton.INTERPRETING:
+        pytest.skip("needs Triton's interpreter")
+    from saekernels.cli.commands import stats
+    from triton_cases import quicken_interpreter, screening
+
+    quicken_interpreter()
+    assert stats.gpu_counts() == {}
+    x, W = torch.randn(3, 16), torch.randn(200, 16)
+    made = [("good rows", x, W), ("all scores equal", torch.zeros(3, 16), W), ("a NaN", x.clone(), W)]
+    made[2][1][1, 0] = torch.nan
+    monkeypatch.setattr(stats, "kinds", lambda: iter(made))
+    monkeypatch.setattr(stats, "K", 4)
+    with screening(monkeypatch, step=4, rank=4, capacity=64):
+        found = stats._added(triton, torch.device("cpu"))
+    assert found == {
+        "good rows": {"fallback_rows": 0},
+        "all scores equal": {"fallback_rows": 3},
+        "a NaN": {"fallback_rows": 1},
+    }
+    monkeypatch.setattr(stats, "gpu_counts", lambda: found)
+    monkeypatch.setattr(stats, "counts", dict)
+    monkeypatch.setattr(stats, "step_counts", dict)
+    assert main(["info", "--stats"]) == 0
+    table = capsys.readouterr().out.split("top 4, GPU")[1].splitlines()
+    assert table[0].split() == ["fallback_rows"]
+    assert [line.split()[-1] for line in table[2:5]] == ["0", "3", "1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -161,7 +162,7 @@ def test_the_curve_has_bits_and_pca(records: Records, written: Callable[[Records
 
 
 def test_controls_are_paired_with_the_trained_one(records: Records, written: Callable[[Records], str]) -> None:
-    rows, _ = section(written(records), "Parts that never learned")
+    rows, text = section(written(records), "Parts that never learned")
     frozen, shuffled = records["controls"], records["shuffled"]
     trained, first, second = frozen["sites"]
     assert [row[0] for row in rows] == ["trained", "decoder frozen at random", "trained, then its decoder shuffled"]
@@ -173,6 +174,13 @@ def test_controls_are_paired_with_the_trained_one(records: Records, written: Cal
     for row, report, entry in ((rows[1], frozen, "decoder-0"), (rows[2], shuffled, "none-0-shuffled_decoder")):
         one = report["extras"]["paired"][f"{SITES[1]}#{entry}"]
         assert row[-1] == interval(one["difference"], one["ci95"])
+    again = f"costs\n{trained['delta_ce']['nats']:+.3f} and {records['sites']['sites'][1]['delta_ce']['nats']:+.3f}: "
+    assert f"{again}the same to the last digit." in text
+    moved = copy.deepcopy(records)
+    moved["controls"]["sites"][0]["delta_ce"]["nats"] += 0.25
+    assert ": 2.5e-01 apart." in section(written(moved), "Parts that never learned")[1]
+    moved["controls"]["tokens"] += 1
+    assert " apart." not in section(written(moved), "Parts that never learned")[1]
 
 
 def test_seeds_share_what_the_record_says(records: Records, written: Callable[[Records], str]) -> None:
@@ -235,7 +243,9 @@ def test_transcoders_alone_and_together(records: Records, written: Callable[[Rec
     report = records["transcoders"]
     for row, site in zip(rows, [*report["sites"], report["all_sites"]], strict=True):
         assert row[1:3] == [delta(site), f"{site['kl']:.3f}"]
-        assert row[-2:] == [f"{site['baselines'][kind]['delta_ce']:+.3f}" for kind in ("mean", "zero")]
+        assert row[-3:-1] == [f"{site['baselines'][kind]['delta_ce']:+.3f}" for kind in ("mean", "zero")]
+        recovered = site["loss_recovered"]["mean"]
+        assert row[-1] == ("–" if recovered is None else f"{100 * recovered:.1f} %")
     assert [row[0] for row in rows] == ["0", "1", "all"]
     assert f"{delta(report['all_sites'])} all together" in text
 

@@ -1,4 +1,4 @@
-"""The Triton kernels of codes and losses in the interpreter, against the reference."""
+"""The Triton kernels of codes in the interpreter, against the reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saekernels.backends import reference
 from triton_cases import DTYPES, module, skip_unless_interpreting
 
 skip_unless_interpreting()
-from saekernels.backends.triton import decode, gather_dot, linear_ce_kl, segment_outer, segment_sum, topk  # noqa: E402
+from saekernels.backends.triton import decode, gather_dot, segment_outer, segment_sum, topk  # noqa: E402
 
 
 def codes(counts: list[int], F: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,28 +125,13 @@ def test_topk(dtype: torch.dtype) -> None:
         torch.testing.assert_close(got[0], want[0], rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("V", "softcap"), [(1300, None), (1300, 20.0), (31, None)])
-def test_linear_ce_kl(dtype: torch.dtype, V: int, softcap: float | None) -> None:
-    T, d = 21, 37
-    h_p, W, bias = torch.randn(T, d).to(dtype), torch.randn(V, d).to(dtype), torch.randn(V).to(dtype)
-    h_q = (h_p + 0.3 * torch.randn(T, d)).to(dtype)
-    targets = torch.randint(0, V, (T,))
-    targets[1], h_q[5], h_p[7] = -100, torch.nan, 0
-    bias[4] = -torch.inf
-    targets[targets == 4] = 5
-    for b in (bias, None):
-        got = linear_ce_kl(h_p, h_q, W, targets, b, softcap, -100)
-        want = reference.linear_ce_kl(h_p, h_q, W, targets, b, softcap, -100)
-        for mine, theirs in zip(got, want, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=2e-5, atol=2e-5, equal_nan=True)
+def test_the_reader_of_l2_reads_what_it_says() -> None:
+    """Every program its tiles, each beginning at another, once around."""
+    from saekernels.bench.gpu import l2
 
-
-def test_a_small_kl_keeps_its_digits() -> None:
-    h_p, W = torch.randn(9, 64), torch.randn(5000, 64)
-    h_q = h_p + 1e-3 * torch.randn(9, 64)
-    _, _, kl, _ = linear_ce_kl(h_p, h_q, W, torch.zeros(9, dtype=torch.int64), None, None, -100)
-    exact = reference.linear_ce_kl(
-        h_p.double(), h_q.double(), W.double(), torch.zeros(9, dtype=torch.int64), None, None, -100
-    )[2]
-    torch.testing.assert_close(kl.double(), exact, rtol=2e-3, atol=5e-7)
+    source = torch.arange(5 * 16, dtype=torch.float32)
+    sums = l2.read(source, programs=3, tiles=4, block=16)
+    tiles = source.view(5, 16)
+    for program in range(3):
+        wanted = sum(tiles[(program + 3 * number) % 5] for number in range(4))
+        assert torch.equal(sums[program], wanted)

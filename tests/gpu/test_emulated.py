@@ -1,5 +1,5 @@
-"""The encoder's kernels as Triton compiles them for sm_80, run on a machine for PTX (tests/helpers/ptx) with checks of
-alignment, bounds and what shared memory holds, against float64; and mistakes put into the PTX, which it has to find.
+"""Kernels as Triton compiles them for sm_80 and sm_90, run on a machine for PTX (tests/helpers/ptx) with checks of
+alignment, bounds and what happened before what, against float64; and mistakes put into the PTX, which it has to find.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from places import SCRIPTS
+from saekernels.backends import reference
 
 pytest.importorskip("triton")
 
@@ -44,6 +45,22 @@ def test_topk_is_that_of_exact_scores(name: str) -> None:
     assert got["failed"] == case.failed
 
 
+@pytest.mark.parametrize("name", emulated.PRODUCTS)
+def test_products_of_whole_numbers_are_exact(name: str) -> None:
+    x, W = emulated.factors(emulated.PRODUCTS[name])
+    assert results()[f"product: {name}"]["scores"] == (x.double() @ W.double().T).tolist()
+
+
+@pytest.mark.parametrize("name", emulated.LOSSES)
+def test_losses_are_those_of_exact_logits(name: str) -> None:
+    case = emulated.LOSSES[name]
+    h_p, h_q, W, targets, bias = case.inputs()
+    exact = (tensor.double() for tensor in (h_p, h_q, W))
+    expected = reference.linear_ce_kl(*exact, targets, bias.double(), case.softcap, -100)
+    got = torch.tensor(results()[f"loss: {name}"]["found"], dtype=torch.float64)
+    torch.testing.assert_close(got, torch.stack(expected), rtol=1e-6, atol=1e-6)
+
+
 def test_thresholds_of_latents_are_passed_by_those_above_and_by_nan() -> None:
     case = emulated.CASES[emulated.THRESHOLDS_OF]
     x, W, bias = case.inputs()
@@ -60,5 +77,6 @@ def test_mistakes_are_found(name: str) -> None:
     assert any(emulated.MISTAKES[name].fault in fault for fault in said), said
 
 
-def test_without_a_mistake_none_is_found() -> None:
-    assert results()["no mistake"]["faults"] == [""]
+@pytest.mark.parametrize("name", emulated.NO_MISTAKE)
+def test_without_a_mistake_none_is_found(name: str) -> None:
+    assert results()[name]["faults"] == [""]

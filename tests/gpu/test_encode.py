@@ -12,7 +12,7 @@ from saekernels.backends import reference
 from triton_cases import DTYPES, check_topk, encoder, module, screening, skip_unless_interpreting
 
 skip_unless_interpreting()
-from saekernels.backends.triton import encode_threshold, encode_topk  # noqa: E402
+from saekernels.backends.triton import encode_threshold, encode_topk, stats  # noqa: E402
 
 
 def truncated(matrix: Tensor) -> Tensor:
@@ -79,8 +79,10 @@ def test_failed_rows_are_recomputed(
     case = encoder(4, 400, 24, dtype)
     failures = count_failures(monkeypatch)
     with screening(monkeypatch, step=4, rank=rank, capacity=capacity):
+        before = stats()["fallback_rows"]
         check_topk(case, encode_topk(*case, 12, "abs"), 12, "abs")
     assert failures[0] > 0
+    assert stats()["fallback_rows"] - before == failures[0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -187,8 +189,10 @@ def test_threshold(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity
     case = encoder(7, 300, 37, dtype)
     case.x[2], case.x[3] = torch.nan, 0
     for limits in (torch.tensor(0.5), torch.rand(300) + 0.5, torch.tensor(-9.0), torch.tensor(torch.nan)):
+        before = stats()["fallback_rows"]
         got = encode_threshold(*case, limits)
         want = reference.encode_threshold(*case, limits)
+        assert stats()["fallback_rows"] - before == (want[2].diff() > min(capacity, 512)).sum()
         assert torch.equal(got[2], want[2])
         assert torch.equal(got[1], want[1])
         tolerance = 1e-5 if dtype == torch.float32 else 4e-3

@@ -19,7 +19,9 @@ from saekernels.bench.gpu.checks import CHECKS
 from saekernels.cli.commands.bench_gpu import TUNABLE
 from saekernels.cli.entry import build_parser
 
-STEPS = ["build", "check", "check-tests", "sanitize", "score", "tune", "score-full"]
+STEPS = [
+    "build", "check", "check-tests", "sanitize", "check-hopper", "score", "score-counters", "tune", "score-full",
+]  # fmt: skip
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 # Notes its arguments; says what a check or a search would; waits, or fails, where its arguments have that word.
 PYTHON = """#!/usr/bin/env bash
@@ -33,6 +35,12 @@ SANITIZER = """#!/usr/bin/env bash
 if [ "$1" != --tool ]; then exit; fi
 echo "sanitizer $2" >>"$CALLS"
 exec "${@:5}"
+"""
+# Starts what it is to look at, which comes last.
+PROFILER = """#!/usr/bin/env bash
+if [ "$1" = --version ]; then exit; fi
+printf '%q ' ncu "$@" >>"$CALLS" && echo >>"$CALLS"
+exec "${@: -3}"
 """
 # Half a second instead of the limit, which it notes.
 TIMEOUT = f"""#!/usr/bin/env bash
@@ -75,8 +83,8 @@ def place(tmp_path: Path) -> Place:
     made = Place(tmp_path / "out", tmp_path / "programs")
     made.programs.mkdir()
     texts = {"python3": PYTHON, "compute-sanitizer": SANITIZER}
-    quiet = dict.fromkeys(("nvidia-smi", "nvcc", "cmake", "ninja", "ncu"), "#!/usr/bin/env bash\n")
-    for name, text in {**texts, **quiet}.items():
+    quiet = dict.fromkeys(("nvidia-smi", "nvcc", "cmake", "ninja"), "#!/usr/bin/env bash\n")
+    for name, text in {**texts, **quiet, "ncu": PROFILER}.items():
         stand_in(made, name, text)
     return made
 
@@ -106,8 +114,13 @@ def test_every_step_in_order_and_every_command_line(place: Place) -> None:
     assert sorted(call[1] for call in calls if call[0] == "sanitizer") == sorted(TOOLS)
     watched = "tests/helpers/scripts/every_kernel.py"
     assert calls.count([watched, "cuda"]) == 1 + len(TOOLS)
+    (profiler,) = (call for call in calls if call[0] == "ncu")
+    assert profiler[-3:] == ["python3", "benchmarks/gpu_counters.py", "cuda"]
+    assert profiler[profiler.index("--clock-control") + 1] == "none"
+    assert profiler[-3:][1:] in calls
+    assert calls.count(["benchmarks/hopper_screen.py", "cuda"]) == 1
     for call in calls:
-        if call[0] != "sanitizer":
+        if call[0] not in ("sanitizer", "ncu"):
             check_command(call)
     checked = [call[-1] for call in calls if "--checks" in call]
     assert sorted(checked) == sorted(CHECKS)

@@ -46,12 +46,15 @@ def _same(value: Any, *asked: object) -> Any:
 def on_a_gpu(architecture: int) -> Iterator[None]:
     """Ops of CPU tensors go the way of those of a GPU of `architecture`, to the Triton backend."""
     rooms = [room for name, room in sys.modules.items() if name.startswith("saekernels.backends.triton")]
+    made = torch.zeros(1, dtype=torch.int32)
     with contextlib.ExitStack() as stack:
         for room in rooms:
             if hasattr(room, "architecture"):
                 stack.enter_context(mock.patch.object(room, "architecture", partial(_same, architecture)))
             if hasattr(room, "multiprocessors"):
                 stack.enter_context(mock.patch.object(room, "multiprocessors", partial(_same, 132)))
+            if hasattr(room, "counter"):  # made once for a process
+                stack.enter_context(mock.patch.object(room, "counter", partial(_same, made)))
         stack.enter_context(mock.patch.object(registry, "select", partial(_same, backend)))
         stack.enter_context(mock.patch.object(decoding, "_plain_offsets", uniform_offsets))  # none kept on a GPU
         stack.enter_context(mock.patch.object(backend, "CHECKS_ENTRIES", True))  # data are read on the CPU alone

@@ -13,6 +13,7 @@ import torch
 from native_helpers import needs_native
 from saekernels.backends import registry
 from saekernels.backends.cpu import native
+from saekernels.cli import main
 
 
 def test_every_backend_has_every_primitive_that_it_claims() -> None:
@@ -65,7 +66,9 @@ def test_environment_override(value: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-c", code]
     shown = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     if value == "tpu":
-        assert "got 'tpu', need one of 'auto'" in shown.stdout
+        assert (
+            shown.stdout == "SAEKERNELS_BACKEND: got 'tpu', need one of 'auto', 'cpu', 'cuda', 'triton', 'reference'\n"
+        )
     elif value == "bogus" and native.LOADED is not None:
         assert shown.stdout.startswith("SAEKERNELS_SIMD: SIMD level 'bogus' is not available here; available: auto,")
     else:
@@ -80,3 +83,19 @@ def test_whose_threads_is_one_of_two_words(value: str, monkeypatch: pytest.Monke
     wrong = None if value in ("own", "torch") else f"SAEKERNELS_THREADS: got {value!r}, need 'torch' or 'own'"
     assert native.available() == wrong
     assert registry.misset() == wrong
+
+
+def test_a_backend_that_is_none_is_named_wherever_it_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = "need one of 'auto', 'cpu', 'cuda', 'triton', 'reference'"
+    with pytest.raises(ValueError, match=f"^backend: got 'tpu', {known}$"):
+        registry.select("topk", "cpu", torch.float32, "tpu")
+    assert registry.misset() is None
+    assert main(["info"]) == 0
+    assert "need one of" not in capsys.readouterr().out
+    monkeypatch.setattr(registry, "ENVIRONMENT_CHOICE", "tpu")
+    assert main(["info"]) == 0
+    assert f"\nSAEKERNELS_BACKEND: got 'tpu', {known}\n" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=f"^backend: got 'cpu2', {known}$"):
+        registry.select("topk", "cpu", torch.float64, "cpu2")

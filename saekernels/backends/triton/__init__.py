@@ -23,6 +23,7 @@ try:
     from saekernels.backends.triton.encode.encode_topk import encode_topk
     from saekernels.backends.triton.launch import INTERPRETING
     from saekernels.backends.triton.loss.linear_ce_kl import linear_ce_kl
+    from saekernels.backends.triton.loss.linear_ce_kl_backward import linear_ce_kl_backward
     from saekernels.backends.triton.topk import topk
 except ImportError as error:
     _import_error = str(error)
@@ -39,8 +40,10 @@ __all__ = [
     "encode_topk",
     "gather_dot",
     "linear_ce_kl",
+    "linear_ce_kl_backward",
     "segment_outer",
     "segment_sum",
+    "stats",
     "topk",
 ]
 
@@ -54,6 +57,7 @@ _OPS = frozenset(
         "segment_outer",
         "segment_sum",
         "linear_ce_kl",
+        "linear_ce_kl_backward",
     )
 )
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -100,3 +104,12 @@ def describe() -> dict[str, str]:
 
         lines["triton"] = configs.VERSION + (", interpreting" if INTERPRETING else "")
     return lines
+
+
+def stats() -> dict[str, int]:
+    """What the encoders did since the process began: fallback_rows, those that no screen could serve."""
+    if _import_error:
+        return {"fallback_rows": 0}
+    from saekernels.backends.triton.encode import failed
+
+    return failed.stats()

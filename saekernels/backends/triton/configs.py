@@ -15,6 +15,26 @@ import torch
 import triton
 
 
+class Ring(NamedTuple):
+    """The warp-specialised screen of 16-bit operands on Hopper (`encode.screen_gluon`).
+
+    Attributes:
+        BM, BN, BK: rows, columns and depth of a tile.
+        stages: tiles that the ring in shared memory has room for.
+        parts: 1: two warpgroups in ping-pong, with tiles of their own; 2: they have half of each tile's rows.
+    """
+
+    BM: int
+    BN: int
+    BK: int
+    stages: int
+    parts: int
+
+
+# 192 KiB of shared memory either way.
+PINGPONG, COOPERATIVE = Ring(128, 128, 64, 6, 1), Ring(128, 256, 64, 4, 2)
+
+
 class Config(NamedTuple):
     """Block sizes and the compiler's knobs of one kernel.
 
@@ -23,6 +43,8 @@ class Config(NamedTuple):
         group: row tiles that share a column tile in L2.
         extra: switches by name: "tma" (operands through tensor descriptors).
         maxnreg: registers that a thread of the screen may have; None: as many as the assembler likes.
+        ring: of the warp-specialised screen, which is used instead where it can serve; None: not at all, as in every
+            row of the table until a GPU has shown it right and faster.
     """
 
     BM: int
@@ -33,6 +55,7 @@ class Config(NamedTuple):
     group: int = 8
     extra: tuple[str, ...] = ()
     maxnreg: int | None = None
+    ring: Ring | None = None
 
     def has(self, switch: str) -> bool:
         """Whether a switch is on."""
@@ -66,11 +89,19 @@ TABLE: dict[Key, Config] = {
     Key("screen", 100, 1, False): Config(128, 64, 128, 8, 3),
     Key("screen", 100, 2, False): Config(128, 128, 64, 8, 3, maxnreg=128),
     Key("screen", 100, 4, False): Config(128, 64, 32, 8, 3),
-    Key("linear_ce_kl", 0, 2, False): Config(16, 32, 32, 4, 1, 2),
-    Key("linear_ce_kl", 80, 2, False): Config(64, 64, 32, 8, 3),
+    Key("linear_ce_kl", 0, 2, False): Config(32, 64, 32, 4, 1, 2),
+    Key("linear_ce_kl", 80, 2, False): Config(128, 64, 32, 8, 3),
     Key("linear_ce_kl", 80, 4, False): Config(32, 64, 32, 8, 2),
-    Key("linear_ce_kl", 90, 2, False): Config(64, 128, 64, 8, 3),
-    Key("linear_ce_kl", 90, 4, False): Config(64, 64, 32, 8, 2),
+    Key("linear_ce_kl", 90, 2, False): Config(128, 128, 64, 8, 3),
+    Key("linear_ce_kl", 90, 4, False): Config(128, 64, 32, 8, 2),
+    # What the tensor memory gives a thread is a row: half the words, so that they fit its registers.
+    Key("linear_ce_kl", 100, 2, False): Config(128, 64, 64, 8, 3),
+    Key("linear_ce_kl", 100, 4, False): Config(128, 64, 32, 8, 2),
+    Key("linear_ce_kl_backward", 0, 2, False): Config(16, 32, 32, 4, 1, 2),
+    Key("linear_ce_kl_backward", 80, 2, False): Config(128, 128, 32, 8, 3),
+    Key("linear_ce_kl_backward", 80, 4, False): Config(64, 64, 32, 4, 2),
+    Key("linear_ce_kl_backward", 90, 2, False): Config(128, 128, 64, 8, 3),
+    Key("linear_ce_kl_backward", 90, 4, False): Config(64, 64, 32, 4, 2),
     Key("decode", 0, 2, False): Config(1, 32, 4, 1, 1),
     Key("decode", 80, 2, False): Config(1, 128, 8, 1, 1),
     Key("decode", 80, 4, False): Config(1, 64, 8, 1, 1),
@@ -120,6 +151,8 @@ def override(kernel: str, config: Config) -> Iterator[None]:
 def candidates(kernel: str, architecture: int, dtype: torch.dtype, width: int) -> list[Config]:
     """What a search tries: the table's own first, then its neighbours that fit the architecture."""
     found = [lookup(kernel, architecture, dtype, width)]
+    if (kernel, architecture, dtype.itemsize) == ("screen", 90, 2):
+        found += [found[0]._replace(ring=ring) for ring in (PINGPONG, COOPERATIVE)]
     if kernel in ("screen", "linear_ce_kl"):
         found += _products(kernel, architecture, dtype)
     else:
@@ -132,10 +165,12 @@ def _products(kernel: str, architecture: int, dtype: torch.dtype) -> list[Config
     """A few dozen: compiling takes longer than timing."""
     switches: list[tuple[str, ...]] = [(), ("tma",)] if kernel == "screen" and architecture >= 90 else [()]
     maxnreg = 128 if kernel == "screen" and architecture >= 90 else None
+    tiles: tuple[tuple[int, int, int], ...]
     if kernel == "screen":
         tiles = ((128, 128, 8), (128, 256, 8), (64, 256, 4))
     else:
-        tiles = ((64, 128, 8), (64, 64, 4), (128, 128, 8))
+        # A warp has whole rows of 16 of a tile; maxima that cross warps double what a logit costs.
+        tiles = ((64, 128, 4), (64, 64, 4), (128, 128, 8), (128, 64, 8))
     depth = 128 // dtype.itemsize  # one line of 128 bytes, which is what wgmma swizzles
     depths = (depth,) if architecture >= 90 else (depth // 2, depth)
     return [

@@ -55,6 +55,11 @@ def record(architecture: int, entries_per_row: int = 64) -> Iterator[list[Launch
         _recording.pop()
 
 
+def recording() -> bool:
+    """Whether launches are collected instead of started."""
+    return bool(_recording)
+
+
 def architecture(device: torch.device) -> int:
     """Compute capability as 10 * major + minor; INTERPRETER for the CPU."""
     if _recording:

@@ -97,7 +97,7 @@ def operands(x: Tensor, W: Tensor, config: configs.Config, float32_product: str)
     x = x if x.stride(1) == 1 else x.contiguous()
     # A ragged last step costs predicates for every element: shallower tiles, so that they stay in registers.
     depth = config.BK if x.shape[1] % config.BK == 0 else config.BK // 2
-    tma = config.has("tma") and all(_describable(matrix) for matrix in (x, W))
+    tma = config.has("tma") and all(describable(matrix) for matrix in (x, W))
     sizes, tile = sizes_of(x, W), tile_for(x, config._replace(BK=depth), float32_product, tma=tma)
     if not tma:
         return {"x": x, "W": W, "sizes": sizes, "TILE": tile}
@@ -118,7 +118,7 @@ def sizes_of(x: Tensor, W: Tensor) -> Sizes:
 
 def tile_for(x: Tensor, config: configs.Config, float32_product: str, *, tma: bool = False) -> Tile:
     """The constants of a product of x [T, D] with a matrix of its dtype."""
-    even = x.shape[1] % config.BK == 0
+    even = x.shape[1] % config.BK == 0 < x.shape[1]
     upcast = launch.INTERPRETING and x.dtype != torch.float32
     how = product_of(x.dtype, float32_product)
     return _tile(config.BM, config.BN, config.BK, config.group, even, tma, how, upcast)
@@ -137,7 +137,7 @@ def product_of(dtype: torch.dtype, float32_product: str) -> str:
     return float32_product if dtype == torch.float32 else "ieee"
 
 
-def _describable(matrix: Tensor) -> bool:
+def describable(matrix: Tensor) -> bool:
     """Whether the tensor memory accelerator can fetch from it: rows contiguous, addresses in steps of 16 bytes."""
     return (
         matrix.stride(1) == 1

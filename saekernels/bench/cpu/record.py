@@ -17,6 +17,8 @@ from saekernels.bench.measure.contenders import OURS, Work
 from saekernels.bench.ops.table import OPS
 
 SCHEMA = 1
+# Of the rows of a call: a fallback that is routine is a defect, and its time says nothing.
+MOST_FALLBACKS = 0.01
 
 
 @dataclass
@@ -31,7 +33,9 @@ class Row:
         ratio_to_ours: its median over that of `saekernels`: above 1, ours is faster.
         paired_ratio_to_ours: the median of the ratios within each round.
         peak_mib: memory beyond the inputs.
+        eager_ms: on a GPU, of a call without a graph, the host's launches included; median_ms is of a graph.
         instructions: of one call, on all threads; None where the system counts none.
+        fallback_rows: of one call of ours, those that no screen could serve.
         bytes, flops: the least that the op takes, the same for every contender.
         gb_per_s, gflop_per_s: these over the median time.
         share_of_bound: the least time by the measured ceilings, over the median time.
@@ -52,6 +56,7 @@ class Row:
     paired_ratio_to_ours: float | None = None
     peak_mib: float | None = None
     instructions: int | None = None
+    fallback_rows: int | None = None
     bytes: int | None = None
     flops: int | None = None
     gb_per_s: float | None = None
@@ -61,6 +66,15 @@ class Row:
     share_of_bfloat16: float | None = None
     share_of_int8: float | None = None
     share_of_read: float | None = None
+    eager_ms: float | None = None
+
+    def hold_fallbacks(self, rows: int) -> bool:
+        """Note the rows of a call that took a fallback; False, and a status that says so, where they are many."""
+        self.fallback_rows = rows if self.contender.startswith(OURS) else None
+        if rows <= MOST_FALLBACKS * self.shape["T"]:
+            return True
+        self.status = f"failed: {rows} of {self.shape['T']} rows took a fallback (saekernels info --stats)"
+        return False
 
     def case(self) -> tuple[str, str, str]:
         """What the rows of one case share: op, dtype, shape in words."""

@@ -47,6 +47,7 @@ FULL = (
     *(Case("sae_topk", shape, BF16) for shape in (GPT2_WIDE, LLAMA)),
     *(Case("sae_train", shape, BF16) for shape in (GPT2_WIDE, GEMMA)),
     *(Case("loss", shape, BF16) for shape in LOSSES),
+    Case("loss_train", LOSSES[0], BF16),
 )
 QUICK = (
     Case("encode", GPT2, BF16),
@@ -67,7 +68,7 @@ def make(case: Case, device: torch.device) -> Problem:
         made = torch.empty(shape, dtype=case.dtype, device=device)
         return made.normal_(std=scale, generator=generator)
 
-    if case.op == "loss":
+    if case.op in ("loss", "loss_train"):
         h_p = normal(T, d)
         targets = torch.randint(F, (T,), generator=generator, device=device)
         h_q = (h_p.float() + 0.3 * normal(T, d).float()).to(case.dtype)

@@ -44,28 +44,40 @@ def decoding(bench: Bench) -> None:
 
 
 def losses(bench: Bench) -> None:
-    """linear_ce_kl with bias, cap, ignored targets, a vocabulary that no tile divides."""
+    """linear_ce_kl and its gradients with bias, cap, ignored targets, a vocabulary that no tile divides."""
     for dtype in bench.dtypes:
         T, d, V = 70, 96, 5003
         h_p, W, b = bench.normal(T, d, dtype=dtype), bench.normal(V, d, dtype=dtype, scale=0.2), bench.normal(V)
-        h_q = (h_p.float() + bench.normal(T, d, scale=0.3)).to(dtype)
-        targets = bench.integers(V, T)
+        inputs = (h_p, (h_p.float() + bench.normal(T, d, scale=0.3)).to(dtype), W, b)
+        targets, grads = bench.integers(V, T), bench.normal(3, T)
         targets[3] = -100
         for softcap in (None, 10.0):
-            got = sk.linear_ce_kl(h_p, h_q, W, targets, bias=b, softcap=softcap)
-            z_p, z_q = scores_of(h_p, W, b), scores_of(h_q, W, b)
-            if softcap:
-                z_p, z_q = (softcap * torch.tanh(z / softcap) for z in (z_p, z_q))
-            log_p, log_q = z_p.log_softmax(1), z_q.log_softmax(1)
-            counted = targets != -100
-            at = targets.clamp(min=0)[:, None]
-            want = (
-                -log_p.gather(1, at)[:, 0] * counted,
-                -log_q.gather(1, at)[:, 0] * counted,
-                (log_p.exp() * (log_p - log_q)).sum(1) * counted,
-            )
-            for name, mine, theirs in zip(("ce_p", "ce_q", "kl"), got, want, strict=False):
+            ours = [tensor.clone().requires_grad_() for tensor in inputs]
+            exact = [tensor.double().requires_grad_() for tensor in inputs]
+            p, q, own_W, own_b = ours
+            got = sk.linear_ce_kl(p, q, own_W, targets, bias=own_b, softcap=softcap)[:3]
+            want = _exact_losses(exact, targets, softcap)
+            for name, mine, theirs in zip(("ce_p", "ce_q", "kl"), got, want, strict=True):
                 near(f"{dtype} {name} cap {softcap}", mine, theirs, 5e-5)
+            found = torch.autograd.grad(got, ours, tuple(grads))
+            due = torch.autograd.grad(want, exact, tuple(grads.double()))
+            for name, mine, theirs in zip(("h_p", "h_q", "W_U", "bias"), found, due, strict=True):
+                near(f"{dtype} gradient of {name} cap {softcap}", mine, theirs, 4 * LIMIT[dtype])
+
+
+def _exact_losses(of: list[Tensor], targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """ce_p, ce_q and KL [T] of h_p, h_q, W and bias in float64, 0 where targets are ignored."""
+    h_p, h_q, W, b = of
+    z_p, z_q = scores_of(h_p, W, b), scores_of(h_q, W, b)
+    if softcap:
+        z_p, z_q = (softcap * torch.tanh(z / softcap) for z in (z_p, z_q))
+    log_p, log_q = z_p.log_softmax(1), z_q.log_softmax(1)
+    counted, at = targets != -100, targets.clamp(min=0)[:, None]
+    return (
+        -log_p.gather(1, at)[:, 0] * counted,
+        -log_q.gather(1, at)[:, 0] * counted,
+        (log_p.exp() * (log_p - log_q)).sum(1) * counted,
+    )
 
 
 def batches(bench: Bench) -> None:

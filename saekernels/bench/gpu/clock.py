@@ -9,6 +9,8 @@ import torch
 
 from saekernels.bench.measure.timing import Times
 
+# Kernels of a few threads in one graph: what is between them is their time.
+EMPTY = 500
 # Calls in one graph: their sum is long beside the resolution of events.
 CALLS = 5
 # Below this a call is repeated more often.
@@ -42,6 +44,12 @@ class Clock:
 
         graph = self._capture(both, calls)
         return lambda: (self.replay_ms(graph) - self._flush_ms[calls]) / calls
+
+    def between_ms(self) -> Callable[[], float]:
+        """A function that returns milliseconds from one kernel of a graph to the next that waits for it."""
+        one = torch.zeros(1, device=self.device)
+        graph = self._capture(lambda: one.add_(1), EMPTY)
+        return lambda: self.replay_ms(graph) / EMPTY
 
     def timed(self, call: Callable[[], Any]) -> Callable[[], float]:
         """Like `prepared`, without a graph: the host's launches count too."""
@@ -108,10 +116,19 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def ceilings(device: torch.device, clock: Clock, quick: bool) -> dict[str, float]:
-    """What the card reaches: copies in GB/s (bytes read and written), products of 8192 x 8192 in TFLOP/s."""
+    """What the card reaches, the card model's terms (`cards.Card`).
+
+    copy_gbs: bytes read and written; l2_gbs: read by multiprocessors from what L2 holds; launch_us: between dependent
+    kernels of a graph; bf16_tflops, tf32_tflops, fp32_tflops: products of 8192 x 8192.
+    """
+    from saekernels.bench.gpu import l2  # needs triton, which this module does not
+
     size = (256 if quick else 1024) << 20
     source, target = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
     found = {"copy_gbs": 2 * size / best_ms(clock.prepared(lambda: target.copy_(source))) / 1e6}
+    read, moved = l2.reader(device)
+    found["l2_gbs"] = moved / best_ms(clock.prepared(read)) / 1e6
+    found["launch_us"] = 1e3 * best_ms(clock.between_ms())
     n = 8192
     generator = torch.Generator(device).manual_seed(1)
     square = torch.empty(n, n, device=device).normal_(generator=generator)

@@ -13,12 +13,13 @@ from torch.nn import functional
 from saekernels.bench.gpu.cases import GPT2_WIDE, LLAMA, LOSSES, Case
 from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS, Ready, far, relative_error
 from saekernels.bench.measure.shapes import Problem
-from saekernels.bench.ops import decode, encode, loss, sae, train
+from saekernels.bench.ops import decode, encode, loss, loss_train, sae, train
 from saekernels.ops import encode_topk
 
 FAST, SCREENED = f"{OURS}, fast", f"{OURS}, screened"
 PRODUCT = encode.PRODUCT
 PRODUCTS = "torch, the two products alone"
+ALL_PRODUCTS = "torch, the four products alone"
 # Tokens at a time: enough to fill the tensor cores, few enough that a chunk's scores are soon read again.
 CHUNK_ROWS = {32768: 4096, 65536: 2048, 131072: 1024, 1048576: 256}
 
@@ -69,6 +70,11 @@ def chunked_loss(problem: Problem) -> Ready:
     return Ready(loss.in_chunks(problem.weights["W_U"], rows), f"{rows} rows")
 
 
+def chunked_loss_train(problem: Problem) -> Ready:
+    rows = chunk_rows(2 * problem.shape.F)
+    return Ready(loss_train.in_chunks(problem, rows), f"{rows} rows")
+
+
 def compiled(prepare: Callable[[Problem], Ready]) -> Callable[[Problem], Ready]:
     """torch.compile of a contender, for exactly its shape."""
 
@@ -85,6 +91,13 @@ def products(problem: Problem) -> Ready:
     """Both streams' logits, and nothing done with them."""
     W = problem.weights["W_U"]
     return Ready(lambda h_p, h_q, _: (functional.linear(h_p, W), functional.linear(h_q, W)))
+
+
+def all_products(problem: Problem) -> Ready:
+    """Both streams' logits, and gradients of logits that are given times W_U."""
+    W, (T, _, V, _) = problem.weights["W_U"], problem.shape
+    given = torch.zeros(T, V, dtype=problem.dtype, device=W.device)
+    return Ready(lambda h_p, h_q, _: (functional.linear(h_p, W), functional.linear(h_q, W), given @ W, given @ W))
 
 
 def check_selection(problem: Problem, expected: Tensor, output: tuple[Tensor, Tensor]) -> str | None:
@@ -169,6 +182,14 @@ OPS = {
             Contender(COMPILED, compiled(loss.whole), check_loss, compiles=True),
         ),
         loss.expect,
+    ),
+    "loss_train": Op(
+        (
+            Contender(OURS, loss_train.ours, loss_train.check),
+            Contender(ALL_PRODUCTS, all_products, None),
+            Contender(CHUNKED, chunked_loss_train, loss_train.check),
+        ),
+        loss_train.expect,
     ),
 }
 

@@ -10,7 +10,7 @@ from saekernels.bench.gpu import model
 from saekernels.bench.gpu.cards import Card
 from saekernels.bench.gpu.cases import Case, Settings
 from saekernels.bench.gpu.clock import CALLS
-from saekernels.bench.gpu.contenders import FAST, PRODUCTS, SCREENED, of
+from saekernels.bench.gpu.contenders import ALL_PRODUCTS, FAST, PRODUCTS, SCREENED, of
 from saekernels.bench.gpu.targets import MEMORY_CASES, MEMORY_SHARE, MODEL, TARGETS
 from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS
 from saekernels.bench.measure.shapes import Shape
@@ -36,11 +36,8 @@ def milliseconds(case: Case, contender: str, card: Card) -> float | None:
         ours = model.seconds(model.decode(shape, dtype, card), card)
         gathered = shape.T * shape.k * shape.d * dtype.itemsize / (card.memory * 1e9)
         found = {OURS: ours, MODEL: ours, BAG: gathered}.get(contender)
-    elif case.op == "loss":
-        product = 2 * model.product(shape, dtype, card).seconds(card)
-        ours = model.seconds(model.loss(shape, dtype, card), card)
-        read = 8 * 4 * shape.T * shape.F / (card.memory * 1e9)
-        found = {OURS: ours, PRODUCTS: product, CHUNKED: product + read, COMPILED: product + read}.get(contender)
+    elif case.op in ("loss", "loss_train"):
+        found = _loss_seconds(case, contender, card)
     else:
         found = _sae_seconds(case, contender, card)
     return None if found is None else 1e3 * found
@@ -56,6 +53,16 @@ def _encode_seconds(contender: str, shape: Shape, dtype: torch.dtype, card: Card
     if contender in (CHUNKED, WHOLE, COMPILED):
         return product + (1 + TOPK_READS) * shape.T * shape.F * dtype.itemsize / (card.memory * 1e9)
     return None
+
+
+def _loss_seconds(case: Case, contender: str, card: Card) -> float | None:
+    """Autograd through all logits reads and writes them about as often again."""
+    both = 2 * model.product(case.shape, case.dtype, card).seconds(card)
+    ours = model.seconds(model.predict(case.op, case.shape, case.dtype, card), card)
+    read = 8 * 4 * case.shape.T * case.shape.F / (card.memory * 1e9)
+    if case.op == "loss_train":
+        return {OURS: ours, ALL_PRODUCTS: 2 * both, CHUNKED: 2 * (both + read)}.get(contender)
+    return {OURS: ours, PRODUCTS: both, CHUNKED: both + read, COMPILED: both + read}.get(contender)
 
 
 def _sae_seconds(case: Case, contender: str, card: Card) -> float | None:

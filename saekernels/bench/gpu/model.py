@@ -35,9 +35,13 @@ RANKED, SELECTED = 121.4, 115.6
 # Rows of x and of W that a tile has on sm_90 (backends/triton/configs.py): of encoders, and of the loss by bytes per
 # element, whose tiles of W serve two streams.
 SCREEN_TILE = (128, 128)
-LOSS_TILE = {2: (64, 128), 4: (64, 64)}
-# Of the softmax of both streams, per logit.
-SOFTMAX_EPILOGUE = 14
+LOSS_TILE = {2: (128, 128), 4: (128, 64)}
+GRADIENT_TILE = {2: (128, 128), 4: (64, 64)}
+# Tiles of words that a program of the loss takes, and words whose logits' gradients exist at a time.
+PART, SLAB = 16, 4096
+# Of a thread per logit and stream, counted likewise, by bytes per element: the losses, and the gradients of logits.
+LOSS_EPILOGUE = {2: 11.32, 4: 13.25}
+SLOPE_EPILOGUE = {2: 7.94, 4: 9.72}
 # Candidates that rescoring reads, per latent wanted: inside twice the error bound of tf32 and of 8-bit products.
 RESCORED = {"exact": 3.3, "screened": 2.6}
 GROWTH = {"exact": 3.7, "screened": 3.0}
@@ -51,6 +55,7 @@ class Kernel(NamedTuple):
         flops: at `rate`, 10^12 per second.
         memory, l2: bytes.
         lanes: instructions per lane that nothing overlaps.
+        launches: how often it is started.
         issued: instructions per lane beside which memory is read.
     """
 
@@ -60,11 +65,12 @@ class Kernel(NamedTuple):
     memory: float = 0
     l2: float = 0
     lanes: float = 0
+    launches: int = 1
     issued: float = 0
 
     def seconds(self, card: Card) -> float:
         """Its predicted time."""
-        return max(self._units(card).values()) + self.lanes / card.lane_operations() + card.launch
+        return max(self._units(card).values()) + self.lanes / card.lane_operations() + self.launches * card.launch
 
     def bound(self, card: Card) -> str:
         """The unit that takes longest, of those that work side by side: products, memory, L2 or issue."""
@@ -152,11 +158,21 @@ def encode(shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact
     ]
     if rescored:
         left = RESCORED[precision] * k
-        kernels.append(Kernel("rescore", 2 * T * left * d, card.fp32, min(T * left, F) * d * size, T * left * d * size))
-    kernels.append(Kernel("exact_rows", memory=4))
+        gathered = T * left * d * size
+        # Row by row, so that the rows of W of one are long gone when another wants them, but for what L2 holds.
+        memory = max(min(T * left, F) * d * size, gathered * (1 - min(1.0, card.l2_bytes / (F * d * size))))
+        kernels.append(Kernel("rescore", 2 * T * left * d, card.fp32, memory, gathered))
+    kernels.append(exact_rows(shape, dtype, card, failed=0))
     sorted_keys = 1 << (capacity - 1).bit_length()
     kernels.append(Kernel("select", memory=8 * T * found + T * k * (size + 4), lanes=SELECTED * T * sorted_keys))
     return kernels
+
+
+def exact_rows(shape: Shape, dtype: torch.dtype, card: Card, failed: int) -> Kernel:
+    """The rows that no screen could serve: each reads all of W, with the whole card; none as a rule."""
+    _, d, F, _ = shape
+    moved = failed * F * d * dtype.itemsize
+    return Kernel("exact_rows", 2 * failed * F * d, card.fp32, 4 + moved, moved)
 
 
 def decode(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
@@ -196,14 +212,40 @@ def train(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
 def loss(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
     """linear_ce_kl; F is the vocabulary."""
     T, d, V, _ = shape
-    rate = card.bf16 if dtype.itemsize == 2 else card.tf32 / 3
-    parts = -(-V // (128 * 16))
-    size = dtype.itemsize
-    reads = tile_reads(shape, size, LOSS_TILE[min(size, 4)], streams=2)
+    size, tile = dtype.itemsize, LOSS_TILE[min(dtype.itemsize, 4)]
+    partial = 28 * T * -(-V // (tile[1] * PART))
+    moved, reads = (2 * T * d + V * d) * size + partial, tile_reads(shape, size, tile, streams=2)
     return [
-        Kernel("parts", 4 * T * d * V, rate, (2 * T * d + V * d) * size, reads, SOFTMAX_EPILOGUE * 2 * T * V),
-        Kernel("merge", memory=36 * T * parts),
+        Kernel("parts", 4 * T * d * V, _head_rate(dtype, card), moved, reads, LOSS_EPILOGUE[size] * 2 * T * V),
+        Kernel("merge", memory=partial + 16 * T),
     ]
+
+
+def loss_train(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
+    """linear_ce_kl and the gradients of both streams, W_U frozen."""
+    T, d, V, _ = shape
+    size, rate, slabs = dtype.itemsize, _head_rate(dtype, card), -(-V // SLAB)
+    slopes = 2 * T * V * size  # of bfloat16 or float32, as the operands
+    reads = slabs * tile_reads(Shape(2 * T, SLAB, d), size, GRADIENT_TILE[size])
+    moved = slopes + V * d * size + slabs * 2 * 4 * 2 * T * d
+    return [
+        *loss(shape, dtype, card),
+        Kernel("rows", memory=3 * T * d * size),
+        Kernel(
+            "slopes",
+            4 * T * d * V,
+            rate,
+            slopes + (2 * T * d * slabs + V * d) * size,
+            tile_reads(shape, size, LOSS_TILE[size], streams=2) + slopes,
+            SLOPE_EPILOGUE[size] * 2 * T * V,
+            slabs,
+        ),
+        Kernel("accumulate", 4 * T * d * V, rate, moved, reads, launches=slabs),
+    ]
+
+
+def _head_rate(dtype: torch.dtype, card: Card) -> float:
+    return card.bf16 if dtype.itemsize == 2 else card.tf32 / 3
 
 
 def predict(op: str, shape: Shape, dtype: torch.dtype, card: Card, precision: str = "exact") -> list[Kernel]:
@@ -212,7 +254,7 @@ def predict(op: str, shape: Shape, dtype: torch.dtype, card: Card, precision: st
         return encode(shape, dtype, card, precision)
     if op == "sae_topk":
         return encode(shape, dtype, card, precision) + decode(shape, dtype, card)
-    return {"decode": decode, "sae_train": train, "loss": loss}[op](shape, dtype, card)
+    return {"decode": decode, "sae_train": train, "loss": loss, "loss_train": loss_train}[op](shape, dtype, card)
 
 
 def temporaries(shape: Shape, dtype: torch.dtype, precision: str = "exact") -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,7 @@ from saekernels.bench.measure.peers import NOT_INSTALLED, NotInstalled
 from saekernels.bench.measure.shapes import Problem
 
 OK = "ok"
+EAGER = 5  # calls without a graph
 
 
 class GateClosed(Exception):
@@ -102,8 +104,10 @@ def card_of(measured: dict[str, float], device: torch.device) -> Card:
         fp32=measured["fp32_tflops"],
         eight_bit=2 * measured["bf16_tflops"],
         memory=measured["copy_gbs"],
+        l2=measured["l2_gbs"],
         l2_bytes=found.L2_cache_size,
         multiprocessors=found.multi_processor_count,
+        launch=1e-6 * measured["launch_us"],
     )
 
 
@@ -139,13 +143,18 @@ def set_up(
         def call() -> Any:
             return ready.call(*problem.tokens)
 
+        before = machine.fallback_rows()
         output = call()
+        fallbacks = machine.fallback_rows() - before
         wrong = contender.check(problem, expected, output) if contender.check else None
         del output
         if wrong:
             row.status = f"failed: wrong answer: {wrong}"
             return row, None
+        if not row.hold_fallbacks(fallbacks):
+            return row, None
         row.peak_mib = peak_bytes(call, clock.device) / 2**20
+        row.eager_ms = statistics.median(clock.timed(call)() for _ in range(EAGER))
         try:
             return row, clock.prepared(call)
         except RuntimeError:  # waits for the device, which a graph cannot

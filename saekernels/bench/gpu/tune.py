@@ -64,7 +64,7 @@ def _search_case(
 
     def milliseconds(config: configs.Config) -> float | None:
         with configs.override(kernel, config):
-            return _time(contender, problem, expected, clock)
+            return timed(contender, problem, expected, clock)
 
     first, second = milliseconds(present), milliseconds(present)
     if first is None or second is None:
@@ -80,7 +80,7 @@ def _search_case(
     return Choice(key, best, min(first, second), best_ms, abs(first - second))
 
 
-def _time(contender: Contender, problem: Problem, expected: object, clock: Clock) -> float | None:
+def timed(contender: Contender, problem: Problem, expected: object, clock: Clock) -> float | None:
     """The median of a few rounds; None for a configuration that does not compile, does not fit or is wrong."""
     try:
         ready = contender.prepare(problem)

@@ -66,9 +66,10 @@ def cpu() -> dict[str, Any]:
 
 
 def fallback_rows() -> int:
-    """Rows that any fallback of the native encoders took since the process began; 0 where they are not built."""
+    """Rows that any fallback of the native and the GPU encoders took since the process began; waits for the GPU."""
     native = registry.load("cpu")
-    return int(native.stats()["fallback_rows"]) if native.available() is None else 0
+    on_cpu = native.stats()["fallback_rows"] if native.available() is None else 0
+    return int(on_cpu + registry.load("triton").stats()["fallback_rows"])
 
 
 def _cpuinfo() -> dict[str, str]:

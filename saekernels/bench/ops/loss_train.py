@@ -50,19 +50,21 @@ def whole(problem: Problem) -> Ready:
     return Ready(_gradients(lambda h_p, h_q, targets: losses(h_p, h_q, W, targets)))
 
 
-def chunked(problem: Problem) -> Ready:
+def in_chunks(problem: Problem, rows: int) -> Callable[..., Gradients]:
     """Forward and backward of a few rows at a time."""
     call = whole(problem).call
 
-    def in_chunks(rows: int) -> Callable[..., Gradients]:
-        def run(*tokens: Tensor) -> Gradients:
-            parts = [call(*part) for part in zip(*(tensor.split(rows) for tensor in tokens), strict=True)]
-            d_hp, d_hq = (torch.cat(column) for column in zip(*parts, strict=True))
-            return d_hp, d_hq
+    def run(*tokens: Tensor) -> Gradients:
+        parts = [call(*part) for part in zip(*(tensor.split(rows) for tensor in tokens), strict=True)]
+        d_hp, d_hq = (torch.cat(column) for column in zip(*parts, strict=True))
+        return d_hp, d_hq
 
-        return run
+    return run
 
-    return best_chunk(problem, in_chunks)
+
+def chunked(problem: Problem) -> Ready:
+    """In the best of a few chunk sizes."""
+    return best_chunk(problem, lambda rows: in_chunks(problem, rows))
 
 
 def products(problem: Problem) -> Ready:

@@ -199,4 +199,6 @@ def _figures(row: Any) -> str:
     share = "" if row.share_of_bound is None else f"{row.share_of_bound:6.0%} of bound"
     ratio = "" if row.paired_ratio_to_ours is None else f"{row.paired_ratio_to_ours:7.2f}x ours"
     peak = "" if row.peak_mib is None else f"{row.peak_mib:9.0f} MiB"
-    return f"{row.median_ms:10.4f} ms{ratio}{share}{peak}  {row.detail}".rstrip()
+    eager = "" if row.eager_ms is None else f"{row.eager_ms:10.4f} ms without a graph"
+    fell = f", {row.fallback_rows} fallback rows" if row.fallback_rows else ""
+    return f"{row.median_ms:10.4f} ms{ratio}{share}{peak}{eager}  {row.detail}{fell}".rstrip()

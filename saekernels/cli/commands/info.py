@@ -45,8 +45,8 @@ def add_parser(commands: Any) -> None:
     output = parser.group("output")
     output.add_argument("--json", action="store_true", help="print JSON")
     ways = (
-        "encode rows of several kinds; count those that were screened, scored whole, or fell back. Take a training "
-        "step of each class of the installed tools; count those taken over, and left to the tool, by the reason"
+        "encode rows of several kinds, on a GPU too; count those screened, scored whole, or fallen back. Take a "
+        "training step of each class of the installed tools; count those taken over and left to the tool, by the reason"
     )
     output.add_argument("--stats", action="store_true", help=ways)
     parser.set_defaults(run=run)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{lone[0]}: it is about a checkpoint; give its PATH as well")
     facts = gather()
     if arguments.stats:
-        facts["stats"] = stats.counts()
+        facts["stats"], facts["gpu_stats"] = stats.counts(), stats.gpu_counts()
         facts["training_steps"] = {name: found._asdict() for name, found in stats.step_counts().items()}
     show((json.dumps(facts, indent=2) if arguments.json else "\n".join(lines(facts))) + "\n")
     return 0
@@ -89,6 +89,7 @@ def gather() -> dict[str, Any]:
         "devices": _devices(),
         "threads": torch.get_num_threads(),
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
+        "misset": registry.misset(),
         "backends": {name: _describe(name) for name in registry.PREFERENCE},
         "ops": [row._asdict() for kind in kinds for row in registry.explain(kind)],
     }
@@ -132,11 +133,14 @@ def lines(facts: dict[str, Any]) -> list[str]:
     text += ["", f"{'platform':14}{facts['platform']}"]
     text += [f"{'device':14}{device}" for device in facts["devices"]]
     text += [f"{'threads':14}{facts['threads']}", f"{'torch SIMD':14}{facts['torch_simd']}"]
+    if facts["misset"]:
+        text += ["", facts["misset"]]
     for name, described in facts["backends"].items():
         text += ["", f"backend {name}"]
         text += [f"  {key + ':':19}{value}" for key, value in described.items()]
     if "stats" in facts:
         text += stats.lines(facts["stats"])
+        text += stats.lines(facts["gpu_stats"], ", GPU") if facts["gpu_stats"] else []
         text += stats.step_lines({name: StepCounts(**found) for name, found in facts["training_steps"].items()})
     text += ["", f"{'op':24}{'device':8}{'dtype':22}backend", *_op_lines(facts["ops"])]
     return text

@@ -1,4 +1,4 @@
-"""`saekernels info --stats`: which way rows go through the native encoder, and whose code training steps run."""
+"""`saekernels info --stats`: which way rows go through the encoders, and whose code training steps run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import textwrap
 import warnings
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 import saekernels
 from saekernels.adapters import TOOLS, StepCounts
 from saekernels.adapters.tools import adapter, installed
-from saekernels.backends import cpu
+from saekernels.backends import cpu, registry
 from saekernels.display.tables import WIDTH as COLUMNS
 from saekernels.display.tables import text_table
 from saekernels.errors import first_line
@@ -41,13 +42,23 @@ def kinds() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def counts() -> dict[str, dict[str, int]]:
     """What each kind of rows adds to the counters of `saekernels.backends.cpu.stats`; empty without native code."""
-    if cpu.available() is not None:
+    return {} if cpu.available() is not None else _added(cpu, torch.device("cpu"))
+
+
+def gpu_counts() -> dict[str, dict[str, int]]:
+    """What each kind of rows adds to the counters of `saekernels.backends.triton.stats`; empty without a GPU."""
+    triton = registry.load("triton")
+    if triton.available() is not None or triton.INTERPRETING:
         return {}
+    return _added(triton, torch.device("cuda", torch.cuda.current_device()))
+
+
+def _added(backend: ModuleType, device: torch.device) -> dict[str, dict[str, int]]:
     found = {}
     for name, x, W in kinds():
-        before = cpu.stats()
-        saekernels.encode_topk(x, W, k=K, backend="cpu")
-        found[name] = {counter: value - before[counter] for counter, value in cpu.stats().items()}
+        before = backend.stats()
+        saekernels.encode_topk(x.to(device), W.to(device), k=K, backend=backend.NAME)
+        found[name] = {counter: value - before[counter] for counter, value in backend.stats().items()}
     return found
 
 
@@ -95,10 +106,10 @@ def step_lines(found: dict[str, StepCounts]) -> list[str]:
     return text
 
 
-def lines(found: dict[str, dict[str, int]]) -> list[str]:
-    """One line per kind of rows, a column per counter."""
+def lines(found: dict[str, dict[str, int]], on: str = "") -> list[str]:
+    """One line per kind of rows, a column per counter. on: the device, if it has to be said."""
     if not found:
         return ["", "encoder statistics: the native backend is not usable here"]
     names = list(next(iter(found.values())))
     rows = [[kind, *(f"{row[name]:,}" for name in names)] for kind, row in found.items()]
-    return ["", *text_table([f"{ROWS} rows, {LATENTS} latents, top {K}", *names], rows).splitlines()]
+    return ["", *text_table([f"{ROWS} rows, {LATENTS} latents, top {K}{on}", *names], rows).splitlines()]

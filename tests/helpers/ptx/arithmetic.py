@@ -1,4 +1,4 @@
-"""arithmetic: numbers, comparisons, bits and conversions of PTX; each reads its operands and writes its first."""
+"""arithmetic: numbers, comparisons and bits of PTX; each reads its operands and writes its first."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptx.lanes import Lanes
-from ptx.memory import Fault
+from ptx.lanes import Lanes, Operands, Words
 
-Words, Operands, Values = tuple[str, ...], tuple[str, ...], NDArray[Any]
+Values = NDArray[Any]
 KINDS: dict[str, type[Any]] = {
     "f32": np.float32, "f64": np.float64, "f16": np.float16, "pred": np.bool_,
     "s16": np.int16, "s32": np.int32, "s64": np.int64, "u8": np.uint8, "u16": np.uint16, "u32": np.uint32,
     "u64": np.uint64, "b8": np.uint8, "b16": np.uint16, "b32": np.uint32, "b64": np.uint64,
 }  # fmt: skip
 WIDER: dict[type[Any], type[Any]] = {np.int32: np.int64, np.uint32: np.uint64, np.int16: np.int32, np.uint16: np.uint32}
+SIGNS = {"bf16": np.uint16(0x8000), "bf16x2": np.uint32(0x80008000), "f16x2": np.uint32(0x80008000)}
 COMPARISONS: dict[str, Callable[[Values, Values], Values]] = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
 }  # fmt: skip
@@ -28,8 +28,15 @@ BITWISE: dict[str, Callable[..., Values]] = {
 
 def two(state: Lanes, words: Words, operands: Operands) -> None:
     """add, sub, mul, div, rem, min, max, neg, abs."""
+    if words[-1] in SIGNS:
+        _signs(state, words, operands)
+        return
     kind = KINDS[words[-1]]
     numbers = [state.read(operand, kind) for operand in operands[1:]]
+    if "hi" in words:
+        a, b = (number.astype(WIDER[kind]) for number in numbers)
+        state.write(operands[0], (a * b >> 8 * np.dtype(kind).itemsize).astype(kind))
+        return
     if "wide" in words:
         numbers = [number.astype(WIDER[kind]) for number in numbers]
     a, b = numbers[0], numbers[-1]
@@ -46,6 +53,13 @@ def two(state: Lanes, words: Words, operands: Operands) -> None:
         "abs": lambda: np.abs(a),
     }
     state.write(operands[0], results[words[0]]())
+
+
+def _signs(state: Lanes, words: Words, operands: Operands) -> None:
+    """neg and abs of 16-bit floats, alone or in pairs."""
+    sign = SIGNS[words[-1]]
+    bits = state.read(operands[1], type(sign))
+    state.write(operands[0], {"abs": bits & ~sign, "neg": bits ^ sign}[words[0]])
 
 
 def _quotient(a: Values, b: Values) -> Values:
@@ -65,6 +79,16 @@ def three(state: Lanes, words: Words, operands: Operands) -> None:
         return
     wide = WIDER[kind] if "wide" in words else kind
     state.write(operands[0], a.astype(wide) * b.astype(wide) + state.read(operands[3], wide))
+
+
+def root(state: Lanes, words: Words, operands: Operands) -> None:
+    """sqrt, rounded to the nearest also where it is to be fast."""
+    state.write(operands[0], np.sqrt(state.read(operands[1], np.float32)))
+
+
+def power(state: Lanes, words: Words, operands: Operands) -> None:
+    """ex2: two to a power, rounded to the nearest."""
+    state.write(operands[0], np.exp2(state.read(operands[1], np.float32).astype(np.float64)).astype(np.float32))
 
 
 def bitwise(state: Lanes, words: Words, operands: Operands) -> None:
@@ -120,9 +144,9 @@ def permute_bytes(state: Lanes, words: Words, operands: Operands) -> None:
 
 def compare(state: Lanes, words: Words, operands: Operands) -> None:
     """setp, alone or joined to a predicate; with `u` NaN counts, without it does not."""
-    how, kind = words[1], KINDS[words[-1]]
-    a, b = state.read(operands[1], kind), state.read(operands[2], kind)
-    missing = np.isnan(a) | np.isnan(b) if kind is np.float32 else np.zeros(state.lanes, bool)
+    how = words[1]
+    a, b = (_floats(state, operand, words[-1]) for operand in operands[1:3])
+    missing = np.isnan(a) | np.isnan(b) if a.dtype.kind == "f" else np.zeros(state.lanes, bool)
     if how in ("nan", "num"):
         found = missing if how == "nan" else ~missing
     elif how in COMPARISONS:
@@ -134,30 +158,17 @@ def compare(state: Lanes, words: Words, operands: Operands) -> None:
     state.write(operands[0], found)
 
 
+def _floats(state: Lanes, operand: str, word: str) -> Values:
+    """Of a type that numpy may not have."""
+    if word == "bf16":
+        return (state.read(operand, np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return state.read(operand, KINDS[word])
+
+
 def select(state: Lanes, words: Words, operands: Operands) -> None:
     """selp."""
     a, b = (state.read(operand, KINDS[words[-1]]) for operand in operands[1:3])
     state.write(operands[0], np.where(state.read(operands[3], np.bool_), a, b))
-
-
-def convert(state: Lanes, words: Words, operands: Operands) -> None:
-    """cvt between integers, and between floats to the nearest."""
-    to, of = words[-2], words[-1]
-    if to == "bf16" and of == "f32":
-        made = _bfloat(state.read(operands[1], np.float32))
-    elif of == "bf16" and to == "f32":
-        made = state.read(operands[1], np.uint16).astype(np.uint32) << np.uint32(16)
-    elif {to, of} <= KINDS.keys():
-        made = state.read(operands[1], KINDS[of]).astype(KINDS[to])
-    else:
-        raise Fault("a conversion that is not known here")
-    state.write(operands[0], made)
-
-
-def _bfloat(number: Values) -> Values:
-    bits = number.view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-    return np.where(np.isnan(number), np.uint32(0x7FFF), rounded >> np.uint32(16)).astype(np.uint16)
 
 
 OPERATIONS: dict[str, Callable[[Lanes, Words, Operands], None]] = {
@@ -171,5 +182,6 @@ OPERATIONS: dict[str, Callable[[Lanes, Words, Operands], None]] = {
     "prmt": permute_bytes,
     "setp": compare,
     "selp": select,
-    "cvt": convert,
+    "sqrt": root,
+    "ex2": power,
 }

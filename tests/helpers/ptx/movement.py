@@ -9,15 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptx.arithmetic import KINDS
-from ptx.lanes import Lanes
+from ptx.lanes import Lanes, Operands, Words
 from ptx.memory import Bytes, Fault
-
-Words, Operands = tuple[str, ...], tuple[str, ...]
-
-
-def several(operand: str) -> list[str]:
-    """The registers of an operand, in braces or alone."""
-    return [part.strip() for part in operand.strip("{} ").split(",")]
+from ptx.parse import several
 
 
 def move(state: Lanes, words: Words, operands: Operands) -> None:
@@ -37,13 +31,21 @@ def move(state: Lanes, words: Words, operands: Operands) -> None:
             state.write(register, parts[:, at].copy())
 
 
+def address_of(state: Lanes, words: Words, operands: Operands) -> None:
+    """cvta of a parameter, which is where the launch put it."""
+    if words[1] != "param":
+        raise Fault("an address that is not known here")
+    state.write(operands[0], state.read(operands[1], np.uint64).copy())
+
+
 def load(state: Lanes, words: Words, operands: Operands) -> None:
     """ld, of parameters, global or shared memory; vectors are aligned as a whole."""
     kind = KINDS[words[-1]]
     registers = several(operands[0])
     if words[1] == "param":
         number = state.parameters[operands[1].strip("[] ")] & (2**64 - 1)
-        state.write(registers[0], np.full(state.lanes, number, np.uint64).astype(f"u{np.dtype(kind).itemsize}"))
+        bits = np.full(state.lanes, number, np.uint64).astype(f"u{np.dtype(kind).itemsize}")
+        state.write(registers[0], bits.view(kind))
         return
     size = np.dtype(kind).itemsize * len(registers)
     found = _read(state, words[1], operands[1], size)
@@ -57,7 +59,7 @@ def _read(state: Lanes, space: str, operand: str, size: int) -> Bytes:
     on = state.on
     if space == "global":
         return state.memory.read(state.address(operand, np.uint64)[on], size)
-    return state.shared.read(state.block[on], state.warp[on], state.address(operand, np.uint32)[on], size)
+    return state.shared.read(state.warp[on], state.address(operand, np.uint32)[on], size)
 
 
 def store(state: Lanes, words: Words, operands: Operands) -> None:
@@ -69,44 +71,22 @@ def store(state: Lanes, words: Words, operands: Operands) -> None:
         state.memory.write(state.address(operands[0], np.uint64)[on], content)
     else:
         address = state.address(operands[0], np.uint32)[on]
-        state.shared.write(state.block[on], state.warp[on], address, content)
+        state.shared.write(state.warp[on], address, content)
 
 
 def atomic(state: Lanes, words: Words, operands: Operands) -> None:
-    """atom.add on 32 bits of global memory, lane after lane in a shuffled order."""
+    """atom.add, and red.add, which gives nothing back, on 32 bits of global memory: lanes in a shuffled order."""
     if words[-2:] != ("add", "u32") and words[-2:] != ("add", "s32"):
         raise Fault("an atomic that is not known here")
-    address, added = state.address(operands[1], np.uint64), state.read(operands[2], np.uint32)
+    address, added = state.address(operands[-2], np.uint64), state.read(operands[-1], np.uint32)
     before = np.zeros(state.lanes, np.uint32)
     lanes = state.random.permutation(np.flatnonzero(state.on))
     words32 = state.memory.bytes.view(np.uint32)
     for lane, place in zip(lanes, state.memory.at(address[lanes], 4)[:, 0] // 4, strict=True):
         before[lane] = words32[place]
         words32[place] += added[lane]
-    state.write(operands[0], before)
-
-
-def copy(state: Lanes, words: Words, operands: Operands) -> None:
-    """cp.async: 4 to 16 bytes, of which those beyond a given number are zeros, then groups and waits for them."""
-    on = state.on
-    if words[2] == "commit_group":
-        state.committed[on] += 1
-    elif words[2] == "wait_group":
-        done = np.where(on, state.committed - int(operands[0], 0), 0)
-        state.shared.arrive(done)
-    elif words[2] == "wait_all":
-        state.shared.arrive(np.where(on, state.committed + 1, 0))
-    else:
-        size = int(operands[2], 0)
-        filled = state.read(operands[3], np.uint32)[on].astype(np.int64) if len(operands) > 3 else None
-        source = state.address(operands[1], np.uint64)[on]
-        content: Bytes = np.zeros((len(source), size), np.uint8)
-        wanted = np.ones(len(source), bool) if filled is None else filled > 0
-        if filled is not None and not np.isin(filled, (0, size)).all():
-            raise Fault("a copy of a part")
-        content[wanted] = state.memory.read(source[wanted], size)
-        to, lanes = state.address(operands[0], np.uint32)[on], np.flatnonzero(on)
-        state.shared.copy(state.block[on], state.warp[on], lanes, to, content, state.committed[on])
+    if words[0] == "atom":
+        state.write(operands[0], before)
 
 
 def shuffle(state: Lanes, words: Words, operands: Operands) -> None:
@@ -134,7 +114,8 @@ OPERATIONS: dict[str, Callable[[Lanes, Words, Operands], None]] = {
     "ld": load,
     "st": store,
     "atom": atomic,
-    "cp": copy,
+    "red": atomic,
+    "cvta": address_of,
     "shfl": shuffle,
     "redux": reduce,
 }

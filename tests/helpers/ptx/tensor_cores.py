@@ -1,4 +1,7 @@
-"""tensor_cores: ldmatrix and mma.sync of 16-bit floats, by the layouts of NVIDIA's manual of PTX."""
+"""tensor_cores: matrices between shared memory and registers, and mma.sync, by the layouts of NVIDIA's manual of PTX.
+
+A row of A, and a column of B, is 32 bytes whatever the type: eight words, of which a register holds one.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptx.lanes import Lanes
-from ptx.memory import Fault
-from ptx.movement import several
+from ptx.conversions import E4M3
+from ptx.lanes import WARP, Lanes, Operands, Words
+from ptx.memory import Bytes, Fault
+from ptx.parse import several
 
-Words, Operands = tuple[str, ...], tuple[str, ...]
+Numbers = NDArray[np.float64]
+# The depth of a product by the type of its factors.
+DEPTHS = {"bf16": 16, "f16": 16, "tf32": 8, "s8": 32, "u8": 32, "e4m3": 32}
+
+
+def numbers(content: Bytes, kind: str) -> Numbers:
+    """Bytes [..., n] as numbers; of tf32 the lower bits do not count."""
+    content = np.ascontiguousarray(content)
+    if kind == "bf16":
+        found: NDArray[Any] = (content.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    elif kind == "tf32":
+        found = (content.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    elif kind == "e4m3":
+        found = E4M3[content]
+    else:
+        found = content.view({"f16": np.float16, "s8": np.int8, "u8": np.uint8}[kind])
+    return found.astype(np.float64)
+
+
+def words_of(state: Lanes, operand: str, rows: int) -> Bytes:
+    """[warps, rows, 32]: the bytes of a matrix of 16 or 8 rows, from registers."""
+    lane = np.arange(state.lanes) % WARP
+    made = np.zeros((state.lanes // WARP, rows, 8), np.uint32)
+    for at, register in enumerate(several(operand)):
+        half, quarter = (at % 2, at // 2) if rows == 16 else (0, at)
+        made[state.warp, lane // 4 + 8 * half, lane % 4 + 4 * quarter] = state.read(register, np.uint32)
+    return made.view(np.uint8)
 
 
 def load_matrices(state: Lanes, words: Words, operands: Operands) -> None:
     """ldmatrix: one to four 8x8 matrices of 16 bits, the rows' addresses given by eight lanes each."""
-    on, warps = state.on, state.whole_warps()
-    address = state.address(operands[1], np.uint32)
+    on, address = state.on, state.address(operands[1], np.uint32)
     for at, register in enumerate(several(operands[0])):
-        giving = np.flatnonzero(np.repeat(warps, 8)) // 8 * 32 + np.tile(np.arange(8), int(warps.sum())) + 8 * at
-        rows = state.shared.read(state.block[giving], state.warp[giving], address[giving], 16)
+        giving = _giving(state, at)
+        rows = state.shared.read(state.warp[giving], address[giving], 16)
         matrix = rows.view(np.uint16).reshape(-1, 8, 8)
         if "trans" in words:
             matrix = matrix.transpose(0, 2, 1)
@@ -30,34 +59,44 @@ def load_matrices(state: Lanes, words: Words, operands: Operands) -> None:
         state.write(register, value)
 
 
-def multiply(state: Lanes, words: Words, operands: Operands) -> None:
-    """mma.sync.m16n8k16 with float32 sums, which are exact here but for the last rounding."""
-    state.whole_warps()
-    if "m16n8k16" not in words or words[-2] not in ("bf16", "f16"):
-        raise Fault("a product that is not known here")
-    lane = np.arange(state.lanes) % 32
-    group, pair, warp = lane // 4, 2 * (lane % 4), state.warp
-    a, b, c = (np.zeros((state.lanes // 32, *shape)) for shape in ((16, 16), (16, 8), (16, 8)))
+def store_matrices(state: Lanes, words: Words, operands: Operands) -> None:
+    """stmatrix, the other way."""
+    address = state.address(operands[0], np.uint32)
     for at, register in enumerate(several(operands[1])):
-        for half, value in enumerate(_halves(state, register, words[-2])):
-            a[warp, group + 8 * (at % 2), pair + half + 8 * (at // 2)] = value
-    for at, register in enumerate(several(operands[2])):
-        for half, value in enumerate(_halves(state, register, words[-2])):
-            b[warp, pair + half + 8 * at, group] = value
+        giving = _giving(state, at)
+        matrix = state.read(register, np.uint32)[state.on].copy().view(np.uint16).reshape(-1, 8, 8)
+        if "trans" in words:
+            matrix = matrix.transpose(0, 2, 1)
+        content = np.ascontiguousarray(matrix).view(np.uint8).reshape(-1, 16)
+        state.shared.write(state.warp[giving], address[giving], content)
+
+
+def _giving(state: Lanes, at: int) -> NDArray[np.int64]:
+    """The lanes that give the rows of a matrix."""
+    warps = np.flatnonzero(state.whole_warps())
+    return (warps[:, None] * WARP + np.arange(8) + 8 * at).reshape(-1)
+
+
+def multiply(state: Lanes, words: Words, operands: Operands) -> None:
+    """mma.sync of 16 x 8, whose sums are exact here but for the last rounding."""
+    state.whole_warps()
+    kind, total = words[-2], words[-1]
+    if words[3] != f"m16n8k{DEPTHS.get(kind, 0)}" or (total != "f32" and (total != "s32" or "satfinite" not in words)):
+        raise Fault("a product that is not known here")
+    lane = np.arange(state.lanes) % WARP
+    a, b = (numbers(words_of(state, operand, rows), kind) for operand, rows in ((operands[1], 16), (operands[2], 8)))
+    c = np.zeros((state.lanes // WARP, 16, 8))
+    of: type[Any] = np.float32 if total == "f32" else np.int32
     for at, register in enumerate(several(operands[3])):
-        c[warp, group + 8 * (at // 2), pair + at % 2] = state.read(register, np.float32)
-    sums = (a @ b + c).astype(np.float32)
+        c[state.warp, lane // 4 + 8 * (at // 2), 2 * (lane % 4) + at % 2] = state.read(register, of)
+    sums = a @ b.transpose(0, 2, 1) + c
+    made = sums.astype(of) if total == "f32" else np.clip(sums, -(2**31), 2**31 - 1).astype(of)
     for at, register in enumerate(several(operands[0])):
-        state.write(register, sums[warp, group + 8 * (at // 2), pair + at % 2])
+        state.write(register, made[state.warp, lane // 4 + 8 * (at // 2), 2 * (lane % 4) + at % 2])
 
 
-def _halves(state: Lanes, register: str, kind: str) -> list[NDArray[Any]]:
-    """The two numbers of a register, the lower first."""
-    bits = state.read(register, np.uint32)
-    halves = [(bits & np.uint32(0xFFFF)).astype(np.uint16), (bits >> np.uint32(16)).astype(np.uint16)]
-    if kind == "f16":
-        return [half.view(np.float16).astype(np.float64) for half in halves]
-    return [(half.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64) for half in halves]
-
-
-OPERATIONS: dict[str, Callable[[Lanes, Words, Operands], None]] = {"ldmatrix": load_matrices, "mma": multiply}
+OPERATIONS: dict[str, Callable[[Lanes, Words, Operands], None]] = {
+    "ldmatrix": load_matrices,
+    "stmatrix": store_matrices,
+    "mma": multiply,
+}

@@ -121,14 +121,20 @@ def wide(value: Any) -> Any:
 
 
 def losses(bench: Bench, dtype: torch.dtype, of: Sizes) -> None:
-    """linear_ce_kl, with a cap and without one."""
+    """linear_ce_kl and its gradients, with a cap and without one."""
     h_p, W = bench.normal(of.T, of.d, dtype=dtype), bench.normal(of.V, of.d, dtype=dtype, scale=0.2)
     h_q, targets = (h_p.float() + 0.3 * bench.normal(of.T, of.d)).to(dtype), bench.integers(of.V, of.T)
+    grads = bench.normal(3, of.T)
     for softcap in (None, 10.0):
-        got = backend.linear_ce_kl(h_p, h_q, W, targets, None, softcap, -100)
-        want = reference.linear_ce_kl(h_p.double(), h_q.double(), W.double(), targets, None, softcap, -100)
+        head = (h_p, h_q, W, targets, bench.normal(of.V, scale=0.1), softcap, -100)
+        got = backend.linear_ce_kl(*head)
+        want = reference.linear_ce_kl(*map(wide, head))
         for name, mine, theirs in zip(("ce_p", "ce_q", "kl"), got, want, strict=False):
             near(f"{name}, cap {softcap}", mine, theirs, 1e-4)
+        found = backend.linear_ce_kl_backward(*grads, *got[:3], *head, True, True, True)
+        exact = reference.linear_ce_kl_backward(*grads.double(), *want[:3], *map(wide, head), True, True, True)
+        for name, mine, theirs in zip(("h_p", "h_q", "W_U", "bias"), found, exact, strict=True):
+            near(f"gradient of {name}, cap {softcap}", mine, theirs, 4 * LIMIT[dtype])
 
 
 def selection(bench: Bench, dtype: torch.dtype, of: Sizes) -> None:

@@ -99,14 +99,20 @@ def way(code: list[Instruction], start: int, goal: Callable[[int], bool]) -> int
     return None
 
 
-def after_the_product(code: list[Instruction]) -> int | None:
-    """Where the innermost loop with a product in it has ended; None where there is none."""
+def loop_of_the_product(code: list[Instruction]) -> tuple[int, int] | None:
+    """Where the innermost loop with a product in it begins, and what is behind it; None where there is none."""
     loops = [
-        (at - instruction.target, at)
+        (at - instruction.target, instruction.target, at + 1)
         for at, instruction in enumerate(code)
         if 0 <= instruction.target <= at and any(PRODUCT.match(body.text) for body in code[instruction.target : at])
     ]
-    return min(loops)[1] + 1 if loops else None
+    return min(loops)[1:] if loops else None
+
+
+def between_products(code: list[Instruction]) -> int | None:
+    """Instructions of a thread from the end of its product to the next tile's; None where there is one tile alone."""
+    loop = loop_of_the_product(code)
+    return None if loop is None else way(code, loop[1], lambda at: at == loop[0])
 
 
 def epilogue(code: list[Instruction]) -> tuple[int, int] | None:
@@ -114,10 +120,10 @@ def epilogue(code: list[Instruction]) -> tuple[int, int] | None:
 
     None for a kernel without a product's loop; no more where nothing can be appended.
     """
-    start = after_the_product(code)
-    if start is None:
+    loop = loop_of_the_product(code)
+    if loop is None:
         return None
-
+    start = loop[1]
     shortest = way(code, start, leaves(code))
     more = []
     for atomic in (at for at, instruction in enumerate(code) if instruction.name == "ATOMG"):
@@ -134,8 +140,8 @@ def epilogue(code: list[Instruction]) -> tuple[int, int] | None:
 
 
 def leaves(code: list[Instruction]) -> Callable[[int], bool]:
-    """Whether an instruction ends the kernel."""
-    return lambda at: code[at].name == "EXIT"
+    """Whether an instruction ends the kernel, or goes to where warps of a kernel with several roles wait."""
+    return lambda at: code[at].name in ("EXIT", "BRX")
 
 
 def gathering(code: list[Instruction]) -> tuple[int, int] | None:

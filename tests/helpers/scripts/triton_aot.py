@@ -4,17 +4,20 @@ Run as a program in a process of its own, because TRITON_INTERPRET decides what 
 
     python tests/helpers/scripts/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
     python tests/helpers/scripts/triton_aot.py --write 80 90 100  # what the golden table of this Triton holds
-    python tests/helpers/scripts/triton_aot.py --plain gfx942     # the screen without PTX, for AMD
+    python tests/helpers/scripts/triton_aot.py --plain gfx942     # screen and loss without PTX, for AMD
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +29,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
+from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import create_function_from_signature
 
 sys.path[:0] = [str(Path(__file__).parents[1])]  # as pytest has it
@@ -37,6 +41,7 @@ from saekernels.backends.triton import append_ptx, configs  # noqa: E402
 from saekernels.backends.triton.encode.operands import Operands  # noqa: E402
 from saekernels.backends.triton.encode.screen import screen  # noqa: E402
 from saekernels.backends.triton.launch import Launch, aligned, record  # noqa: E402
+from saekernels.backends.triton.loss.logits import Special  # noqa: E402
 
 TYPES = {
     torch.float32: "fp32",
@@ -48,17 +53,19 @@ TYPES = {
     torch.int64: "i64",
 }
 # Constants that are sizes of tiles, or the same everywhere.
-DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "UPCAST", "ASSEMBLY")
-DIMENSIONS += ("LATENTS", "SHORT", "LONG")
+DIMENSIONS = ("BM", "BN", "BK", "BD", "BV", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "STAGES",
+              "UPCAST", "ASSEMBLY", "EXP2", "RECIPROCAL", "SAME", "LATENTS", "SHORT", "LONG")  # fmt: skip
 # Operands that may be None, and what a kernel with them is called.
 OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
 GOLDEN = TESTS / "gpu" / "golden" / "triton_machine_code.json"
-TILES_OF_SCORES = ("screen_kernel", "sample_kernel", "dense_kernel")
+TILES_OF_SCORES = ("screen_kernel", "screen_hopper_kernel", "sample_kernel", "dense_kernel")
+TILES_OF_LOGITS = ("parts_kernel", "slopes_kernel")
 GATHERS = ("decode_kernel", "gather_dot_kernel", "piece_kernel", "segment_outer_kernel", "segment_sum_kernel")
 RANKS = ("rank_kernel", "select_kernel")
 # What the golden table holds of a kernel.
-HELD = ("registers", "blocks", "per_score", "per_hit", "per_element", "per_latent", "per_key", "loads", "stores")
+HELD = ("registers", "blocks", "per_score", "per_hit", "per_logit")
+HELD += ("per_element", "per_latent", "per_key", "loads", "stores")
 
 
 class Address:
@@ -115,7 +122,9 @@ def switches(launch: Launch) -> dict[str, Any]:
 def binary(launch: Launch, architecture: int | str) -> Any:
     """What Triton makes of one launch, compiled as the just-in-time compiler would."""
     signature, constants, attributes = specialise(launch, architecture)
-    source = ASTSource(launch.kernel, signature, constants, attributes)
+    source = (GluonASTSource if launch.kernel.is_gluon() else ASTSource)(
+        launch.kernel, signature, constants, attributes
+    )
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
     if launch.maxnreg is not None and isinstance(architecture, int):
         options["maxnreg"] = launch.maxnreg
@@ -134,11 +143,11 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
         "architecture": architecture,
         "dtypes": sorted({kind for _, kind in flat(specialise(launch, architecture)[0]) if kind[0] in "*t"}),
         "constants": switches(launch),
-        "num_warps": launch.num_warps,
+        "num_warps": made.metadata.num_warps,  # more than the launch's where warps have roles
         "registers": registers,
         "stack": stack,
         "shared": made.metadata.shared,
-        "blocks": machine_code.blocks(architecture, registers, launch.num_warps, made.metadata.shared),
+        "blocks": machine_code.blocks(architecture, registers, made.metadata.num_warps, made.metadata.shared),
         **_counted(launch, architecture, machine_code.disassemble(made.asm["cubin"])),
         "wgmma": ptx.count("wgmma.mma_async"),
         "tcgen05": ptx.count("tcgen05.mma"),
@@ -153,6 +162,8 @@ def _counted(launch: Launch, architecture: int, code: list[Instruction]) -> dict
     """What a kernel's instructions are for, in the terms of its kind."""
     if launch.name in TILES_OF_SCORES:
         return _epilogue(launch, code)
+    if launch.name in TILES_OF_LOGITS:
+        return _of_logits(launch, code)
     if architecture >= 100:  # adds and multiplies pairs, which nothing here counts
         return {}
     if launch.name in GATHERS:
@@ -160,12 +171,20 @@ def _counted(launch: Launch, architecture: int, code: list[Instruction]) -> dict
     return _ranking(launch, code) if launch.name in RANKS else {}
 
 
+def _of_logits(launch: Launch, code: list[Instruction]) -> dict[str, float | str]:
+    """Instructions per logit and stream of the loss's tiles that hold no target."""
+    tile, several = launch.arguments["TILE"], launch.name == "parts_kernel"
+    one = machine_code.between_products(code) if several else (machine_code.epilogue(code) or [None])[0]
+    logits = 2 * tile.BM.value * tile.BN.value
+    return {} if one is None else {"per_logit": round(one * 32 * launch.num_warps / logits, 2)}
+
+
 def _epilogue(launch: Launch, code: list[Instruction]) -> dict[str, float | str]:
     """Instructions per score of a tile where none is appended, and how many more a pack with one takes."""
     tile, counted = launch.arguments.get("TILE"), machine_code.epilogue(code)
     if tile is None or counted is None:
         return {}
-    scores = tile.BM.value * tile.BN.value / (32 * launch.num_warps)
+    scores = tile.BM.value * tile.BN.value / (32 * launch.num_warps * launch.arguments.get("PARTS", 1))
     return {"per_score": round(counted[0] / scores, 2)} | ({"per_hit": counted[1]} if counted[1] else {})
 
 
@@ -196,6 +215,8 @@ def _ranking(launch: Launch, code: list[Instruction]) -> dict[str, float | str]:
     if loop is not None:
         body = code[loop[0] : loop[1] + 1]
         steps = sum(one.name == "POPC" for one in body) / max(1, keys // 32)
+        if not steps:  # bits are counted in another way
+            return {}
         issued += round(31 / steps - 1) * len(body)
     return {"per_key": round(issued / keys, 1)}
 
@@ -238,16 +259,29 @@ def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
             yield {"name": name, "error": str(error)[:2000]}
 
 
-def plain_screens(architectures: list[str]) -> Iterator[dict[str, Any]]:
-    """The screen of bf16 in Triton alone, for GPUs of AMD: its vector registers, and how many were spilled."""
-    with mock.patch.object(append_ptx, "assembly", return_value=""), record(90) as launches, FakeTensorMode():
+def plain(architectures: list[str]) -> Iterator[dict[str, Any]]:
+    """Screen and loss of bf16 in Triton alone, for GPUs of AMD: their vector registers, and how many were spilled."""
+    from triton_workload import loss
+
+    nothing = Special(*[tl.constexpr("")] * 3)
+    small = configs.Config(64, 64, 32, 4, 2)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(append_ptx, "assembly", return_value=""))
+        for name in ("linear_ce_kl", "linear_ce_kl_backward"):
+            user = import_module(f"saekernels.backends.triton.loss.{name}")
+            stack.enter_context(mock.patch.object(user, "special", return_value=nothing))
+            stack.enter_context(configs.override(name, small))
+        stack.enter_context(configs.override("screen", configs.Config(128, 128, 64, 8, 2)))
+        launches = stack.enter_context(record(90))
+        stack.enter_context(FakeTensorMode())
         x, W = torch.empty(8192, 4096, dtype=torch.bfloat16), torch.empty(65536, 4096, dtype=torch.bfloat16)
-        with configs.override("screen", configs.Config(128, 128, 64, 8, 2)):
-            screen(Operands(x, W), torch.empty(8192), 1024, per_latent=False)
-    for architecture in architectures:
-        text = binary(launches[0], architecture).asm["amdgcn"]
+        screen(Operands(x, W), torch.empty(8192), 1024, per_latent=False)
+        loss(8192, 4096, 4096, torch.bfloat16, None, biased=False, backward=True)
+    kernels = {made.name: made for made in launches if "TILE" in made.arguments}
+    for architecture, launch in itertools.product(architectures, kernels.values()):
+        text = binary(launch, architecture).asm["amdgcn"]
         found = {name: int(re.findall(rf"\.{name}:\s*(\d+)", text)[0]) for name in ("vgpr_count", "vgpr_spill_count")}
-        yield {"architecture": architecture, **found}
+        yield {"kernel": launch.name, "architecture": architecture, **found}
 
 
 def write_golden(architectures: list[int]) -> None:
@@ -269,7 +303,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "--write":
         write_golden([int(argument) for argument in sys.argv[2:]])
     elif sys.argv[1] == "--plain":
-        for made in plain_screens(sys.argv[2:]):
+        for made in plain(sys.argv[2:]):
             print(json.dumps(made), flush=True)
     else:
         for made in compile_all(int(sys.argv[1])):

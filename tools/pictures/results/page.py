@@ -74,7 +74,7 @@ def _sections(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Iter
     if found := present("curve"):
         yield "More latents, and the bits that they take", curve(*found)
     if found := present("controls", "shuffled"):
-        yield "Parts that never learned", untrained(*found)
+        yield "Parts that never learned", untrained(*found, beside=report)
     if found := present("seeds"):
         yield "Seeds", seeds(*found)
     if found := present("error"):

@@ -26,11 +26,16 @@ def transcoders(report: dict[str, Any]) -> Iterator[str]:
         "FVU",
         "dead",
         *({"pca": "PCA"}.get(kind, kind) for kind in kinds),
+        "recovered",
     ]
     yield from table(heads, (_row(row, kinds) for row in [*rows, together]))
+    yield ""
+    yield "Mean and zero: in place of the same MLPs' outputs."
+    yield "Recovered: the share of what the mean costs that the transcoder does not."
 
 
 def _row(row: dict[str, Any], kinds: list[str]) -> list[str]:
     cells = [layer(row["site"]), cost(row["delta_ce"]), plain(row["kl"]), plain(row["l0"], digits=0)]
     cells += [plain(row["fvu"]), percent(row["dead_fraction"], 0)]
-    return [*cells, *(nats(row["baselines"][kind]["delta_ce"]) for kind in kinds)]
+    cells += [nats(row["baselines"][kind]["delta_ce"]) for kind in kinds]
+    return [*cells, percent(row["loss_recovered"]["mean"])]

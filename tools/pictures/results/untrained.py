@@ -23,8 +23,11 @@ KINDS = {
 }
 
 
-def untrained(*reports: dict[str, Any]) -> Iterator[str]:
-    """One row per kind, over its seeds; differences are from the first trained SAE of the same report."""
+def untrained(*reports: dict[str, Any], beside: dict[str, Any]) -> Iterator[str]:
+    """One row per kind, over its seeds; differences are from the first trained SAE of the same report.
+
+    beside: the report of the SAEs that were trained at all layers in one pass.
+    """
     first = reports[0]
     place = layer(first["sites"][0]["site"])
     yield f"At layer {place}, each alone, on {text_size(first)}; trained on the same tokens as the ordinary one."
@@ -36,6 +39,19 @@ def untrained(*reports: dict[str, Any]) -> Iterator[str]:
     yield from table(["SAE", "ΔCE by seed", "FVU", "L0", "dead", "more than the trained one [95 %]"], rows.values())
     yield ""
     yield "More: of the first seed, paired by document; FVU, L0 and the share of dead latents are the first seed's."
+    yield from _again(first, beside)
+
+
+def _again(report: dict[str, Any], beside: dict[str, Any]) -> Iterator[str]:
+    """What the same commands give from scratch: the trained SAE of this report and that of all layers, same text."""
+    mine = report["sites"][0]
+    other = next((row for row in beside["sites"] if row["site"] == mine["site"].partition("#")[0]), None)
+    if other is None or any(report[what] != beside[what] for what in ("tokens", "documents", "mask")):
+        return
+    off = abs(mine["delta_ce"]["nats"] - other["delta_ce"]["nats"])
+    costs = " and ".join(nats(row["delta_ce"]["nats"]) for row in (mine, other))
+    yield "The first seed, trained from scratch at this layer alone and with all others in one pass, costs"
+    yield f"{costs}: {'the same to the last digit' if off == 0 else f'{off:.1e} apart'}."
 
 
 def _by_kind(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -44,6 +44,20 @@ def form_of(architecture: int, absolute: bool, per_latent: bool, rescored: bool)
 
 
 @triton.jit
+def quarters_of(acc):  # type: ignore[no-untyped-def]
+    """Four blocks of neighbouring columns of [BM, BN], each element in the thread that has it."""
+    left, right = halves_of(acc)
+    return halves_of(left) + halves_of(right)
+
+
+@triton.jit
+def halves_of(block):  # type: ignore[no-untyped-def]
+    """The left and the right half of [M, N]."""
+    apart = tl.permute(tl.reshape(block, (block.shape[0], 2, block.shape[1] // 2)), (0, 2, 1))
+    return tl.split(apart)
+
+
+@triton.jit
 def append(score, threshold, rows, columns, sizes, found, ABS: tl.constexpr, FORM):  # type: ignore[no-untyped-def]
     """Appends a block of scores [rows, columns]; ABS: the keys are of magnitudes."""
     if FORM.PER_LATENT:
@@ -58,7 +72,7 @@ def append(score, threshold, rows, columns, sizes, found, ABS: tl.constexpr, FOR
 
 @triton.jit
 def append_ptx(score, limit, rows, columns, sizes, found, FORM):  # type: ignore[no-untyped-def]
-    zero = tl.zeros(score.shape, tl.int32)
+    zero = rows * 0 + columns * 0  # in Gluon tl.zeros would ask for a layout
     tl.inline_asm_elementwise(
         FORM.ASSEMBLY,
         CONSTRAINTS,

@@ -7,26 +7,17 @@ below the screen's threshold, for then a latent that the screen dropped might be
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import keys
+from saekernels.backends.triton.encode.failed import Failed, none_yet
 from saekernels.backends.triton.encode.operands import Vectors
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import launch, power_of_2
 
 BLOCK = 256
-
-
-class Failed(NamedTuple):
-    """The rows that fail, in the front of rows [T] int32, in any order; number [1] int32 says how many they are."""
-
-    rows: Tensor
-    number: Tensor
 
 
 @triton.jit
@@ -64,15 +55,10 @@ def cut_kernel(found, threshold, failed, vectors, k, BLOCK: tl.constexpr):  # ty
         tl.store(failed.rows + tl.atomic_add(failed.number, 1, sem="relaxed"), row)
 
 
-def _none(rows: int, device: torch.device) -> Failed:
-    number = torch.zeros(1, dtype=torch.int32, device=device)
-    return Failed(torch.empty(rows, dtype=torch.int32, device=device), number)
-
-
 def certify(found: Candidates, k: int) -> Failed:
     """The rows that fail."""
     rows, device = found.keys.shape[0], found.keys.device
-    failed = _none(rows, device)
+    failed = none_yet(rows, device)
     launch(
         certify_kernel,
         (triton.cdiv(rows, BLOCK),),
@@ -93,7 +79,7 @@ def cut(found: Candidates, threshold: Tensor, vectors: Vectors, k: int) -> Faile
     Their counts become the numbers left; 0 for a row that fails.
     """
     rows, device = found.keys.shape[0], found.keys.device
-    failed = _none(rows, device)
+    failed = none_yet(rows, device)
     block = power_of_2(found.capacity, 32)
     launch(
         cut_kernel,

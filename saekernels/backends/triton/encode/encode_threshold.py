@@ -15,6 +15,7 @@ from torch import Tensor
 from saekernels.backends.triton import keys
 from saekernels.backends.triton.encode.dense import dense
 from saekernels.backends.triton.encode.encoder_inputs import Encoder, encoder
+from saekernels.backends.triton.encode.failed import count
 from saekernels.backends.triton.encode.rescore import rescore
 from saekernels.backends.triton.encode.screen import screen
 from saekernels.backends.triton.keys import Candidates
@@ -100,6 +101,7 @@ def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tens
         kept = _keep(found, limits)
     full = found.counts > capacity
     numbers = read(torch.stack([torch.where(full, 0, kept).sum(), full.sum()]), x.shape[0])
+    count(numbers[1])
     dense_rows = full.nonzero()[:, 0] if numbers[1] else None
     codes = None
     if dense_rows is not None:

@@ -1,4 +1,8 @@
-"""rescore: the candidates that a screen left, scored in float32 in one fixed order: a gather of rows of W_enc."""
+"""rescore: the candidates that a screen left, scored in float32 in one fixed order: a gather of rows of W_enc.
+
+How many a row has is known on the device alone, and most of the room is empty. So a row gets as many programs as fill
+the card together, a single one where there are many rows, and each goes on as long as there are candidates.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,25 @@ from torch import Tensor
 
 from saekernels.backends.triton import configs, keys
 from saekernels.backends.triton.keys import Candidates
-from saekernels.backends.triton.launch import architecture, launch
+from saekernels.backends.triton.launch import architecture, launch, multiprocessors
 from saekernels.backends.triton.product import sizes_of
+
+# For each multiprocessor: several times what works on it at a time, so that all end at about the same time.
+PROGRAMS = 32
 
 
 @triton.jit
 def rescore_kernel(  # type: ignore[no-untyped-def]
     x, W, bias, found, sizes, ABS: tl.constexpr, ENTRIES: tl.constexpr, BD: tl.constexpr
 ):
-    row = tl.program_id(0)
-    at = tl.program_id(1) * ENTRIES + tl.arange(0, ENTRIES)
-    here = at < tl.load(found.counts + row)
-    if tl.program_id(1) * ENTRIES < tl.load(found.counts + row):
-        entries = found.keys + row.to(tl.int64) * found.capacity + at
+    row = tl.program_id(0).to(tl.int64)
+    count = tl.load(found.counts + row)
+    for first in range(tl.program_id(1) * ENTRIES, count, tl.num_programs(1) * ENTRIES):
+        at = first + tl.arange(0, ENTRIES)
+        here = at < count
+        entries = found.keys + row * found.capacity + at
         latent = tl.where(here, keys.index_of(tl.load(entries, mask=here, other=keys.EMPTY)), 0)
-        x_row = x + row.to(tl.int64) * sizes.stride_xt
+        x_row = x + row * sizes.stride_xt
         W_rows = W + latent.to(tl.int64)[:, None] * sizes.stride_wf
         acc = tl.zeros((ENTRIES, BD), tl.float32)
         for start in range(0, sizes.D, BD):
@@ -40,6 +48,11 @@ def rescore_kernel(  # type: ignore[no-untyped-def]
         tl.store(entries, keys.pack(score, latent, negative), mask=here)
 
 
+def programs(rows: int, capacity: int, entries: int, multiprocessors: int) -> int:
+    """How many programs share a row's candidates, of which each takes `entries` at a time."""
+    return max(1, min(triton.cdiv(PROGRAMS * multiprocessors, rows), triton.cdiv(capacity, entries)))
+
+
 def rescore(x: Tensor, W: Tensor, bias: Tensor | None, found: Candidates, *, absolute: bool = False) -> None:
     """Replace the scores in the first counts[t] keys, at most capacity, of each row: <x[t], W[latent]> + bias.
 
@@ -47,9 +60,10 @@ def rescore(x: Tensor, W: Tensor, bias: Tensor | None, found: Candidates, *, abs
         x: [T, d]; W: [F, d]; any float dtypes; bias: [F] float32 or None.
     """
     config = configs.lookup("gather_dot", architecture(x.device), W.dtype, W.shape[1])
+    rows = x.shape[0]
     launch(
         rescore_kernel,
-        (x.shape[0], triton.cdiv(found.capacity, config.BK)),
+        (rows, programs(max(rows, 1), found.capacity, config.BK, multiprocessors(x.device))),
         x.device,
         num_warps=config.num_warps,
         num_stages=config.num_stages,

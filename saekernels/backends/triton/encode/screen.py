@@ -16,8 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from saekernels.backends.triton import configs
-from saekernels.backends.triton.encode.append import append, form_of
+from saekernels.backends.triton.encode.append import append, form_of, quarters_of
 from saekernels.backends.triton.encode.operands import Operands
+from saekernels.backends.triton.encode.screen_hopper import screened
 from saekernels.backends.triton.keys import Candidates
 from saekernels.backends.triton.launch import architecture, launch
 from saekernels.backends.triton.product import grid, operands, product, tile_of
@@ -45,20 +46,6 @@ def reach_of(rows, columns, sizes, vectors):  # type: ignore[no-untyped-def]
     row_n = tl.load(vectors.row_norm + rows, mask=rows < sizes.T, other=0.0)[:, None]
     row_e = tl.load(vectors.row_error + rows, mask=rows < sizes.T, other=0.0)[:, None]
     return row_n * error + (row_e * norm + slack)
-
-
-@triton.jit
-def quarters_of(acc):  # type: ignore[no-untyped-def]
-    """Four blocks of neighbouring columns of [BM, BN], each element in the thread that has it."""
-    left, right = halves_of(acc)
-    return halves_of(left) + halves_of(right)
-
-
-@triton.jit
-def halves_of(block):  # type: ignore[no-untyped-def]
-    """The left and the right half of [M, N]."""
-    apart = tl.permute(tl.reshape(block, (block.shape[0], 2, block.shape[1] // 2)), (0, 2, 1))
-    return tl.split(apart)
 
 
 @triton.jit
@@ -91,6 +78,9 @@ def screen(of: Operands, threshold: Tensor, capacity: int, *, per_latent: bool, 
     config = configs.lookup("screen", architecture(device), of.x.dtype, of.x.shape[1])
     keys = torch.empty(rows, capacity, dtype=torch.int64, device=device)
     found = Candidates(keys, torch.zeros(rows, dtype=torch.int32, device=device), capacity)
+    form = form_of(architecture(device), absolute, per_latent, of.rescored)
+    if screened(of, threshold, found, form, config):
+        return found
     arguments = operands(of.x, of.W, config, of.float32_product)
     launch(
         screen_kernel,
@@ -103,7 +93,7 @@ def screen(of: Operands, threshold: Tensor, capacity: int, *, per_latent: bool, 
         vectors=of.vectors,
         threshold=threshold,
         found=found,
-        FORM=form_of(architecture(device), absolute, per_latent, of.rescored),
+        FORM=form,
         **arguments,
     )
     return found

@@ -1,8 +1,9 @@
 """loss_parts: for each row and part of the vocabulary, what cross-entropies, KL and argmaxes are made of.
 
-A program takes BM rows of both streams and TILES tiles of the vocabulary; each tile of W_U is fetched once for both.
-Per row and stream it keeps the running maximum, the sum of exponentials below it and the argmax, and for the KL the
-sum of e^(z_p - max_p) (z_p - z_q). Parts do not depend on T, so rows are batch-invariant.
+A program takes BM rows of both streams and TILES tiles of the vocabulary. Per row and stream it keeps the running
+maximum, the sum of exponentials below it and the argmax, and for the KL the sum of e^(z_p - max_p) (z_p - z_q).
+What few tiles need is done in those alone: masks in the vocabulary's last, a target's logit where a target is.
+Parts do not depend on T, so rows are batch-invariant.
 """
 
 from __future__ import annotations
@@ -13,31 +14,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-
-class Streams(NamedTuple):
-    """Two streams [T, D], the unembedding [V, D] and their strides in elements; kernels take it as one argument."""
-
-    h_p: Tensor
-    h_q: Tensor
-    W: Tensor
-    T: int
-    V: int
-    D: int
-    stride_pt: int
-    stride_pd: int
-    stride_qt: int
-    stride_qd: int
-    stride_wv: int
-    stride_wd: int
+from saekernels.backends.triton.loss.logits import LOG2_E, both_logits, exp2, same, shift_of
 
 
 class Parts(NamedTuple):
-    """What is left of each row and part of the vocabulary; kernels take it as one argument.
+    """What is left of each stream's rows and part of the vocabulary; kernels take it as one argument.
 
     Attributes:
-        sums: [parts, 5, T] float32: maximum and sum of either stream, and the KL's cross sum.
-        bests: [parts, 2, T] int32: argmax of either stream.
-        target_logits: [2, T] float32.
+        sums: [parts, R, 5, T] float32: maximum and sum of h_p and of an h_q, and the KL's cross sum; sums are relative
+            to 2^`shift_of` of the maximum.
+        bests: [parts, R, 2, T] int32: argmax of either.
+        target_logits: [R, 2, T] float32.
     """
 
     sums: Tensor
@@ -46,117 +33,161 @@ class Parts(NamedTuple):
 
 
 @triton.jit
-def both_products(of, tile_m, tile_n, TILE):  # type: ignore[no-untyped-def]
-    """Two [BM, BN] float32 tiles: rows of h_p and of h_q [T, D] times the same rows of W [V, D]."""
-    rows = tile_m * TILE.BM + tl.arange(0, TILE.BM)
-    columns = tile_n * TILE.BN + tl.arange(0, TILE.BN)
-    depth = tl.arange(0, TILE.BK)
-    p_tile = of.h_p + rows.to(tl.int64)[:, None] * of.stride_pt + depth[None, :] * of.stride_pd
-    q_tile = of.h_q + rows.to(tl.int64)[:, None] * of.stride_qt + depth[None, :] * of.stride_qd
-    W_tile = of.W + columns.to(tl.int64)[None, :] * of.stride_wv + depth[:, None] * of.stride_wd
-    z_p = tl.zeros((TILE.BM, TILE.BN), tl.float32)
-    z_q = tl.zeros((TILE.BM, TILE.BN), tl.float32)
-    for k in range(0, tl.cdiv(of.D, TILE.BK)):
-        row_mask = (rows < of.T)[:, None]
-        column_mask = (columns < of.V)[None, :]
-        if not TILE.EVEN:
-            row_mask = row_mask & (depth < of.D - k * TILE.BK)[None, :]
-            column_mask = column_mask & (depth < of.D - k * TILE.BK)[:, None]
-        p = tl.load(p_tile, mask=row_mask, other=0.0)
-        q = tl.load(q_tile, mask=row_mask, other=0.0)
-        w = tl.load(W_tile, mask=column_mask, other=0.0)
-        if TILE.UPCAST:
-            p = p.to(tl.float32)
-            q = q.to(tl.float32)
-            w = w.to(tl.float32)
-        z_p = tl.dot(p, w, z_p, input_precision=TILE.PRODUCT, out_dtype=tl.float32)
-        z_q = tl.dot(q, w, z_q, input_precision=TILE.PRODUCT, out_dtype=tl.float32)
-        p_tile += of.stride_pd * TILE.BK
-        q_tile += of.stride_qd * TILE.BK
-        W_tile += of.stride_wd * TILE.BK
-    return z_p, z_q
+def either(a, b):  # type: ignore[no-untyped-def]
+    return a | b
 
 
 @triton.jit
-def capped(z, softcap):  # type: ignore[no-untyped-def]
-    """softcap * tanh(z / softcap); z itself without one."""
-    if softcap is not None:
-        # tanh(|u|) = (1 - e) / (1 + e) with e = exp(-2 |u|), which cannot overflow.
-        e = tl.exp(-2.0 * tl.abs(z) / softcap)
-        size = softcap * (1.0 - e) / (1.0 + e)
-        z = tl.where(z < 0, -size, size)
-    return z
+def tiles_with_a_target(target, part, BN: tl.constexpr, TILES: tl.constexpr):  # type: ignore[no-untyped-def]
+    """int32: a bit for each tile of the part in which some row's target is."""
+    tile = target // BN - part * TILES
+    here = (target >= 0) & (tile >= 0) & (tile < TILES)
+    return tl.reduce(tl.where(here, 1 << tl.where(here, tile, 0), 0), 0, either)
 
 
 @triton.jit
-def first_best(z, columns, V):  # type: ignore[no-untyped-def]
-    """The largest of each row, and the first column that has it."""
-    top = tl.max(z, 1)
-    return top, tl.min(tl.where(z == top[:, None], columns[None, :], V), 1)
+def by_lane(z):  # type: ignore[no-untyped-def]
+    """[M, N] as [M, N / 8, 4, 2], of which each lane of four that share a row of a product has [:, :, lane, :]."""
+    return tl.reshape(z, (z.shape[0], z.shape[1] // 8, 4, 2))
 
 
 @triton.jit
-def weights(z, top, inside):  # type: ignore[no-untyped-def]
-    """exp(z - top); nothing outside the vocabulary or where all is -inf; NaN stays."""
-    weight = tl.where(inside & (top != float("-inf"))[:, None], tl.exp(z - top[:, None]), 0.0)
-    return tl.where(inside & (z != z), z, weight)
+def columns_of(tile_n, TILE, SPECIAL):  # type: ignore[no-untyped-def]
+    """[1, BN / 8, 4, 2]: the words of a tile, made where they are needed."""
+    return same(tile_n, SPECIAL) * TILE.BN + by_lane(tl.arange(0, TILE.BN)[None, :])
 
 
 @triton.jit
-def parts_kernel(  # type: ignore[no-untyped-def]
-    of, bias, stride_bias, targets, parts, softcap, TILES: tl.constexpr, TILE
-):
-    tile_m = tl.program_id(0)
+def spread(x):  # type: ignore[no-untyped-def]
+    """[M, 4] beside blocks of [M, N / 8, 4, 2]."""
+    return x[:, None, :, None]
+
+
+@triton.jit
+def lane_sum(x):  # type: ignore[no-untyped-def]
+    """[M, 4]: each lane's own, of [M, N / 8, 4, 2]."""
+    return tl.sum(tl.sum(x, 3), 1)
+
+
+@triton.jit
+def lane_max(x):  # type: ignore[no-untyped-def]
+    """[M, 4]: each lane's own, of [M, N / 8, 4, 2]."""
+    return tl.max(tl.max(x, 3), 1)
+
+
+@triton.jit
+def halves_of(z):  # type: ignore[no-untyped-def]
+    """The left and the right half of the columns of [M, N / 8, 4, 2]."""
+    apart = tl.reshape(z, (z.shape[0], 2, z.shape[1] // 2, 4, 2))
+    return tl.split(tl.permute(apart, (0, 2, 3, 4, 1)))
+
+
+@triton.jit
+def pieces_of(z):  # type: ignore[no-untyped-def]
+    """Pieces of 16 columns, of tiles of 64 or 128."""
+    left, right = halves_of(z)
+    pieces = halves_of(left) + halves_of(right)
+    if z.shape[1] == 16:
+        pieces = halves_of(pieces[0]) + halves_of(pieces[1]) + halves_of(pieces[2]) + halves_of(pieces[3])
+    return pieces
+
+
+@triton.jit
+def first_best(pieces, number: tl.constexpr, first_column, V):  # type: ignore[no-untyped-def]
+    """The largest of each row of a tile in pieces, and the first column that has it, counted from `first_column`.
+
+    Each lane picks the first of its pieces that has its largest, so that one in `number` of its columns is compared.
+    """
+    tops = (lane_max(pieces[0]),)
+    top = tops[0]
+    for i in tl.static_range(1, number):
+        own = lane_max(pieces[i])
+        tops = tops + (own,)  # type: ignore[assignment]  # noqa: RUF005
+        top = tl.maximum(top, own)
+    found = pieces[number - 1]
+    piece = tl.full(top.shape, number - 1, tl.int32)
+    for i in tl.static_range(1, number):
+        here = tops[number - 1 - i] == top
+        found = tl.where(spread(here), pieces[number - 1 - i], found)
+        piece = tl.where(here, number - 1 - i, piece)
+    column = by_lane(tl.arange(0, 16)[None, :])
+    within = tl.min(tl.min(tl.where(found == spread(top), column, V), 3), 1)
+    best = tl.max(top, 1)
+    column = tl.where(top == best[:, None], first_column + piece * 16 + within, V)
+    return best, tl.min(column, 1)
+
+
+@triton.jit
+def fade_of(old, new):  # type: ignore[no-untyped-def]
+    """What sums relative to the maximum `old` are multiplied by to be relative to `new`; 0 where there were none."""
+    return tl.where(old == float("-inf"), 0.0, tl.exp2(shift_of(old) - shift_of(new)))
+
+
+@triton.jit
+def parts_kernel(of, targets, parts, softcap, TILES: tl.constexpr, TILE, SPECIAL):  # type: ignore[no-untyped-def]
+    tiles_m = tl.cdiv(of.T, TILE.BM)
+    tile_m = tl.program_id(0) % tiles_m
+    stream = tl.program_id(0) // tiles_m
     part = tl.program_id(1)
     rows = tile_m * TILE.BM + tl.arange(0, TILE.BM)
     live = rows < of.T
     target = tl.load(targets + rows, mask=live, other=-1)
+    target = tl.where((target >= 0) & (target < of.V), target, -1).to(tl.int32)
+    with_target = tiles_with_a_target(target, part, TILE.BN, TILES)
     max_p = tl.full((TILE.BM,), float("-inf"), tl.float32)
     max_q = tl.full((TILE.BM,), float("-inf"), tl.float32)
-    sum_p = tl.zeros((TILE.BM,), tl.float32)
-    sum_q = tl.zeros((TILE.BM,), tl.float32)
-    cross = tl.zeros((TILE.BM,), tl.float32)
+    sum_p = tl.zeros((TILE.BM, 4), tl.float32)
+    sum_q = tl.zeros((TILE.BM, 4), tl.float32)
+    cross = tl.zeros((TILE.BM, 4), tl.float32)
     best_p = tl.zeros((TILE.BM,), tl.int32)
     best_q = tl.zeros((TILE.BM,), tl.int32)
-    for tile_n in range(part * TILES, tl.minimum((part + 1) * TILES, tl.cdiv(of.V, TILE.BN))):
-        z_p, z_q = both_products(of, tile_m, tile_n, TILE)
-        columns = tile_n * TILE.BN + tl.arange(0, TILE.BN)
-        if bias is not None:
-            shift = tl.load(bias + columns * stride_bias, mask=columns < of.V, other=0.0).to(tl.float32)[None, :]
-            z_p += shift
-            z_q += shift
-        z_p = capped(z_p, softcap)
-        z_q = capped(z_q, softcap)
-        # A target is in one tile of one part, so nobody else writes there.
-        at_target = columns[None, :] == target[:, None]
-        here = live & (target >= tile_n * TILE.BN) & (target < tile_n * TILE.BN + TILE.BN) & (target < of.V)
-        tl.store(parts.target_logits + rows, tl.sum(tl.where(at_target, z_p, 0.0), 1), mask=here)
-        tl.store(parts.target_logits + of.T + rows, tl.sum(tl.where(at_target, z_q, 0.0), 1), mask=here)
-
-        inside = (columns < of.V)[None, :]
-        top_p, first_p = first_best(tl.where(inside, z_p, float("-inf")), columns, of.V)
-        top_q, first_q = first_best(tl.where(inside, z_q, float("-inf")), columns, of.V)
+    first = part * TILES
+    for tile_n in range(first, tl.minimum(first + TILES, tl.cdiv(of.V, TILE.BN))):
+        z_p, z_q = both_logits(of, stream, softcap, tile_m, tile_n, TILE, SPECIAL)
+        z_p = by_lane(z_p)
+        z_q = by_lane(z_q)
+        if (with_target >> (tile_n - first)) & 1:
+            # A target is in one tile of one part, so nobody else writes there.
+            at_target = columns_of(tile_n, TILE, SPECIAL) == target[:, None, None, None]
+            here = (target >= tile_n * TILE.BN) & (target < tile_n * TILE.BN + TILE.BN)
+            place = parts.target_logits + stream.to(tl.int64) * 2 * of.T + rows
+            tl.store(place, tl.sum(lane_sum(tl.where(at_target, z_p, 0.0)), 1), mask=here)
+            tl.store(place + of.T, tl.sum(lane_sum(tl.where(at_target, z_q, 0.0)), 1), mask=here)
+        if tile_n * TILE.BN + TILE.BN > of.V:
+            inside = columns_of(tile_n, TILE, SPECIAL) < of.V
+            z_p = tl.where(inside, z_p, float("-inf"))
+            z_q = tl.where(inside, z_q, float("-inf"))
+        pieces_p = pieces_of(z_p)
+        pieces_q = pieces_of(z_q)
+        top_p, first_p = first_best(pieces_p, TILE.BN // 16, tile_n * TILE.BN, of.V)
+        top_q, first_q = first_best(pieces_q, TILE.BN // 16, tile_n * TILE.BN, of.V)
         best_p = tl.where(top_p > max_p, first_p, best_p)
         best_q = tl.where(top_q > max_q, first_q, best_q)
         new_p = tl.maximum(max_p, top_p)
         new_q = tl.maximum(max_q, top_q)
-        # exp(-inf - -inf) is NaN where it should be nothing.
-        fade_p = tl.where(new_p == float("-inf"), 0.0, tl.exp(max_p - new_p))
-        fade_q = tl.where(new_q == float("-inf"), 0.0, tl.exp(max_q - new_q))
-        weight_p = weights(z_p, new_p, inside)
-        weight_q = weights(z_q, new_q, inside)
-        gap = tl.where(weight_p == 0, 0.0, weight_p * (z_p - z_q))  # p = 0 counts nothing, also where z_q is -inf
-        cross = cross * fade_p + tl.sum(gap, 1)
-        sum_p = sum_p * fade_p + tl.sum(weight_p, 1)
-        sum_q = sum_q * fade_q + tl.sum(weight_q, 1)
+        shift_p = spread(shift_of(new_p)[:, None])
+        shift_q = spread(shift_of(new_q)[:, None])
+        fade_p = fade_of(max_p, new_p)[:, None]
+        cross *= fade_p
+        sum_p *= fade_p
+        sum_q *= fade_of(max_q, new_q)[:, None]
+        for i in tl.static_range(TILE.BN // 16):
+            weight_p = exp2(tl.fma(pieces_p[i], LOG2_E, -shift_p), SPECIAL)
+            weight_q = exp2(tl.fma(pieces_q[i], LOG2_E, -shift_q), SPECIAL)
+            # p = 0 counts nothing, also where z_q is -inf.
+            gap = tl.where(weight_p == 0, 0.0, pieces_p[i] - pieces_q[i])
+            cross += lane_sum(weight_p * gap)
+            sum_p += lane_sum(weight_p)
+            sum_q += lane_sum(weight_q)
         max_p = new_p
         max_q = new_q
-    place = part.to(tl.int64) * 5 * of.T + rows
-    tl.store(parts.sums + place, max_p, mask=live)
-    tl.store(parts.sums + place + of.T, sum_p, mask=live)
-    tl.store(parts.sums + place + 2 * of.T, max_q, mask=live)
-    tl.store(parts.sums + place + 3 * of.T, sum_q, mask=live)
-    tl.store(parts.sums + place + 4 * of.T, cross, mask=live)
-    place = part.to(tl.int64) * 2 * of.T + rows
-    tl.store(parts.bests + place, best_p, mask=live)
-    tl.store(parts.bests + place + of.T, best_q, mask=live)
+    block = part.to(tl.int64) * (tl.num_programs(0) // tiles_m) + stream
+    place = parts.sums + block * 5 * of.T + rows
+    tl.store(place, max_p, mask=live)
+    tl.store(place + of.T, tl.sum(sum_p, 1), mask=live)
+    tl.store(place + 2 * of.T, max_q, mask=live)
+    tl.store(place + 3 * of.T, tl.sum(sum_q, 1), mask=live)
+    tl.store(place + 4 * of.T, tl.sum(cross, 1), mask=live)
+    bests = parts.bests + block * 2 * of.T + rows
+    tl.store(bests, best_p, mask=live)
+    tl.store(bests + of.T, best_q, mask=live)
