@@ -11,7 +11,7 @@ from saekernels.example import SAE_DIRS
 
 pytest.importorskip("triton")
 
-from launches import launched
+from host_time import launched
 from saekernels.backends import triton as backend
 
 F, D, K = 8192, 64, 16
