@@ -43,6 +43,7 @@ def test_topk_is_that_of_exact_scores(name: str) -> None:
     torch.testing.assert_close(ranked.gather(1, indices), ranked.topk(emulated.K).values, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(values, scores.gather(1, indices), rtol=1e-6, atol=1e-6, equal_nan=True)
     assert got["failed"] == case.failed
+    assert ("screen_hopper_kernel" in got["kernels"]) == (case.tile.ring is not None)
 
 
 @pytest.mark.parametrize("name", emulated.PRODUCTS)
@@ -75,6 +76,12 @@ def test_thresholds_of_latents_are_passed_by_those_above_and_by_nan() -> None:
 def test_mistakes_are_found(name: str) -> None:
     said = results()[name]["faults"]
     assert any(emulated.MISTAKES[name].fault in fault for fault in said), said
+
+
+def test_no_wait_of_warps_with_roles_is_left_out_unseen() -> None:
+    said = results()["sm_90, roles, no wait for a tile"]["faults"]
+    assert len(said) == 5
+    assert all(said)
 
 
 @pytest.mark.parametrize("name", emulated.NO_MISTAKE)

@@ -76,7 +76,7 @@ def _e4m3_of(number: Values) -> Values:
     """The nearest, of two the even one; the largest for what is beyond it."""
     between = (E4M3[:126] + E4M3[1:127]) / 2
     magnitude = np.abs(number.astype(np.float64))
-    below, above = (np.searchsorted(between, magnitude, side=side) for side in ("left", "right"))  # type: ignore[call-overload]
+    below, above = np.searchsorted(between, magnitude, "left"), np.searchsorted(between, magnitude, "right")
     code = np.where(np.isnan(number), 127, np.where(below % 2, above, below))
     return (code | np.signbit(number) * 128).astype(np.uint8)
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptx.barriers import READY, Barriers
-from ptx.mbarriers import Mbarriers
+from ptx.barriers import READY, Barriers, Mbarriers
 from ptx.memory import Fault, Ints, Memory
 from ptx.order import Order
 from ptx.parse import Program

@@ -15,6 +15,8 @@ from triton_cases import encoder
 TILE = configs.Config(64, 64, 32, 4, 3)
 # A line of 128 bytes, fetched by tensor maps; and two warpgroups.
 TMA, PAIR = configs.Config(64, 64, 64, 4, 3, extra=("tma",)), configs.Config(128, 64, 64, 8, 3)
+# Warps with roles: two warpgroups take tiles in turns, or halves of each, behind one that fetches.
+PINGPONG, COOPERATIVE = (TILE._replace(ring=configs.Ring(64 * parts, 64, 64, 3, parts)) for parts in (1, 2))
 K = 9
 
 
@@ -68,6 +70,11 @@ CASES = {
     "sm_90, two warpgroups, NaN, infinities, ties": Case(
         6, 301, 256, torch.bfloat16, special=True, failed=2, architecture=90, tile=PAIR
     ),
+    # Five steps of the depth, of which the last is ragged, through a ring of three.
+    "sm_90, roles in ping-pong, bf16": Case(69, 301, 264, torch.bfloat16, architecture=90, tile=PINGPONG),
+    "sm_90, cooperating roles, fp16, magnitudes": Case(
+        69, 301, 264, torch.float16, "abs", architecture=90, tile=COOPERATIVE
+    ),
     "sm_90, W as columns": Case(13, 264, 96, torch.float16, architecture=90, columns=True, tile=TILE._replace(BN=128)),
     "sm_90, lines of 32 bytes": Case(13, 301, 48, torch.bfloat16, architecture=90, tile=TILE._replace(BK=16)),
     "sm_90, tf32": Case(13, 201, 64, torch.float32, architecture=90),
@@ -118,6 +125,7 @@ THRESHOLDS, THRESHOLDS_OF = "thresholds", "NaN, infinities, ties"
 BY_COPIES = Case(37, 70, 160, torch.bfloat16)
 BY_TILES = Case(37, 70, 320, torch.bfloat16, architecture=90, tile=TMA)
 BY_GROUPS = BY_COPIES._replace(architecture=90)
+BY_TURNS = BY_TILES._replace(d=256, F=301, tile=PINGPONG)
 
 
 class Mistake(NamedTuple):
@@ -167,11 +175,22 @@ MISTAKES = {
     "sm_90, an mbarrier of two arrivals": Mistake(
         r"(mbarrier\.init[^;]*), 1;", r"\1, 2;", "phase 0 misses 1 arrivals, 0 bytes", BY_TILES
     ),
+    "sm_90, roles, no wait for a tile": Mistake(WAIT, "", "shared memory read that nothing was written to", BY_TURNS),
+    "sm_90, roles, no wait for room": Mistake(WAIT, "", "written that another warp read since", BY_TURNS),
+    "sm_90, roles, no wait for one's turn": Mistake(WAIT, "", "deadlock: warps", BY_TURNS),
+    "sm_90, roles, no barrier before room is told of": Mistake(
+        r"bar\.sync\s+0, 128;", "", "written that another warp read since", BY_TURNS
+    ),
     "sm_90, a tile beside its place": Mistake(
         r"(complete_tx::bytes \[%r\d+)\]", r"\1+64]", "is no multiple of 128", BY_TILES
     ),
 }
-NO_MISTAKE = {"no mistake": BY_COPIES, "sm_90, no mistake": BY_GROUPS, "sm_90, tiles, no mistake": BY_TILES}
+NO_MISTAKE = {
+    "no mistake": BY_COPIES,
+    "sm_90, no mistake": BY_GROUPS,
+    "sm_90, tiles, no mistake": BY_TILES,
+    "sm_90, roles, no mistake": BY_TURNS,
+}
 
 
 def factors(case: Case) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,20 +41,21 @@ from saekernels.backends.triton.encode.screen import screen  # noqa: E402
 from saekernels.backends.triton.launch import record  # noqa: E402
 from triton_aot import binary  # noqa: E402
 from triton_cases import module  # noqa: E402
-from triton_on_ptx import run, running  # noqa: E402
+from triton_on_ptx import run, running, small_card  # noqa: E402
 
 # How many matches of a pattern are tried.
 TRIED = 5
 
 
 def topk(case: Case) -> dict[str, Any]:
-    """The whole of encode_topk: values, indices and the number of rows recomputed."""
+    """The whole of encode_topk: values, indices, which kernels ran, and how many rows were recomputed."""
     x, W, bias = case.inputs()
     plan = mock.patch.object(module("encode.encode_topk"), "plan", return_value=case.plan)
     with running(case.architecture) as launches, configs.override("screen", case.tile), plan:
         values, indices = encode_topk(x, W, bias, None, K, case.activation, precision=case.precision, out=torch.float32)
     failed = next(launch.arguments["failed"] for launch in launches if "failed" in launch.arguments)
     return {
+        "kernels": [launch.name for launch in launches],
         "values": values.tolist(),
         "indices": indices.tolist(),
         "failed": int(failed.number),
@@ -90,11 +92,12 @@ def passed(case: Case) -> list[list[int]]:
     ]
 
 
+@cache
 def faults(mistake: Mistake) -> list[str]:
     """What the machine says of a screen with a mistake at each match; "" where it finds none."""
     case = mistake.case
     x, W, bias = case.inputs()
-    with record(case.architecture) as launches, configs.override("screen", case.tile):
+    with record(case.architecture) as launches, small_card(), configs.override("screen", case.tile):
         screen(Operands(x, W, Vectors(bias.float())), torch.zeros(case.T), 64, per_latent=False)
     text = binary(launches[0], case.architecture).asm["ptx"]
     said = []
@@ -117,6 +120,6 @@ if __name__ == "__main__":
         print(json.dumps({"name": f"loss: {name}", "found": loss(head)}), flush=True)
     print(json.dumps({"name": THRESHOLDS, "passed": passed(CASES[THRESHOLDS_OF])}), flush=True)
     for name, mistake in MISTAKES.items():
-        print(json.dumps({"name": name, "faults": faults(mistake)}), flush=True)
+        print(json.dumps({"name": name, "faults": faults(mistake._replace(fault=""))}), flush=True)
     for name, case in NO_MISTAKE.items():
         print(json.dumps({"name": name, "faults": faults(Mistake("ret;", "ret;", "", case))}), flush=True)

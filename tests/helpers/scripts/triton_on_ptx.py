@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -38,11 +39,16 @@ class Running(list[Launch]):
         run(launch, self.architecture)
 
 
+def small_card() -> Any:
+    """While it lasts a GPU has two multiprocessors, so that persistent programs have several tiles."""
+    return mock.patch.object(module("launch"), "multiprocessors", return_value=2)
+
+
 @contextmanager
 def running(architecture: int) -> Iterator[Running]:
     """Runs what the backend launches while this lasts, as for an architecture, 80 or 90."""
     launches = Running(architecture)
-    with record(architecture):
+    with record(architecture), small_card():
         module("launch")._recording[-1] = module("launch")._recording[-1]._replace(launches=launches)
         yield launches
 
