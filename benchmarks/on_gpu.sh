@@ -76,7 +76,7 @@ sanitize() {
 # A sanitizer sees the end of a tensor only where torch's allocator does not keep memory for later.
 watched() {
     local code
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$@" python3 tests/helpers/scripts/every_kernel.py "$device"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$@" python3 tests/helpers/gpu/every_kernel.py "$device"
     code=$?
     echo "ended with $code"
     return "$code"

@@ -127,7 +127,7 @@ def test_topk(dtype: torch.dtype) -> None:
 
 def test_the_reader_of_l2_reads_what_it_says() -> None:
     """Every program its tiles, each beginning at another, once around."""
-    from saekernels.bench.gpu import l2
+    from saekernels.bench.measure import l2
 
     source = torch.arange(5 * 16, dtype=torch.float32)
     sums = l2.read(source, programs=3, tiles=4, block=16)

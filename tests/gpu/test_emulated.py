@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from places import SCRIPTS
+from places import GPU_SCRIPTS
 from saekernels.backends import reference
 
 pytest.importorskip("triton")
@@ -26,7 +26,7 @@ import emulated_cases as emulated
 def results() -> dict[str, dict[str, Any]]:
     """What a process that does not interpret Triton says of all cases and mistakes."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-W", "ignore", str(SCRIPTS / "triton_emulate.py")]
+    command = [sys.executable, "-W", "ignore", str(GPU_SCRIPTS / "triton_emulate.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}

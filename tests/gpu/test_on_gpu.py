@@ -112,7 +112,7 @@ def test_every_step_in_order_and_every_command_line(place: Place) -> None:
     assert place.ended() == [(name, 0) for name in STEPS]
     calls = place.calls()
     assert sorted(call[1] for call in calls if call[0] == "sanitizer") == sorted([*TOOLS, "memcheck", "synccheck"])
-    watched = "tests/helpers/scripts/every_kernel.py"
+    watched = "tests/helpers/gpu/every_kernel.py"
     assert calls.count([watched, "cuda"]) == 1 + len(TOOLS)
     (profiler,) = (call for call in calls if call[0] == "ncu")
     assert profiler[-3:] == ["python3", "benchmarks/gpu_counters.py", "cuda"]

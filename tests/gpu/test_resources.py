@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from places import SCRIPTS, TESTS
+from places import GPU_SCRIPTS, TESTS
 
 pytest.importorskip("triton")
 
@@ -49,7 +49,7 @@ def told(*arguments: str, python_path: str = "") -> list[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [path for path in (python_path, os.environ.get("PYTHONPATH", "")) if path]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [sys.executable, "-W", "ignore", str(SCRIPTS / "triton_aot.py"), *arguments]
+    command = [sys.executable, "-W", "ignore", str(GPU_SCRIPTS / "triton_aot.py"), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -107,7 +107,7 @@ def check_golden(version: str, architecture: int, reports: list[dict[str, Any]])
         pytest.skip(f"the golden table has nothing for Triton {version}; spills and instructions were checked")
     expected = golden[version][str(architecture)]
     found = {report["name"]: report for report in reports}
-    advice = "see `python tests/helpers/scripts/triton_aot.py --write 80 90 100`"
+    advice = "see `python tests/helpers/gpu/triton_aot.py --write 80 90 100`"
     assert found.keys() == expected.keys(), f"other kernels than in tests/gpu/golden/{GOLDEN.name}; {advice}"
     wrong = [
         f"{name}: {what} {found[name][what]}, was {held}"

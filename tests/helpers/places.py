@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 HELPERS = TESTS / "helpers"
 SCRIPTS = HELPERS / "scripts"
+GPU_SCRIPTS = HELPERS / "gpu"
 EXAMPLES = ROOT / "examples"
 BENCHMARKS = ROOT / "benchmarks"
 TOOLS = ROOT / "tools" / "bundled_example"

@@ -121,7 +121,7 @@ def ceilings(device: torch.device, clock: Clock, quick: bool) -> dict[str, float
     copy_gbs: bytes read and written; l2_gbs: read by multiprocessors from what L2 holds; launch_us: between dependent
     kernels of a graph; bf16_tflops, tf32_tflops, fp32_tflops: products of 8192 x 8192.
     """
-    from saekernels.bench.gpu import l2  # needs triton, which this module does not
+    from saekernels.bench.measure import l2  # needs triton, which this module does not
 
     size = (256 if quick else 1024) << 20
     source, target = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))

@@ -2,7 +2,7 @@
 
 Run as a program in a process of its own, for TRITON_INTERPRET decides what `triton.jit` means for a whole process:
 
-    python tests/helpers/scripts/triton_emulate.py     # a JSON object for each case and each mistake
+    python tests/helpers/gpu/triton_emulate.py     # a JSON object for each case and each mistake
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Starts every GPU kernel once on ragged problems, a line each, right by the reference: what a sanitizer watches.
 
-    python tests/helpers/scripts/every_kernel.py cuda    # with the CUDA module, where it is built, and without it
-    python tests/helpers/scripts/every_kernel.py cpu     # in Triton's interpreter, smaller
+    python tests/helpers/gpu/every_kernel.py cuda    # with the CUDA module, where it is built, and without it
+    python tests/helpers/gpu/every_kernel.py cpu     # in Triton's interpreter, smaller
 
 Exit code 1 where an op is wrong, or where a kernel of the Triton backend was not started.
 """

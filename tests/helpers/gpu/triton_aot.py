@@ -2,9 +2,9 @@
 
 Run as a program in a process of its own, because TRITON_INTERPRET decides what `triton.jit` means for a whole process:
 
-    python tests/helpers/scripts/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
-    python tests/helpers/scripts/triton_aot.py --write 80 90 100  # what the golden table of this Triton holds
-    python tests/helpers/scripts/triton_aot.py --plain gfx942     # screen and loss without PTX, for AMD
+    python tests/helpers/gpu/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
+    python tests/helpers/gpu/triton_aot.py --write 80 90 100  # what the golden table of this Triton holds
+    python tests/helpers/gpu/triton_aot.py --plain gfx942     # screen and loss without PTX, for AMD
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The host's share of a small call on a GPU that is not there: what is launched, and the time until it is.
 
-    python tests/helpers/scripts/host_time.py    # a JSON object per op and number of tokens
+    python tests/helpers/gpu/host_time.py    # a JSON object per op and number of tokens
 
 Triton goes its whole way but for the driver, which is a stand-in that starts nothing; torch's own ops are those of the
 CPU, on codes and biases alone. Times are the process's, of the median call; a driver's own part is not in them.
