@@ -35,7 +35,7 @@ from saekernels.cli.options.arguments import Parser, at_least, count, positive, 
 from saekernels.cli.options.inputs import DTYPES
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
-from saekernels.errors import InputError
+from saekernels.errors import InputError, first_line
 from saekernels.files.atomic import write_whole
 from saekernels.sae.metadata import Metadata
 from saekernels.training import Recipe, Run, SAETrainer, Schedule
@@ -84,6 +84,8 @@ def arguments() -> argparse.Namespace:
     run.add_argument("--save-every", type=seconds, default=600.0, help="seconds between checkpoints")
     run.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if args.tokens < 1:
+        parser.error(f"--tokens: need at least 1, got {args.tokens}")
     for name in ("seeds", *VARIED):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
     return args
@@ -180,14 +182,32 @@ def write_log(run: Run, args: argparse.Namespace, finished: bool = False) -> dic
     return summary
 
 
+def require_folder(path: Path) -> None:
+    """Refuse an OUT that cannot be made, before a model is loaded."""
+    above = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"--out: got {path}, need a folder that can be written")
+
+
+def make_folder(path: Path) -> None:
+    """OUT, once all else has been checked."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: cannot make {path}: {first_line(error)}") from error
+
+
 def main() -> None:
     args = arguments()
+    require_folder(args.out)
     if (args.out / LOG).exists() and not (args.out / CHECKPOINT).exists():
         raise InputError(f"--out: {args.out} holds a finished run; name another folder")
-    args.out.mkdir(parents=True, exist_ok=True)
     names = ModelNames(args.model, args.tokenizer)
     loaded = load_model(names, torch.device("cpu"), args.dtype)
-    sites = training.matching_sites(loaded.model, args.sites)
+    try:
+        sites = training.matching_sites(loaded.model, args.sites)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     windows = training.training_windows(
         sk.load_documents(args.data, text_field=args.text_field),
         load_tokenizer(names),
@@ -197,11 +217,13 @@ def main() -> None:
         leave_first=args.leave_first,
         bos=BOS[args.bos],
     )
+    schedule = Schedule(args.warmup, args.decay)
     latents = args.latents or args.expansion * loaded.model.config.get_text_config().hidden_size
     made = recipes(args, latents)
     per_site = len(made) * len(args.seeds)
     several = f" x {per_site} SAEs" if per_site > 1 else ""
     print(f"{len(sites)} sites{several}, {latents} latents, {len(windows.steps)} steps", flush=True)
+    make_folder(args.out)
     with shown() as stepped:
         run = training.train(
             loaded.model,
@@ -209,7 +231,7 @@ def main() -> None:
             windows,
             made,
             seeds=args.seeds,
-            schedule=Schedule(args.warmup, args.decay),
+            schedule=schedule,
             threads=args.threads,
             folder=args.out,
             save_every=args.save_every,

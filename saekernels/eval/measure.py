@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from saekernels.errors import InputError
 from saekernels.eval.passes.moments import Collector
 from saekernels.eval.passes.plan import Plan, make_plan, site_of
 from saekernels.eval.passes.runner import Means, Runner, Sums, empty_sums
@@ -38,6 +39,9 @@ def measure(
         work.look(runner.left)
     collector = Collector(saes, runner.left, second="pca" in wanted.baselines)
     work.collect(collector)
+    for site, moments in collector.moments.items():
+        if moments.count < 1:
+            raise InputError(f"{site}: of all positions of the text none is replaced; leave fewer alone, or read more")
     plan = make_plan(list(saes), order, collector.ranks(), wanted.baselines, wanted.cumulative)
     runner.prepare(plan, probe, wanted.reuse_layers)
     means = _means(plan, collector)

@@ -91,7 +91,7 @@ def matching_sites(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     "model.layers.*" is the output of every layer, "model.layers.*.mlp@module" every MLP's input and output. In
     "READ -> WRITE" the stars of WRITE stand for what those of READ stand for. Raises InputError for one that fits
-    nothing, as `resolve_site` for a site that is none.
+    nothing, and what `resolve_site` does for a site that is none.
     """
     found: dict[str, None] = {}
     for pattern in patterns:
@@ -109,6 +109,8 @@ def matching_sites(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         for match in matches:
             others = [_filled(end[1], match) + end[2].strip() for end in ends[1:]]  # type: ignore[index]
             found[" -> ".join([match[0] + rest, *others])] = None
+    for site in found:
+        resolve_site(model, site)
     return list(found)
 
 

@@ -110,6 +110,18 @@ BAD: dict[str, tuple[Any, str]] = {
     "unknown site": (lambda f, _: {"sae": [f"model.layer.1={f[tiny_lm.SITES[1]]}"]}, "close names: .*'model.layers.1'"),
     "site never run": (lambda f, _: {"sae": [f"lm_head@input={f[tiny_lm.SITES[1]]}"]}, "lm_head@input.*never runs"),
     "same site twice": (lambda f, _: {"sae": [f"model.layers.1={f[tiny_lm.SITES[1]]}"] * 2}, "given twice"),
+    "same name twice": (
+        lambda f, _: {"sae": [f"model.layers.1#a={f[site]}" for site in tiny_lm.SITES]},
+        "model.layers.1#a=.*need a name behind # that no other SAE of the site has",
+    ),
+    "no name": (
+        lambda f, _: {"sae": [f"model.layers.1#={f[tiny_lm.SITES[1]]}"]},
+        "model.layers.1#=.*need a name behind #",
+    ),
+    "nothing replaced": (
+        fixed(**{"leave-first": ["24"], "baselines": ["none"]}),
+        "model.layers.0: of all positions of the text none is replaced; leave fewer alone, or read more",
+    ),
     "sae without path": (fixed(sae=["model.layers.1"]), "need SITE=PATH"),
     "sae that is not there": (fixed(sae=["model.layers.1=missing"]), "model.layers.1=missing.*does not exist"),
     "damaged sae": (damaged_sae, "damaged.*sae_weights.safetensors"),

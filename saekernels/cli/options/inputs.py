@@ -84,6 +84,8 @@ def load_saes(
         if (site, _real(path)) in given:
             raise InputError(f"--sae: {site}={path} is given twice")
         given.add((site, _real(path)))
+        if "#" in site and (site in saes or site.endswith("#")):
+            raise InputError(f"--sae: {site}={path}: need a name behind # that no other SAE of the site has")
         entry = f"{site}#{os.path.basename(os.path.normpath(path))}" if site in saes else site
         if entry in saes:
             raise InputError(f"--sae: {entry!r} is given twice; name one of them, SITE#NAME={path}")
