@@ -150,9 +150,7 @@ def test_too_few_steps_of_either_kind_are_refused(
     monkeypatch.setattr(sys, "argv", ["x", "--steps", "10", "--own-steps", "8"])
     with pytest.raises(SystemExit):
         bundled_text.arguments("", "a_tool")
-    assert (
-        capsys.readouterr().err.splitlines()[-1] == "x: error: --own-steps: got 8, need at most 7, 3 less than --steps"
-    )
+    assert capsys.readouterr().err.splitlines()[-1] == "x: error: --own-steps: got 8, need at most 7, 3 less than --steps"
 
 
 def test_write_a_kernel_is_right_on_the_bundled_decoder() -> None:
