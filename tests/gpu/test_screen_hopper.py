@@ -182,6 +182,14 @@ def test_what_it_cannot_serve_is_counted_and_said_once(
     assert caplog.messages == [f"the warp-specialised screen is asked for and does not serve: {reason}"]
 
 
+def test_rows_of_x_are_laid_out_for_it(counts: Callable[[], dict[str, int]]) -> None:
+    """As for the portable one: x is small beside W."""
+    launch = started(sixteen_bits(72, 9).t(), sixteen_bits(50), configs.PINGPONG)
+    assert launch.name == "screen_hopper_kernel"
+    assert list(launch.arguments["x"].strides) == [72, 1]
+    assert counts() == {"served": 1}
+
+
 def test_bounded_scores_are_left_to_the_portable_screen(counts: Callable[[], dict[str, int]]) -> None:
     vectors = Vectors(row_norm=torch.zeros(9))
     assert started(sixteen_bits(9), sixteen_bits(50), configs.PINGPONG, vectors).name == "screen_kernel"

@@ -53,8 +53,13 @@ TYPES = {
     torch.int64: "i64",
 }
 # Constants that are sizes of tiles, or the same everywhere.
+<<<<<<< HEAD:tests/helpers/gpu/triton_aot.py
 DIMENSIONS = ("BM", "BN", "BK", "BD", "BV", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "STAGES",
               "UPCAST", "ASSEMBLY", "EXP2", "RECIPROCAL", "SAME", "LATENTS", "SHORT", "LONG")  # fmt: skip
+=======
+DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "STAGES", "UPCAST")
+DIMENSIONS += ("ASSEMBLY",)
+>>>>>>> w-gluon:tests/helpers/scripts/triton_aot.py
 # Operands that may be None, and what a kernel with them is called.
 OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "factor": "factored", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
@@ -122,9 +127,8 @@ def switches(launch: Launch) -> dict[str, Any]:
 def binary(launch: Launch, architecture: int | str) -> Any:
     """What Triton makes of one launch, compiled as the just-in-time compiler would."""
     signature, constants, attributes = specialise(launch, architecture)
-    source = (GluonASTSource if launch.kernel.is_gluon() else ASTSource)(
-        launch.kernel, signature, constants, attributes
-    )
+    kind = GluonASTSource if launch.kernel.is_gluon() else ASTSource
+    source = kind(launch.kernel, signature, constants, attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
     if launch.maxnreg is not None and isinstance(architecture, int):
         options["maxnreg"] = launch.maxnreg
