@@ -53,13 +53,8 @@ TYPES = {
     torch.int64: "i64",
 }
 # Constants that are sizes of tiles, or the same everywhere.
-<<<<<<< HEAD:tests/helpers/gpu/triton_aot.py
 DIMENSIONS = ("BM", "BN", "BK", "BD", "BV", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "STAGES",
               "UPCAST", "ASSEMBLY", "EXP2", "RECIPROCAL", "SAME", "LATENTS", "SHORT", "LONG")  # fmt: skip
-=======
-DIMENSIONS = ("BM", "BN", "BK", "BD", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "STAGES", "UPCAST")
-DIMENSIONS += ("ASSEMBLY",)
->>>>>>> w-gluon:tests/helpers/scripts/triton_aot.py
 # Operands that may be None, and what a kernel with them is called.
 OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "factor": "factored", "softcap": "capped"}
 VERSION = ".".join(triton.__version__.split(".")[:2])
