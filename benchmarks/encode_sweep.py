@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saekernels.bench.cpu.runner import MOST_FALLBACKS
+from saekernels.bench.cpu.record import MOST_FALLBACKS
 from saekernels.bench.measure import machine, timing
 from saekernels.bench.measure.shapes import Problem, Shape, encoder_problem
 from saekernels.bench.ops import encode

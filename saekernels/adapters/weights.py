@@ -19,6 +19,7 @@ from saekernels.ops.prepare import usable
 from saekernels.sae.activations import Activation, Normalization
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import ENCODERS
+from saekernels.sae.entries import positive
 from saekernels.sae.metadata import Metadata
 
 
@@ -234,7 +235,7 @@ class CurrentWeights:
         """[..., d_out]: the active rows of W_dec summed, and the bias."""
         values = codes.values
         if self.rescale_by_decoder_norm:
-            values = values / self.decoder_norms()[codes.indices.long()]
+            values = (values / positive(self.decoder_norms())[codes.indices.long()]).to(values.dtype)
         if codes.offsets is None:
             return decode(values, codes.indices, self.W_dec, bias)
         out = decode_csr(values, codes.indices, codes.offsets, self.W_dec, bias)

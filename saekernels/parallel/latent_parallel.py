@@ -15,6 +15,7 @@ from saekernels.parallel.rows import most_codes
 from saekernels.sae.activations import AbsTopK, Activation, GroupMax, TopK
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import ENCODERS, scale_of, times
+from saekernels.sae.entries import positive
 from saekernels.sae.module import SAE
 
 # Of this rank: values, latents of the shard, offsets, in CSR; and the codes of all ranks.
@@ -152,7 +153,7 @@ class LatentParallelSAE(nn.Module):
     def _decode(self, values: Tensor, latents: Tensor, offsets: Tensor, codes: Codes) -> Tensor:
         """The sum of all ranks' decodes of their own entries, biased, and the input's normalisation undone."""
         if self.own.rescale_by_decoder_norm:
-            values = values / self.own.decoder_norms()[latents.long()]
+            values = (values / positive(self.own.decoder_norms())[latents.long()]).to(values.dtype)
         part = decode_csr(values, latents, offsets, self.W_dec, wide=True)
         whole = summed(part, self._group)
         out = (whole + self.own.b_dec.to(whole.dtype)).to(self.W_dec.dtype).view(*codes.shape, self.d_out)

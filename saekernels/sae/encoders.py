@@ -93,6 +93,9 @@ def _above(sae: EncoderParameters, x: Tensor) -> Entries:
     scale = scale_of(sae)
     # relu(pre) * (pre > threshold): a negative threshold lets nothing negative through.
     threshold = 0.0 if sae.threshold is None else sae.threshold.detach().clamp(min=0)
+    if scale is not None:
+        # Times a norm of 0 nothing is above 0, as small as the scale is that takes its place.
+        threshold = torch.where(sae.decoder_norms().detach() == 0, torch.inf, threshold)
     values, indices, offsets = encode_threshold(
         x, sae.W_enc, sae.b_enc, threshold, pre_bias=sae.pre_bias, scale=scale, prepared=sae.prepared()
     )

@@ -24,6 +24,7 @@ from saekernels.sae.activations import (
 )
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import ENCODERS
+from saekernels.sae.entries import positive
 from saekernels.sae.metadata import Metadata
 
 PRE_BIASES = ("none", "b_dec", "separate")
@@ -209,7 +210,7 @@ class SAE(nn.Module):
             raise ValueError(f"codes: got n_latents = {codes.n_latents}, need {self.n_latents}")
         values = codes.values
         if self.rescale_by_decoder_norm:
-            values = values / self.decoder_norms()[codes.indices.long()]
+            values = (values / positive(self.decoder_norms())[codes.indices.long()]).to(values.dtype)
         if codes.offsets is None:
             out = decode(values, codes.indices, self.W_dec, self.b_dec)
         else:

@@ -9,6 +9,7 @@ from saekernels.ops import _check, decode, encode_topk
 from saekernels.sae.activations import Gated, GroupMax, TopK
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import scale_of, times
+from saekernels.sae.entries import positive
 from saekernels.sae.module import SAE
 
 
@@ -85,7 +86,7 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k: int, target: 
     codes = encode_among(sae, x, dead, k)
     values = codes.values
     if sae.rescale_by_decoder_norm:
-        values = values / sae.decoder_norms()[codes.indices.long()]
+        values = (values / positive(sae.decoder_norms())[codes.indices.long()]).to(values.dtype)
     guess = decode(values, codes.indices, sae.W_dec)
     if codes.scale is not None:
         guess = guess * codes.scale

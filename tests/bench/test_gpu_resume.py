@@ -157,5 +157,5 @@ def test_a_search_tells_each_choice_as_it_is_found(
     monkeypatch.setattr(tune, "_search_case", searched)
     assert main(["bench", "gpu", "--tune", "--kernels", "screen"]) == 130
     assert capsys.readouterr().out == (
-        '    Key("screen", 90, 2, False, "3.6"): Config(64, 128, 64, 8, 3, 8, (), None),  # 1.5000 to 1.2500 ms\n'
+        '    Key("screen", 90, 2, False, "3.6"): Config(64, 128, 64, 8, 3, 8, (), None, None),  # 1.5000 to 1.2500 ms\n'
     )

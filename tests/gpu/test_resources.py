@@ -125,7 +125,7 @@ def worse(what: str, found: Any, held: Any) -> bool:
     return bool(found < held if what == "blocks" else found > held + SLACK[what])
 
 
-# Each compiles for minutes; `.ci/gpu` has sm_80 of this Triton and sm_90 of 3.6 as well.
+# Each compiles for minutes; `.ci/gpu` runs these, and sm_90 of Triton 3.6.
 OTHERS = [pytest.param(architecture, marks=pytest.mark.slow) for architecture in (80, 100)]
 
 

@@ -66,3 +66,24 @@ def test_a_latent_without_a_decoder_row_comes_last() -> None:
     codes = sae.encode(torch.randn(21, D))
     assert bool((codes.indices[:, 0] == 5).all())
     assert float(codes.values.detach().max()) < 1e-30
+
+
+@pytest.mark.parametrize("activation", [TopK(9), ReLU(), JumpReLU(), BatchTopK()], ids=lambda one: type(one).__name__)
+def test_a_latent_without_a_decoder_row_says_nothing(activation: Activation) -> None:
+    """A norm of 0 times a pre-activation is 0: threshold encoders leave it, and no decode divides by it."""
+    sae = rescaled(activation)
+    with torch.no_grad():
+        sae.W_dec[5] = 0
+        if sae.threshold is not None:
+            sae.threshold.zero_()
+        assert sae.b_enc is not None
+        sae.b_enc.fill_(-100)
+        sae.b_enc[5:7] = 100
+    x = torch.randn(21, D)
+    codes = sae.encode(x)
+    out = sae.decode(codes)
+    assert bool(out.isfinite().all())
+    if not isinstance(activation, TopK):
+        assert codes.indices.unique().tolist() == [6]
+    expected = sae.W_dec[6] * (x @ sae.W_enc[6] + 100)[:, None] + sae.b_dec
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)

@@ -68,7 +68,7 @@ def log_sum_exp(of, h, stride_d, loss, target, softcap, BV: tl.constexpr, BD: tl
 def rows_kernel(  # type: ignore[no-untyped-def]
     of, targets, losses, rows, softcap, ignore_index, BV: tl.constexpr, BD: tl.constexpr, SPECIAL
 ):
-    """[8, T]: shifts of both streams, what p, p (z_p - z_q), q and -p are multiplied by, gradients at the target."""
+    """[7, T]: shifts of both streams, what p, p (z_p - z_q), q and -p are multiplied by, gradients at the target."""
     row = tl.program_id(0).to(tl.int64)
     target = tl.load(targets + row)
     counted = target != ignore_index
@@ -131,4 +131,5 @@ def slopes_kernel(of, targets, rows, slab, bias_sums, softcap, first_word, WORDS
     place = slab + row.to(tl.int64)[:, None] * WORDS + column[None, :]
     inside = live[:, None] & (word < of.V)[None, :]
     tl.store(place, d_p.to(slab.dtype.element_ty), mask=inside)
-    tl.store(place + of.T.to(tl.int64) * WORDS, d_q.to(slab.dtype.element_ty), mask=inside)
+    after = slab + (row.to(tl.int64) + of.T)[:, None] * WORDS + column[None, :]  # an int of 1 is no tensor
+    tl.store(after, d_q.to(slab.dtype.element_ty), mask=inside)

@@ -74,6 +74,8 @@ def refusal(of: Operands, architecture: int) -> str | None:
         return f"needs compute capability 9.0, the device has {architecture / 10}"
     if of.x.element_size() != 2 or of.rescored or of.vectors.row_scale is not None:
         return "serves products of bfloat16 and float16"
+    if of.vectors.factor is not None:
+        return "does not multiply by a scale"
     for name, matrix in (("x", of.x), ("W_enc", of.W)):
         if not describable(matrix):
             return f"{name}: needs rows apart, at multiples of 16 bytes, with their elements side by side"
