@@ -131,5 +131,5 @@ def slopes_kernel(of, targets, rows, slab, bias_sums, softcap, first_word, WORDS
     place = slab + row.to(tl.int64)[:, None] * WORDS + column[None, :]
     inside = live[:, None] & (word < of.V)[None, :]
     tl.store(place, d_p.to(slab.dtype.element_ty), mask=inside)
-    after = slab + (row.to(tl.int64) + of.T)[:, None] * WORDS + column[None, :]  # an int of 1 is no tensor
-    tl.store(after, d_q.to(slab.dtype.element_ty), mask=inside)
+    rows = tl.zeros((), tl.int64) + of.T  # which is no tensor where it is 1
+    tl.store(place + rows * WORDS, d_q.to(slab.dtype.element_ty), mask=inside)
