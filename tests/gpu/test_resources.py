@@ -37,7 +37,8 @@ GATHERS = {
     "piece_kernel": (4.0, 3.25, 16),
     "segment_outer_kernel": (4.0, 3.25, 16),
 }
-MOST_PER_LATENT = 28
+# Of the sum over the latents of a segment; Triton 3.6 spends some five more.
+LATENTS, PER_LATENT = "segment_sum_kernel", {"3.6": (16, 30)}
 # Of the screen of 16-bit operands on 128 x 128 tiles, where no score of a pack is appended, and where one is.
 MOST_PER_SCORE, MOST_PER_HIT = 8, 80
 # Of the loss of 16-bit operands without softcap, forward and backward, on Hopper.
@@ -55,7 +56,7 @@ def told(*arguments: str, python_path: str = "") -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def check(architecture: int, reports: list[dict[str, Any]]) -> None:
+def check(architecture: int, reports: list[dict[str, Any]], version: str) -> None:
     assert len(reports) > 40
     wrong = [f"{report['name']}: {report['error']}" for report in reports if "error" in report]
     assert not wrong, "\n".join(wrong)
@@ -74,7 +75,9 @@ def check(architecture: int, reports: list[dict[str, Any]]) -> None:
             check_screen(architecture, report)
         if report["kernel"] in GATHERS and report["constants"]["EVEN"] and architecture < 100:
             check_gather(report)
-        assert report.get("per_latent", 0) <= MOST_PER_LATENT, f"{name}: {report['per_latent']} instructions per latent"
+        if report["kernel"] == LATENTS and architecture < 100:
+            least, most = PER_LATENT.get(version, (16, 24))
+            assert least <= report["per_latent"] <= most, f"{name}: {report['per_latent']} instructions per latent"
     found = {report["name"]: report.get("per_logit") for report in reports}
     for name, most in MOST_PER_LOGIT.items() if architecture == 90 else ():
         assert 6 <= found[name] <= most, f"{name}: {found[name]} instructions per logit and stream"
@@ -133,7 +136,7 @@ OTHERS = [pytest.param(architecture, marks=pytest.mark.slow) for architecture in
 def test_resources(architecture: int) -> None:
     version = ".".join(__import__("triton").__version__.split(".")[:2])
     reports = told(str(architecture))
-    check(architecture, reports)
+    check(architecture, reports, version)
     assert sum("screen_hopper_kernel" in report["name"] for report in reports) == (3 if architecture == 90 else 0)
     check_golden(version, architecture, reports)
 
@@ -166,5 +169,5 @@ def test_resources_on_triton_3_6(architecture: int, tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), "triton==3.6.0"]
     subprocess.run(install, check=True)
     reports = told(str(architecture), python_path=str(tmp_path))
-    check(architecture, reports)
+    check(architecture, reports, "3.6")
     check_golden("3.6", architecture, reports)
