@@ -137,10 +137,10 @@ class EncodeThreshold(Op):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        indices, offsets = ctx.saved_tensors[4:]
+        *encoder, indices, offsets = ctx.saved_tensors
         x, W_enc, b_enc, _, pre_bias = padded(ctx.needs_input_grad, 5, False)[:5]
         needs = (x, W_enc, b_enc, pre_bias)
-        d_x, d_W, d_b, d_pre = encoder_gradient(ctx, grads[0], indices, offsets, needs)
+        d_x, d_W, d_b, d_pre = encoder_gradient(ctx, encoder, grads[0], indices, offsets, needs)
         return d_x, d_W, d_b, None, d_pre, None, None
 
 

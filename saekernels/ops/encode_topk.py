@@ -169,12 +169,14 @@ class EncodeTopK(Op):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, *_, indices, closed = ctx.saved_tensors
+        *encoder, indices, closed = ctx.saved_tensors
+        x = encoder[0]
         grad = grads[0].to(x.dtype)
         grad = grad if closed is None else grad.masked_fill(closed, 0.0)
         offsets = uniform_offsets(math.prod(x.shape[:-1]), ctx.k, x.device)
         needs = padded(ctx.needs_input_grad, 4, False)[:4]
-        return *encoder_gradient(ctx, grad.reshape(-1), indices.reshape(-1), offsets, needs), None, None, None
+        found = encoder_gradient(ctx, encoder, grad.reshape(-1), indices.reshape(-1), offsets, needs)
+        return *found, None, None, None
 
 
 _encode_topk = register("encode_topk", EncodeTopK)

@@ -13,17 +13,23 @@ _ROWS_AT_ONCE = 4096
 
 
 def encoder_gradient(
-    ctx: Any, grad: Tensor, indices: Tensor, offsets: Tensor, needed: Sequence[bool]
+    ctx: Any,
+    encoder: Sequence[Any],
+    grad: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    needed: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of (x, W_enc, b_enc, pre_bias) for pre[e] = <x[row] - pre_bias, W_enc[latent]> + b_enc[latent].
 
     Args:
-        ctx: whose saved tensors begin with those four, x [..., d]; with `backend` and `sparse_grad`, whether W_enc's is
-            a sparse tensor of the rows of the selected latents.
+        ctx: with `backend` and `sparse_grad`, whether W_enc's is a sparse tensor of the rows of the selected latents.
+        encoder: x [..., d], W_enc, b_enc, pre_bias, as they were saved. Saved tensors may be unpacked once only: a
+            block that is checkpointed computes them for that one time.
         grad: [nnz], the gradient of each entry's pre-activation; indices [nnz] and offsets [T+1] say which entries.
         needed: whether each of the four is asked for.
     """
-    x, W_enc, b_enc, pre_bias = ctx.saved_tensors[:4]
+    x, W_enc, b_enc, pre_bias = encoder
     rows, backend = x.reshape(-1, x.shape[-1]), ctx.backend
     d_x = d_W = d_b = d_pre = None
     if needed[3] and pre_bias is not None and not needed[0] and indices.numel() >= 2 * W_enc.shape[0]:

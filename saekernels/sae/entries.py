@@ -74,6 +74,6 @@ class _Entries(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        indices, offsets = ctx.saved_tensors[4:]
+        *encoder, indices, offsets = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
-        return *encoder_gradient(ctx, grads[0].contiguous(), indices, offsets, needs), None, None, None
+        return *encoder_gradient(ctx, encoder, grads[0].contiguous(), indices, offsets, needs), None, None, None
