@@ -11,6 +11,8 @@ from saekernels.adapters import (
     step_counts,
     swapped,
 )
+from saekernels.crosslayer.site import LayerSite, layer_sites
+from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.eval import Document, Report, evaluate, load_documents
 from saekernels.formats import FormatError, load, save
 from saekernels.ops import (
@@ -52,6 +54,7 @@ __all__ = [
     "BatchTopK",
     "Codes",
     "ConstantNorm",
+    "CrossLayerTranscoder",
     "CsrCodes",
     "Document",
     "Edit",
@@ -61,6 +64,7 @@ __all__ = [
     "GroupMax",
     "JumpReLU",
     "LayerNorm",
+    "LayerSite",
     "LinearCeKl",
     "Moments",
     "NotAccelerated",
@@ -82,6 +86,7 @@ __all__ = [
     "evaluate",
     "fit_probes",
     "is_accelerated",
+    "layer_sites",
     "linear_ce_kl",
     "load",
     "load_documents",

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from saekernels.crosslayer.site import LayerSite
 from saekernels.errors import InputError, InputTypeError, kind_of
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.sums.bootstrap import MOST_REPLICATES
@@ -29,7 +30,7 @@ def given_saes(saes: object, model: nn.Module) -> dict[str, Any]:
     for entry, given in saes.items():
         site = site_of(entry) if isinstance(entry, str) else entry
         made[entry] = as_sae(given, model, site, "saes")
-        if not isinstance(made[entry], SAE | EditedSAE | LatentParallelSAE):
+        if not isinstance(made[entry], SAE | EditedSAE | LatentParallelSAE | LayerSite):
             raise InputTypeError(f"saes: {entry!r} is {kind_of(given)}, need {NEEDED}")
     return made
 

@@ -144,7 +144,7 @@ def evaluate(
         "layout": LAYOUT,
         "model": identity.of_model(model),
         "tokenizer": identity.of_tokenizer(tokenizer),
-        "saes": {entry: identity.of_sae(sae) for entry, sae in saes.items()},
+        "saes": identity.of_saes(saes),
         "tokens": tokens,
         "context": context,
         "baselines": sorted(baselines),

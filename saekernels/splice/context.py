@@ -18,6 +18,7 @@ from saekernels.splice.leave import Leave, LeftInPass
 from saekernels.splice.mask import Given, Untouched
 from saekernels.splice.replacement import Function, Mode, Replacement, plan_replacement, with_error
 from saekernels.splice.sites import put_part, take_input, take_output
+from saekernels.splice.taps import Taps
 
 if TYPE_CHECKING:
     from saekernels.sae.codes import Codes
@@ -123,6 +124,7 @@ class Splice:
         self._plans = plans
         self._untouched = untouched
         self._left = left
+        self._taps = Taps(model, plans)
         self._error_term = error_term
         self._observer = observer
         self._handles: list[RemovableHandle] = []
@@ -154,6 +156,7 @@ class Splice:
             self._left.attach(self._handles)
             for plan in self._plans:
                 self._handles += self._hook(plan)
+            self._taps.attach(self._handles)
         except BaseException:
             self._remove()
             raise
@@ -175,6 +178,7 @@ class Splice:
         self._active = False
         self._untouched.detach()
         self._left.detach()
+        self._taps.clear()
         while self._handles:
             self._handles.pop().remove()
 

@@ -83,7 +83,7 @@ class Replacement:
             return made.to(target.device), None
         sae = cast("SAE", self.sae)
         device = sae.W_dec.device
-        with _autocast_off(device.type):
+        with autocast_off(device.type):
             x_hat, codes = sae.forward_with_codes(x.to(device, sae.W_dec.dtype))
         return x_hat.to(target.device), codes
 
@@ -95,7 +95,8 @@ def with_error(x_hat: Tensor, target: Tensor) -> Tensor:
     return x_hat + (target.to(wide) - x_hat).detach()
 
 
-def _autocast_off(device_type: str) -> contextlib.AbstractContextManager[Any]:
+def autocast_off(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """SAEs compute in their own dtype, whatever the model around them does."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()

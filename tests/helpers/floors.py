@@ -22,6 +22,7 @@ FLOORS = (
     ("backends",),
     ("ops",),
     ("sae", "optim"),
+    ("crosslayer",),
     ("formats", "adapters"),
     ("parallel", "adapters/sae_lens", "adapters/dictionary_learning"),
     ("splice",),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saekernels.eval.passes.plan import Run
+from saekernels.eval.passes.plan import Run, site_of
 from saekernels.parallel.collectives import RankLostError
 from saekernels.splice.sites import Site, resolve_site
 
@@ -102,37 +102,52 @@ def no_reuse(why: str) -> LayerReuse:
 
 
 def find_reuse(
-    model: nn.Module, runs: list[Run], joint: Run | None = None, continuing: Collection[Run] = ()
+    model: nn.Module,
+    runs: list[Run],
+    joint: Run | None = None,
+    continuing: Collection[Run] = (),
+    earlier: Mapping[str, Collection[str]] | None = None,
 ) -> LayerReuse:
     """Where each run can begin in `model`: blocks are the members of the outermost ModuleList around a site.
 
     joint: the run of all sites; `continuing`: runs of its first l sites that are to go on from it, where site l + 1
-    lies in a later block. Their own splices are then not made again.
+    lies in a later block. Their own splices are then not made again. earlier: site -> sites that a pass which replaces
+    it has to read before, as cross-layer transcoders do.
     """
     lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
     sites = {name: resolve_site(model, name) for run in runs for name in run.sites}
+    before = {name: (earlier or {}).get(name, ()) for name in sites}
+    read = {other: resolve_site(model, other) for others in before.values() for other in others}
     for candidate in lists:
         blocks = list(candidate)
-        depths = {name: _first(blocks, site) for name, site in sites.items()}
+        first = {name: _first(blocks, site) for name, site in {**read, **sites}.items()}
+        depths = {name: _earliest([first[name], *(first[other] for other in before[name])]) for name in sites}
         if any(depth is not None for depth in depths.values()):
-            return LayerReuse(
-                blocks,
-                {run.name: _start(run, joint if run in continuing else None, depths, blocks, sites) for run in runs},
-            )
+            starts = {}
+            for run in runs:
+                start = Start(CLEAN, min(depths[name] or 0 for name in run.sites))
+                on = _continued(run, joint, start.depth, first, blocks, sites) if run in continuing else None
+                # A splice that is made again has nothing of the layers before it, where it needs any.
+                again = [] if on is None else [before[site_of(entry)] for entry in on.entries or ()]
+                starts[run.name] = start if on is None or any(again) else on
+            return LayerReuse(blocks, starts)
     return no_reuse("no site lies in a list of blocks")
 
 
-def _start(
-    run: Run, joint: Run | None, depths: Mapping[str, int | None], blocks: list[nn.Module], sites: Mapping[str, Any]
-) -> Start:
-    clean = Start(CLEAN, min(depths[name] or 0 for name in run.sites))
-    if joint is None:
-        return clean
-    following = depths[joint.sites[len(run.entries)]]
-    if following is None or following < clean.depth:
-        return clean
+def _continued(
+    run: Run,
+    joint: Run | None,
+    least: int,
+    depths: Mapping[str, int | None],
+    blocks: list[nn.Module],
+    sites: Mapping[str, Any],
+) -> Start | None:
+    """Where a run of the first sites of `joint` goes on from it, `least` blocks deep at least; None where it cannot."""
+    following = None if joint is None else depths[joint.sites[len(run.entries)]]
+    if joint is None or following is None or following < least:
+        return None
     if max(_done(blocks, sites[name].write.module) for name in run.sites) > following:
-        return clean
+        return None
     # A splice of the last kept block's output comes after what was kept, so it is made again.
     last = blocks[following - 1] if following else None
     pairs = zip(run.entries, (sites[name] for name in run.sites), strict=True)
@@ -140,11 +155,15 @@ def _start(
     return Start(joint.name, following, again)
 
 
-def _first(blocks: list[nn.Module], site: Site) -> int | None:
-    """As `_depth`, of the end that comes first; None where either lies outside the blocks."""
-    depths = [_depth(blocks, end.module, end.is_input) for end in (site.read, site.write)]
+def _earliest(depths: list[int | None]) -> int | None:
+    """The least of them; None if one is not known."""
     known = [depth for depth in depths if depth is not None]
     return min(known) if len(known) == len(depths) else None
+
+
+def _first(blocks: list[nn.Module], site: Site) -> int | None:
+    """As `_depth`, of the end that comes first; None where either lies outside the blocks."""
+    return _earliest([_depth(blocks, end.module, end.is_input) for end in (site.read, site.write)])
 
 
 def _depth(blocks: list[nn.Module], module: nn.Module, reads_input: bool) -> int | None:

@@ -97,7 +97,8 @@ class Runner:
                 return self.head.body(ids)
 
         inner = {target.runs["sae"] for target in plan.cumulative[1:-1]}
-        found = find_reuse(self.model, plan.runs, plan.joint, inner)
+        earlier = {site_of(entry): tuple(getattr(sae, "before", ())) for entry, sae in self.saes.items()}
+        found = find_reuse(self.model, plan.runs, plan.joint, inner, earlier)
         self.reuse = check_reuse(found, runs, lambda: self.head.body(ids), spliced)
 
     def find_constant(self, means: Means, prefix: list[int], context: int, tokens: Tensor) -> None:

@@ -10,12 +10,14 @@ import dataclasses
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from saekernels.crosslayer.site import LayerSite
 from saekernels.parallel import LatentParallelSAE
 from saekernels.parallel.devices import whole
 
@@ -84,8 +86,22 @@ def _in_order(value: Any) -> Any:
 def of_sae(sae: nn.Module) -> str:
     """What an SAE selects by and how it is edited, for people, and its fingerprint."""
     settings = [getattr(sae, name, None) for name in ("activation", "edits", "keep_error")]
+    if isinstance(sae, LayerSite) and (sae.given is not None or sae.error is not None):
+        raise ValueError(
+            f"{sae}: codes and errors that are given belong to one text, and cannot be evaluated on others"
+        )
     told = [repr(one) for one in settings if one and (dataclasses.is_dataclass(one) or isinstance(one, tuple | bool))]
     return " ".join([*told, fingerprint(sae, settings=True)])
+
+
+def of_saes(saes: Mapping[str, Any]) -> dict[str, str]:
+    """Entry -> `of_sae`, and under their sites those of layers that are only read, for others to write with."""
+    found = {entry: of_sae(sae) for entry, sae in saes.items()}
+    for sae in saes.values():
+        for site, layer in sae.before.items() if isinstance(sae, LayerSite) else ():
+            if not any(layer is other for other in saes.values()):
+                found.setdefault(f"{site} is read", of_sae(layer))
+    return found
 
 
 def of_tokenizer(tokenizer: Any) -> str:
