@@ -46,6 +46,7 @@ from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 from saekernels.splice.context import Splice, splice
+from saekernels.splice.recording import Recorded, recording
 
 __all__ = [
     "SAE",
@@ -70,6 +71,7 @@ __all__ = [
     "NotAccelerated",
     "PreparedWeights",
     "ReLU",
+    "Recorded",
     "Report",
     "Scale",
     "Splice",
@@ -91,6 +93,7 @@ __all__ = [
     "load",
     "load_documents",
     "prepare",
+    "recording",
     "restore",
     "save",
     "splice",

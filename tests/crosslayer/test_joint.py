@@ -74,8 +74,6 @@ def test_who_writes_where() -> None:
     seen = {}
     assert out(joint, observer=lambda site, x, x_hat, *_: seen.update({site: (float(x), float(x_hat))})) == 6.5
     assert seen == {"mlps.0@module": (2, 1), "mlps.1@module": (3, 3.5)}
-    clean = clt.encode([e(2), e(6)])
-    assert out(layer_sites(clt, codes=clean)) == 2 + 1 + 6.5  # teacher-forced: y_1 = 0.5 + 6
     assert out({SITES[0]: joint[SITES[0]]}) == 6
     assert out({SITES[1]: joint[SITES[1]]}) == 12.5  # source 0 is read, and not replaced
     assert out(joint, replace="zero") == 2
@@ -89,12 +87,16 @@ def test_who_writes_where() -> None:
 
 def test_errors_of_the_clean_model_give_it_back_and_let_changes_through() -> None:
     _, clt = chain_and_clt()
-    errors = {0: e(3.0), 1: e(-0.5)}
-    frozen = layer_sites(clt, errors=errors)
+    model, _ = chain_and_clt()
+    with torch.no_grad(), sk.recording(model, layer_sites(clt)) as clean:
+        assert float(model(e(2))) == 12
+    assert {layer: float(error) for layer, error in clean.errors.items()} == {0: 3, 1: -0.5}
+    assert [float(codes.values) for codes in clean.codes if codes] == [2, 6]
+    assert out(layer_sites(clt, codes=clean.codes)) == 2 + 1 + 6.5  # teacher-forced: y_1 = 0.5 + 6
+    frozen = layer_sites(clt, errors=clean.errors)
     assert out(frozen) == 12
     assert out(frozen, e(3)) == pytest.approx(12 + 3.25)
     x = e(2).requires_grad_()
-    model, _ = chain_and_clt()
     for options in ({"error_term": False}, {"error_term": True}):
         with sk.splice(model, frozen if not options["error_term"] else layer_sites(clt), **options):
             (gradient,) = torch.autograd.grad(model(x).sum(), x)
