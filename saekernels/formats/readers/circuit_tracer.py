@@ -43,7 +43,10 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
     refuse_scale(input_scale, path)
     config = config_beside(path)
     if config.get("model_kind", "transcoder_set") != "transcoder_set":
-        raise FormatError(f"{config.path}: 'model_kind' is {config['model_kind']!r:.40}, need 'transcoder_set'")
+        raise FormatError(
+            f"{config.path}: 'model_kind' is {config['model_kind']!r:.40}, need 'transcoder_set'; "
+            "saekernels.load_cross_layer reads folders of cross-layer transcoders"
+        )
     tensors = Tensors(path)
     if tensors.dimensions("W_dec") == 3 or any(_CROSS_LAYER.match(name) for name in tensors.names):
         raise FormatError(
