@@ -13,8 +13,9 @@ from saekernels.adapters import (
 )
 from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
+from saekernels.crosslayer.transcoders import TranscoderSet
 from saekernels.eval import Document, Report, evaluate, load_documents
-from saekernels.formats import FormatError, load, save
+from saekernels.formats import FormatError, load, load_cross_layer, save, save_cross_layer
 from saekernels.ops import (
     CsrCodes,
     LinearCeKl,
@@ -47,6 +48,7 @@ from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 from saekernels.splice.context import Splice, splice
+from saekernels.splice.gains import fold_norm_gains
 from saekernels.splice.recording import Recorded, recording
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "StepCounts",
     "TopK",
     "TopKCodes",
+    "TranscoderSet",
     "UnknownVersion",
     "accelerate",
     "decode",
@@ -88,16 +91,19 @@ __all__ = [
     "encode_topk",
     "evaluate",
     "fit_probes",
+    "fold_norm_gains",
     "gather_matmul",
     "is_accelerated",
     "layer_sites",
     "linear_ce_kl",
     "load",
+    "load_cross_layer",
     "load_documents",
     "prepare",
     "recording",
     "restore",
     "save",
+    "save_cross_layer",
     "splice",
     "step_counts",
     "swapped",
