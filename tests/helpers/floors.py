@@ -23,7 +23,7 @@ FLOORS = (
     ("ops",),
     ("sae", "optim"),
     ("formats", "adapters"),
-    ("parallel", "adapters/sae_lens", "adapters/dictionary_learning"),
+    ("parallel", "adapters/sae_lens", "adapters/dictionary_learning", "adapters/circuit_tracer"),
     ("splice",),
     ("eval/text",),
     ("eval/sums", "training"),
