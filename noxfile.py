@@ -66,7 +66,9 @@ def circuit_tracer(session: nox.Session) -> None:
     """Its adapter, beside the tool, which wants another transformers and another huggingface_hub than the rest."""
     session.install("-q", "torch==2.13.0", "circuit-tracer==0.5.0", "nnsight==0.6.1")
     session.install("-q", ".", "pytest", "pytest-xdist", "hypothesis")
-    session.run("pytest", "-q", "-n0", "-m", "circuit_tracer", "tests/adapters/test_circuit_tracer.py", *session.posargs)
+    session.run(
+        "pytest", "-q", "-n0", "-m", "circuit_tracer", "tests/adapters/test_circuit_tracer.py", *session.posargs
+    )
 
 
 @nox.session

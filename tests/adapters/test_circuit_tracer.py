@@ -117,7 +117,7 @@ def test_the_same_graph(backend: str, kind: str, monkeypatch: pytest.MonkeyPatch
         pytest.importorskip("nnsight")
         if kind in ("relu skip", "negative"):
             pytest.skip("its transcoders are those of the other backend")
-    monkeypatch.setitem(backward._AT_A_TIME, "cpu", 150_000)  # several parts for each batch
+    monkeypatch.setitem(backward._POSITIONS, "cpu", 3 * len(IDS))  # several parts for each batch
     model = MODELS[backend](kind)
     theirs = attribute(IDS, model, **OPTIONS)
     assert sk.accelerate(model) is model
@@ -269,7 +269,7 @@ def test_backward_hooks_of_ones_own(caplog: pytest.LogCaptureFixture) -> None:
 def test_refusals() -> None:
     model = lens_model("jumprelu")
     model.transcoders[1].activation_function = torch.nn.Tanh()
-    with pytest.raises(sk.NotAccelerated, match="the activation of layer 1, .* is not known"):
+    with pytest.raises(sk.NotAccelerated, match=r"the activation of layer 1, .* is not known"):
         sk.accelerate(model)
     assert not sk.is_accelerated(model)
     with pytest.raises(sk.NotAccelerated, match="it is no trainer"):

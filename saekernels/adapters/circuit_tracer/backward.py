@@ -2,14 +2,13 @@
 
 The tool runs the prompt as often as a batch has rows, so as to have a graph for each, and its hooks copy the gradient
 at every entry's position. The graph of one copy serves all rows: their gradients go through it together
-(`torch.func.vmap` over `torch.autograd.grad`), as many at a time as `_AT_A_TIME` bytes hold.
+(`torch.func.vmap` over `torch.autograd.grad`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -20,8 +19,9 @@ from torch import Tensor
 from saekernels.adapters.circuit_tracer.gather_product import gather_product
 
 LAYOUT = "_saekernels_layout"
-_AT_A_TIME = {"cpu": 64 * 2**20}
-_ON_A_DEVICE = 2**30
+# How many positions' gradients go through the graph at a time: as many as matrix products want.
+_POSITIONS = {"cpu": 2048}
+_ON_A_DEVICE = 8192
 
 
 class _Layer(NamedTuple):
@@ -83,27 +83,22 @@ def _compute_batch(
     context: Any, layers: Tensor, positions: Tensor, inject_values: Tensor, retain_graph: bool = True
 ) -> Tensor:
     """The tool's `compute_batch`: [batch, nodes], the direct effects on (layer, position) along `inject_values`."""
-    last = int(layers.max())
-    read, written = context._resid_activations, context._feature_output_activations[: last + 1]
+    read, written = context._resid_activations, context._feature_output_activations
     out = inject_values.new_zeros(context._row_size, len(layers))
-    size = _bytes_per_row(written)
-    parts = math.ceil(len(layers) * size / _AT_A_TIME.get(inject_values.device.type, _ON_A_DEVICE))
-    chunks = torch.arange(len(layers), device=layers.device).chunk(min(max(parts, 1), len(layers)))
+    # By layer, as a row needs none of the layers above its own.
+    rows = _POSITIONS.get(inject_values.device.type, _ON_A_DEVICE) // written[0].shape[1]
+    chunks = layers.argsort(stable=True).split(max(1, rows))
     for number, chosen in enumerate(chunks):
+        mine = layers[chosen]
         seeds = {
-            layer: _seed(read[layer], layers[chosen] == layer, positions[chosen], inject_values[chosen])
-            for layer in layers[chosen].unique().tolist()
+            layer: _seed(read[layer], mine == layer, positions[chosen], inject_values[chosen])
+            for layer in mine.unique().tolist()
         }
         keep = retain_graph or number + 1 < len(chunks)
-        gradients = _gradients([read[layer] for layer in seeds], written, list(seeds.values()), keep)
-        _score(context, out[:, int(chosen[0]) : int(chosen[-1]) + 1], gradients)
+        below = written[: max(seeds) + 1]
+        gradients = _gradients([read[layer] for layer in seeds], below, list(seeds.values()), keep)
+        out[:, chosen] = _score(context, gradients, inject_values)
     return out.T
-
-
-def _bytes_per_row(written: list[Tensor]) -> int:
-    """Roughly what one row's gradients take; attention expands its pattern beside them."""
-    one = written[0]
-    return len(written) * one.numel() * one.element_size() + 8 * one.shape[1] ** 2 * one.element_size()
 
 
 def _seed(read: Tensor, mine: Tensor, positions: Tensor, values: Tensor) -> Tensor:
@@ -124,10 +119,11 @@ def _gradients(outputs: list[Tensor], inputs: list[Tensor], seeds: list[Tensor],
         return torch.func.vmap(one)(*seeds)
 
 
-def _score(context: Any, out: Tensor, gradients: tuple[Tensor, ...]) -> None:
-    """Add what latents, errors and tokens contribute to rows of the graph, out [nodes, rows]."""
+def _score(context: Any, gradients: tuple[Tensor, ...], like: Tensor) -> Tensor:
+    """[nodes, rows]: what latents, errors and tokens contribute to these rows of the graph."""
     n_layers, n_pos, _ = context.activation_matrix.shape
     embedded, *outputs = gradients
+    out = like.new_zeros(context._row_size, len(embedded))
     start = context.activation_matrix._nnz()
     for layer, (gradient, own) in enumerate(zip(outputs, vars(context)[LAYOUT], strict=False)):
         g = gradient[:, 0]
@@ -137,6 +133,7 @@ def _score(context: Any, out: Tensor, gradients: tuple[Tensor, ...]) -> None:
         out[begin : begin + n_pos] = _along(g, context.error_vectors[layer])
     begin = start + n_layers * n_pos
     out[begin : begin + n_pos] = _along(embedded[:, 0], context.token_vectors)
+    return out
 
 
 def _along(gradients: Tensor, vectors: Tensor) -> Tensor:
