@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import saekernels as sk
+from places import ROOT
 from saekernels import example
 
 pytestmark = [pytest.mark.circuit_tracer, pytest.mark.filterwarnings("ignore")]
@@ -264,6 +266,12 @@ def test_backward_hooks_of_ones_own(caplog: pytest.LogCaptureFixture) -> None:
         require_same(attribute(IDS, model, **OPTIONS), theirs)
     assert seen[0] == (8, 14, 24)
     assert "a backward hook at 'blocks.0.hook_resid_pre'" in caplog.text
+
+
+def test_its_page_runs() -> None:
+    page = (ROOT / "docs" / "how-to" / "circuit_tracer.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(compile(block, "circuit_tracer.md", "exec"), {})
 
 
 def test_refusals() -> None:

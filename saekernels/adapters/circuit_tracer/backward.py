@@ -20,7 +20,7 @@ from saekernels.adapters.circuit_tracer.gather_product import gather_product
 
 LAYOUT = "_saekernels_layout"
 # How many positions' gradients go through the graph at a time: as many as matrix products want.
-_POSITIONS = {"cpu": 2048}
+_POSITIONS = {"cpu": 1024}
 _ON_A_DEVICE = 8192
 
 
