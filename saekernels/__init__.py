@@ -11,6 +11,8 @@ from saekernels.adapters import (
     step_counts,
     swapped,
 )
+from saekernels.crosslayer.crosscoder import Crosscoder
+from saekernels.crosslayer.head_site import HeadSite, head_sites
 from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.eval import Document, Report, evaluate, load_documents
@@ -46,6 +48,7 @@ from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 from saekernels.splice.context import Splice, splice
+from saekernels.splice.heads import reading_heads
 from saekernels.splice.recording import Recorded, recording
 
 __all__ = [
@@ -56,6 +59,7 @@ __all__ = [
     "Codes",
     "ConstantNorm",
     "CrossLayerTranscoder",
+    "Crosscoder",
     "CsrCodes",
     "Document",
     "Edit",
@@ -63,6 +67,7 @@ __all__ = [
     "FormatError",
     "Gated",
     "GroupMax",
+    "HeadSite",
     "JumpReLU",
     "LayerNorm",
     "LayerSite",
@@ -87,12 +92,14 @@ __all__ = [
     "encode_topk",
     "evaluate",
     "fit_probes",
+    "head_sites",
     "is_accelerated",
     "layer_sites",
     "linear_ce_kl",
     "load",
     "load_documents",
     "prepare",
+    "reading_heads",
     "recording",
     "restore",
     "save",
