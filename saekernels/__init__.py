@@ -11,6 +11,8 @@ from saekernels.adapters import (
     step_counts,
     swapped,
 )
+from saekernels.crosslayer.crosscoder import Crosscoder
+from saekernels.crosslayer.head_site import HeadSite, head_sites
 from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.crosslayer.transcoders import TranscoderSet
@@ -49,6 +51,7 @@ from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 from saekernels.splice.context import Splice, splice
 from saekernels.splice.gains import fold_norm_gains
+from saekernels.splice.heads import reading_heads
 from saekernels.splice.recording import Recorded, recording
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "Codes",
     "ConstantNorm",
     "CrossLayerTranscoder",
+    "Crosscoder",
     "CsrCodes",
     "Document",
     "Edit",
@@ -66,6 +70,7 @@ __all__ = [
     "FormatError",
     "Gated",
     "GroupMax",
+    "HeadSite",
     "JumpReLU",
     "LayerNorm",
     "LayerSite",
@@ -93,6 +98,7 @@ __all__ = [
     "fit_probes",
     "fold_norm_gains",
     "gather_matmul",
+    "head_sites",
     "is_accelerated",
     "layer_sites",
     "linear_ce_kl",
@@ -100,6 +106,7 @@ __all__ = [
     "load_cross_layer",
     "load_documents",
     "prepare",
+    "reading_heads",
     "recording",
     "restore",
     "save",
