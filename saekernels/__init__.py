@@ -13,7 +13,7 @@ from saekernels.adapters import (
 )
 from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
-from saekernels.eval import Document, Report, evaluate, load_documents
+from saekernels.eval import Document, Report, evaluate, evaluate_replacement, load_documents
 from saekernels.formats import FormatError, load, save
 from saekernels.ops import (
     CsrCodes,
@@ -86,6 +86,7 @@ __all__ = [
     "encode_threshold",
     "encode_topk",
     "evaluate",
+    "evaluate_replacement",
     "fit_probes",
     "is_accelerated",
     "layer_sites",

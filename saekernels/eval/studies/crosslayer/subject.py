@@ -22,8 +22,8 @@ class Subject:
 
     Args:
         name: the argument that it came by, for errors.
-        given: a `CrossLayerTranscoder`, or site -> transcoder (an `SAE`).
-        sites: of a cross-layer transcoder, where its files do not say them.
+        given: a `CrossLayerTranscoder`, a set of transcoders (`at_sites`), or site -> transcoder (an `SAE`).
+        sites: of each layer, where the files do not say them.
 
     Raises InputError where no sites are known, TypeError for anything else.
     """
@@ -37,6 +37,14 @@ class Subject:
                 raise InputError(f"{name}: {error}") from error
             self.module: nn.Module = given
         else:
+            at_sites = getattr(given, "at_sites", None)
+            if callable(at_sites):
+                try:
+                    given = at_sites(sites)
+                except ValueError as error:
+                    raise InputError(f"{name}: {error}") from error
+            elif sites is not None and isinstance(given, Mapping):
+                raise InputError(f"sites: got them beside {name}, a mapping from its own sites")
             if not isinstance(given, Mapping) or not given:
                 needed = "a CrossLayerTranscoder or a mapping from site to SAE"
                 raise InputTypeError(f"{name}: got {kind_of(given)}, need {needed}")
