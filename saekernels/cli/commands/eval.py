@@ -49,7 +49,7 @@ def add_parser(commands: Any) -> None:
             ("saekernels eval --tokens 200_000 --json report.json --html page.html", "more of it, and files"),
             ("saekernels eval --model gpt2 --sae transformer.h.6=saes/h6 --data texts/*.jsonl", ""),
             ("saekernels eval --tasks ioi --breadth --checkpoint run", "a run that can be resumed"),
-            ("saekernels eval --model gpt2 --clt clt/ --data texts/ --json clt.json", "all layers replaced together"),
+            ("saekernels eval --model gpt2 --clt clt/ --data texts/ --json clt.json", "layers replaced jointly"),
         ),
     )
     add_source(parser)

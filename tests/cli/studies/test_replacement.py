@@ -48,8 +48,9 @@ def test_the_tables_show_the_figures_of_the_file(command: list[str], tmp_path: P
         line = next(line for line in lines if line[:2] == [row["run"], signed(row["delta_ce"]["value"])])
         assert percent(row["top1"]["value"]) in line
     assert [row["name"] for row in found["strata"]["domain"]] == ["code", "prose"]
-    assert found["l0"]["beside"] == {"latents": 8.0, "pairs": 8.0}
-    assert found["l0"]["joint"] == {"latents": 8.0, "pairs": 12.0}
+    first, second = (row["l0_joint"] for row in found["layers"])
+    assert found["l0"]["joint"] == pytest.approx({"latents": first + second, "pairs": 2 * first + second})
+    assert 0 < found["l0"]["beside"]["latents"] == found["l0"]["beside"]["pairs"] <= 8
     assert found["accounting"]["beside"]["parameters"] == 2 * (2 * 16 * 32 + 16 + 32)
     assert "affine_across_inside" in done.out
 

@@ -25,7 +25,7 @@ from saekernels.files.checked import check_writable
 _KINDS = {"clt": "a cross-layer transcoder", "transcoders": "transcoders, one for each layer"}
 # Of `eval`: what it asks for of SAEs that are spliced in one by one.
 _NOT_HERE = {
-    "sae": [],
+    "sae": None,
     "baselines": BASELINES,
     "no_cumulative": False,
     "family": None,
@@ -71,8 +71,7 @@ def asked(arguments: argparse.Namespace) -> bool:
     if len(given) > 1:
         raise InputError("--clt and --transcoders: one is replaced at a time; --beside compares with another")
     for option, default in _NOT_HERE.items():
-        value = getattr(arguments, option)
-        if value != default and tuple(value or ()) != default:
+        if getattr(arguments, option) not in (None, default):
             raise InputError(f"--{_spelled(option)}: not with --{given[0]}, whose layers are replaced together")
     return True
 
