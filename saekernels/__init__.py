@@ -16,7 +16,7 @@ from saekernels.crosslayer.head_site import HeadSite, head_sites
 from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.crosslayer.transcoders import TranscoderSet
-from saekernels.eval import Document, Report, evaluate, load_documents
+from saekernels.eval import Document, Report, evaluate, evaluate_replacement, load_documents
 from saekernels.formats import FormatError, load, load_cross_layer, save, save_cross_layer
 from saekernels.ops import (
     CsrCodes,
@@ -95,6 +95,7 @@ __all__ = [
     "encode_threshold",
     "encode_topk",
     "evaluate",
+    "evaluate_replacement",
     "fit_probes",
     "fold_norm_gains",
     "gather_matmul",

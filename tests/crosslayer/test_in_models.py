@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import tiny_lm
 import torch
 
 import saekernels as sk
+import tiny_lm
 
 SITES = [f"model.layers.{layer}.mlp@module" for layer in range(2)]
 
