@@ -24,7 +24,7 @@ from saekernels.files.checked import check_writable
 
 _KINDS = {"clt": "a cross-layer transcoder", "transcoders": "transcoders, one for each layer"}
 # Of `eval`: what it asks for of SAEs that are spliced in one by one.
-_NOT_HERE = {
+_NOT_HERE: dict[str, Any] = {
     "sae": None,
     "baselines": BASELINES,
     "no_cumulative": False,
