@@ -72,8 +72,8 @@ def encode_threshold(
     if not isinstance(threshold, Tensor):
         _check.scalars(backend, threshold=(threshold, float))
         _check.tensor("x", x)
-        wide = torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float32
-        threshold = torch.full((), float(threshold), dtype=wide, device=x.device)
+        dtype = torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float32
+        threshold = torch.full((), float(threshold), dtype=dtype, device=x.device)
     return CsrCodes(
         *_encode_threshold(
             x,
