@@ -22,10 +22,10 @@ declare -A limits=(
     [tune]=470 [score-full]=470
 )
 # Cheap and central ones first, as far as eight processes at a time have an order.
-checks=(nothing topk decoding losses encode thresholds training batches adversaries precisions graphs "far apart")
+checks=(nothing topk decoding losses encode thresholds scales training batches adversaries precisions graphs "far apart")
 conformance=(
     tests/ops/test_topk.py tests/ops/test_decode.py tests/ops/test_encode_topk.py tests/ops/test_encode_threshold.py
-    tests/ops/test_linear_ce_kl.py tests/ops/test_torch.py
+    tests/ops/test_scale.py tests/ops/test_linear_ce_kl.py tests/ops/test_torch.py
 )
 tunable=(screen decode linear_ce_kl segment)
 

@@ -123,6 +123,14 @@ def above_zero(name: str, value: Tensor | None) -> None:
         raise ValueError(f"{name}: must be above 0, but {name}[{at}] = {float(value[at]):g}")
 
 
+def none_below_zero(name: str, value: Tensor) -> None:
+    """ValueError if an element is below 0. Reads the data, which a GPU's host waits for."""
+    wrong = value < 0
+    if wrong.any():
+        at = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"{name}: must not be below 0, but {name}[{at}] = {float(value[at]):g}")
+
+
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """ValueError unless `value` is one of `allowed`."""
     if value not in allowed:

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, padded, register, rows_of
+from saekernels.ops._library import Op, padded, register, rows_of, values_dtype
 from saekernels.ops.encoder_gradient import encoder_gradient
 from saekernels.ops.prepare import PreparedWeights, block_of
 
 
 class CsrCodes(NamedTuple):
-    """values [nnz] in x's dtype; indices [nnz] int32; offsets [T+1] int64: row t owns offsets[t] .. offsets[t+1]."""
+    """values [nnz] in the dtype of x; indices [nnz] int32; offsets [T+1] int64.
+
+    Row t owns offsets[t] .. offsets[t+1].
+    """
 
     values: Tensor
     indices: Tensor
@@ -34,6 +37,7 @@ def encode_threshold(
     precision: str = "exact",
     prepared: PreparedWeights | None = None,
     sparse_grad: bool = False,
+    wide: bool = False,
     backend: str | None = None,
 ) -> CsrCodes:
     """The latents whose pre-activation (x - pre_bias) @ W_enc.T + b_enc is strictly above their threshold.
@@ -54,10 +58,12 @@ def encode_threshold(
         prepared: `prepare(W_enc)`, for speed; the result is the same without it.
         sparse_grad: the gradient of W_enc is a sparse COO tensor of the rows of selected latents, each once, for
             optimizers that take one (`torch.optim.SparseAdam`), as in `torch.nn.Embedding`.
+        wide: values come back as they were accumulated, in float32 (float64 for float64), so that what is made of them
+            is rounded once.
         backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
-        CsrCodes: values [nnz] in x's dtype, indices [nnz] int32 ascending within a row, offsets [T+1] int64. Values are
+        CsrCodes: values [nnz] in x's dtype (unless `wide`), indices [nnz] int32 ascending within a row, offsets [T+1] int64. Values are
         differentiable with respect to x, W_enc, b_enc and pre_bias.
 
     Raises:
@@ -66,8 +72,8 @@ def encode_threshold(
     if not isinstance(threshold, Tensor):
         _check.scalars(backend, threshold=(threshold, float))
         _check.tensor("x", x)
-        wide = torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float32
-        threshold = torch.full((), float(threshold), dtype=wide, device=x.device)
+        dtype = torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float32
+        threshold = torch.full((), float(threshold), dtype=dtype, device=x.device)
     return CsrCodes(
         *_encode_threshold(
             x,
@@ -79,6 +85,7 @@ def encode_threshold(
             scale,
             precision=precision,
             sparse_grad=sparse_grad,
+            wide=wide,
             backend=backend,
         )
     )
@@ -101,6 +108,7 @@ class EncodeThreshold(Op):
     _: KW_ONLY
     precision: str = "exact"
     sparse_grad: bool = False
+    wide: bool = False
     backend: str | None = None
 
     def check(self) -> None:
@@ -115,16 +123,23 @@ class EncodeThreshold(Op):
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         _check.above_zero("scale", self.scale)
         kernels = registry.select("encode_threshold", self.x.device.type, self.x.dtype, self.backend)
-        encoder = (rows_of(self.x), self.W_enc, self.b_enc, self.pre_bias)
         return kernels.encode_threshold(
-            *encoder, self.threshold, self.prepared, precision=self.precision, scale=self.scale
+            rows_of(self.x),
+            self.W_enc,
+            self.b_enc,
+            self.pre_bias,
+            self.threshold,
+            self.prepared,
+            precision=self.precision,
+            out=values_dtype(self.x.dtype, self.wide),
+            scale=self.scale,
         )
 
     def empty(self) -> tuple[Tensor, Tensor, Tensor]:
         entries = torch.library.get_ctx().new_dynamic_size()
         rows = self.x.reshape(-1, self.x.shape[-1]).shape[0]
         return (
-            self.x.new_empty(entries),
+            self.x.new_empty(entries, dtype=values_dtype(self.x.dtype, self.wide)),
             self.x.new_empty(entries, dtype=torch.int32),
             self.x.new_empty(rows + 1, dtype=torch.int64),
         )
@@ -140,7 +155,7 @@ class EncodeThreshold(Op):
         *encoder, indices, offsets = ctx.saved_tensors
         x, W_enc, b_enc, _, pre_bias = padded(ctx.needs_input_grad, 5, False)[:5]
         needs = (x, W_enc, b_enc, pre_bias)
-        d_x, d_W, d_b, d_pre = encoder_gradient(ctx, encoder, grads[0], indices, offsets, needs)
+        d_x, d_W, d_b, d_pre = encoder_gradient(ctx, encoder, grads[0].to(encoder[0].dtype), indices, offsets, needs)
         return d_x, d_W, d_b, None, d_pre, None, None
 
 

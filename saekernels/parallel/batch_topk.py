@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from saekernels.ops import _check
 from saekernels.ops.encode_threshold import CsrCodes
-from saekernels.parallel.collectives import gathered, gathered_ragged
+from saekernels.parallel.collectives import device_for, gathered, gathered_objects, gathered_ragged
+from saekernels.parallel.shards import size_and_rank
 from saekernels.sae.batch_topk import Alone, Encoder, above, batch_codes, equal
 
 
@@ -39,14 +41,16 @@ def encode_batch_topk(
         CsrCodes of this rank's rows.
 
     Raises:
-        ValueError: as there; in every rank, where not all were given the same n.
+        TypeError, ValueError: as there, in every rank, whichever of them was given it, which the message names; and
+            where not all were given the same n, or encoders of the same shapes and dtypes.
         RankLostError: another process has ended.
     """
-    return batch_codes(Encoder(x, W_enc, b_enc, pre_bias, scale), n, guess, _Group(group, x.device))
+    size_and_rank(group)
+    return batch_codes(Encoder(x, W_enc, b_enc, pre_bias, scale), n, guess, _Group(group, device_for(group, x)))
 
 
 class _Group(Alone):
-    """The rows of all ranks. Messages: three numbers, one number for each floor that is tried, and about n scores."""
+    """The rows of all ranks. Messages: eight numbers, one number for each floor that is tried, and about n scores."""
 
     def __init__(self, group: Any, device: torch.device) -> None:
         self._group, self._device = group, device
@@ -56,11 +60,29 @@ class _Group(Alone):
         mine = torch.tensor([numbers], dtype=torch.float64, device=self._device)
         return gathered(mine, self._group)[:, 0].cpu()
 
-    def rows(self, mine: int, n: int) -> int:
-        told = self._told(mine, n).long()
-        if len(wanted := told[:, 1].unique()) > 1:
-            raise ValueError(f"n: got {n} here and from {wanted[0]} to {wanted[-1]} in the ranks, need the same in all")
-        return int(told[:, 0].sum())
+    def rows(self, of: Encoder, n: int, refusal: Exception | None) -> int:
+        if refusal is None:
+            # Such as only a difference between ranks would have wait for one another.
+            same = (n, *of.W_enc.shape, _check.FLOATS.index(of.x.dtype), of.scale is not None)
+            told = self._told(0, len(of.x), *same).long()
+        else:
+            told = self._told(1, 0, 0, 0, 0, 0, 0).long()
+        if told[:, 0].any():
+            self._refuse(refusal)
+        names = ("n", "the rows of W_enc", "the columns of W_enc", "the dtype of x", "whether there is a scale")
+        for name, numbers in zip(names, told[:, 2:].T.tolist(), strict=True):
+            shown = [_shown(name, number) for number in numbers]
+            if len(set(shown)) > 1:
+                said = ", ".join(f"{one} in rank {rank}" for rank, one in enumerate(shown))
+                raise ValueError(f"{name}: got {said}, need the same in all")
+        return int(told[:, 1].sum())
+
+    def _refuse(self, refusal: Exception | None) -> None:
+        """Raise what was refused, the same in every rank."""
+        said = None if refusal is None else (isinstance(refusal, ValueError), str(refusal))
+        refusals = [(rank, one) for rank, one in enumerate(gathered_objects(said, self._group)) if one is not None]
+        rank, (of_value, message) = refusals[0]
+        raise (ValueError if of_value else TypeError)(f"{message} (in rank {rank})") from refusal
 
     def least(self, guess: float | None) -> float:
         least = float(self._told(torch.inf if guess is None else guess).min())
@@ -78,3 +100,9 @@ class _Group(Alone):
         least = every.topk(n).values[-1]
         before = sum(int(equal(one, least).sum()) for one in ranks[: distributed.get_rank(self._group)])
         return least, n - int(above(every, least).sum()) - before
+
+
+def _shown(name: str, number: int) -> str:
+    if name == "the dtype of x":
+        return str(_check.FLOATS[number]).removeprefix("torch.")
+    return str(bool(number)) if name == "whether there is a scale" else str(number)

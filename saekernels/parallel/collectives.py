@@ -30,6 +30,22 @@ def reaching() -> Iterator[None]:
         raise RankLostError(f"a process of the evaluation is lost: {reason}") from error
 
 
+def device_for(group: Any, value: object) -> torch.device:
+    """Where what a group's ranks tell each other has to be: where a tensor is, if the group serves that."""
+    served = str(distributed.get_backend_config(group))
+    if isinstance(value, Tensor) and f"{value.device.type}:" in served:
+        return value.device
+    return torch.device("cpu" if "cpu:" in served else "cuda")
+
+
+def gathered_objects(own: Any, group: Any) -> list[Any]:
+    """Every rank's object."""
+    found: list[Any] = [None] * distributed.get_world_size(group)
+    with reaching():
+        distributed.all_gather_object(found, own, group=group)
+    return found
+
+
 def gathered(mine: Tensor, group: Any) -> Tensor:
     """[ranks, ...]: every rank's tensor, all of one shape."""
     ranks = distributed.get_world_size(group)

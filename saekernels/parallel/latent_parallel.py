@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 
 from saekernels.ops import _check, decode_csr, encode_topk
 from saekernels.ops.sparse_maps import uniform_offsets
-from saekernels.parallel.collectives import gathered, gathered_ragged, reaching, summed, summed_backward
+from saekernels.parallel.collectives import gathered, gathered_objects, gathered_ragged, summed, summed_backward
 from saekernels.parallel.merge import merge_topk
 from saekernels.parallel.rows import most_codes
 from saekernels.sae.activations import AbsTopK, Activation, GroupMax, TopK
@@ -83,10 +83,7 @@ class LatentParallelSAE(nn.Module):
 
     def fingerprints(self, own: str) -> list[str]:
         """Every rank's `own`, in the order of the latents."""
-        found: list[str] = [""] * distributed.get_world_size(self._group)
-        with reaching():
-            distributed.all_gather_object(found, own, group=self._group)
-        return found
+        return gathered_objects(own, self._group)
 
     def _encode(self, x: Tensor) -> _Encoded:
         _check.tensor("x", x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,7 +41,8 @@ def encode_batch_topk(
         pre_bias: [d] or None, subtracted from x.
         scale: [F], x's dtype or float32, none below 0, or None: what is compared is a pre-activation times its latent's
             scale, such as the norm of its decoder row. Values are the pre-activations all the same; no gradient
-            reaches the scale.
+            reaches the scale. A negative one is refused on every device; times NaN a score is NaN, which ranks above
+            all others.
         guess: the least value (times its scale) that came back for a batch before. It changes the time that it takes,
             and nothing else.
 
@@ -50,8 +51,8 @@ def encode_batch_topk(
         differentiable with respect to x, W_enc, b_enc and pre_bias.
 
     Raises:
-        ValueError: n below 1, x that is not [T, d], a scale of another shape, or a guess that is not finite; and as
-            `encode_threshold`.
+        TypeError, ValueError: n below 1, x that is not [T, d], a scale of another shape or below 0, or a guess that is
+            not finite; and as `encode_threshold`.
     """
     return batch_codes(Encoder(x, W_enc, b_enc, pre_bias, scale), n, guess, Alone())
 
@@ -69,9 +70,11 @@ class Encoder(NamedTuple):
 class Alone:
     """What the search asks of all rows of the batch, where they are those of this process."""
 
-    def rows(self, mine: int, n: int) -> int:
-        """How many there are; raises ValueError where not all want the same n."""
-        return mine
+    def rows(self, of: Encoder, n: int, refusal: Exception | None) -> int:
+        """How many there are. Raises what speaks against this process's arguments, or another's."""
+        if refusal is not None:
+            raise refusal
+        return len(of.x)
 
     def least(self, guess: float | None) -> float:
         """The lowest guess; 0 for none."""
@@ -101,17 +104,15 @@ def equal(scores: Tensor, least: Tensor) -> Tensor:
 
 def batch_codes(of: Encoder, n: int, guess: float | None, batch: Alone) -> CsrCodes:
     """The codes of this process's rows among the n largest of the batch; see `encode_batch_topk`."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: got {n!r}, need an int of at least 1")
-    if of.x.dim() != 2:
-        raise ValueError(f"x: got shape {list(of.x.shape)}, need [T, d]")
-    if guess is not None and not math.isfinite(guess):
-        raise ValueError(f"guess: got {guess!r}, need a finite number or None")
-    if of.scale is not None:
-        _check.vector_beside("scale", of.scale, ("F", of.W_enc.shape[0]), of.x)
-        of = of._replace(scale=of.scale.to(torch.promote_types(of.scale.dtype, torch.float32)))
+    refusal: Exception | None = None
+    try:
+        _check_arguments(of, n, guess)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        refusal = error
     with torch.no_grad():
-        rows = batch.rows(len(of.x), n)
+        rows = batch.rows(of, n, refusal)
+        if of.scale is not None:
+            of = of._replace(scale=of.scale.to(torch.promote_types(of.scale.dtype, torch.float32)))
         if guess is None and len(of.x):
             guess = _first_guess(of, n * len(of.x) / rows)
         floor = _MARGIN * max(batch.least(guess if len(of.x) else None), 0.0)
@@ -124,10 +125,35 @@ def batch_codes(of: Encoder, n: int, guess: float | None, batch: Alone) -> CsrCo
     return kept._replace(values=with_gradients(kept, of.x, of.W_enc, of.b_enc, of.pre_bias))
 
 
+def _check_arguments(of: Encoder, n: object, guess: object) -> None:
+    """TypeError or ValueError for what no search can begin with."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: got {n!r}, need an int of at least 1")
+    if guess is not None and not _finite(guess):
+        raise ValueError(f"guess: got {guess!r}, need a finite number or None")
+    _check.tensor("x", of.x)
+    _check.tensor("W_enc", of.W_enc)
+    _check.tensors(**of._asdict())
+    _check.in_one_place(**of._asdict())
+    if of.x.dim() != 2:
+        raise ValueError(f"x: got shape {list(of.x.shape)}, need [T, d]")
+    _check.encoder(of.x, of.W_enc, of.b_enc, of.pre_bias, "exact")
+    if of.scale is not None:
+        _check.vector_beside("scale", of.scale, ("F", of.W_enc.shape[0]), of.x)
+        _check.none_below_zero("scale", of.scale)
+
+
+def _finite(number: Any) -> bool:
+    try:
+        return math.isfinite(number)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def _above(of: Encoder, floor: float) -> tuple[CsrCodes, Tensor]:
     """Every entry whose score exceeds the floor, perhaps some more, and the scores [nnz]."""
     x, W_enc, b_enc, pre_bias, scale = of
-    # Values are rounded to x's dtype, and a GPU's are quotients of scores: a little lower, so that none is missed.
+    # Values are rounded to x's dtype: a little lower, so that none is missed.
     low = floor * (1 - 2 * torch.finfo(x.dtype).eps)
     at_least = None if scale is None else positive(scale)
     found = encode_threshold(x, W_enc, b_enc, low, pre_bias=pre_bias, scale=at_least)

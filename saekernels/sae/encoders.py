@@ -52,7 +52,10 @@ def scale_of(sae: EncoderParameters) -> Tensor | None:
 
 
 def times(values: Tensor, indices: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Values, each times its latent's scale, if there is one, in a dtype; differentiable with respect to both."""
+    """Values, each times its latent's scale, if there is one, in a dtype; differentiable with respect to both.
+
+    So that codes are rounded once, values are to be `wide` ones where there is a scale.
+    """
     if scale is None:
         return values
     return (values * scale.index_select(0, indices.flatten()).view_as(values)).to(dtype)
@@ -82,7 +85,7 @@ def _group_max(sae: EncoderParameters, x: Tensor, k: int) -> Entries:
     for start in range(0, sae.n_latents, size):
         group = slice(start, start + size)
         bias, of_group = (None if one is None else one[group] for one in (b_enc, scale))
-        top = encode_topk(x, W_enc[group], bias, k=1, pre_bias=sae.pre_bias, scale=of_group)
+        top = encode_topk(x, W_enc[group], bias, k=1, pre_bias=sae.pre_bias, scale=of_group, wide=scale is not None)
         values.append(top.values)
         indices.append(top.indices + start)
     latents = torch.cat(indices, -1)
@@ -97,7 +100,14 @@ def _above(sae: EncoderParameters, x: Tensor) -> Entries:
         # Times a norm of 0 nothing is above 0, as small as the scale is that takes its place.
         threshold = torch.where(sae.decoder_norms().detach() == 0, torch.inf, threshold)
     values, indices, offsets = encode_threshold(
-        x, sae.W_enc, sae.b_enc, threshold, pre_bias=sae.pre_bias, scale=scale, prepared=sae.prepared()
+        x,
+        sae.W_enc,
+        sae.b_enc,
+        threshold,
+        pre_bias=sae.pre_bias,
+        scale=scale,
+        prepared=sae.prepared(),
+        wide=scale is not None,
     )
     return times(values, indices, scale, x.dtype), indices, offsets
 
@@ -105,11 +115,11 @@ def _above(sae: EncoderParameters, x: Tensor) -> Entries:
 def _gated(sae: EncoderParameters, x: Tensor) -> Entries:
     """One product serves gate and magnitude: both are affine in s = x @ W_enc.T."""
     s, indices, offsets = encode_threshold(
-        x, sae.W_enc, None, -sae.b_gate.detach(), pre_bias=sae.pre_bias, prepared=sae.prepared()
+        x, sae.W_enc, None, -sae.b_gate.detach(), pre_bias=sae.pre_bias, prepared=sae.prepared(), wide=True
     )
     latents = indices.long()
-    values = (sae.r_mag.exp()[latents] * s + sae.b_mag[latents]).relu()
-    return values.to(s.dtype), indices, offsets
+    values = (sae.r_mag.to(s.dtype).exp()[latents] * s + sae.b_mag[latents]).relu()
+    return values.to(x.dtype), indices, offsets
 
 
 ENCODERS: dict[type, Callable[[EncoderParameters, Tensor, Any], Entries]] = {

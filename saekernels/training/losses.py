@@ -54,7 +54,14 @@ def encode_among(sae: SAE, x: Tensor, latents: Tensor, k: int) -> Codes:
     signed = isinstance(sae.activation, TopK) and not sae.activation.relu
     kept = "none" if signed else "relu"
     values, chosen = encode_topk(
-        x, sae.W_enc[latents], bias, k=k, pre_bias=sae.pre_bias, scale=of_rows, activation=kept
+        x,
+        sae.W_enc[latents],
+        bias,
+        k=k,
+        pre_bias=sae.pre_bias,
+        scale=of_rows,
+        activation=kept,
+        wide=of_rows is not None,
     )
     values = times(values, chosen, of_rows, x.dtype)
     return Codes(values, latents[chosen.long()].int(), None, x.shape[:-1], sae.n_latents, scale, shift)

@@ -37,7 +37,8 @@ def test_topk_is_that_of_exact_scores(name: str) -> None:
     case, got = emulated.CASES[name], results()[name]
     x, W, bias = case.inputs()
     scores = x.double() @ W.double().T + bias.double()
-    ranked = (scores.abs() if case.activation == "abs" else scores).nan_to_num(torch.inf)
+    compared = scores if not case.scaled else scores * case.scale()
+    ranked = (compared.abs() if case.activation == "abs" else compared).nan_to_num(torch.inf)
     values, indices = torch.tensor(got["values"], dtype=torch.float64), torch.tensor(got["indices"])
     assert all(len(set(row)) == emulated.K for row in got["indices"])
     torch.testing.assert_close(ranked.gather(1, indices), ranked.topk(emulated.K).values, rtol=1e-6, atol=1e-6)

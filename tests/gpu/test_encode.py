@@ -174,30 +174,81 @@ def test_screened_precision(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "rank", "precision"),
+    ("dtype", "rank", "precision", "activation"),
     [
-        (DTYPES[0], 6, "exact"),
-        (DTYPES[1], 6, "exact"),
-        (DTYPES[0], 40, "exact"),
-        pytest.param(DTYPES[1], 40, "exact", marks=pytest.mark.slow),
-        pytest.param(DTYPES[0], 8, "screened", marks=pytest.mark.slow),
-        (DTYPES[0], None, "exact"),
+        (DTYPES[0], 6, "exact", "abs"),
+        (DTYPES[1], 6, "exact", "abs"),
+        (DTYPES[1], 6, "exact", "relu"),
+        (DTYPES[0], 40, "exact", "abs"),
+        pytest.param(DTYPES[1], 40, "exact", "none", marks=pytest.mark.slow),
+        pytest.param(DTYPES[0], 8, "screened", "none", marks=pytest.mark.slow),
+        (DTYPES[0], None, "exact", "abs"),
     ],
 )
-def test_scaled_topk(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rank: int | None, precision: str) -> None:
-    """By screen and certificate, by rows that fail, and by all scores: the order of scaled scores, their own values."""
-    case, scale = encoder(5, 300, 37, dtype), torch.linspace(0.1, 3, 300)[torch.randperm(300)]
-    want = reference.encode_topk(*case, 9, "none", scale=scale)
+def test_scaled_topk(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rank: int | None, precision: str, activation: str
+) -> None:
+    """By screen and certificate, by rows that fail, and by all scores: in the order of scaled scores, the values that
+    there are without a scale, to the bit.
+    """
+    case, few = encoder(2, 160, 37, dtype), rank == 40
+    # Of rows that fail the 64 best are kept, among which those by scaled scores are to be.
+    scale = torch.linspace(0.97 if few else 0.1, 1.03 if few else 3, 160)[torch.randperm(160)]
+    options = {"out": torch.float32, "precision": precision}
     failures = count_failures(monkeypatch)
-    if rank is None:
-        got = encode_topk(*case, 9, "none", scale=scale)
-    else:
-        with screening(monkeypatch, step=4, rank=rank, capacity=256 if precision == "screened" else 128):
-            got = encode_topk(*case, 9, "none", scale=scale, precision=precision)
-        assert (failures[0] > 0) == (rank == 40)
-    assert torch.equal(got[1], want[1])
-    tolerance = 1e-5 if dtype == torch.float32 else 8e-3
-    torch.testing.assert_close(got[0], want[0], rtol=tolerance, atol=tolerance)
+    with screening(monkeypatch, step=2, rank=rank or 0, capacity=256 if precision == "screened" else 128):
+        if rank is None:
+            monkeypatch.setattr(module("encode.encode_topk"), "plan", lambda *_: None)
+        got = encode_topk(*case, 9, activation, scale=scale, **options)
+        assert rank is None or (failures[0] > 0) == few
+        signed = "abs" if activation == "abs" else "none"
+        if rank is None or few:
+            plain = encode_topk(*case, 64 if few else 160, signed, **options)
+            every = torch.full((2, 160), -torch.inf).scatter(1, plain[1].long(), plain[0])
+        else:
+            plain = encode_threshold(*case, torch.tensor(-torch.inf), **options)
+            assert (plain[2].diff() == 160).all()
+            every = plain[0].view(2, 160)
+    compared = every * scale if activation != "abs" else (every * scale).abs().nan_to_num(posinf=0)
+    chosen = compared.sort(dim=1, descending=True, stable=True).indices[:, :9]
+    assert torch.equal(got[1].long(), chosen)
+    want = every.gather(1, chosen)
+    assert torch.equal(got[0], want.relu() if activation == "relu" else want)
+
+
+@pytest.mark.parametrize(("dtype", "capacity"), [(DTYPES[0], 1024), (DTYPES[1], 1024), (DTYPES[0], 16)])
+def test_scaled_thresholds(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity: int) -> None:
+    """Those whose scaled score is above the threshold, as it is rounded, with their values to the bit."""
+    case = encoder(2, 120, 37, dtype)
+    if capacity == 16:  # all scores at once, then
+        monkeypatch.setattr(module("encode.encode_threshold"), "CAPACITY", capacity)
+    every = encode_threshold(*case, torch.tensor(-torch.inf), out=torch.float32)[0].view(2, 120)
+    scale = torch.linspace(0.1, 3, 120)[torch.randperm(120)]
+    # Some thresholds are products themselves, which are not above them, or the float below one, which are.
+    limits = (every * scale)[0] * (torch.rand(120) > 0.3)
+    limits[::3] = limits[::3].nextafter(torch.tensor(-torch.inf))
+    got = encode_threshold(*case, limits, scale=scale, out=torch.float32)
+    kept = every * scale > limits
+    assert torch.equal(got[1].long(), kept.nonzero()[:, 1])
+    assert torch.equal(got[2].diff(), kept.sum(1))
+    assert torch.equal(got[0], every[kept])
+
+
+def test_limits_of_scaled_scores_are_to_the_float() -> None:
+    """The largest float whose product with the factor does not exceed the threshold, of floats of all sizes."""
+    bits = torch.randint(-(2**31), 2**31, (2, 60_000)).int()
+    threshold, factor = bits.view(torch.float32)
+    special = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 3.4028234e38, -3.4028234e38, torch.inf, -torch.inf, torch.nan])
+    threshold[: 900] = special.repeat(100)
+    threshold[900:20_000], factor[450:20_000] = torch.randn(19_100), torch.rand(19_550) + 0.05
+    factor = factor.abs().nan_to_num(1.5, posinf=1.5).clamp(min=1e-45)
+    found = module("encode.scaled").limits_of(threshold, factor)
+    none, finite = threshold.isnan(), torch.finfo(torch.float32)
+    assert torch.equal(found.isnan(), none)
+    assert not (found * factor > threshold)[~none & (found != torch.inf)].any()
+    assert not (finite.max * factor > threshold)[found == torch.inf].any()
+    next_up = torch.where(found == -torch.inf, finite.min, found.nextafter(torch.tensor(torch.inf)))
+    assert (next_up * factor > threshold)[~none & (found != torch.inf)].all()
 
 
 def test_no_rows() -> None:
@@ -215,18 +266,10 @@ def test_threshold(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity
     monkeypatch.setattr(module("encode.encode_threshold"), "CAPACITY", capacity)
     case = encoder(7, 300, 37, dtype)
     case.x[2], case.x[3] = torch.nan, 0
-    uneven = torch.linspace(0.1, 3, 300)[torch.randperm(300)]
-    limits_and_scales = (
-        (torch.tensor(0.5), None),
-        (torch.rand(300) + 0.5, None),
-        (torch.tensor(-9.0), None),
-        (torch.tensor(torch.nan), None),
-        (torch.rand(300) + 0.5, uneven),
-    )
-    for limits, scale in limits_and_scales:
+    for limits in (torch.tensor(0.5), torch.rand(300) + 0.5, torch.tensor(-9.0), torch.tensor(torch.nan)):
         before = stats()["fallback_rows"]
-        got = encode_threshold(*case, limits, scale=scale)
-        want = reference.encode_threshold(*case, limits, scale=scale)
+        got = encode_threshold(*case, limits)
+        want = reference.encode_threshold(*case, limits)
         assert stats()["fallback_rows"] - before == (want[2].diff() > min(capacity, 512)).sum()
         assert torch.equal(got[2], want[2])
         assert torch.equal(got[1], want[1])

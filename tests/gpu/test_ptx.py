@@ -19,7 +19,7 @@ from ptx.parse import parse
 from triton_cases import module, skip_unless_interpreting
 
 skip_unless_interpreting()
-PACK, OPERANDS = module("append_ptx").PACK, module("append_ptx").OPERANDS
+PACK, OPERANDS = module("append_ptx").PACK, module("append_ptx").SCALED_OPERANDS
 KINDS = {"f": "b32", "r": "b32", "l": "b64"}
 SPECIAL = (0.0, -0.0, float("inf"), -float("inf"), float("nan"), -float("nan"), 1e-42, -1e-42, 1.5, -1.5, 3e38)
 LOW = -float("inf")
@@ -52,9 +52,10 @@ def append(
     before: int = 0,
     absolute: bool = False,
     per_latent: bool = False,
+    factors: Sequence[float] | None = None,
 ) -> Appended:
     """Run a thread for each pack of scores, with the rows and columns of its elements; counters start at `before`."""
-    text = module("append_ptx").assembly(absolute=absolute, per_latent=per_latent)
+    text = module("append_ptx").assembly(absolute=absolute, per_latent=per_latent, scaled=factors is not None)
     kinds = ["b32"] * PACK + [KINDS[kind] for kind in OPERANDS.values() for _ in range(PACK)]
     declared = "".join(f".reg .{kind} %in{n};\n" for n, kind in enumerate(kinds))
     program = parse("{\n" + declared + re.sub(r"\$(\d+)", r"%in\1", text) + "\n}")
@@ -72,6 +73,7 @@ def append(
         "counts": np.full((threads, PACK), counts, np.uint64),
         "keys": np.full((threads, PACK), keys, np.uint64),
         "capacity": np.full((threads, PACK), capacity, np.uint32),
+        "factor": np.broadcast_to(np.float32(factors or 1), (threads, PACK)).copy().view(np.uint32),
     }
     for at, name in enumerate(OPERANDS):
         for e in range(PACK):
@@ -144,6 +146,17 @@ def test_limits_are_reached_by_rows_and_passed_by_latents(per_latent: bool) -> N
     got = append([scores], [limits], per_latent=per_latent)
     hits = {2, 3, 4, 6} if per_latent else {0, 1, 2, 3, 4, 5, 6, 7}
     assert {key for key in got.keys[0] if key} == {expected_key(scores[e], e, False) for e in hits}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_what_reaches_a_limit_times_a_factor_is_kept_without_it(absolute: bool) -> None:
+    scores = [1.0, 3.0, -1.0, float("nan"), -0.1, 0.3, 0.1, 2.9]
+    factors = [3.0, 1.0, 3.0, 1.0, 0.1, 10.0, 29.0, 1.0]
+    got = append([scores], 3.0, factors=factors, absolute=absolute)
+    products = np.float32(scores) * np.float32(factors)
+    hits = [e for e, one in enumerate(np.abs(products) if absolute else products) if not one < 3]
+    assert len(hits) == 4 + absolute
+    assert {key for key in got.keys[0] if key} == {expected_key(scores[e], e, absolute) for e in hits}
 
 
 @pytest.mark.parametrize("per_latent", [False, True])

@@ -35,6 +35,7 @@ def samples() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "encode_topk scaled": ((x, W, b, pre, None, None, leaf(7).detach().exp()), {"k": 2}),
         "encode_threshold": ((x, W, b, torch.tensor(0.5), pre), {}),
         "encode_threshold scaled": ((x, W, b, torch.tensor(0.5), pre, None, leaf(7).detach().exp()), {}),
+        "encode_threshold wide": ((x.bfloat16(), W.bfloat16(), None, torch.tensor(0.5)), {"wide": True}),
         "topk": ((leaf(3, 9), 4), {}),
         "decode": ((leaf(3, 2), torch.tensor([[0, 6], [1, 1], [2, 3]], dtype=torch.int32), W, leaf(4)), {}),
         "decode_csr": ((values, indices, offsets, W, leaf(4)), {}),

@@ -7,7 +7,7 @@ import torch
 
 import saekernels as sk
 from native_helpers import needs_native
-from saekernels.sae.activations import AbsTopK, Activation, BatchTopK, GroupMax, JumpReLU, ReLU, TopK
+from saekernels.sae.activations import AbsTopK, Activation, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
 
 D, F = 64, 600
 ACTIVATIONS = (TopK(9), TopK(9, relu=False), AbsTopK(9), GroupMax(30), ReLU(), JumpReLU(), BatchTopK())
@@ -39,6 +39,34 @@ def test_codes_are_exact_pre_activations_times_norms(activation: Activation) -> 
     kept = pre if activation in (TopK(9, relu=False), AbsTopK(9)) else pre.relu()
     assert csr.values.numel() > 21
     assert torch.equal(csr.values, kept * norms[csr.indices.long()])
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, Gated()], ids=repr)
+def test_codes_in_half_precision_are_rounded_once(activation: Activation) -> None:
+    """Of whole numbers too large for bfloat16, and norms of 8 bits: float32 has their products, and rounds none."""
+    gated = activation == Gated()
+    sae = sk.SAE(D, F, activation, rescale_by_decoder_norm=not gated, dtype=torch.bfloat16)
+    bias = sae.b_gate if gated else sae.b_enc
+    assert bias is not None
+    factor = 1 + torch.randint(0, 128, (F,)) / 128
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.randint(-3, 4, (F, D)))
+        bias.copy_(torch.randint(-9, 10, (F,)))
+        sae.W_dec.zero_()[:, 0] = factor
+        if sae.threshold is not None:
+            sae.threshold.fill_(9)
+        if gated:  # magnitudes are the products themselves then
+            sae.b_mag.copy_(torch.randint(-9, 10, (F,)))
+            factor, bias = torch.ones(F), sae.b_mag
+    x = torch.randint(-9, 10, (21, D)).bfloat16()
+    codes = sae.encode(x).to_csr()
+    assert codes.offsets is not None
+    rows, latents = torch.arange(21).repeat_interleave(codes.offsets.diff()), codes.indices.long()
+    exact = ((x.double() @ sae.W_enc.double().T + bias.double()) * factor.double())[rows, latents]
+    want = exact if activation in (TopK(9, relu=False), AbsTopK(9)) else exact.relu()
+    assert codes.values.dtype == torch.bfloat16
+    assert want.max() > 256
+    assert torch.equal(codes.values, want.bfloat16())
 
 
 @needs_native

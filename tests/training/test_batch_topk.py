@@ -162,5 +162,7 @@ def test_wrong_uses_are_named() -> None:
         encode_batch_topk(x[None], W_enc, n=1)
     with pytest.raises(ValueError, match=r"^guess: got nan, need a finite number or None$"):
         encode_batch_topk(x, W_enc, n=1, guess=float("nan"))
+    with pytest.raises(ValueError, match=r"^scale: must not be below 0, but scale\[7\] = -0.5$"):
+        encode_batch_topk(x, W_enc, n=1, scale=torch.ones(F).index_fill(0, torch.tensor([7]), -0.5))
     with pytest.raises(ValueError, match=r"^scale: got shape \[3\], need \[F\] = \[300\]$"):
         encode_batch_topk(x, W_enc, n=1, scale=torch.ones(3))

@@ -71,11 +71,12 @@ def encode_threshold(
     prepared: Tensor | None = None,
     *,
     precision: str = "exact",
+    out: torch.dtype | None = None,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64.
 
-    Exact at any precision.
+    Values are in `out` or x.dtype. Exact at any precision.
     """
     codes = module().encode_threshold(
         view(x),
@@ -87,10 +88,10 @@ def encode_threshold(
         vector(threshold),
         torch.get_num_threads(),
     )
-    values = x.new_empty(codes.nnz)
+    values = x.new_empty(codes.nnz, dtype=out)
     indices = x.new_empty(codes.nnz, dtype=torch.int32)
     offsets = x.new_empty(x.shape[0] + 1, dtype=torch.int64)
-    codes.move_to(DTYPE_CODES[x.dtype], values.data_ptr(), indices.data_ptr(), offsets.data_ptr())
+    codes.move_to(DTYPE_CODES[values.dtype], values.data_ptr(), indices.data_ptr(), offsets.data_ptr())
     return values, indices, offsets
 
 

@@ -72,16 +72,18 @@ def encode_threshold(
     prepared: Tensor | None = None,
     *,
     precision: str = "exact",
+    out: torch.dtype | None = None,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `saekernels.encode_threshold`; x [T, d], threshold [] or [F]; always exact."""
-    values, indices = [x.new_empty(0)], [torch.empty(0, dtype=torch.int32, device=x.device)]
+    dtype = out or x.dtype
+    values, indices = [x.new_empty(0, dtype=dtype)], [torch.empty(0, dtype=torch.int32, device=x.device)]
     offsets = torch.zeros(x.shape[0] + 1, dtype=torch.int64, device=x.device)
     for rows in row_chunks(x.shape[0], W_enc.shape[0]):
         pre = _pre_activations(x[rows], W_enc, b_enc, pre_bias)
         compared = _scaled(pre, scale)
         kept = (compared > threshold.to(pre.dtype)) | compared.isnan()
-        values.append(pre[kept].to(x.dtype))
+        values.append(pre[kept].to(dtype))
         indices.append(kept.nonzero()[:, 1].to(torch.int32))
         offsets[1:][rows] = kept.sum(1)
     return torch.cat(values), torch.cat(indices), offsets.cumsum(0)

@@ -25,8 +25,8 @@ OPERANDS = {
     "keys": "l",
     "capacity": "r",
 }
-# An output of each score, which nothing reads, then the operands, each of all scores.
-CONSTRAINTS = ",".join(["=r"] * PACK + [kind for kind in OPERANDS.values() for _ in range(PACK)])
+# Where scores are compared times a factor.
+SCALED_OPERANDS = OPERANDS | {"factor": "f"}
 
 REGISTERS = """{
     .reg .pred %any0, %any1, %hit, %nan, %bit0, %bit1, %bit2;
@@ -82,15 +82,22 @@ MAGNITUDE = """
     and.b32 %bits, %bits, 0x7fffffff;"""
 
 
+def constraints(operands: dict[str, str]) -> str:
+    """An output of each score, which nothing reads, then the operands, each of all scores."""
+    return ",".join(["=r"] * PACK + [kind for kind in operands.values() for _ in range(PACK)])
+
+
 @functools.cache
-def assembly(*, absolute: bool, per_latent: bool) -> str:
+def assembly(*, absolute: bool, per_latent: bool, scaled: bool = False) -> str:
     """PTX for PACK scores.
 
     Args:
         absolute: compare magnitudes, and keep them with their sign.
         per_latent: only what is strictly above its limit counts, and nothing but NaN where the limit is NaN.
+        scaled: compare scores times a factor, and keep them without it.
     """
-    scores = [{name: f"${(1 + at) * PACK + e}" for at, name in enumerate(OPERANDS)} for e in range(PACK)]
+    operands = SCALED_OPERANDS if scaled else OPERANDS
+    scores = [{name: f"${(1 + at) * PACK + e}" for at, name in enumerate(operands)} for e in range(PACK)]
     text = REGISTERS + "".join(f"\n    mov.b32 ${e}, 0;" for e in range(PACK))
     text += "".join(_any(e, score, absolute, per_latent) for e, score in enumerate(scores))
     text += "\n    or.pred %any0, %any0, %any1;\n    @!%any0 bra NONE;\n    mov.b32 %left, 0;"
@@ -121,7 +128,10 @@ def _mark(e: int, score: dict[str, str], absolute: bool, per_latent: bool) -> st
 
 def _compared(score: dict[str, str], absolute: bool) -> tuple[str, str]:
     """What makes the number that is compared, and its register."""
-    return (f"\n    abs.f32 %size, {score['score']};", "%size") if absolute else ("", score["score"])
+    text, compared = "", score["score"]
+    if "factor" in score:
+        text, compared = f"\n    mul.rn.f32 %size, {compared}, {score['factor']};", "%size"
+    return (f"{text}\n    abs.f32 %size, {compared};", "%size") if absolute else (text, compared)
 
 
 def _pick(scores: list[dict[str, str]], name: str, kind: str) -> str:

@@ -22,11 +22,13 @@ class Candidates(NamedTuple):
     Attributes:
         keys: [T, capacity] int64, contiguous, the first min(counts[t], capacity) of row t in any order.
         counts: [T] int32, which run on past the capacity.
+        scores: [T, capacity] float32, of the candidates, where keys are of scores times a scale; else None.
     """
 
     keys: Tensor
     counts: Tensor
     capacity: int
+    scores: Tensor | None = None
 
 
 @triton.jit

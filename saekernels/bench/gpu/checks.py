@@ -14,7 +14,7 @@ from torch import Tensor
 
 import saekernels as sk
 from saekernels.bench.gpu.check_tools import DTYPES, LIMIT, Bench, Wrong, near, require, same_bits, scores_of
-from saekernels.bench.gpu.encoder_checks import adversaries, encode, precisions, thresholds, topk, training
+from saekernels.bench.gpu.encoder_checks import adversaries, encode, precisions, scales, thresholds, topk, training
 
 
 class Outcome(NamedTuple):
@@ -152,6 +152,7 @@ CHECKS: dict[str, Callable[[Bench], None]] = {
         precisions,
         adversaries,
         thresholds,
+        scales,
         topk,
         decoding,
         training,

@@ -73,6 +73,29 @@ def thresholds(bench: Bench) -> None:
             require(bool((keys.diff() > 0).all()), f"{dtype}: not ascending")
 
 
+def scales(bench: Bench) -> None:
+    """The order of scores times a scale, and the values that there are without one: to the bit."""
+    for dtype in bench.dtypes:
+        x, W = bench.normal(37, 72, dtype=dtype), bench.normal(9001, 72, dtype=dtype, scale=72**-0.5)
+        scale = 2 ** bench.normal(9001)
+        # As candidates are scored, of whom there is room for 1024.
+        lists = [sk.encode_threshold(x, part, None, -torch.inf, wide=True) for part in W.split(1000)]
+        every = torch.cat([codes.values.view(37, -1) for codes in lists], 1)
+        compared = every * scale
+        for activation in ("relu", "abs"):
+            got = sk.encode_topk(x, W, k=32, scale=scale, activation=activation, wide=True)
+            ranked = compared.abs() if activation == "abs" else compared
+            chosen = ranked.sort(dim=1, descending=True, stable=True).indices[:, :32]
+            require(torch.equal(got.indices.long(), chosen), f"{dtype} {activation}: other order")
+            same_bits(f"{dtype} {activation}", (got.values,), (every.gather(1, chosen),))
+        limits = compared[0].clamp(min=2)  # passed by no score that equals it
+        values, indices, offsets = sk.encode_threshold(x, W, None, limits, scale=scale, wide=True)
+        kept = compared > limits
+        require(torch.equal(indices.long(), kept.nonzero()[:, 1]), f"{dtype}: other latents than above thresholds")
+        require(torch.equal(offsets.diff(), kept.sum(1)), f"{dtype}: other counts than above thresholds")
+        same_bits(f"{dtype} thresholds", (values,), (every[kept],))
+
+
 def topk(bench: Bench) -> None:
     """The total order exactly, few rows and many, any strides."""
     for dtype in bench.dtypes:

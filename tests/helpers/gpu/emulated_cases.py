@@ -30,6 +30,7 @@ class Case(NamedTuple):
         failed: how many rows have to be recomputed.
         architecture, tile, precision: what the screen is compiled for, and how it multiplies.
         columns: whether W's columns are contiguous, not its rows.
+        scaled: whether scores are compared times a scale.
     """
 
     T: int
@@ -44,6 +45,12 @@ class Case(NamedTuple):
     tile: configs.Config = TILE
     precision: str = "exact"
     columns: bool = False
+    scaled: bool = False
+
+    def scale(self) -> Tensor | None:
+        """[F], from 0.1 to 3 in no order."""
+        order = torch.randperm(self.F, generator=torch.Generator().manual_seed(3))
+        return torch.linspace(0.1, 3, self.F)[order] if self.scaled else None
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """x [T, d], W [F, d] and a bias [F]."""
@@ -57,10 +64,10 @@ class Case(NamedTuple):
 ROOMY = Plan(4, 20, 256)
 CASES = {
     "bf16": Case(37, 301, 64, torch.bfloat16),
-    "fp16, ragged depth, magnitudes": Case(69, 251, 40, torch.float16, "abs"),
+    "fp16, ragged depth, magnitudes, scaled": Case(69, 251, 40, torch.float16, "abs", scaled=True),
     "NaN, infinities, ties": Case(6, 301, 64, torch.bfloat16, special=True, failed=2),
     "too little room": Case(6, 301, 64, torch.bfloat16, plan=Plan(4, 40, 64), failed=6),
-    "tf32": Case(13, 201, 64, torch.float32),
+    "tf32, scaled": Case(5, 201, 64, torch.float32, failed=1, scaled=True),
     "int8": Case(13, 201, 64, torch.bfloat16, plan=ROOMY, precision="screened"),
     "sm_90, bf16": Case(13, 301, 128, torch.bfloat16, architecture=90),
     "sm_90, fp16, tensor maps, ragged depth, magnitudes": Case(

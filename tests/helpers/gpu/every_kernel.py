@@ -82,6 +82,11 @@ def encoders(bench: Bench, dtype: torch.dtype, of: Sizes) -> None:
         hint = hint if hint is None else hint.to(x.device)
         codes = backend.encode_topk(x, W, bias, pre, of.k, "relu", precision=precision, hint=hint)
         best_of(f"{precision}, hint {hint is not None}", scores, codes, of.k, 2 * LIMIT[dtype], "relu")
+    scale = 1 + torch.rand(of.F, generator=torch.Generator().manual_seed(0)).to(x.device)
+    for hint in (None, torch.full((of.T,), 99.0, device=x.device)):
+        values, indices = backend.encode_topk(x, W, bias, pre, of.k, "none", hint=hint, scale=scale)
+        compared = (scores * scale, (values * scale[indices.long()], indices))
+        best_of(f"scaled, hint {hint is not None}", *compared, of.k, 4 * LIMIT[dtype], "none")
     few = slice(0, 40)
     with mock.patch.object(encoding, "plan", return_value=None):
         dense = backend.encode_topk(x, W[few], bias[few], pre, 9, "none")

@@ -52,7 +52,8 @@ def topk(case: Case) -> dict[str, Any]:
     x, W, bias = case.inputs()
     plan = mock.patch.object(module("encode.encode_topk"), "plan", return_value=case.plan)
     with running(case.architecture) as launches, configs.override("screen", case.tile), plan:
-        values, indices = encode_topk(x, W, bias, None, K, case.activation, precision=case.precision, out=torch.float32)
+        options = {"precision": case.precision, "out": torch.float32, "scale": case.scale()}
+        values, indices = encode_topk(x, W, bias, None, K, case.activation, **options)
     failed = next(launch.arguments["failed"] for launch in launches if "failed" in launch.arguments)
     return {
         "kernels": [launch.name for launch in launches],

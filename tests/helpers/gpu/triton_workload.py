@@ -61,12 +61,9 @@ def warp_specialised(x: Tensor, W: Tensor) -> None:
 
 
 def scaled(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
-    """Encoders that compare scores times a scale: the best rescored, and what is above thresholds."""
+    """The best by scores times a scale; what is above thresholds takes no other kernels than without one."""
     x, W, bias, scale = empty(T, d, dtype=dtype), empty(F, d, dtype=dtype), empty(F), empty(F)
-    if dtype == torch.float32:
-        backend.encode_topk(x, W, bias, None, k, "relu", scale=scale)
-    else:
-        backend.encode_threshold(x, W, bias, None, empty(F), scale=scale)
+    backend.encode_topk(x, W, bias, None, k, "relu" if dtype == torch.float32 else "abs", scale=scale)
 
 
 def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:

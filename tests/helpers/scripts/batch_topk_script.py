@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -85,20 +86,39 @@ def gradients(want: Any, whole: dict[str, Tensor], got: Any, mine: dict[str, Ten
     return wrong
 
 
-def refused(rank: int) -> str:
-    """What is said where ranks ask for different numbers of codes."""
-    try:
-        encode_batch_topk(torch.ones(2, D), torch.ones(F, D), n=5 + rank)
-    except ValueError as error:
-        return str(error)
-    return "nothing"
+# What one rank alone gives instead of what all others do.
+WRONG: dict[str, dict[str, Any]] = {
+    "n": {"n": 0},
+    "type of n": {"n": "5"},
+    "dimensions": {"x": torch.ones(D)},
+    "no tensor": {"x": None},
+    "guess": {"guess": float("nan")},
+    "negative scale": {"scale": -torch.ones(F)},
+    "shape": {"W_enc": torch.ones(F, D + 1)},
+    "another n": {"n": 6},
+    "another encoder": {"W_enc": torch.ones(F + 1, D), "scale": torch.ones(F + 1)},
+    "another dtype": {"x": torch.ones(2, D).bfloat16(), "W_enc": torch.ones(F, D).bfloat16()},
+    "no scale": {"scale": None},
+}
+
+
+def refused(wrong: bool) -> dict[str, str]:
+    """What is said of each of those, in the rank that gives it and in the others."""
+    right = {"x": torch.ones(2, D), "W_enc": torch.ones(F, D), "n": 5, "scale": torch.ones(F)}
+    said = {}
+    for name, given in WRONG.items():
+        try:
+            encode_batch_topk(**(right | given if wrong else right))  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            said[name] = f"{type(error).__name__}: {error}"
+    return said
 
 
 if __name__ == "__main__":
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
     rank, world = distributed.get_rank(), distributed.get_world_size()
     told: list[Any] = [None] * world
-    distributed.all_gather_object(told, [compare(rank, world), refused(rank)])
+    distributed.all_gather_object(told, [compare(rank, world), refused(rank == world - 1)])
     if rank == 0:
         print(json.dumps(told))
     ranks.leave()

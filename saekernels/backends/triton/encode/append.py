@@ -17,7 +17,8 @@ from saekernels.backends.triton import append_ptx as ptx
 from saekernels.backends.triton import keys
 from saekernels.backends.triton.launch import INTERPRETER
 
-PACK, CONSTRAINTS = tl.constexpr(ptx.PACK), tl.constexpr(ptx.CONSTRAINTS)
+PACK = tl.constexpr(ptx.PACK)
+CONSTRAINTS, SCALED_CONSTRAINTS = (tl.constexpr(ptx.constraints(of)) for of in (ptx.OPERANDS, ptx.SCALED_OPERANDS))
 
 
 class Form(NamedTuple):
@@ -35,11 +36,12 @@ class Form(NamedTuple):
 
 
 @functools.cache
-def form_of(architecture: int, absolute: bool, per_latent: bool, rescored: bool) -> Form:
+def form_of(architecture: int, absolute: bool, per_latent: bool, rescored: bool, scaled: bool) -> Form:
     """The form for an architecture; scores of a `rescored` screen are compared as they are."""
-    text = (
-        "" if architecture == INTERPRETER else ptx.assembly(absolute=absolute and not rescored, per_latent=per_latent)
-    )
+    text = ""
+    if architecture != INTERPRETER:
+        as_they_are = {"absolute": absolute and not rescored, "scaled": scaled and not rescored}
+        text = ptx.assembly(per_latent=per_latent, **as_they_are)
     return Form(*map(tl.constexpr, (absolute, per_latent, text)))
 
 
@@ -58,35 +60,44 @@ def halves_of(block):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def append(score, threshold, rows, columns, sizes, found, ABS: tl.constexpr, FORM):  # type: ignore[no-untyped-def]
-    """Appends a block of scores [rows, columns]; ABS: the keys are of magnitudes."""
+def append(  # type: ignore[no-untyped-def]
+    score, threshold, factor, rows, columns, sizes, found, ABS: tl.constexpr, FORM
+):
+    """Appends a block of scores [rows, columns].
+
+    factor: of columns; what reaches the threshold is a score times it, where it is not None. ABS: the keys are of
+    magnitudes.
+    """
     if FORM.PER_LATENT:
         limit = tl.load(threshold + columns, mask=columns < sizes.F, other=float("inf"))[None, :]
     else:
         limit = tl.load(threshold + rows, mask=rows < sizes.T, other=float("inf"))[:, None]
     if FORM.ASSEMBLY != "":
-        append_ptx(score, limit, rows[:, None], columns[None, :], sizes, found, FORM)
+        append_ptx(score, limit, factor, rows[:, None], columns[None, :], sizes, found, FORM)
     else:
-        append_plain(score, limit, rows[:, None], columns[None, :], sizes, found, ABS, FORM)
+        append_plain(score, limit, factor, rows[:, None], columns[None, :], sizes, found, ABS, FORM)
 
 
 @triton.jit
-def append_ptx(score, limit, rows, columns, sizes, found, FORM):  # type: ignore[no-untyped-def]
+def append_ptx(score, limit, factor, rows, columns, sizes, found, FORM):  # type: ignore[no-untyped-def]
     zero = rows * 0 + columns * 0  # in Gluon tl.zeros would ask for a layout
+    operands = (
+        score,
+        limit,
+        rows,
+        columns,
+        sizes.T + zero,
+        sizes.F + zero,
+        found.counts.to(tl.int64) + zero,
+        found.keys.to(tl.int64) + zero,
+        found.capacity + zero,
+    )
+    if factor is not None:
+        operands = operands + (factor[None, :],)
     tl.inline_asm_elementwise(
         FORM.ASSEMBLY,
-        CONSTRAINTS,
-        [
-            score,
-            limit,
-            rows,
-            columns,
-            sizes.T + zero,
-            sizes.F + zero,
-            found.counts.to(tl.int64) + zero,
-            found.keys.to(tl.int64) + zero,
-            found.capacity + zero,
-        ],
+        CONSTRAINTS if factor is None else SCALED_CONSTRAINTS,
+        operands,
         dtype=tl.int32,
         is_pure=False,
         pack=PACK,
@@ -94,12 +105,15 @@ def append_ptx(score, limit, rows, columns, sizes, found, FORM):  # type: ignore
 
 
 @triton.jit
-def append_plain(score, limit, rows, columns, sizes, found, ABS: tl.constexpr, FORM):  # type: ignore[no-untyped-def]
-    compared = tl.abs(score) if ABS else score
+def append_plain(  # type: ignore[no-untyped-def]
+    score, limit, factor, rows, columns, sizes, found, ABS: tl.constexpr, FORM
+):
+    compared = score if factor is None else score * factor[None, :]
+    compared = tl.abs(compared) if ABS else compared
     hit = (compared > limit) if FORM.PER_LATENT else ~(compared < limit)
     hit = hit | (compared != compared)
     hit = hit & (rows < sizes.T) & (columns < sizes.F)
     place = tl.atomic_add(found.counts + rows + tl.zeros(score.shape, tl.int32), 1, mask=hit, sem="relaxed")
     entries = found.keys + rows.to(tl.int64) * found.capacity
-    key = keys.pack(compared, columns, (score < 0) & ABS)
+    key = keys.pack(tl.abs(score) if ABS else score, columns, (score < 0) & ABS)
     tl.store(entries + place, key, mask=hit & (place < found.capacity))

@@ -16,6 +16,7 @@ from saekernels.backends.triton import keys
 from saekernels.backends.triton.encode.dense import dense
 from saekernels.backends.triton.encode.encoder_inputs import Encoder, encoder
 from saekernels.backends.triton.encode.rescore import rescore
+from saekernels.backends.triton.encode.scaled import limits_of
 from saekernels.backends.triton.encode.screen import screen
 from saekernels.backends.triton.failed import count
 from saekernels.backends.triton.keys import Candidates
@@ -76,23 +77,32 @@ def encode_threshold(
     prepared: Tensor | None = None,
     *,
     precision: str = "exact",
+    out: torch.dtype | None = None,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64."""
+    """CSR codes of the latents above their threshold: values [nnz], indices [nnz] int32, offsets [T + 1] int64.
+
+    Values are in `out` or x.dtype.
+    """
+    out = out or x.dtype
     rows, latents = x.shape[0], W_enc.shape[0]
     limits = threshold.float().expand(latents).contiguous()
+    if scale is not None:
+        limits = limits_of(limits, scale.float())
     capacity = min(CAPACITY, power_of_2(latents))
     step = max(1, BUFFER_BYTES // (8 * capacity))
-    of = encoder(x, W_enc, b_enc, pre_bias, precision, scale)
-    parts = [_part(of, slice(start, start + step), limits, capacity) for start in range(0, rows, step)]
-    values = [part[0] for part in parts] or [x.new_empty(0)]
+    of = encoder(x, W_enc, b_enc, pre_bias, precision)
+    parts = [_part(of, slice(start, start + step), limits, capacity, out) for start in range(0, rows, step)]
+    values = [part[0] for part in parts] or [x.new_empty(0, dtype=out)]
     indices = [part[1] for part in parts] or [torch.empty(0, dtype=torch.int32, device=x.device)]
     counts = [part[2] for part in parts]
     all_counts = torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64, device=x.device)
     return torch.cat(values), torch.cat(indices), torch.nn.functional.pad(all_counts.cumsum(0), (1, 0))
 
 
-def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+def _part(
+    of: Encoder, rows: slice, limits: Tensor, capacity: int, out: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and counts of some rows."""
     x = of.x[rows]
     found = screen(of.screen.rows(rows), limits, capacity, per_latent=True)
@@ -106,12 +116,12 @@ def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tens
     dense_rows = full.nonzero()[:, 0] if numbers[1] else None
     codes = None
     if dense_rows is not None:
-        codes = _dense(of, x[dense_rows], limits)
+        codes = _dense(of, x[dense_rows], limits, out)
         kept[dense_rows] = codes[2]
     ends = kept.cumsum(0)
     starts = ends - kept
     total = numbers[0] + (0 if codes is None else codes[0].shape[0])
-    values = torch.empty(total, dtype=x.dtype if of.factor is None else torch.float32, device=x.device)
+    values = torch.empty(total, dtype=out, device=x.device)
     indices = torch.empty(total, dtype=torch.int32, device=x.device)
     launch(
         gather_kernel,
@@ -125,16 +135,11 @@ def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int) -> tuple[Tens
         BLOCK=64,
         GROUP=64,
     )
-    target = None
     if codes is not None and dense_rows is not None:
         within = torch.arange(codes[0].shape[0], device=x.device)
         first = codes[2].cumsum(0) - codes[2]
         target = within + (starts[dense_rows] - first).repeat_interleave(codes[2])
-        indices[target] = codes[1]
-    if of.factor is not None:
-        values = (values / of.factor[indices.long()]).to(x.dtype)
-    if codes is not None and target is not None:
-        values[target] = codes[0]  # which were not multiplied by the scale
+        values[target], indices[target] = codes[0], codes[1]
     return values, indices, kept
 
 
@@ -153,7 +158,7 @@ def _keep(found: Candidates, limits: Tensor) -> Tensor:
     return kept
 
 
-def _dense(of: Encoder, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _dense(of: Encoder, x: Tensor, limits: Tensor, out: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and counts of rows that are not sparse."""
     values, indices, counts = [], [], []
     exactly = of.exactly()
@@ -161,9 +166,8 @@ def _dense(of: Encoder, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tens
         exactly = exactly._replace(float32_product="ieee")
     for part in chunks(x.shape[0], of.W.shape[0]):
         pre = dense(exactly._replace(x=x[part]))
-        compared = pre if of.factor is None else pre * of.factor
-        kept = (compared > limits) | compared.isnan()
-        values.append(pre[kept].to(x.dtype))
+        kept = (pre > limits) | pre.isnan()
+        values.append(pre[kept].to(out))
         indices.append(kept.nonzero()[:, 1].int())
         counts.append(kept.sum(1))
     return torch.cat(values), torch.cat(indices), torch.cat(counts)

@@ -12,6 +12,7 @@ from saekernels.backends.triton.encode.exact_rows import exact_rows
 from saekernels.backends.triton.encode.rescore import rescore
 from saekernels.backends.triton.encode.sample import sample
 from saekernels.backends.triton.encode.sampling import Plan, plan
+from saekernels.backends.triton.encode.scaled import scale_keys, values_of
 from saekernels.backends.triton.encode.screen import screen
 from saekernels.backends.triton.select import select
 from saekernels.backends.triton.topk import chunks, topk
@@ -54,16 +55,20 @@ def _screened(
     else:
         threshold = hint.float().expand(of.x.shape[0]).contiguous()
     found = screen(of.screen, threshold, planned.capacity, per_latent=False, absolute=absolute)
+    if of.factor is not None:
+        found = found._replace(scores=torch.empty_like(found.keys, dtype=torch.float32))
     if of.screen.rescored:
         failed = cut(found, threshold, of.screen.vectors, k)
         rescore(of, found, absolute=absolute)
     else:
         failed = certify(found, k)
+        if of.factor is not None:
+            scale_keys(found, of.factor, absolute=absolute)
     exact_rows(of, failed, found, k, absolute=absolute)
     if of.factor is None:
         return select(found, k, out, relu=activation == "relu")
-    compared, indices = select(found, k, torch.float32, relu=activation == "relu")
-    return (compared / of.factor[indices.long()]).to(out), indices
+    _, indices = select(found, k, torch.float32, relu=False)
+    return values_of(found, indices, out, relu=activation == "relu"), indices
 
 
 def _dense(of: Encoder, k: int, activation: str, precision: str, out: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class Encoder(NamedTuple):
 
 
 def encoder(
-    x: Tensor, W: Tensor, bias: Tensor | None, pre_bias: Tensor | None, precision: str, scale: Tensor | None
+    x: Tensor, W: Tensor, bias: Tensor | None, pre_bias: Tensor | None, precision: str, scale: Tensor | None = None
 ) -> Encoder:
     """Prepare x [T, d], W [F, d], bias [F], pre_bias [d], scale [F] for a precision.
 

@@ -33,6 +33,23 @@ def better(best, key, KEPT: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def scores_at(x, W, bias, row, latent, sizes, KEPT: tl.constexpr, BD: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[KEPT] scores of a row's latents."""
+    acc = tl.zeros((KEPT, BD), tl.float32)
+    for start in range(0, sizes.D, BD):
+        column = start + tl.arange(0, BD)
+        here = column < sizes.D
+        a = tl.load(x + row * sizes.stride_xt + column * sizes.stride_xd, mask=here, other=0.0).to(tl.float32)
+        place = latent.to(tl.int64)[:, None] * sizes.stride_wf + column[None, :] * sizes.stride_wd
+        b = tl.load(W + place, mask=(latent < sizes.F)[:, None] & here[None, :], other=0.0)
+        acc += a[None, :] * b.to(tl.float32)
+    score = tl.sum(acc, 1)
+    if bias is not None:
+        score += tl.load(bias + latent, mask=latent < sizes.F, other=0.0)
+    return score
+
+
+@triton.jit
 def best_of(  # type: ignore[no-untyped-def]
     x, W, bias, factor, row, first, end, sizes, ABS: tl.constexpr, KEPT: tl.constexpr, BD: tl.constexpr
 ):
@@ -40,17 +57,7 @@ def best_of(  # type: ignore[no-untyped-def]
     best = tl.full((KEPT,), keys.EMPTY, tl.int64)
     for start_latent in range(first, end, KEPT):
         latent = start_latent + tl.arange(0, KEPT)
-        acc = tl.zeros((KEPT, BD), tl.float32)
-        for start in range(0, sizes.D, BD):
-            column = start + tl.arange(0, BD)
-            here = column < sizes.D
-            a = tl.load(x + row * sizes.stride_xt + column * sizes.stride_xd, mask=here, other=0.0).to(tl.float32)
-            place = latent.to(tl.int64)[:, None] * sizes.stride_wf + column[None, :] * sizes.stride_wd
-            b = tl.load(W + place, mask=(latent < sizes.F)[:, None] & here[None, :], other=0.0)
-            acc += a[None, :] * b.to(tl.float32)
-        score = tl.sum(acc, 1)
-        if bias is not None:
-            score += tl.load(bias + latent, mask=latent < sizes.F, other=0.0)
+        score = scores_at(x, W, bias, row, latent, sizes, KEPT, BD)
         if factor is not None:
             score = score * tl.load(factor + latent, mask=latent < sizes.F, other=0.0)
         negative = (score < 0) & ABS
@@ -58,6 +65,16 @@ def best_of(  # type: ignore[no-untyped-def]
             score = tl.abs(score)
         best = better(best, tl.where(latent < sizes.F, keys.pack(score, latent, negative), keys.EMPTY), KEPT)
     return best
+
+
+@triton.jit
+def put(  # type: ignore[no-untyped-def]
+    best, x, W, bias, factor, found, target, row, sizes, KEPT: tl.constexpr, BD: tl.constexpr
+):
+    """Store a place's keys, and, where those are of scores times a factor, the scores."""
+    tl.store(found.keys + target, best)
+    if factor is not None:
+        tl.store(found.scores + target, scores_at(x, W, bias, row, keys.index_of(best), sizes, KEPT, BD))
 
 
 @triton.jit
@@ -89,9 +106,9 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
         place = item // shares % places
         first = item % (places * shares) * each
         best = best_of(x, W, bias, factor, row, first, tl.minimum(first + each, sizes.F), sizes, ABS, KEPT, BD)
-        target = found.keys + row * found.capacity + place * KEPT + at
+        target = row * found.capacity + place * KEPT + at
         if shares == 1:
-            tl.store(target, best)
+            put(best, x, W, bias, factor, found, target, row, sizes, KEPT, BD)
         else:
             tl.store(shared + item * KEPT + at, best)
             tl.debug_barrier()  # what all threads stored is there before one of them says so
@@ -100,12 +117,15 @@ def exact_rows_kernel(  # type: ignore[no-untyped-def]
                 best = tl.full((KEPT,), keys.EMPTY, tl.int64)
                 for share in range(0, shares):
                     best = better(best, tl.load(ours + share * KEPT + at), KEPT)
-                tl.store(target, best)
+                put(best, x, W, bias, factor, found, target, row, sizes, KEPT, BD)
         tl.store(found.counts + row, places * KEPT)
 
 
 def exact_rows(of: Encoder, failed: Failed, found: Candidates, k: int, *, absolute: bool = False) -> None:
-    """Fill keys and counts of the failed rows with keys, at least k, of their best latents, and count those rows."""
+    """Fill keys and counts of the failed rows with keys, at least k, of their best latents, and count those rows.
+
+    Where the encoder has a factor, keys are of scores times it, and the scores become found.scores.
+    """
     x, W = of.x, of.W
     most = kept(k)
     blocks = triton.cdiv(W.shape[0], most)

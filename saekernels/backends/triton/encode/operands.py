@@ -15,8 +15,8 @@ class Vectors(NamedTuple):
         row_scale, latent_scale: [T], [F]: factors of quantised operands; None: 1.
         row_norm, row_error [T], latent_norm, latent_error, latent_slack [F]: for the reach; None: the product is the
             score itself.
-        factor: [F], the encoder's scale, which finished scores are multiplied by; what is of the reach is of the
-            multiplied scores. None: 1.
+        factor: [F], the encoder's scale, which scores are multiplied by before they are compared; what is of the reach
+            is of the multiplied scores. None: 1.
         stride_latent: elements from one latent's to the next one's.
     """
 

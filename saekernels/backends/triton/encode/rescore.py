@@ -43,6 +43,7 @@ def rescore_kernel(  # type: ignore[no-untyped-def]
         if bias is not None:
             score += tl.load(bias + latent)
         if factor is not None:
+            tl.store(found.scores + row * found.capacity + at, score, mask=here)
             score = score * tl.load(factor + latent)
         negative = (score < 0) & ABS
         if ABS:
@@ -59,7 +60,7 @@ def rescore(of: Encoder, found: Candidates, *, absolute: bool = False) -> None:
     """Replace the scores in the first counts[t] keys, at most capacity, of each row: <x[t], W[latent]> + bias.
 
     Args:
-        of: an encoder, whose factor scores are multiplied by where it has one.
+        of: an encoder. Where it has a factor, keys are of scores times it, and the scores become found.scores.
     """
     x, W = of.x, of.W
     config = configs.lookup("gather_dot", architecture(x.device), W.dtype, W.shape[1])

@@ -16,7 +16,7 @@ from torch import Tensor
 from saekernels.backends.triton import configs, keys
 from saekernels.backends.triton.encode.operands import Operands
 from saekernels.backends.triton.encode.sampling import GROUP_OF
-from saekernels.backends.triton.encode.screen import reach_of, scores_of
+from saekernels.backends.triton.encode.screen import compared_of, reach_of, scores_of
 from saekernels.backends.triton.launch import architecture, launch, power_of_2
 from saekernels.backends.triton.product import grid, operands, product, tile_of
 
@@ -29,7 +29,7 @@ def sample_kernel(  # type: ignore[no-untyped-def]
     acc = product(x, W, tile_m, tile_n, sizes, TILE)
     rows = tile_m * TILE.BM + tl.arange(0, TILE.BM)
     columns = tile_n * TILE.BN + tl.arange(0, TILE.BN)
-    score = scores_of(acc, rows, columns, sizes, vectors)
+    score = compared_of(scores_of(acc, rows, columns, sizes, vectors), columns, sizes, vectors)
     if ABS:
         score = tl.abs(score)
     if vectors.row_norm is not None:

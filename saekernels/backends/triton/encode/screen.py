@@ -26,16 +26,30 @@ from saekernels.backends.triton.product import grid, operands, product, tile_of
 
 @triton.jit
 def scores_of(acc, rows, columns, sizes, vectors):  # type: ignore[no-untyped-def]
-    """[BM, BN] scores of a product, times their factor."""
+    """[BM, BN] scores of a product."""
     at = columns * vectors.stride_latent
     if vectors.row_scale is not None:
         scale = tl.load(vectors.latent_scale + at, mask=columns < sizes.F, other=0.0)
         acc = acc * tl.load(vectors.row_scale + rows, mask=rows < sizes.T, other=0.0)[:, None] * scale[None, :]
     if vectors.bias is not None:
         acc += tl.load(vectors.bias + at, mask=columns < sizes.F, other=0.0)[None, :]
-    if vectors.factor is not None:
-        acc = acc * tl.load(vectors.factor + at, mask=columns < sizes.F, other=0.0)[None, :]
     return acc
+
+
+@triton.jit
+def factor_of(columns, sizes, vectors):  # type: ignore[no-untyped-def]
+    """[BN]: what scores are multiplied by before they are compared, or None."""
+    factor = None
+    if vectors.factor is not None:
+        factor = tl.load(vectors.factor + columns * vectors.stride_latent, mask=columns < sizes.F, other=0.0)
+    return factor
+
+
+@triton.jit
+def compared_of(score, columns, sizes, vectors):  # type: ignore[no-untyped-def]
+    """[BM, BN]: scores times their factor."""
+    factor = factor_of(columns, sizes, vectors)
+    return score if factor is None else score * factor[None, :]
 
 
 @triton.jit
@@ -62,14 +76,18 @@ def screen_kernel(x, W, sizes, vectors, threshold, found, FORM, TILE):  # type: 
         columns = tile_n * TILE.BN + part * (TILE.BN // 4) + tl.arange(0, TILE.BN // 4)
         score = scores_of(parts[part], rows, columns, sizes, vectors)
         if vectors.row_norm is not None:
-            # What is rescored gets its sign then, and is compared as it is.
+            # What is rescored gets its sign and its value then, and is compared as it is.
+            score = compared_of(score, columns, sizes, vectors)
             score = tl.abs(score) if FORM.ABS else score
             score += reach_of(rows, columns, sizes, vectors)
-        append(score, threshold, rows, columns, sizes, found, FORM.ABS and vectors.row_norm is None, FORM)
+            append(score, threshold, None, rows, columns, sizes, found, False, FORM)
+        else:
+            factor = factor_of(columns, sizes, vectors)
+            append(score, threshold, factor, rows, columns, sizes, found, FORM.ABS, FORM)
 
 
 def screen(of: Operands, threshold: Tensor, capacity: int, *, per_latent: bool, absolute: bool = False) -> Candidates:
-    """The latents that reach a threshold.
+    """The latents that reach a threshold, as keys of their scores; with a factor what reaches it is a score times it.
 
     Args:
         threshold: float32, [F] with `per_latent` (strictly above counts), else [T] (at least).
@@ -80,7 +98,7 @@ def screen(of: Operands, threshold: Tensor, capacity: int, *, per_latent: bool, 
     config = configs.lookup("screen", architecture(device), of.x.dtype, of.x.shape[1])
     keys = torch.empty(rows, capacity, dtype=torch.int64, device=device)
     found = Candidates(keys, torch.zeros(rows, dtype=torch.int32, device=device), capacity)
-    form = form_of(architecture(device), absolute, per_latent, of.rescored)
+    form = form_of(architecture(device), absolute, per_latent, of.rescored, of.vectors.factor is not None)
     if screened(of, threshold, found, form, config):
         return found
     arguments = operands(of.x, of.W, config, of.float32_product)

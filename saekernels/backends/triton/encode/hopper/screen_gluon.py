@@ -72,7 +72,7 @@ def append_part(score, row, column, sizes, vectors, threshold, found, FORM):  # 
     columns = column + gl.arange(0, score.shape[1], gl.SliceLayout(0, LAYOUT))
     if vectors.bias is not None:
         score += gl.load(vectors.bias + columns, mask=columns < sizes.F, other=0.0)[None, :]
-    append(score, threshold, rows, columns, sizes, found, False, FORM)
+    append(score, threshold, None, rows, columns, sizes, found, False, FORM)
 
 
 @gluon.jit
