@@ -21,6 +21,7 @@ try:
     from saekernels.backends.triton.codes.segment_sum import segment_sum
     from saekernels.backends.triton.encode.encode_threshold import encode_threshold
     from saekernels.backends.triton.encode.encode_topk import encode_topk
+    from saekernels.backends.triton.encode.prepared.block import LOOKS, fingerprint, prepare, variant
     from saekernels.backends.triton.launch import INTERPRETING
     from saekernels.backends.triton.loss.linear_ce_kl import linear_ce_kl
     from saekernels.backends.triton.loss.linear_ce_kl_backward import linear_ce_kl_backward
@@ -31,6 +32,7 @@ except ImportError as error:
 
 __all__ = [
     "CHECKS_ENTRIES",
+    "LOOKS",
     "NAME",
     "available",
     "can_use",
@@ -38,19 +40,23 @@ __all__ = [
     "describe",
     "encode_threshold",
     "encode_topk",
+    "fingerprint",
     "gather_dot",
     "linear_ce_kl",
     "linear_ce_kl_backward",
+    "prepare",
     "segment_outer",
     "segment_sum",
     "stats",
     "topk",
+    "variant",
 ]
 
 _OPS = frozenset(
     (
         "encode_topk",
         "encode_threshold",
+        "prepare",
         "topk",
         "decode",
         "gather_dot",

@@ -82,6 +82,11 @@ def encoders(bench: Bench, dtype: torch.dtype, of: Sizes) -> None:
         hint = hint if hint is None else hint.to(x.device)
         codes = backend.encode_topk(x, W, bias, pre, of.k, "relu", precision=precision, hint=hint)
         best_of(f"{precision}, hint {hint is not None}", scores, codes, of.k, 2 * LIMIT[dtype], "relu")
+    block = backend.prepare(W, pre)
+    pre += 0.25  # as the device has to notice
+    moved = backend.encode_topk(x, W, bias, pre, of.k, "relu", block)
+    best_of("prepared", scores_of(x, W, bias, pre), moved, of.k, 2 * LIMIT[dtype], "relu")
+    pre -= 0.25
     few = slice(0, 40)
     with mock.patch.object(encoding, "plan", return_value=None):
         dense = backend.encode_topk(x, W[few], bias[few], pre, 9, "none")
