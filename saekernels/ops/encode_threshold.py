@@ -81,7 +81,7 @@ def encode_threshold(
             b_enc,
             threshold,
             pre_bias,
-            block_of(prepared, W_enc),
+            block_of(prepared, W_enc, pre_bias, precision, backend),
             scale,
             precision=precision,
             sparse_grad=sparse_grad,

@@ -81,7 +81,7 @@ def encode_topk(
             W_enc,
             b_enc,
             pre_bias,
-            block_of(prepared, W_enc),
+            block_of(prepared, W_enc, pre_bias, precision, backend),
             _hint_tensor(hint, x, backend),
             scale,
             k=k,

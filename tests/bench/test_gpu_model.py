@@ -1,11 +1,10 @@
-"""The cost model, the plan and the targets of the GPU scorecard, without a GPU."""
+"""The cost model of the GPU scorecard, by hand and against the kernels' machine code."""
 
 from __future__ import annotations
 
 import importlib
 import itertools
 import json
-import math
 import re
 
 import pytest
@@ -13,14 +12,8 @@ import torch
 
 from places import ROOT, TESTS
 from saekernels.bench import Shape
-from saekernels.bench.gpu import cases, forecast, model
+from saekernels.bench.gpu import model
 from saekernels.bench.gpu.cards import CARDS, Card
-from saekernels.bench.gpu.cases import Settings
-from saekernels.bench.gpu.contenders import ALL_PRODUCTS, OPS, PRODUCT, PRODUCTS, SCREENED, chunk_rows, of
-from saekernels.bench.gpu.targets import TARGETS
-from saekernels.bench.measure.contenders import OURS
-from saekernels.bench.ops.decode import BAG
-from saekernels.cli import main
 
 ROUND = Card("round", 100, 50, 10, 200, 1000, 2000, 1, 1, 1.0, 1e-6)
 
@@ -64,7 +57,7 @@ def test_operands_through_l2_by_hand() -> None:
     assert kernels["screen"].bound(CARDS["H200"]) == "L2"
     eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
     assert eight["screen"].l2 * 2 == kernels["screen"].l2
-    (dense, _) = model.encode(Shape(128, 64, 1024, 8), torch.float32, ROUND)
+    *_, dense, _ = model.encode(Shape(128, 64, 1024, 8), torch.float32, ROUND)
     assert dense.l2 == (8 * 128 + 1024) * 64 * 4
     (parts, merge) = model.loss(Shape(8192, 768, 51200), torch.bfloat16, ROUND)
     assert parts.l2 == 8192 * 768 * 51200 * 2 * 3 // 128
@@ -101,39 +94,6 @@ def test_tiles_are_those_of_the_table() -> None:
     assert (loss.TILES, backward.SLAB) == (model.PART, model.SLAB)
 
 
-def test_the_page_has_the_predictions_of_the_model() -> None:
-    """Each row of its table: ours and its ratio, both were L2 no bound, and what they are ratios to."""
-    page = (ROOT / "docs" / "explanation" / "gpu_model.md").read_text()
-    rows = re.findall(
-        r"^\| (.+?) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+) ms", page, re.MULTILINE
-    )
-    assert len(rows) == 10
-    case, card = cases.FULL[0], CARDS["H200"]
-    for title, *said in rows:
-        ours = SCREENED if "screened" in title else OURS
-        if title != "the same, `screened`":
-            case = case_of(title)
-        other = {"encode": PRODUCT, "loss": PRODUCTS, "loss_train": ALL_PRODUCTS, "decode": BAG}[case.op]
-        whole, least = (forecast.milliseconds(case, ours, one) for one in (card, card._replace(l2=math.inf)))
-        beside = forecast.milliseconds(case, other, card)
-        assert whole is not None
-        assert least is not None
-        assert beside is not None
-        expected = (whole, whole / beside, least, least / beside, beside)
-        assert [float(number) for number in said] == pytest.approx([round(one, 2) for one in expected], abs=0.006), (
-            title
-        )
-
-
-def case_of(title: str) -> cases.Case:
-    """Of "encode, float32 (d, F, k)", "linear_ce_kl (d, V = V)" or "linear_ce_kl, gradients (d, V = V)"."""
-    op = title.split(" ")[0].strip(",")
-    if op == "linear_ce_kl":
-        op = "loss_train" if "gradients" in title else "loss"
-    sizes = [int(number) for number in re.findall(r"\d+", title[title.index("(") :])]
-    return cases.Case(op, Shape(8192, *sizes), torch.float32 if "float32" in title else torch.bfloat16)
-
-
 def test_encode_by_hand() -> None:
     shape = Shape(8192, 4096, 131072, 64)
     kernels = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"])}
@@ -142,7 +102,7 @@ def test_encode_by_hand() -> None:
     assert kernels["sample"].flops * 16 == kernels["screen"].flops
     assert kernels["sample"].memory == (8192 * 4096 + 131072 // 16 * 4096) * 2 + 4 * 8192 * 1024
     wide = {kernel.name: kernel for kernel in model.encode(shape, torch.float32, CARDS["H200"])}
-    assert wide["row_norms"].memory == (131072 + 8192) * 4096 * 4
+    assert (wide["row_norms"].memory, wide["latent_norms"].memory) == (8192 * 4096 * 4, 131072 * 4096 * 4)
     assert wide["screen"].rate == CARDS["H200"].tf32
     # Of 2.1 GB of W an H200 holds 60 MiB in L2; the rest is read for each of 3.3 * 64 candidates.
     reads = 8192 * 3.3 * 64 * 4096 * 4
@@ -153,7 +113,7 @@ def test_encode_by_hand() -> None:
     assert "cut" in wide
     eight = {kernel.name: kernel for kernel in model.encode(shape, torch.bfloat16, CARDS["H200"], "screened")}
     assert eight["screen"].rate == CARDS["H200"].eight_bit
-    assert "quantise" in eight
+    assert (eight["quantise"].memory, eight["quantise W"].memory) == (5 * 8192 * 4096, 5 * 131072 * 4096)
 
 
 def test_gathers_are_those_of_the_machine_code_in_the_model_and_on_its_page() -> None:
@@ -225,65 +185,24 @@ def test_small_or_greedy_encoders_are_not_screened() -> None:
         assert [kernel.name for kernel in model.encode(shape, torch.bfloat16, ROUND)] == ["dense", "topk"]
 
 
-def test_candidates_take_little_memory() -> None:
-    for k, most in ((32, 0.03), (64, 0.03), (256, 0.05)):
-        shape = Shape(8192, 4096, 131072, k)
-        assert model.temporaries(shape, torch.bfloat16) / (2 * 8192 * 131072) <= most
-
-
-@pytest.mark.parametrize(("quick", "limit"), [(False, 8 * 60), (True, 2 * 60)], ids=["full", "quick"])
-def test_a_run_fits_its_time_by_prediction(quick: bool, limit: float) -> None:
-    assert forecast.run_seconds(Settings(quick=quick), CARDS["H200"]) <= limit
-
-
-def test_the_plan_is_the_one_asked_for() -> None:
-    encoders = {(case.shape, case.dtype) for case in cases.FULL if case.op == "encode"}
-    bf16, fp32 = torch.bfloat16, torch.float32
-    for d, F, k in ((768, 32768, 32), (768, 131072, 32), (2304, 65536, 64), (4096, 131072, 64)):
-        assert (Shape(8192, d, F, k), bf16) in encoders
-    assert (Shape(2048, 4096, 1048576, 64), bf16) in encoders
-    assert (Shape(8192, 4096, 131072, 256), bf16) in encoders
-    assert {T for shape, _ in encoders for T in [shape.T]} == {1, 64, 2048, 8192}
-    assert any(dtype == fp32 for _, dtype in encoders)
-    assert {case.shape.F for case in cases.FULL if case.op == "loss"} == {50257, 128256, 256000}
-    assert {case.op for case in cases.FULL} == set(OPS)
-
-
-def test_every_target_names_rows_that_the_plan_has() -> None:
-    for target in TARGETS:
-        assert target.case in cases.FULL
-        names = {contender.name for contender in of(target.case).contenders} | {"the model"}
-        assert {target.ours, target.other} <= names
-
-
-def test_targets_judge_in_their_direction() -> None:
-    at_most = next(target for target in TARGETS if target.at_most)
-    at_least = next(target for target in TARGETS if not target.at_most)
-    times = {at_most.ours: 2.0, at_most.other: 1.0, at_least.other: 6.0}
-    assert at_most.ratio(lambda case, name: times[name]) == 2.0
-    assert not at_most.met(2.0)
-    assert at_least.ratio(lambda case, name: {at_least.ours: 2.0}.get(name, 6.0)) == 3.0
-    assert at_least.met(at_least.limit)
-    assert not at_least.met(at_least.limit - 0.01)
-    assert at_most.ratio(lambda case, name: None) is None
-
-
-def test_chunks_shrink_as_latents_grow() -> None:
-    assert [chunk_rows(F) for F in (1000, 32768, 65536, 131072, 1048576, 2**24)] == [4096, 4096, 2048, 1024, 256, 128]
-
-
-@pytest.mark.parametrize("card", list(CARDS))
-def test_the_dry_run_prints_plan_predictions_and_targets(card: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "gpu", "--dry-run", "--card", card]) == 0
-    text = capsys.readouterr().out
-    assert f"predictions for {card}; nothing here was measured" in text
-    for case in cases.FULL:
-        assert f"{case}: about" in text
-        for contender in of(case).contenders:
-            assert contender.name in text
-    assert text.count(", met") + text.count(", MISSED") >= len(TARGETS)
-    assert "nan" not in text
-    assert "inf " not in text
-    seconds = float(text.split("in all about ")[1].split(" s")[0])
-    assert math.isfinite(seconds)
-    assert seconds > 60
+def test_prepared_weights_by_hand() -> None:
+    """W is read for nothing but the product; what is looked at of it is little."""
+    _, d, F, _ = shape = Shape(64, 4096, 131072, 64)
+    for dtype, precision, centred, gone, memory in (
+        (torch.bfloat16, "exact", True, "fold", F * d * 2 + 4 * F),
+        (torch.float32, "exact", False, "latent_norms", F * d * 4),
+        (torch.bfloat16, "screened", False, "quantise W", F * d * 5),
+    ):
+        plain, made = (
+            {one.name: one for one in model.encode(shape, dtype, ROUND, precision, centred=centred, prepared=prepared)}
+            for prepared in (False, True)
+        )
+        assert plain[gone].memory == memory
+        assert made[gone].memory <= 12 * F
+        assert made.pop("look").memory == 4096 * 32 + (dtype.itemsize + 4) * d
+        assert {name: made[name] for name in made if name != gone} == {
+            name: plain[name] for name in plain if name != gone
+        }
+    bare = model.encode(shape, torch.bfloat16, ROUND)
+    assert model.encode(shape, torch.bfloat16, ROUND, prepared=True) == bare
+    assert model.predict("sae_topk", shape, torch.bfloat16, ROUND)[0].name == "fold"

@@ -13,9 +13,11 @@ pytest.importorskip("triton")
 
 from host_time import launched
 from saekernels.backends import triton as backend
+from saekernels.backends.triton.launch import record
 
 F, D, K = 8192, 64, 16
 SCREEN = ["sample_kernel", "rank_kernel", "zeros", "screen_kernel", "zeros"]
+EXACT = ["certify_kernel", "exact_rows_kernel", "select_kernel"]
 
 
 def weights(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,11 +34,11 @@ def test_a_topk_forward_of_16_bits(T: int) -> None:
     def forward() -> Tensor:
         return sk.decode(*sk.encode_topk(x, W, b_enc, k=K), W, b_dec)
 
-    encode = [*SCREEN, "certify_kernel", "exact_rows_kernel", "select_kernel"]
+    encode = [*SCREEN, *EXACT]
     decode = ["arange", "decode_kernel"]
     assert launched(forward) == encode + decode
     assert launched(lambda: sk.encode_topk(x, W, b_enc, k=K, hint=torch.zeros(T))) == ["zeros", *encode[2:]]
-    assert launched(lambda: sk.encode_topk(x, W, b_enc, k=K, pre_bias=b_dec)) == ["fold_kernel", *encode]
+    assert launched(lambda: sk.encode_topk(x, W, b_enc, k=K, pre_bias=b_dec)) == ["latents_kernel", *encode]
 
 
 def test_a_float32_encode_bounds_before_and_rescores_after() -> None:
@@ -44,8 +46,38 @@ def test_a_float32_encode_bounds_before_and_rescores_after() -> None:
     names = launched(lambda: sk.encode_topk(torch.randn(1, D), W, b_enc, k=K))
     screened = names.index("sample_kernel")
     assert names[screened:] == [*SCREEN, "cut_kernel", "rescore_kernel", "exact_rows_kernel", "select_kernel"]
-    assert names[1:screened].count("linalg_vector_norm") == 2
+    assert names[1:screened].count("linalg_vector_norm") == 1
+    assert names[:screened].count("latents_kernel") == 1
     assert not [name for name in names if "waits" in name]
+
+
+def test_prepared_weights_are_looked_at_and_read_no_more() -> None:
+    """What would make them anew is started all the same, with a word by which it ends at once."""
+    (W, b_enc, b_dec), x = weights(torch.bfloat16), torch.randn(1, D, dtype=torch.bfloat16)
+    with record(90):
+        made, bare, norms = backend.prepare(W, b_dec), backend.prepare(W), backend.prepare(wide := W.float())
+    names = launched(lambda: backend.encode_topk(x, W, b_enc, b_dec, K, "relu", made))
+    assert names == ["look_kernel", "latents_kernel", "add", *SCREEN, *EXACT]
+    assert launched(lambda: backend.encode_topk(x, W, b_enc, None, K, "relu", bare)) == [*SCREEN, *EXACT]
+    x = x.float()
+    names = launched(lambda: backend.encode_topk(x, wide, b_enc, None, K, "relu", norms))
+    assert names[:2] == ["look_kernel", "latents_kernel"]
+    assert not [name for name in names if "waits" in name]
+    with record(90) as started:
+        backend.encode_topk(x, wide, b_enc, None, K, "relu", norms)
+    assert [one.grid for one in started[:2]] == [(1,), (528,)]
+    assert started[1].arguments["stale"] is not None
+
+
+def test_a_module_prepares_once_its_weights_have_been_used_without_a_change() -> None:
+    sae = sk.SAE(D, F, sk.TopK(K), dtype=torch.bfloat16)
+    x = torch.randn(1, D, dtype=torch.bfloat16)
+    first, *_, last = (launched(lambda: sae(x))[:2] for _ in range(4))
+    assert first == ["latents_kernel", SCREEN[0]]
+    assert last == ["look_kernel", "latents_kernel"]
+    with torch.no_grad():
+        sae.W_enc.mul_(1.5)
+    assert launched(lambda: sae(x))[:2] == first
 
 
 def test_a_forward_of_all_scores_at_once_waits_for_nothing_either() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from saekernels.backends.cpu.codes import decode, gather_dot, gather_matmul, segment_outer, segment_sum
-from saekernels.backends.cpu.encode import LOOKS, encode_threshold, encode_topk, fingerprint, prepare, topk
+from saekernels.backends.cpu.encode import LOOKS, encode_threshold, encode_topk, fingerprint, prepare, topk, variant
 from saekernels.backends.cpu.loss import linear_ce_kl, linear_ce_kl_backward
 from saekernels.backends.cpu.native import (
     DTYPE_CODES,
@@ -52,6 +52,7 @@ __all__ = [
     "simd_level",
     "stats",
     "topk",
+    "variant",
 ]
 
 _OPS = frozenset(

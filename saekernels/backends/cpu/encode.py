@@ -5,27 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saekernels.backends.cpu.native import DTYPE_CODES, View, bytes_of, module, vector, view
+from saekernels.backends.cpu.native import DTYPE_CODES, View, bytes_of, module, screening, vector, view
 
 _ACTIVATION_CODES = {"none": 0, "relu": 1, "abs": 2}
 
 LOOKS = 8  # at a sample of W_enc, that are each a fingerprint of its own
 
 
-def prepare(W_enc: Tensor) -> Tensor:
-    """Norms, rounding errors and, for a bf16 screen, a packed copy of W_enc [F, d]: [nbytes] uint8."""
+def prepare(W_enc: Tensor, pre_bias: Tensor | None = None, precision: str = "exact") -> Tensor:
+    """Norms, rounding errors and, for a bf16 screen, a packed copy of W_enc [F, d]: [nbytes] uint8.
+
+    The same for any pre_bias and precision.
+    """
     block = torch.empty(module().prepared_bytes(*W_enc.shape), dtype=torch.uint8, device="cpu")
     module().prepare(view(W_enc), torch.get_num_threads(), block.data_ptr())
     return block
 
 
-def fingerprint(W_enc: Tensor, look: int) -> tuple[int, View]:
+def variant(W_enc: Tensor, pre_bias: Tensor | None, precision: str) -> tuple[object, ...]:
+    """What weights are prepared for, beside themselves: nothing."""
+    return ()
+
+
+def fingerprint(W_enc: Tensor, look: int) -> tuple[int, View, str]:
     """A hash of every eighth, from the `look`-th on, of 4,096 elements spread evenly over W_enc; and where it lies.
 
-    Of all elements if they are no more than 4,096.
+    Of all elements if they are no more than 4,096. And the screen that it is prepared for.
     """
     where = view(W_enc)
-    return module().fingerprint(where, 4096, look, LOOKS), where
+    return module().fingerprint(where, 4096, look, LOOKS), where, screening()
 
 
 def encode_topk(

@@ -22,6 +22,7 @@ try:
     from saekernels.backends.triton.codes.segment_sum import segment_sum
     from saekernels.backends.triton.encode.encode_threshold import encode_threshold
     from saekernels.backends.triton.encode.encode_topk import encode_topk
+    from saekernels.backends.triton.encode.prepared.block import LOOKS, fingerprint, prepare, variant
     from saekernels.backends.triton.launch import INTERPRETING
     from saekernels.backends.triton.loss.linear_ce_kl import linear_ce_kl
     from saekernels.backends.triton.loss.linear_ce_kl_backward import linear_ce_kl_backward
@@ -32,6 +33,7 @@ except ImportError as error:
 
 __all__ = [
     "CHECKS_ENTRIES",
+    "LOOKS",
     "NAME",
     "available",
     "can_use",
@@ -39,20 +41,24 @@ __all__ = [
     "describe",
     "encode_threshold",
     "encode_topk",
+    "fingerprint",
     "gather_dot",
     "gather_matmul",
     "linear_ce_kl",
     "linear_ce_kl_backward",
+    "prepare",
     "segment_outer",
     "segment_sum",
     "stats",
     "topk",
+    "variant",
 ]
 
 _OPS = frozenset(
     (
         "encode_topk",
         "encode_threshold",
+        "prepare",
         "topk",
         "decode",
         "gather_dot",

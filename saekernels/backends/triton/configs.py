@@ -107,6 +107,8 @@ TABLE: dict[Key, Config] = {
     Key("decode", 80, 4, False): Config(1, 64, 8, 1, 1),
     Key("gather_dot", 0, 2, False): Config(1, 32, 4, 1, 1),
     Key("gather_dot", 80, 2, False): Config(1, 256, 8, 4, 2),
+    Key("latents", 0, 2, False): Config(1, 64, 512, 4, 1),
+    Key("latents", 80, 2, False): Config(1, 256, 8, 4, 2),
     Key("dots", 0, 2, False): Config(1, 32, 4, 1, 1),
     Key("dots", 80, 2, False): Config(1, 256, 8, 1, 1),
     Key("dots", 80, 4, False): Config(1, 128, 8, 1, 1),

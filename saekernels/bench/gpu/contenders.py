@@ -15,8 +15,9 @@ from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS, Ready, 
 from saekernels.bench.measure.shapes import Problem
 from saekernels.bench.ops import decode, encode, loss, loss_train, sae, train
 from saekernels.ops import encode_topk
+from saekernels.ops.prepare import PreparedWeights, usable
 
-FAST, SCREENED = f"{OURS}, fast", f"{OURS}, screened"
+FAST, SCREENED, PREPARED = f"{OURS}, fast", f"{OURS}, screened", encode.PREPARED
 PRODUCT = encode.PRODUCT
 PRODUCTS = "torch, the two products alone"
 ALL_PRODUCTS = "torch, the four products alone"
@@ -39,13 +40,18 @@ class Contender:
     compiles: bool = False
 
 
-def precise(precision: str) -> Callable[[Problem], Ready]:
-    """encode_topk at a precision."""
+def precise(precision: str, prepared: bool = False) -> Callable[[Problem], Ready]:
+    """encode_topk at a precision, of prepared weights or not."""
 
     def prepare(problem: Problem) -> Ready:
         weights, k = problem.weights, problem.shape.k
         W, b = weights["W_enc"], weights["b_enc"]
-        return Ready(lambda x: encode_topk(x, W, b, k=k, precision=precision))
+        made = PreparedWeights(W) if prepared and usable(W) else None
+        ready = Ready(lambda x: encode_topk(x, W, b, k=k, precision=precision, prepared=made))
+        if made is None:
+            return ready
+        ready.call(problem.tokens[0][:1])  # a precision is prepared for at its second use
+        return ready._replace(detail="prepared weights")
 
     return prepare
 
@@ -142,7 +148,8 @@ OPS = {
         (
             Contender(OURS, precise("exact"), check_selection),
             Contender(FAST, precise("fast"), check_selection),
-            Contender(SCREENED, precise("screened"), check_selection),
+            Contender(PREPARED, precise("exact", prepared=True), check_selection),
+            Contender(SCREENED, precise("screened", prepared=True), check_selection),
             Contender(PRODUCT, encode.product, None),
             Contender(CHUNKED, chunked_encode, check_selection),
             Contender(encode.WHOLE, encode.whole, check_selection),
@@ -199,8 +206,11 @@ COMPILED_SHAPES = (GPT2_WIDE, LLAMA, LOSSES[0])
 
 
 def of(case: Case, compiles: bool = True) -> Op:
-    """The op of a case, with a compiled contender at a few shapes, or none."""
-    op = OPS[case.op]
-    if compiles and case.dtype == torch.bfloat16 and case.shape in COMPILED_SHAPES:
-        return op
-    return Op(tuple(contender for contender in op.contenders if not contender.compiles), op.expect)
+    """The op of a case, with a compiled contender at a few shapes, or none; prepared where that is another call.
+
+    For 16 bits without a pre_bias there is nothing to prepare.
+    """
+    op, bf16 = OPS[case.op], case.dtype == torch.bfloat16
+    compiles = compiles and bf16 and case.shape in COMPILED_SHAPES
+    kept = (one for one in op.contenders if compiles or not one.compiles)
+    return Op(tuple(one for one in kept if not (bf16 and one.name == PREPARED)), op.expect)

@@ -10,7 +10,7 @@ from saekernels.bench.gpu import model
 from saekernels.bench.gpu.cards import Card
 from saekernels.bench.gpu.cases import Case, Settings
 from saekernels.bench.gpu.clock import CALLS
-from saekernels.bench.gpu.contenders import ALL_PRODUCTS, FAST, PRODUCTS, SCREENED, of
+from saekernels.bench.gpu.contenders import ALL_PRODUCTS, FAST, PREPARED, PRODUCTS, SCREENED, of
 from saekernels.bench.gpu.targets import MEMORY_CASES, MEMORY_SHARE, MODEL, TARGETS
 from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS
 from saekernels.bench.measure.shapes import Shape
@@ -44,9 +44,10 @@ def milliseconds(case: Case, contender: str, card: Card) -> float | None:
 
 
 def _encode_seconds(contender: str, shape: Shape, dtype: torch.dtype, card: Card) -> float | None:
-    precisions = {OURS: "exact", FAST: "fast", SCREENED: "screened"}
+    precisions = {OURS: "exact", PREPARED: "exact", FAST: "fast", SCREENED: "screened"}
     if contender in precisions:
-        return model.seconds(model.encode(shape, dtype, card, precisions[contender]), card)
+        prepared = contender in (PREPARED, SCREENED)
+        return model.seconds(model.encode(shape, dtype, card, precisions[contender], prepared=prepared), card)
     product = model.product(shape, dtype, card).seconds(card)
     if contender == PRODUCT:
         return product
@@ -106,12 +107,21 @@ def lines(settings: Settings, card: Card) -> list[str]:
         free = 1e3 * model.seconds(kernels, card._replace(l2=math.inf))
         text += [f"{case}: about {case_seconds(case, card, settings):.0f} s", f"    kernels, ms (bound by): {parts}"]
         text.append(f"    {'saekernels, were L2 no bound':36}{free:9.3f} ms")
+        if case.op == "encode":
+            text += [_centred_line(case, card, prepared=prepared) for prepared in (False, True)]
         for contender in of(case, not settings.quick).contenders:
             predicted = milliseconds(case, contender.name, card)
             text.append(f"    {contender.name:36}" + ("-" if predicted is None else f"{predicted:9.3f} ms"))
     text += ["", f"in all about {run_seconds(settings, card):.0f} s, gate and ceilings included", ""]
     text += ["targets that these predictions would meet:"]
     return text + target_lines(settings.cases(), card)
+
+
+def _centred_line(case: Case, card: Card, *, prepared: bool) -> str:
+    """The encoder with a pre_bias, which no contender has."""
+    kernels = model.encode(case.shape, case.dtype, card, prepared=prepared, centred=True)
+    name = f"saekernels, pre_bias{', prepared' if prepared else ''}"
+    return f"    {name:36}{1e3 * model.seconds(kernels, card):9.3f} ms"
 
 
 def target_lines(cases: tuple[Case, ...], card: Card) -> list[str]:

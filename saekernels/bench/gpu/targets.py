@@ -63,6 +63,7 @@ TARGETS = (
     Target(_encode(cases.GEMMA, FP32), OURS, CHUNKED, 4, False),
     Target(_encode(cases.LLAMA, FP32), OURS, CHUNKED, 4, False),
     Target(_encode(cases.LLAMA), SCREENED, PRODUCT, 0.65, True),
+    Target(_encode(cases.LLAMA, FP32), SCREENED, OURS, 0.5, True),
     Target(Case("decode", cases.LLAMA, BF16), OURS, MODEL, 1.25, True),
     Target(Case("decode", cases.LLAMA, BF16), OURS, BAG, 2, False),
     Target(Case("sae_topk", cases.LLAMA, BF16), OURS, SAELENS, 5, False),

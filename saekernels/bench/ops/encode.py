@@ -145,7 +145,7 @@ def check_product(problem: Problem, expected: Tensor, output: Tensor) -> str | N
 
 def can_prepare(dtype: torch.dtype) -> bool:
     """Whether any backend here makes something of weights ahead of time; a pure Python installation does not."""
-    return any(registry.refusal(name, "prepare", "cpu", dtype) is None for name in registry.PREFERENCE)
+    return registry.serves("prepare", "cpu", dtype)
 
 
 def contenders(dtype: torch.dtype) -> Sequence[Contender]:

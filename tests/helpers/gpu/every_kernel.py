@@ -87,6 +87,11 @@ def encoders(bench: Bench, dtype: torch.dtype, of: Sizes) -> None:
         values, indices = backend.encode_topk(x, W, bias, pre, of.k, "none", hint=hint, scale=scale)
         compared = (scores * scale, (values * scale[indices.long()], indices))
         best_of(f"scaled, hint {hint is not None}", *compared, of.k, 4 * LIMIT[dtype], "none")
+    block = backend.prepare(W, pre)
+    pre += 0.25  # as the device has to notice
+    moved = backend.encode_topk(x, W, bias, pre, of.k, "relu", block)
+    best_of("prepared", scores_of(x, W, bias, pre), moved, of.k, 2 * LIMIT[dtype], "relu")
+    pre -= 0.25
     few = slice(0, 40)
     with mock.patch.object(encoding, "plan", return_value=None):
         dense = backend.encode_topk(x, W[few], bias[few], pre, 9, "none")

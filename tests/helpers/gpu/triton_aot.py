@@ -54,9 +54,10 @@ TYPES = {
 }
 # Constants that are sizes of tiles, or the same everywhere.
 DIMENSIONS = ("BM", "BN", "BK", "BD", "BV", "GROUP", "GROUP_OF", "ENTRIES", "ROWS", "TILES", "PIECE", "STAGES",
-              "UPCAST", "ASSEMBLY", "EXP2", "RECIPROCAL", "SAME", "LATENTS", "SHORT", "LONG")  # fmt: skip
+              "UPCAST", "ASSEMBLY", "EXP2", "RECIPROCAL", "SAME", "LATENTS", "SHORT", "LONG", "SAMPLES")  # fmt: skip
 # Operands that may be None, and what a kernel with them is called.
-OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "factor": "factored", "softcap": "capped"}
+OPTIONAL = {"bias": "biased", "row_scale": "scaled", "row_norm": "reach", "factor": "factored", "softcap": "capped",
+            "pre_bias": "centred", "stale": "again"}  # fmt: skip
 VERSION = ".".join(triton.__version__.split(".")[:2])
 GOLDEN = TESTS / "gpu" / "golden" / "triton_machine_code.json"
 TILES_OF_SCORES = ("screen_kernel", "screen_hopper_kernel", "sample_kernel", "dense_kernel")
@@ -225,7 +226,7 @@ def title(launch: Launch) -> str:
     told = {name: value for name, value in switches(launch).items() if name not in DIMENSIONS and value}
     words = [name.lower() if value is True else f"{name.lower()}={value}" for name, value in told.items()]
     arguments = dict(flat(launch.arguments))
-    operands = [arguments[name] for name in ("x", "a", "h_p", "matrix", "values") if name in arguments]
+    operands = [arguments[name] for name in ("x", "a", "h_p", "matrix", "values", "W") if name in arguments]
     types = [TYPES[getattr(operand, "base", operand).dtype] for operand in operands[:1]]
     return " ".join([launch.name, *types, *words])
 

@@ -31,15 +31,17 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def encoder(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
-    """Both encoders in every precision, latents as columns, all scores at once, and every form of the screen."""
+    """Both encoders in every precision, as is and prepared, columns, all scores at once, every form of the screen."""
     x, W, bias, pre = empty(T, d, dtype=dtype), empty(F, d, dtype=dtype), empty(F, dtype=dtype), empty(d, dtype=dtype)
     backend.encode_topk(x, W, bias, pre, k, "relu")
+    backend.encode_topk(x, W, bias, pre, k, "relu", backend.prepare(W, pre))
     backend.encode_threshold(x, W, bias, None, empty(F))
     backend.encode_topk(x, W, bias, None, F // 2, "relu")
     if T > 64:
         backend.encode_topk(x, W, None, None, k, "abs")
         backend.encode_topk(x, W.new_empty(d, F).t(), bias, None, k, "relu", precision="fast")
-        backend.encode_topk(x, W, bias, None, k, "relu", precision="screened")
+        eight_bit = backend.prepare(W, None, "screened")
+        backend.encode_topk(x, W, bias, None, k, "relu", eight_bit, precision="screened")
         architecture = launch.architecture(x.device)
         if architecture == 90 and dtype == torch.bfloat16:
             warp_specialised(x, W)

@@ -28,11 +28,11 @@ INFLATION = 1 + 2.0**-10
 UNDERFLOW = 2.0**-120
 
 
-def tf32(x: Tensor, W: Tensor, bias: Tensor | None) -> Operands:
-    """Operands of a tf32 screen of x [T, d] and W [F, d], both float32: rigorous."""
+def tf32(x: Tensor, W: Tensor, bias: Tensor | None, latent_norm: Tensor) -> Operands:
+    """Operands of a tf32 screen of x [T, d] and W [F, d], both float32, with the norms of W's rows [F]: rigorous."""
     depth = x.shape[1]
     loss = (2 * TF32_STEP + TF32_STEP**2 + 2 * depth * SUM_STEP) * INFLATION
-    row_norm, latent_norm = norms(x), norms(W)
+    row_norm = norms(x)
     vectors = Vectors(
         bias,
         row_norm=row_norm,

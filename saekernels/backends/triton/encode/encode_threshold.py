@@ -91,7 +91,7 @@ def encode_threshold(
         limits = limits_of(limits, scale.float())
     capacity = min(CAPACITY, power_of_2(latents))
     step = max(1, BUFFER_BYTES // (8 * capacity))
-    of = encoder(x, W_enc, b_enc, pre_bias, precision)
+    of = encoder(x, W_enc, b_enc, pre_bias, precision, prepared=prepared)
     parts = [_part(of, slice(start, start + step), limits, capacity, out) for start in range(0, rows, step)]
     values = [part[0] for part in parts] or [x.new_empty(0, dtype=out)]
     indices = [part[1] for part in parts] or [torch.empty(0, dtype=torch.int32, device=x.device)]

@@ -39,7 +39,7 @@ def encode_topk(
     out = out or x.dtype
     if not x.shape[0]:
         return x.new_empty(0, k, dtype=out), torch.empty(0, k, dtype=torch.int32, device=x.device)
-    of = encoder(x, W_enc, b_enc, pre_bias, precision, scale)
+    of = encoder(x, W_enc, b_enc, pre_bias, precision, scale, prepared)
     planned = plan(W_enc.shape[0], k, of.growth)
     if planned is None:
         return _dense(of, k, activation, precision, out)

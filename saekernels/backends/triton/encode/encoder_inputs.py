@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from saekernels.backends.triton.encode import bounds, quantise
-from saekernels.backends.triton.encode.bias import folded
+from saekernels.backends.triton.encode.latents import folded, norms
 from saekernels.backends.triton.encode.operands import Operands, Vectors
+from saekernels.backends.triton.encode.prepared.block import parts_of
 
 
 class Encoder(NamedTuple):
@@ -35,9 +36,15 @@ class Encoder(NamedTuple):
 
 
 def encoder(
-    x: Tensor, W: Tensor, bias: Tensor | None, pre_bias: Tensor | None, precision: str, scale: Tensor | None = None
+    x: Tensor,
+    W: Tensor,
+    bias: Tensor | None,
+    pre_bias: Tensor | None,
+    precision: str,
+    scale: Tensor | None = None,
+    prepared: Tensor | None = None,
 ) -> Encoder:
-    """Prepare x [T, d], W [F, d], bias [F], pre_bias [d], scale [F] for a precision.
+    """Ready x [T, d], W [F, d], bias [F], pre_bias [d], scale [F] for a precision, with a block of `prepare` or none.
 
     exact: float32 is screened in tf32 and scored in float32; 16-bit types multiply exactly and are summed in float32 as
     they are. fast: float32 in tf32. screened: 8-bit products, then candidates scored in float32.
@@ -45,11 +52,13 @@ def encoder(
     if x.dtype == torch.float32 and pre_bias is not None:
         x, pre_bias = x - pre_bias.float(), None
     x = x if x.stride(1) == 1 else x.contiguous()
-    bias = folded(W, bias, pre_bias)
+    made = parts_of(prepared, W, pre_bias, precision)
+    bias = folded(W, bias, pre_bias, made.product)
     screen, growth = Operands(x, W, Vectors(bias)), 1.0
     if precision == "screened":
-        screen, growth = quantise.screened(x, W, bias), quantise.GROWTH
+        screen, growth = quantise.screened(x, W, bias, made.eight_bit), quantise.GROWTH
     elif x.dtype == torch.float32 and precision == "exact":
-        screen, growth = bounds.tf32(x, W, bias), bounds.tf32_growth(x.shape[1])
+        norm = norms(W) if made.norm is None else made.norm
+        screen, growth = bounds.tf32(x, W, bias, norm), bounds.tf32_growth(x.shape[1])
     factor = None if scale is None else scale.float().contiguous()
     return Encoder(screen if factor is None else bounds.scaled(screen, factor), x, W, bias, factor, growth)
