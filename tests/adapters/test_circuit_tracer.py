@@ -280,5 +280,5 @@ def test_refusals() -> None:
     with pytest.raises(sk.NotAccelerated, match=r"the activation of layer 1, .* is not known"):
         sk.accelerate(model)
     assert not sk.is_accelerated(model)
-    with pytest.raises(sk.NotAccelerated, match="it is no trainer"):
+    with pytest.raises(sk.NotAccelerated, match="is no trainer"):
         sk.accelerate(lens_model("jumprelu"), optimizer=True)

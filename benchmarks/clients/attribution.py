@@ -1,8 +1,8 @@
 """circuit-tracer's attribution, its own and accelerated: the same graph, and time and memory beside one another.
 
     pip install circuit-tracer==0.5.0 nnsight==0.6.1        # in an environment of its own
-    OMP_NUM_THREADS=1 python benchmarks/attribution.py                # a few minutes
-    OMP_NUM_THREADS=1 python benchmarks/attribution.py --cases clt --rounds 1 --json record.json
+    OMP_NUM_THREADS=1 python benchmarks/clients/attribution.py                # a few minutes
+    OMP_NUM_THREADS=1 python benchmarks/clients/attribution.py --cases clt --rounds 1 --json record.json
 
 Models and transcoders are random, thresholds set for the L0 of the case. Each measurement has a process of its own,
 and the two ways go in turns; figures are CPU seconds of all threads, the least of all rounds, and peak resident memory
