@@ -146,6 +146,10 @@ def layer_sites(
 
     Raises ValueError for a number of sites, layers or a part that do not fit, and where no sites are known.
     """
+    given: object = transcoder
+    if not isinstance(given, CrossLayerTranscoder):
+        what = f"got a {type(given).__name__}, need a CrossLayerTranscoder, whose layers run in one pass"
+        raise TypeError(f"transcoder: {what} (what a Crosscoder writes first hangs on its last: `head_sites`)")
     names = transcoder.sites if sites is None else tuple(sites)
     n_layers = transcoder.n_layers
     if names is None:

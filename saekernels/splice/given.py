@@ -13,6 +13,7 @@ from torch import nn
 from saekernels.adapters.errors import NotAccelerated
 from saekernels.adapters.live import LiveSAE, is_live, live_sae
 from saekernels.adapters.tools import TOOLS
+from saekernels.crosslayer.crosscoder import Crosscoder
 from saekernels.errors import InputError, InputTypeError, first_line, kind_of
 from saekernels.formats.config import Config
 from saekernels.formats.load import load
@@ -37,6 +38,11 @@ def as_sae(given: Any, model: nn.Module, site: str, argument: str) -> Any:
     if given is None or all(hasattr(given, name) for name in _STANDS):
         return given
     where = f"{argument}: {site!r}"
+    if isinstance(given, Crosscoder):
+        raise InputTypeError(
+            f"{where} cannot take a Crosscoder: it reads {given.n_heads} heads at once, of which later ones are not "
+            "there yet when it would write; give one of saekernels.head_sites, with codes of clean passes"
+        )
     is_path = isinstance(given, str | os.PathLike)
     device = device_of(resolve_site(model, site).write.module) if is_path else None
     try:
