@@ -12,7 +12,7 @@ import torch
 import saekernels as sk
 import tiny_lm
 from cli import fails, run
-from saekernels import formats
+from saekernels.cli.commands.replacement import command as replacement
 from saekernels.display.numbers import percent, signed
 
 SITES = tuple(f"model.layers.{layer}.mlp@module" for layer in range(2))
@@ -26,12 +26,12 @@ def dictionary(path: Any, **options: Any) -> Any:
         clt.sites = SITES
         return clt
     made = {site: sk.SAE(tiny_lm.WIDTH, 16, sk.TopK(4)) for site in SITES}
-    return type("TranscoderSet", (), {"at_sites": lambda self, sites: made})()
+    return sk.TranscoderSet(list(made.values()), list(made))
 
 
 @pytest.fixture
 def command(good: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(formats, "load_cross_layer", dictionary, raising=False)
+    monkeypatch.setattr(replacement, "load_cross_layer", dictionary)
     return ["eval", "--model", str(good["model"]), "--data", str(good["data"]), "--bootstrap", "3", "--context", "12"]
 
 
@@ -69,6 +69,7 @@ def test_transcoders_alone_have_no_parts(command: list[str], tmp_path: Path) -> 
         (["--clt", "a", "--transcoders", "plt"], "--clt and --transcoders: one is replaced at a time"),
         (["--clt", "a", "--html", "x.html"], "--html: not with --clt, whose layers are replaced together"),
         (["--clt", "a", "--baselines", "zero"], "--baselines: not with --clt"),
+        (["--clt", "a", "--control", "random_decoder"], "--control: not with --clt"),
         (["--sources"], "--sources: needs --clt or --transcoders, which it is about"),
         (["--clt", "a", "--sites", SITES[0]], "need one for each of 2 layers"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saekernels import example, formats
+from saekernels import example
 from saekernels.cli.commands.replacement.text import as_text
 from saekernels.cli.options.arguments import Parser, not_empty
 from saekernels.cli.options.inputs import DTYPES, pick_device
@@ -17,10 +17,11 @@ from saekernels.cli.options.output import show, show_written, write_json
 from saekernels.cli.options.progress import progress_bar, say_finished
 from saekernels.cli.options.source import BOS, EXAMPLE_NAME, load_source
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
-from saekernels.errors import InputError, first_line
+from saekernels.errors import InputError, first_line, missing_extra
 from saekernels.eval.passes.plan import BASELINES
 from saekernels.eval.studies.crosslayer.measure import evaluate_replacement
 from saekernels.files.checked import check_writable
+from saekernels.formats import load_cross_layer
 
 _KINDS = {"clt": "a cross-layer transcoder", "transcoders": "transcoders, one for each layer"}
 # Of `eval`: what it asks for of SAEs that are spliced in one by one.
@@ -129,11 +130,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _load(option: str, path: str, device: torch.device, dtype: str) -> Any:
     """The dictionary there. InputError for what cannot be loaded, and for one of another kind than the option says."""
-    load = getattr(formats, "load_cross_layer", None)
-    if load is None:
-        raise InputError(f"--{option}: this version reads no dictionaries of several layers")
     try:
-        found = load(path, device=device, dtype=DTYPES[dtype])
+        found = load_cross_layer(path, device=device, dtype=DTYPES[dtype])
+    except ImportError as error:
+        raise missing_extra("safetensors", "reading dictionaries of several layers") from error
     except (OSError, ValueError) as error:
         raise InputError(f"--{option} {path}: {first_line(error)}") from error
     kind = "clt" if isinstance(found, CrossLayerTranscoder) else "transcoders"

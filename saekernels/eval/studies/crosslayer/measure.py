@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -262,14 +263,13 @@ def _domain(spool: Spool, half: Sequence[bool], wanted: str | None) -> str:
     """The domain that is inside: that one, or the one with the most text."""
     if all(half):
         raise InputError("data: every other document of a domain is fitted on and the rest measured; need two of one")
-    counts = dict.fromkeys(spool.domains, 0)
+    if wanted is not None and (number := spool.domains.count(wanted)) < 2:
+        raise InputError(f"domain: {wanted!r} has {number} documents here, need two or more")
+    documents = Counter(spool.domains)
+    counts: Counter[str] = Counter()
     for name, (tokens, _) in zip(spool.domains, spool.counts, strict=True):
-        counts[name] += tokens
-    chosen_domain = wanted or max(counts, key=lambda name: counts[name])
-    if spool.domains.count(chosen_domain) < 2:
-        number = spool.domains.count(chosen_domain)
-        raise InputError(f"domain: {chosen_domain!r} has {number} documents here, need two or more")
-    return chosen_domain
+        counts[name] += tokens if documents[name] > 1 else 0
+    return wanted or max(counts, key=lambda name: counts[name])
 
 
 def _spooled(
