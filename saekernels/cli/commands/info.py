@@ -21,6 +21,7 @@ from saekernels.cli.options.output import show
 from saekernels.display.tables import WIDTH
 from saekernels.errors import InputError, first_line, missing_extra
 from saekernels.formats.describe import describe
+from saekernels.formats.layers.describe import describe_cross_layer
 
 PACKAGES = ("numpy", "triton", "transformers", "tokenizers", "datasets", "safetensors", "rich", "matplotlib")
 
@@ -32,7 +33,8 @@ def add_parser(commands: Any) -> None:
         description="Versions, devices, and which backend serves which op for each dtype, and why another does not. "
         "With a PATH instead, what the SAE or transcoder there is, without loading its weights: format, files, sizes, "
         "activation, biases, normalisation, memory, what the files say of the model and the text, the site that it "
-        "would be placed at, and every field that was ignored.",
+        "would be placed at, and every field that was ignored. Of a cross-layer transcoder, or a set of transcoders, "
+        "also layers, parameters, and what of encoders and decoders is held in memory or stays in the files.",
         examples=(
             ("saekernels info", ""),
             ("saekernels info --stats --json", ""),
@@ -57,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.stats:
             raise InputError("--stats: it is about this installation, not about a checkpoint; give one of the two")
         facts = _of_checkpoint(arguments)
-        text = json.dumps(facts, indent=2, default=str) if arguments.json else "\n".join(checkpoint.lines(facts))
-        show(text + "\n")
+        lines_of = checkpoint.layer_lines if "layers" in facts else checkpoint.lines
+        show((json.dumps(facts, indent=2, default=str) if arguments.json else "\n".join(lines_of(facts))) + "\n")
         return 0
     if lone := checkpoint.asked(arguments):
         raise InputError(f"{lone[0]}: it is about a checkpoint; give its PATH as well")
@@ -73,7 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_checkpoint(arguments: argparse.Namespace) -> dict[str, Any]:
     beside = checkpoint.given(arguments)
     try:
-        return describe(arguments.path, **beside)
+        layered = describe_cross_layer(arguments.path, k=beside["k"], revision=beside["revision"])
+        if layered is None:
+            return describe(arguments.path, **beside)
+        if refused := [name for name in ("format", "config", "input_scale") if beside[name] is not None]:
+            raise ValueError(f"{refused[0]}: got it for {arguments.path}, a {layered['class']}, whose files say it all")
+        return layered
     except ImportError as error:
         raise missing_extra("safetensors", "reading checkpoints") from error
     except (OSError, ValueError) as error:

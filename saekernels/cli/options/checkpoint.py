@@ -86,6 +86,39 @@ def lines(facts: dict[str, Any]) -> list[str]:
     return [f"{name:17}{text}" for name, text in rows]
 
 
+def layer_lines(facts: dict[str, Any]) -> list[str]:
+    """What `describe_cross_layer` found of a dictionary that spans layers, a fact a line."""
+    files, sizes = facts["files"], facts["n_latents"]
+    same = len(set(sizes)) == 1
+    each = f"{counted(sizes[0], 'latent')} each" if same else f"{', '.join(f'{n:,}' for n in sizes)} latents"
+    kinds = list(dict.fromkeys(facts["activation"]))
+    whole = facts["memory_bytes"] + facts["mapped_bytes"]
+    mapped = f"{_bytes(facts['mapped_bytes'])} of them stay in their files, mapped" if facts["mapped_bytes"] else "held"
+    told = {
+        "class": facts["class"],
+        "sizes": f"{counted(facts['layers'], 'layer')}, d_in {facts['d_in']:,}, d_out {facts['d_out']:,}, {each}",
+        "activation": ", ".join(kinds),
+        "decoder norms": "codes are weighted by them" if facts["rescale_by_decoder_norm"] else "not used",
+        "skip connection": "in each layer" if facts["skip"] else "none",
+        "parameters": f"{facts['parameters']:,} of {facts['dtype']}",
+        "encoders": f"{_bytes(facts['encoder_bytes'])}, held",
+        "decoders": f"{_bytes(facts['decoder_bytes'])}, {mapped}",
+        "memory": f"{_bytes(facts['memory_bytes'])}, with lazy=False {_bytes(whole)}",
+        "disk": _bytes(facts["disk_bytes"]),
+        "model": facts["model"],
+        "first site": facts["sites"] and facts["sites"][0],
+        "last site": facts["sites"] and facts["sites"][-1],
+        "kept": _pairs(facts["other"]),
+    }
+    shown = f"{files[0]['path']} ({_bytes(files[0]['bytes'])})" + (f" and {len(files) - 1} more" if files[1:] else "")
+    rows = [("format", facts["format"]), ("files", shown)]
+    rows += [(name, "the files do not say" if value is None else str(value)) for name, value in told.items()]
+    ignored = ", ".join(map(repr, facts["ignored"]))
+    rows.append(("ignored fields", f"{ignored}: not known here, not used" if ignored else "none"))
+    rows += [("note", text) for text in facts["warnings"]]
+    return [f"{name:17}{text}" for name, text in rows]
+
+
 def _function(facts: dict[str, Any]) -> list[tuple[str, str]]:
     activation = facts["activation"]
     if facts["thresholds"] is not None:

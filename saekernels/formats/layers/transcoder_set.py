@@ -19,15 +19,16 @@ from saekernels.formats.readers.circuit_tracer import CONFIGS, config_beside
 from saekernels.sae.metadata import Metadata
 
 NAME = "circuit-tracer set"
-FILES = "layer_N.safetensors, or config.yaml with 'transcoders'"
+FILES = "several layer_N.safetensors, or config.yaml with 'transcoders'"
 KIND = "transcoder_set"
 
 
 def find(folder: Path) -> bool:
-    """Whether a folder is of this format."""
+    """Whether a folder is of this format; one file alone is a transcoder, which `load` reads."""
     said = any((folder / name).is_file() for name in CONFIGS)
-    config = config_beside(folder / "layer_0.safetensors") if said else None
-    return any(folder.glob("layer_*.safetensors")) or (config is not None and config.get("model_kind") == KIND)
+    config = config_beside(folder / "layer_0.safetensors") if said else {}
+    listed = config.get("model_kind") == KIND and bool(config.get("transcoders"))
+    return listed or len(list(folder.glob("layer_*.safetensors"))) > 1
 
 
 def read(folder: Path, k: int | None = None) -> Apart:

@@ -89,3 +89,10 @@ def test_sites_are_asked_for() -> None:
         sk.TranscoderSet([one, one]).at_sites(["a", "a"])
     with pytest.raises(ValueError, match="got 1 sites for 2 of them"):
         sk.TranscoderSet([one, one], ["a"])
+
+
+def test_one_file_is_a_transcoder(tmp_path: Path) -> None:
+    written(tmp_path, 4, 2)
+    (tmp_path / "layer_0.safetensors").unlink()
+    assert describe_cross_layer(tmp_path) is None
+    assert sk.load(tmp_path).metadata.reads == "blocks.1.mlp.hook_in"  # type: ignore[union-attr]

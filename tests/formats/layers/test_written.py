@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import saekernels as sk
 from layouts import gemma_scope, made
+from saekernels.cli import main
 from saekernels.formats.layers.describe import describe_cross_layer
 
 
@@ -124,7 +125,7 @@ def test_square_decoders_stay_where_they_lie(tmp_path: Path) -> None:
     assert read.source(1).W_enc.dtype == torch.float64
 
 
-def test_what_a_folder_is(tmp_path: Path) -> None:
+def test_what_a_folder_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sk.save_cross_layer(made(3, 4, 3), tmp_path / "clt", metadata={"unheard_of": 1})
     with pytest.warns(UserWarning, match="unheard_of"):
         sk.load_cross_layer(tmp_path / "clt")
@@ -136,6 +137,13 @@ def test_what_a_folder_is(tmp_path: Path) -> None:
     assert (facts["mapped_bytes"], facts["memory_bytes"]) == (4 * decoders, 4 * (encoders + others))
     assert (facts["layers"], facts["n_latents"], facts["ignored"]) == (3, [4, 4, 4], ["unheard_of"])
     assert describe_cross_layer(tmp_path) is None
+    assert main(["info", str(tmp_path / "clt")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["sizes"] == "3 layers, d_in 3, d_out 3, 4 latents each"
+    assert lines["decoders"] == "288 bytes, 288 bytes of them stay in their files, mapped"
+    assert lines["memory"] == "276 bytes, with lazy=False 564 bytes"
+    assert main(["info", str(tmp_path / "clt"), "--format", "circuit-tracer"]) == 2
+    assert "whose files say it all" in capsys.readouterr().err
 
 
 def test_files_hold_what_circuit_tracer_looks_for(tmp_path: Path) -> None:
