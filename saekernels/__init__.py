@@ -16,7 +16,7 @@ from saekernels.crosslayer.head_site import HeadSite, head_sites
 from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.eval import Document, Report, evaluate, load_documents
-from saekernels.formats import FormatError, load, save
+from saekernels.formats import FormatError, load, load_crosscoder, save
 from saekernels.ops import (
     CsrCodes,
     LinearCeKl,
@@ -97,6 +97,7 @@ __all__ = [
     "layer_sites",
     "linear_ce_kl",
     "load",
+    "load_crosscoder",
     "load_documents",
     "prepare",
     "reading_heads",
