@@ -3,6 +3,7 @@
 nox -s matrix                 # the suite on every supported pair of Python and torch whose interpreter is here
 nox -s "matrix(3.13)"         # on one
 nox -s package                # sdist and wheel, into clean environments with a compiler and without
+nox -s circuit-tracer         # the adapter of circuit-tracer, beside the tool
 nox -s docs fuzz soak         # the site; a minute of fuzzing; two of soaking
 """
 
@@ -58,6 +59,16 @@ def _find(number: str) -> str | None:
         ):
             return candidate
     return None
+
+
+@nox.session(name="circuit-tracer")
+def circuit_tracer(session: nox.Session) -> None:
+    """Its adapter, beside the tool, which wants another transformers and another huggingface_hub than the rest."""
+    session.install("-q", "torch==2.13.0", "circuit-tracer==0.5.0", "nnsight==0.6.1")
+    session.install("-q", ".", "pytest", "pytest-xdist", "hypothesis")
+    session.run(
+        "pytest", "-q", "-n0", "-m", "circuit_tracer", "tests/adapters/test_circuit_tracer.py", *session.posargs
+    )
 
 
 @nox.session

@@ -19,6 +19,7 @@ from saekernels.bench.measure.peers import NOT_INSTALLED, NotInstalled
 BATCH, TOKEN = Shape(256, 512, 8192, 32), Shape(1, 512, 8192, 32)
 SHAPES = {
     "decode": (BATCH, TOKEN),
+    "gather_matmul": (BATCH,),
     "threshold": (BATCH, TOKEN),
     "encode": (BATCH, TOKEN),
     "loss": (Shape(256, 256, 8192),),

@@ -149,6 +149,14 @@ void bind_sparse(py::module_& m) {
     const py::gil_scoped_release release;
     gather_dot(left, w, where, threads, to);
   });
+  m.def("gather_matmul", [](const py::object& first, int64_t row_stride, const py::object& weight, uintptr_t indices,
+                            uintptr_t offsets, int64_t rows, int64_t count, int threads, const py::object& out) {
+    const Entries where = entries(py::none(), indices, offsets, rows, count);
+    const Matrix left = matrix(first), w = matrix(weight);
+    const MutableRows to = rows_out(out);
+    const py::gil_scoped_release release;
+    gather_matmul(left, row_stride, w, where, threads, to);
+  });
   m.def("segment_outer", [](const py::object& values, uintptr_t indices, uintptr_t offsets, int64_t rows, int64_t count,
                             const py::object& a, int64_t segments, int threads, const py::object& out) {
     const Entries codes = entries(values, indices, offsets, rows, count);

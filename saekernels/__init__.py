@@ -15,8 +15,9 @@ from saekernels.crosslayer.crosscoder import Crosscoder
 from saekernels.crosslayer.head_site import HeadSite, head_sites
 from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
-from saekernels.eval import Document, Report, evaluate, load_documents
-from saekernels.formats import FormatError, load, load_crosscoder, save
+from saekernels.crosslayer.transcoders import TranscoderSet
+from saekernels.eval import Document, Report, evaluate, evaluate_replacement, load_documents
+from saekernels.formats import FormatError, load, load_cross_layer, load_crosscoder, save, save_cross_layer
 from saekernels.ops import (
     CsrCodes,
     LinearCeKl,
@@ -27,6 +28,7 @@ from saekernels.ops import (
     encode_at,
     encode_threshold,
     encode_topk,
+    gather_matmul,
     linear_ce_kl,
     prepare,
     topk,
@@ -48,6 +50,7 @@ from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 from saekernels.splice.context import Splice, splice
+from saekernels.splice.gains import fold_norm_gains
 from saekernels.splice.heads import reading_heads
 from saekernels.splice.recording import Recorded, recording
 
@@ -83,6 +86,7 @@ __all__ = [
     "StepCounts",
     "TopK",
     "TopKCodes",
+    "TranscoderSet",
     "UnknownVersion",
     "accelerate",
     "decode",
@@ -91,12 +95,16 @@ __all__ = [
     "encode_threshold",
     "encode_topk",
     "evaluate",
+    "evaluate_replacement",
     "fit_probes",
+    "fold_norm_gains",
+    "gather_matmul",
     "head_sites",
     "is_accelerated",
     "layer_sites",
     "linear_ce_kl",
     "load",
+    "load_cross_layer",
     "load_crosscoder",
     "load_documents",
     "prepare",
@@ -104,6 +112,7 @@ __all__ = [
     "recording",
     "restore",
     "save",
+    "save_cross_layer",
     "splice",
     "step_counts",
     "swapped",

@@ -73,6 +73,9 @@ std::unique_ptr<ThresholdCodes> encode_threshold(const Encoder& encoder, const M
 void decode(const Entries& codes, const Matrix& weight, const Matrix& bias, int threads, const MutableRows& out);
 // out [nnz], contiguous.
 void gather_dot(const Matrix& a, const Matrix& weight, const Entries& entries, int threads, const MutableRows& out);
+// out [nnz, B]; `first` is row 0 of each of B matrices [B, d], whose rows are `row_stride` elements apart.
+void gather_matmul(const Matrix& first, int64_t row_stride, const Matrix& weight, const Entries& entries, int threads,
+                   const MutableRows& out);
 // out [F, d], contiguous columns.
 void segment_outer(const Entries& codes, const Matrix& a, int64_t segments, int threads, const MutableRows& out);
 // out [F] in the values' dtype.

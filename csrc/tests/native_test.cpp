@@ -119,6 +119,10 @@ class Problem {
     for (const F16 value : decoded) out->push_back(to_float(value));
     std::vector<float> dots(static_cast<size_t>(count)), sums(weight_.size()), totals(bias_.size());
     gather_dot(view(x_, s_.rows), view(weight_, s_.latents), codes, threads, {dots.data(), count, DType::kFloat32});
+    std::vector<Bf16> products(static_cast<size_t>(3 * count));  // of three matrices that share their rows
+    const Matrix stack{x_.data(), 3, s_.depth, 0, 1, DType::kFloat32};
+    gather_matmul(stack, s_.depth, view(weight_, s_.latents), codes, threads, {products.data(), 3, DType::kBfloat16});
+    for (const Bf16 value : products) out->push_back(to_float(value));
     segment_outer(codes, view(x_, s_.rows), s_.latents, threads, {sums.data(), s_.depth, DType::kFloat32});
     segment_sum(codes, s_.latents, totals.data());
     for (const auto* part : {&dots, &sums, &totals}) out->insert(out->end(), part->begin(), part->end());

@@ -39,7 +39,8 @@ def accelerate(
         module: an SAE of sae-lens, eai-sparsify, dictionary_learning or SAEBench, or a module that contains some, which
             are all accelerated. Of training SAEs of sae-lens, TopK ones apart, the training step alone is. A trainer
             of sae-lens or eai-sparsify, whose SAEs are; or of dictionary_learning, whose loss is then computed from
-            sparse entries. With `activation` and `names`, any module.
+            sparse entries. A ReplacementModel of circuit-tracer, whose attribution is. With `activation` and `names`,
+            any module.
         activation: what a module of unknown make computes, such as `TopK(32)`.
         names: its weights by role: {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": ..., "b_dec": ...,
             "b_pre": what is taken from the input, "threshold", "b_gate", "b_mag", "r_mag"}. Its forward has to take x
@@ -52,7 +53,7 @@ def accelerate(
         NotAccelerated: a ValueError that says which object cannot be accelerated and why. Nothing was changed then.
     """
     holds = _held(module)
-    if optimizer and holds is None:
+    if optimizer and (holds is None or not holds.optimizers):
         raise NotAccelerated(f"optimizer: {type(module).__name__} is no trainer, and has none")
     before = is_accelerated(module)
     if state_of(module) is None:

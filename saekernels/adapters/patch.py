@@ -64,6 +64,10 @@ class State:
         found: nn.Module = target
         return found
 
+    def trial(self, target: Any) -> Tensor | None:
+        """What `sample` is given for a comparison; None for rows as wide as the input."""
+        return None
+
     def fits(self, module: nn.Module, x: Any, **asked: Any) -> bool:
         """Whether to take an input: the kernels serve it, as `serves` is asked, and codes were not dense lately."""
         return self.serves(module, x, **asked) and not self._dense()

@@ -11,6 +11,8 @@ from saekernels.adapters.errors import NotAccelerated
 from saekernels.errors import first_line
 
 TOOLS = ("sae_lens", "sparsify", "dictionary_learning", "sae_bench")
+CLIENTS = ("circuit_tracer",)
+"""Tools whose objects hold transcoders and a model, and are no SAEs."""
 
 
 def installed(tool: str) -> bool:
@@ -36,7 +38,7 @@ def adapter(tool: str) -> ModuleType:
 def adapter_of(module: object) -> ModuleType | None:
     """The adapter of the tool that made this object; a tool that was never imported made none."""
     roots = {cls.__module__.partition(".")[0] for cls in type(module).__mro__}
-    for name in TOOLS:
+    for name in (*TOOLS, *CLIENTS):
         if name in roots and name in sys.modules:
             found = adapter(name)
             if found.known(module):

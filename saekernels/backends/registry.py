@@ -25,6 +25,7 @@ PRIMITIVES = (
     "topk",
     "decode",
     "gather_dot",
+    "gather_matmul",
     "segment_outer",
     "segment_sum",
     "linear_ce_kl",

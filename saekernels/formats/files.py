@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,13 @@ def json_to_bytes(config: Mapping[str, object], argument: str) -> bytes:
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file's content."""
     return _safetensors().torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file and sync it; whether it appears whole is the caller's to see to."""
+    _safetensors().torch.save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def refuse_k(k: int | None, path: Path) -> None:

@@ -71,8 +71,8 @@ def dtype_of(name: str, value: Tensor, partner: str, of: Tensor) -> None:
         raise TypeError(f"{name}: got dtype {_names([value.dtype])}, need {_names([of.dtype])}, that of {partner}")
 
 
-def shape(name: str, value: Tensor, expected: Sequence[tuple[str, int | torch.SymInt]]) -> None:
-    """ValueError unless the shape is `expected`, given as (symbol, size) pairs."""
+def shape(name: str, value: Tensor, expected: Sequence[tuple[str, int | torch.SymInt | str]]) -> None:
+    """ValueError unless the shape is `expected`, given as (symbol, size) pairs; a size that may be any is its symbol."""
     if value.shape != tuple([size for _, size in expected]):
         symbols = ", ".join(symbol for symbol, _ in expected)
         sizes = ", ".join(str(size) for _, size in expected)

@@ -126,6 +126,8 @@ def _named(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _close_names(path: str, names: list[str]) -> str:
+    if path.endswith("hook_normalized"):
+        return "its norms give it times their gain: saekernels.fold_norm_gains changes a dictionary's encoders to that"
     longer = [name for name in names if name.endswith("." + path)]
     close = list(dict.fromkeys(longer + difflib.get_close_matches(path, names, n=5)))[:5]
     if close:

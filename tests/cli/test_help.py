@@ -16,7 +16,8 @@ from saekernels.cli.options.arguments import Parser
 WIDTH = 100
 GROUPS = {
     "model", "what the SAEs' files do not say, of every --sae", "text", "precision and device",
-    "positions left as they are", "baselines and intervals", "extras", "scale and resume", "output",
+    "positions left as they are", "baselines and intervals", "layers replaced together", "extras", "scale and resume",
+    "output",
 }  # fmt: skip
 # What is not done unless it is asked for: there is nothing to tell.
 # Options of those names that have a default here.
@@ -27,8 +28,8 @@ NOT_OFF = (
     ("saekernels probe", "--label-field"),
 )
 OFF = {
-    "--adapter", "--breadth", "--checkpoint", "--compat", "--control", "--csv", "--device-map", "--edit", "--events",
-    "--format", "--html", "--json", "--label-field", "--tasks", "--train-tokens",
+    "--adapter", "--beside", "--breadth", "--checkpoint", "--clt", "--compat", "--control", "--csv", "--device-map",
+    "--edit", "--events", "--format", "--html", "--json", "--label-field", "--tasks", "--train-tokens", "--transcoders",
 }  # fmt: skip
 
 

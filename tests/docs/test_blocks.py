@@ -20,7 +20,7 @@ from saekernels.example import SAE_DIRS
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # The tutorial is compared with its output by test_docs.py.
 RUNNING = [path for path in PAGES if "```python\n" in path.read_text() and path.name != "tutorial.md"]
-PEERS = ("sae_lens", "sparsify", "dictionary_learning")
+PEERS = ("sae_lens", "sparsify", "dictionary_learning", "circuit_tracer")
 
 
 def blocks(page: Path, language: str) -> list[str]:

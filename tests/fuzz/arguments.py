@@ -23,6 +23,8 @@ CALLS: dict[str, Any] = {
                        "W_dec": torch.randn(F, D), "b_dec": torch.randn(D), "sparse_grad": False},
     "decode_csr": lambda: {"values": torch.randn(5), "indices": torch.randint(0, F, (5,), dtype=torch.int32),
                            "offsets": torch.tensor([0, 2, 2, 5]), "W_dec": torch.randn(F, D), "b_dec": torch.randn(D)},
+    "gather_matmul": lambda: {"a": torch.randn(2, T, D), "W": torch.randn(F, D), "offsets": torch.tensor([0, 2, 2, 5]),
+                              "indices": torch.randint(0, F, (5,), dtype=torch.int32), "wide": False},
     "linear_ce_kl": lambda: {"h_p": torch.randn(T, D), "h_q": torch.randn(T, D), "W_U": torch.randn(F, D),
                              "targets": torch.randint(0, F, (T,)), "bias": torch.randn(F), "softcap": 3.0,
                              "ignore_index": -100},

@@ -168,6 +168,21 @@ def decode_csr(rng: random.Random) -> str:
     return ACCEPTED
 
 
+def gather_matmul(rng: random.Random) -> str:
+    counts = [rng.choice([0, 0, 1, rng.randint(0, 30), rng.randint(0, 200)]) for _ in range(tokens(rng))]
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    B, F, d, dtype = rng.choice([0, 1, 16, rng.randint(1, 300)]), size(rng, 300), size(rng, 300), rng.choice(DTYPES)
+    rows = torch.arange(len(counts)).repeat_interleave(offsets.diff())
+    indices, wide = torch.randint(0, F, (len(rows),), dtype=torch.int32), rng.random() < 0.3
+    a, W = integers(rng, B, len(counts), d).to(dtype), special(rng, integers(rng, F, d)).to(dtype)
+    want = torch.einsum("bed,ed->eb", a[:, rows].double(), W[indices.long()].double())
+    turned = rng.randrange(3)
+    a = a.transpose(0, turned).contiguous().transpose(0, turned)
+    got = sk.gather_matmul(a, laid_out(rng, W), indices, offsets, wide=wide, backend=backend(rng))
+    torch.testing.assert_close(got, want.to(torch.float32 if wide else dtype), rtol=0, atol=0, equal_nan=True)
+    return ACCEPTED
+
+
 def linear_ce_kl(rng: random.Random) -> str:
     T, d, V, dtype = tokens(rng), size(rng, 70), size(rng, 900), rng.choice(DTYPES)
     p, q, U = (torch.randn(n, d).to(dtype) * rng.choice([0.1, 1.0]) for n in (T, T, V))

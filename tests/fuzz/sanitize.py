@@ -18,6 +18,7 @@ OPS = (
     "topk",
     "decode",
     "decode_csr",
+    "gather_matmul",
     "linear_ce_kl",
     "gradients",
     "wrong arguments",

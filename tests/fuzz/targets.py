@@ -11,6 +11,7 @@ TARGETS: dict[str, Target] = {
     "topk": ops.topk,
     "decode": ops.decode,
     "decode_csr": ops.decode_csr,
+    "gather_matmul": ops.gather_matmul,
     "linear_ce_kl": ops.linear_ce_kl,
     "gradients": ops.gradients,
     "wrong arguments": arguments.wrong,

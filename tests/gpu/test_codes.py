@@ -14,7 +14,7 @@ from saekernels.backends import reference
 from triton_cases import DTYPES, module, skip_unless_interpreting
 
 skip_unless_interpreting()
-from saekernels.backends.triton import decode, gather_dot, segment_outer, segment_sum, topk  # noqa: E402
+from saekernels.backends.triton import decode, gather_dot, gather_matmul, segment_outer, segment_sum, topk  # noqa: E402
 
 
 def codes(counts: list[int], F: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,6 +48,8 @@ def test_decode_and_its_gradients(dtype: torch.dtype, counts: list[int], d: int)
     columns = W.t().contiguous().t()
     close(decode(values, indices, offsets, columns, None), reference.decode(values, indices, offsets, W, None))
     close(gather_dot(a, W, indices, offsets), reference.gather_dot(a, W, indices, offsets))
+    stack = torch.randn(len(counts), 19, d).to(dtype).transpose(0, 1)
+    close(gather_matmul(stack, W, indices, offsets), reference.gather_matmul(stack, W, indices, offsets))
     close(
         segment_outer(values, indices, offsets, a, 23),
         reference.segment_outer(values, indices, offsets, a, 23),
@@ -85,9 +87,14 @@ def test_rows_of_as_many_and_of_fewer_entries() -> None:
         close(decode(values, indices, offsets, W, None), reference.decode(values, indices, offsets, W, None))
         dots = gather_dot(a, W, indices, offsets)
         close(dots, reference.gather_dot(a, W, indices, offsets))
+        stack = torch.stack([a, -a, 3 * a])
+        products = gather_matmul(stack, W.half(), indices, offsets)
+        close(products, reference.gather_matmul(stack, W.half(), indices, offsets))
         for row, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
             own = gather_dot(a[row : row + 1], W, indices[begin:end], torch.tensor([0, end - begin]))
             assert torch.equal(own, dots[begin:end])
+            own = gather_matmul(stack[:2, row : row + 1], W.half(), indices[begin:end], torch.tensor([0, end - begin]))
+            assert torch.equal(own, products[begin:end, :2])
 
 
 @pytest.mark.parametrize("k", [3, 40])

@@ -59,6 +59,8 @@ def test_the_gradients_of_codes() -> None:
     W, _, _ = weights(torch.float32)
     values, indices, offsets = torch.randn(4), torch.tensor([3, 1, 1, 5], dtype=torch.int32), torch.tensor([0, 2, 4])
     assert launched(lambda: backend.gather_dot(W[:2], W, indices, offsets)) == ["gather_dot_kernel"]
+    stack = torch.stack([W[:2]] * 3)
+    assert launched(lambda: backend.gather_matmul(stack, W, indices, offsets)) == ["gather_matmul_kernel"]
     outer = launched(lambda: backend.segment_outer(values, indices, offsets, W[:2], F))
     assert outer[-1] == "segment_outer_kernel"
     total = launched(lambda: backend.segment_sum(values, indices, F))

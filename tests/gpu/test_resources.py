@@ -24,7 +24,7 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 PRODUCT = {80: "mma", 90: "wgmma", 100: "tcgen05"}
 WITH_PRODUCTS = (
     "screen_kernel", "screen_hopper_kernel", "sample_kernel", "dense_kernel", "parts_kernel", "slopes_kernel",
-    "accumulate_kernel",
+    "accumulate_kernel", "gather_matmul_kernel",
 )  # fmt: skip
 # What above the golden table is worth a look.
 SLACK = {"registers": 16, "per_score": 0.25, "per_hit": 4, "per_logit": 0.5}
@@ -65,8 +65,9 @@ def check(architecture: int, reports: list[dict[str, Any]], version: str) -> Non
         assert report["stack"] == 0, f"{name}: {report['stack']} bytes of registers spilled"
         assert report["shared"] <= SHARED_LIMIT[architecture], f"{name}: {report['shared']} bytes of shared memory"
         # float32 products to the last bit are not for tensor cores.
-        fused = report["constants"].get("PRODUCT") == "ieee" and "*fp32" in report["dtypes"][:1]
-        if report["kernel"] in WITH_PRODUCTS and not (fused and "dense" in name):
+        single = "*fp32" in report["dtypes"][:1] and name.startswith(("dense_kernel", "gather_matmul_kernel"))
+        fused = single and report["constants"].get("PRODUCT", "ieee") == "ieee"
+        if report["kernel"] in WITH_PRODUCTS and not fused:
             assert report[PRODUCT[architecture]] > 0, f"{name}: no {PRODUCT[architecture]} instruction"
             if report["constants"]["EVEN"]:
                 assert report["async"] > 0, f"{name}: no asynchronous copies"
@@ -156,6 +157,10 @@ def check_amd(*kernels: str) -> None:
 
 def test_the_screen_without_ptx_compiles_for_amd() -> None:
     check_amd("screen_kernel")
+
+
+def test_gather_matmul_compiles_for_amd() -> None:
+    check_amd("gather_matmul_kernel")
 
 
 def test_the_loss_without_ptx_compiles_for_amd() -> None:

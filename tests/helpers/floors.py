@@ -24,7 +24,7 @@ FLOORS = (
     ("sae", "optim"),
     ("crosslayer",),
     ("formats", "adapters"),
-    ("parallel", "adapters/sae_lens", "adapters/dictionary_learning"),
+    ("parallel", "adapters/sae_lens", "adapters/dictionary_learning", "adapters/circuit_tracer"),
     ("splice",),
     ("eval/text",),
     ("eval/sums", "training"),

@@ -68,6 +68,8 @@ def everything(p: dict[str, Tensor]) -> Results:
     results["topk one row"] = cpu.topk(W.reshape(1, -1), 700)
     results["decode"] = (cpu.decode(p["values"], *entries, W, pre),)
     results["gather_dot"] = (cpu.gather_dot(x, W, *entries),)
+    stack = torch.stack([x, p["y"], -x]).transpose(1, 2).contiguous().transpose(1, 2)
+    results["gather_matmul"] = (cpu.gather_matmul(stack, W, *entries),)
     results["segment_outer"] = (cpu.segment_outer(p["values"], *entries, x, W.shape[0]),)
     results["segment_sum"] = (cpu.segment_sum(p["values"], p["indices"], W.shape[0]),)
     results["linear_ce_kl"] = cpu.linear_ce_kl(x, p["y"], W, p["targets"], b, None, -100)
@@ -149,6 +151,7 @@ def test_a_wrong_index_is_named(bad: int, where: int) -> None:
     calls = (
         lambda: cpu.decode(p["values"], indices, p["offsets"], p["W"], None),
         lambda: cpu.gather_dot(p["x"], p["W"], indices, p["offsets"]),
+        lambda: cpu.gather_matmul(p["x"][None], p["W"], indices, p["offsets"]),
         lambda: cpu.segment_outer(p["values"], indices, p["offsets"], p["x"], 530),
         lambda: cpu.segment_sum(p["values"], indices, 530),
     )

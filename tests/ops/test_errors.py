@@ -14,6 +14,7 @@ X, W, B = torch.randn(3, 8), torch.randn(20, 8), torch.randn(20)
 NEGATIVE = torch.ones(20).index_fill(0, torch.tensor([4]), -1.0)
 V, LATENTS = torch.randn(3, 2), torch.zeros(3, 2, dtype=torch.int32)
 OFFSETS = torch.tensor([0, 2, 4, 6])
+CSR = (LATENTS.view(-1), OFFSETS)
 TARGETS = torch.zeros(3, dtype=torch.int64)
 
 CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -69,6 +70,18 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: sk.decode_csr(V.view(-1), LATENTS.view(-1), OFFSETS.int(), W), TypeError, "offsets: got dtype int32"),
     (lambda: sk.decode_csr(V.view(-1), LATENTS.view(-1), OFFSETS[None], W), ValueError, r"offsets: got shape \[1, 4\]"),
     (lambda: sk.decode_csr(V, LATENTS, OFFSETS, W), ValueError, r"values: got shape \[3, 2\], need \[nnz\]"),
+    (lambda: sk.gather_matmul(X, W, B, OFFSETS), TypeError, "indices: got dtype float32, need one of int32, int64"),
+    (lambda: sk.gather_matmul(X, W, *CSR), ValueError, r"a: got shape \[3, 8\], need \[B, T, d\] = \[B, 3, 8\]"),
+    (
+        lambda: sk.gather_matmul(X[None, :2], W, *CSR),
+        ValueError,
+        r"a: got shape \[1, 2, 8\], need \[B, T, d\] = \[1, 3",
+    ),
+    (lambda: sk.gather_matmul(X[None].half(), W, *CSR), TypeError, "W: got dtype float32, need float16, that of a"),
+    (lambda: sk.gather_matmul(X[None], W.double(), *CSR), TypeError, "W: got dtype float64, need one of float32, bf"),
+    (lambda: sk.gather_matmul(X[None], W[0], *CSR), ValueError, r"W: got shape \[8\], need \[F, d\]"),
+    (lambda: sk.gather_matmul(X[None], W, LATENTS, OFFSETS), ValueError, r"indices: got shape \[3, 2\], need \[nnz\]"),
+    (lambda: sk.gather_matmul(X[None], W, CSR[0], OFFSETS.int()), TypeError, "offsets: got dtype int32"),
     (lambda: sk.linear_ce_kl(X, X[:2], W, TARGETS), ValueError, r"h_q: got shape \[2, 8\], need \[T, d\] = \[3, 8\]"),
     (lambda: sk.linear_ce_kl(X, X[None, :2], W, TARGETS), ValueError, r"h_q: got shape \[1, 2, 8\], need \[R, T, d\]"),
     (lambda: sk.linear_ce_kl(X, X[None][:0], W, TARGETS), ValueError, r"h_q: got shape \[0, 3, 8\], need \[T, d\] or"),
@@ -138,9 +151,10 @@ def test_float64_is_refused_by_a_named_native_backend() -> None:
         (lambda **given: sk.encode_topk(**given, k=2), {"x": X, "W_enc": W}),
         (lambda **given: sk.encode_threshold(**given, b_enc=None, threshold=0.5), {"x": X, "W_enc": W}),
         (lambda **given: sk.topk(**given, k=2), {"scores": X}),
+        (sk.gather_matmul, {"a": X[None], "W": W, "indices": CSR[0], "offsets": OFFSETS}),
         (sk.linear_ce_kl, {"h_p": X, "h_q": X, "W_U": W, "targets": TARGETS}),
     ],
-    ids=["decode", "decode_csr", "encode_topk", "encode_threshold", "topk", "linear_ce_kl"],
+    ids=["decode", "decode_csr", "encode_topk", "encode_threshold", "topk", "gather_matmul", "linear_ce_kl"],
 )
 def test_none_for_a_tensor_is_named(op: Callable[..., object], given: dict[str, torch.Tensor]) -> None:
     for name in given:

@@ -30,6 +30,10 @@ SCHEMAS = {
     "gather_dot": (
         "(Tensor a, Tensor W, Tensor indices, Tensor offsets, *, bool wide=False, str? backend=None) -> Tensor"
     ),
+    "gather_matmul": (
+        "(Tensor a, Tensor W, Tensor indices, Tensor offsets, *, bool sparse_grad=False, bool wide=False, "
+        "str? backend=None) -> Tensor"
+    ),
     "segment_outer": (
         "(Tensor values, Tensor indices, Tensor offsets, Tensor a, SymInt n_latents, *, str? backend=None) -> Tensor"
     ),

@@ -40,6 +40,8 @@ def samples() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "decode_csr": ((values, indices, offsets, W, leaf(4)), {}),
         "decode_csr wide": ((values.bfloat16(), indices, offsets, W.bfloat16()), {"wide": True}),
         "gather_dot": ((x, W, indices, offsets), {}),
+        "gather_matmul": ((leaf(2, 3, 4), W, indices, offsets), {}),
+        "gather_matmul of half W": ((leaf(2, 3, 4), W.bfloat16(), indices, offsets), {"wide": True}),
         "segment_outer": ((values, indices, offsets, x, 7), {}),
         "segment_sum": ((values, indices, 7), {}),
         "linear_ce_kl": ((x, leaf(3, 4), W, targets, b), {"softcap": 3.0}),
@@ -89,6 +91,7 @@ def double_samples() -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]
         "decode": (lambda v, W, b: sk.decode(v, dense, W, b), (f(3, 2), f(7, 4), f(4))),
         "decode_csr": (lambda v, W, b: sk.decode_csr(v, indices, offsets, W, b), (f(5), f(7, 4), f(4))),
         "gather_dot": (lambda a, W: OPS.gather_dot(a, W, indices, offsets), (f(3, 4), f(7, 4))),
+        "gather_matmul": (lambda a, W: sk.gather_matmul(a, W, indices, offsets), (f(2, 3, 4), f(7, 4))),
         "segment_outer": (lambda v, a: OPS.segment_outer(v, indices, offsets, a, 7), (f(5), f(3, 4))),
         "segment_sum": (lambda v: OPS.segment_sum(v, indices, 7), (f(5),)),
         "linear_ce_kl": (

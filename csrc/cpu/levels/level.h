@@ -117,6 +117,9 @@ struct Level {
   // `add` adds them to c.
   void (*gemm_tile)(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
                     bool add);
+  // The same of one block, depth <= kDotBlock, and of rows that are not packed: a[rows][kDotBlock].
+  void (*rows_tile)(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
+                    bool add);
   // out[nr] = sums of the squares of a packed panel's latents.
   void (*panel_squares)(const float* panel, int64_t depth, float* out);
   // Multiplies scores by factors, if there are any, adds bias, both in place, and lists the positions j where not

@@ -76,8 +76,18 @@ void panel_squares(const float* panel, int64_t depth, float* out) {
   }
 }
 
-// c[kRows][kNr] (+)= a[depth][kMr] (first kRows of each) times b[depth][kNr].
-template <int kRows>
+// How the rows that meet a panel lie: packed side by side, a[depth][kMr], or one after the other, a[rows][kDotBlock].
+struct PackedRows {
+  static const float* at(const float* a, int64_t k, int r) { return a + k * kMr + r; }
+  static const float* block(const float* a, int64_t row, int64_t depth, int64_t k) { return a + row * depth + k * kMr; }
+};
+struct PlainRows {
+  static const float* at(const float* a, int64_t k, int r) { return a + r * kDotBlock + k; }
+  static const float* block(const float* a, int64_t row, int64_t, int64_t) { return a + row * kDotBlock; }
+};
+
+// c[kRows][kNr] (+)= the first kRows of `a` times b[depth][kNr].
+template <class Rows, int kRows>
 inline void micro_kernel(const float* a, const float* b, int64_t depth, float* c, int64_t ldc, bool first) {
   Vec acc[kRows][kPanelVecs];
 #pragma GCC unroll 16
@@ -92,7 +102,7 @@ inline void micro_kernel(const float* a, const float* b, int64_t depth, float* c
     for (int j = 0; j < kPanelVecs; ++j) panel[j] = Vec::load(b + k * kNr + j * Vec::kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const Vec x = Vec::broadcast_from(a + k * kMr + r);
+      const Vec x = Vec::broadcast_from(Rows::at(a, k, r));
 #pragma GCC unroll 4
       for (int j = 0; j < kPanelVecs; ++j) acc[r][j] = fma(x, panel[j], acc[r][j]);
     }
@@ -107,17 +117,18 @@ inline void micro_kernel(const float* a, const float* b, int64_t depth, float* c
   }
 }
 
-template <int kRows>
+template <class Rows, int kRows>
 inline void micro_kernel_for(int rows, const float* a, const float* b, int64_t depth, float* c, int64_t ldc,
                              bool first) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return micro_kernel_for<kRows - 1>(rows, a, b, depth, c, ldc, first);
+    if (rows < kRows) return micro_kernel_for<Rows, kRows - 1>(rows, a, b, depth, c, ldc, first);
   }
-  micro_kernel<kRows>(a, b, depth, c, ldc, first);
+  micro_kernel<Rows, kRows>(a, b, depth, c, ldc, first);
 }
 
-void gemm_tile(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
-               bool add) {
+template <class Rows>
+inline void tile_of_rows(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c,
+                         int64_t ldc, bool add) {
   if (depth == 0 && !add) {
     for (int64_t r = 0; r < rows; ++r) memset(c + r * ldc, 0, static_cast<size_t>(panels * kNr) * sizeof(float));
   }
@@ -127,10 +138,21 @@ void gemm_tile(const float* a, int64_t rows, const float* b, int64_t panels, int
       const float* panel = b + (p * depth + k) * kNr;
       for (int64_t r = 0; r < rows; r += kMr) {
         const int left = rows - r < kMr ? static_cast<int>(rows - r) : kMr;
-        micro_kernel_for<kMr>(left, a + r * depth + k * kMr, panel, block, c + r * ldc + p * kNr, ldc, k == 0 && !add);
+        micro_kernel_for<Rows, kMr>(left, Rows::block(a, r, depth, k), panel, block, c + r * ldc + p * kNr, ldc,
+                                    k == 0 && !add);
       }
     }
   }
+}
+
+void gemm_tile(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
+               bool add) {
+  tile_of_rows<PackedRows>(a, rows, b, panels, depth, c, ldc, add);
+}
+
+void rows_tile(const float* a, int64_t rows, const float* b, int64_t panels, int64_t depth, float* c, int64_t ldc,
+               bool add) {
+  tile_of_rows<PlainRows>(a, rows, b, panels, depth, c, ldc, add);
 }
 
 }  // namespace

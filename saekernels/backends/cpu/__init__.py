@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from saekernels.backends.cpu.codes import decode, gather_dot, segment_outer, segment_sum
+from saekernels.backends.cpu.codes import decode, gather_dot, gather_matmul, segment_outer, segment_sum
 from saekernels.backends.cpu.encode import LOOKS, encode_threshold, encode_topk, fingerprint, prepare, topk
 from saekernels.backends.cpu.loss import linear_ce_kl, linear_ce_kl_backward
 from saekernels.backends.cpu.native import (
@@ -40,6 +40,7 @@ __all__ = [
     "encode_topk",
     "fingerprint",
     "gather_dot",
+    "gather_matmul",
     "linear_ce_kl",
     "linear_ce_kl_backward",
     "prepare",
@@ -61,6 +62,7 @@ _OPS = frozenset(
         "topk",
         "decode",
         "gather_dot",
+        "gather_matmul",
         "segment_outer",
         "segment_sum",
         "linear_ce_kl",

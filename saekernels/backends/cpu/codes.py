@@ -54,6 +54,25 @@ def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, dtype: to
     return out
 
 
+def gather_matmul(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """[nnz, B]: out[e, b] = <a[b, row of e], W[indices[e]]>, in a's dtype or `dtype`."""
+    indices, offsets = indices.contiguous(), offsets.contiguous()
+    vectors, rows, width = a.shape
+    out = a.new_empty(indices.numel(), vectors, dtype=dtype)
+    module().gather_matmul(
+        (a.data_ptr(), vectors, width, a.stride(0), a.stride(2), DTYPE_CODES[a.dtype]),
+        a.stride(1),
+        view(W),
+        indices.data_ptr(),
+        offsets.data_ptr(),
+        rows,
+        indices.numel(),
+        torch.get_num_threads(),
+        view(out),
+    )
+    return out
+
+
 def segment_outer(values: Tensor, indices: Tensor, offsets: Tensor, a: Tensor, F: int) -> Tensor:
     """[F, d]: row i sums values[e] * a[row of e] over the entries with indices[e] == i, in ascending e."""
     values, indices, offsets = values.contiguous(), indices.contiguous(), offsets.contiguous()

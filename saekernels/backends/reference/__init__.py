@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from saekernels.backends.reference.adam import adam_step
-from saekernels.backends.reference.codes import decode, gather_dot, segment_outer, segment_sum
+from saekernels.backends.reference.codes import decode, gather_dot, gather_matmul, segment_outer, segment_sum
 from saekernels.backends.reference.encode import encode_threshold, encode_topk, topk
 from saekernels.backends.reference.linear_ce_kl import linear_ce_kl, linear_ce_kl_backward
 
@@ -23,6 +23,7 @@ __all__ = [
     "encode_threshold",
     "encode_topk",
     "gather_dot",
+    "gather_matmul",
     "linear_ce_kl",
     "linear_ce_kl_backward",
     "segment_outer",

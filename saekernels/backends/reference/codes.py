@@ -5,6 +5,7 @@ differentiation, carry every gradient in the library:
 
 - decode: out[t] = sum over the entries of t of value * W[latent]
 - gather_dot: out[e] = <a[row], W[latent]>
+- gather_matmul: gather_dot with each of many a
 - segment_outer: out[i] = sum over the entries of latent i of value * a[row]
 """
 
@@ -60,6 +61,14 @@ def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, dtype: to
     for part in row_chunks(indices.numel(), a.shape[1]):
         terms = a[rows[part]].to(wide) * W[indices[part].long()].to(wide)
         out[part] = fixed_order_sum(terms).to(out.dtype)
+    return out
+
+
+def gather_matmul(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """See `saekernels.gather_matmul`: [nnz, B] in a's dtype or `dtype`."""
+    out = a.new_empty(indices.numel(), a.shape[0], dtype=dtype)
+    for column, rows in enumerate(a):
+        out[:, column] = gather_dot(rows, W, indices, offsets, dtype)
     return out
 
 

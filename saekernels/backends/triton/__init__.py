@@ -17,6 +17,7 @@ _import_error = ""
 try:
     from saekernels.backends.triton.codes.decode import decode
     from saekernels.backends.triton.codes.gather_dot import gather_dot
+    from saekernels.backends.triton.codes.gather_matmul import gather_matmul
     from saekernels.backends.triton.codes.segment_outer import segment_outer
     from saekernels.backends.triton.codes.segment_sum import segment_sum
     from saekernels.backends.triton.encode.encode_threshold import encode_threshold
@@ -39,6 +40,7 @@ __all__ = [
     "encode_threshold",
     "encode_topk",
     "gather_dot",
+    "gather_matmul",
     "linear_ce_kl",
     "linear_ce_kl_backward",
     "segment_outer",
@@ -54,6 +56,7 @@ _OPS = frozenset(
         "topk",
         "decode",
         "gather_dot",
+        "gather_matmul",
         "segment_outer",
         "segment_sum",
         "linear_ce_kl",

@@ -7,6 +7,7 @@ from saekernels.bench.ops.adam import ADAM, ADAM_ROWS
 from saekernels.bench.ops.calls import CALLED
 from saekernels.bench.ops.decode import DECODE
 from saekernels.bench.ops.encode import ENCODE
+from saekernels.bench.ops.gather_matmul import GATHER_MATMUL
 from saekernels.bench.ops.loss import LOSS
 from saekernels.bench.ops.loss_train import LOSS_TRAIN
 from saekernels.bench.ops.sae import SAE_JUMPRELU, SAE_TOPK
@@ -21,6 +22,7 @@ OPS: dict[str, Op] = {
         ENCODE,
         THRESHOLD,
         DECODE,
+        GATHER_MATMUL,
         SAE_TOPK,
         SAE_JUMPRELU,
         SAE_TRAIN,

@@ -13,6 +13,7 @@ import torch
 from saekernels import example
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
+from saekernels.cli.commands.replacement import command as replacement
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.further_saes import edit, with_controls, with_edits
 from saekernels.cli.options.inputs import pick_device
@@ -48,11 +49,13 @@ def add_parser(commands: Any) -> None:
             ("saekernels eval --tokens 200_000 --json report.json --html page.html", "more of it, and files"),
             ("saekernels eval --model gpt2 --sae transformer.h.6=saes/h6 --data texts/*.jsonl", ""),
             ("saekernels eval --tasks ioi --breadth --checkpoint run", "a run that can be resumed"),
+            ("saekernels eval --model gpt2 --clt clt/ --data texts/ --json clt.json", "layers replaced jointly"),
         ),
     )
     add_source(parser)
     add_leave(parser)
     _add_comparisons(parser)
+    replacement.add_options(parser)
     _add_extras(parser)
     scale = parser.group("scale and resume")
     resume = "keep the run's state here; the same command goes on where a killed one stopped"
@@ -98,6 +101,9 @@ def _add_extras(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
+    if replacement.asked(arguments):
+        one_process_only("--clt and --transcoders")
+        return replacement.run(arguments)
     all_example = fill_from_example(arguments)
     check_options(arguments)
     if arguments.compat:

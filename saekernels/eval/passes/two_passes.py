@@ -67,7 +67,7 @@ class Work:
         def step(block: int, chunk: int) -> None:
             if chunk not in self.early:
                 return
-            for batch in self._batches(early_windows(self.spool.chunk(chunk), self.early[chunk])):
+            for batch in self.batches(early_windows(self.spool.chunk(chunk), self.early[chunk])):
                 norms.add(batch)
 
         Pass(self.workspace, "norms", self.spool.chunks, norms, self.ranks).run(step)
@@ -75,12 +75,12 @@ class Work:
     def collect(self, collector: Collector) -> None:
         """The means and moments of the clean model."""
         work = Pass(self.workspace, "moments", self.spool.chunks, collector, self.ranks)
-        tell = self._teller(work, 0, self.spool.positions)
+        tell = self.teller(work, 0, self.spool.positions)
 
         def step(block: int, chunk: int) -> None:
             windows = self.spool.chunk(chunk)
             positions = sum(len(window.ids) for window in windows)
-            for batch in self._batches(windows):
+            for batch in self.batches(windows):
                 collector.add(batch, count_active=chunk in self.early)
                 tell(batch.positions / positions)
             collector.flush()
@@ -92,7 +92,7 @@ class Work:
         columns = 2 + len(runner.plan.columns)
         journal = Journal(self.spool, self.strata.cells, columns)
         work = Pass(self.workspace, "figures", self.spool.chunks, sums, self.ranks)
-        tell = self._teller(work, self.spool.positions, self.total - self.spool.positions)
+        tell = self.teller(work, self.spool.positions, self.total - self.spool.positions)
         passes = runner.passes()
 
         def step(block: int, chunk: int) -> None:
@@ -100,7 +100,7 @@ class Work:
             held = self.spool.documents_of(range(chunk, chunk + 1))
             documents = DocumentSums(held.start, len(held), self.strata, columns - 2)
             positions = sum(len(window.ids) for window in windows)
-            for batch in self._batches(windows):
+            for batch in self.batches(windows):
                 part = batch.positions / positions / passes
                 runner.run(batch, means, documents, sums, partial(tell, part))
             if self.ranks.writes:
@@ -110,10 +110,11 @@ class Work:
         self.progress(self.total, self.total)
         return journal
 
-    def _batches(self, windows: Sequence[Window]) -> Iterator[Batch]:
+    def batches(self, windows: Sequence[Window]) -> Iterator[Batch]:
+        """Batches of these windows."""
         return batches(windows, self.batch_size, self.context, self.leave_first)
 
-    def _teller(self, work: Pass, before: int, tokens: int) -> Callable[[float], None]:
+    def teller(self, work: Pass, before: int, tokens: int) -> Callable[[float], None]:
         """tell(part of a chunk that was done): progress of a pass that is worth `tokens`, after `before` others."""
         own = -(-self.spool.chunks // self.ranks.count)
         done = float(max(0, own - work.left))

@@ -34,19 +34,25 @@ def sure(path: Path, found: Mapping[str, Tensor]) -> bool:
 
     Other matrices with latents as rows could be anyone's.
     """
-    named = _LAYER.fullmatch(path.stem) is not None or (len(_config(path)) > 0 and "W_enc" in found)
+    named = _LAYER.fullmatch(path.stem) is not None or (len(config_beside(path)) > 0 and "W_enc" in found)
     return named or any(name in found for name in (*_THRESHOLDS, "k", "W_skip"))
 
 
 def read(path: Path, input_scale: float | None = None, k: int | None = None) -> Checkpoint:
     """The transcoder of one layer. Cross-layer transcoders (W_enc_N, or a config that says so) are refused."""
     refuse_scale(input_scale, path)
-    config = _config(path)
+    config = config_beside(path)
     if config.get("model_kind", "transcoder_set") != "transcoder_set":
-        raise FormatError(f"{config.path}: 'model_kind' is {config['model_kind']!r:.40}, need 'transcoder_set'")
+        raise FormatError(
+            f"{config.path}: 'model_kind' is {config['model_kind']!r:.40}, need 'transcoder_set'; "
+            "saekernels.load_cross_layer reads folders of cross-layer transcoders"
+        )
     tensors = Tensors(path)
     if tensors.dimensions("W_dec") == 3 or any(_CROSS_LAYER.match(name) for name in tensors.names):
-        raise FormatError(f"{path}: need W_enc and W_dec of one layer; cross-layer transcoders are no single SAE")
+        raise FormatError(
+            f"{path}: need W_enc and W_dec of one layer; cross-layer transcoders are no single SAE: "
+            "saekernels.load_cross_layer reads their folder"
+        )
     n_latents, d_in = tensors.shape("W_enc")
     (d_out,) = tensors.shape("b_dec", 1)
     by_latent = d_out == n_latents or tensors.shape("W_dec") != (d_out, n_latents)
@@ -58,7 +64,7 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
         "W_dec": tensors.take("W_dec", n_latents, d_out) if by_latent else tensors.take("W_dec", d_out, n_latents).T,
         "b_dec": tensors.take("b_dec", d_out),
     }
-    activation = _activation(config, tensors, state, k)
+    activation = activation_of(config, tensors, state, k)
     if "W_skip" in tensors:
         state["W_skip"] = tensors.take("W_skip", d_out, d_in)
     tensors.done()
@@ -72,19 +78,25 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
     return build(path, state, activation, metadata)
 
 
-def _config(path: Path) -> Config:
+def config_beside(path: Path) -> Config:
+    """The config of the set that a layer's file belongs to; empty where there is none."""
     found = next((beside for name in CONFIGS if (beside := path.parent / name).is_file()), None)
     if found is None:
         return Config(path, {})
     return read_json(found) if found.suffix == ".json" else read_yaml(found)
 
 
-def _activation(config: Config, tensors: Tensors, state: dict[str, Tensor], k: int | None) -> Activation:
-    """What the file and the config say, which must be the same; a k from the caller where neither says anything."""
+def activation_of(
+    config: Config, tensors: Tensors, state: dict[str, Tensor], k: int | None, names: tuple[str, ...] = _THRESHOLDS
+) -> Activation:
+    """What the file and the config say, which must be the same; a k from the caller where neither says anything.
+
+    names: of tensors of thresholds, which go into the state.
+    """
     n_latents = len(state["b_enc"])
     own = tensors.number("k")
     tensors.drop("k")
-    for name in _THRESHOLDS:
+    for name in names:
         if name in tensors:
             one = tensors.number(name) if tensors.size(name) == 1 else None
             whole = torch.full((n_latents,), one, dtype=of_thresholds(state)) if one is not None else None

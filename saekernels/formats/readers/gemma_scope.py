@@ -53,7 +53,10 @@ def read(path: Path, input_scale: float | None = None, k: int | None = None) -> 
     tensors = read_npz(path) if path.suffix == ".npz" else Tensors(path)
     names = {lower: lower if lower in tensors else name for lower, name in _NAMES.items()}
     if 3 in (tensors.dimensions(names["w_enc"]), tensors.dimensions(names["w_dec"])):
-        raise FormatError(f"{path}: a cross-layer transcoder, which writes to several layers and is no single SAE")
+        raise FormatError(
+            f"{path}: a cross-layer transcoder, which writes to several layers and is no single SAE: "
+            "saekernels.load_cross_layer reads its folder"
+        )
     _check(config, "affine_skip_connection" in tensors)
     d_in, n_latents = tensors.shape(names["w_enc"])
     d_out = tensors.shape(names["w_dec"])[1]

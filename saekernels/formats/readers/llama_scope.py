@@ -61,7 +61,8 @@ def read(found: Path, input_scale: float | None = None, k: int | None = None) ->
     refuse_k(k, path)
     if config.get("sae_type", "sae") not in ("sae", "transcoder") or config.get("use_glu_encoder"):
         what = "a gated linear encoder" if config.get("use_glu_encoder") else f"a {config['sae_type']!r:.40}"
-        raise FormatError(f"{path}: {what} is no SAE of one encoder and one decoder")
+        elsewhere = ": saekernels.load_cross_layer reads it" if config.get("sae_type") == "clt" else ""
+        raise FormatError(f"{path}: {what} is no SAE of one encoder and one decoder{elsewhere}")
     weights = _weights(found)
     assert weights is not None
     tensors = Tensors(weights) if weights.suffix == ".safetensors" else _from_pt(weights)

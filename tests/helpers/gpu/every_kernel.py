@@ -108,6 +108,7 @@ def codes(bench: Bench, dtype: torch.dtype, of: Sizes) -> None:
     for name, arguments in (
         ("decode", (values, indices, offsets, W, bias)),
         ("gather_dot", (a, W, indices, offsets)),
+        ("gather_matmul", (torch.stack([a, a * 2, -a]), W, indices, offsets)),
         ("segment_outer", (values, indices, offsets, a, latents)),
         ("segment_sum", (values, indices, latents)),
     ):

@@ -4,7 +4,7 @@ Run as a program in a process of its own, because TRITON_INTERPRET decides what 
 
     python tests/helpers/gpu/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
     python tests/helpers/gpu/triton_aot.py --write 80 90 100  # what the golden table of this Triton holds
-    python tests/helpers/gpu/triton_aot.py --plain gfx942     # screen and loss without PTX, for AMD
+    python tests/helpers/gpu/triton_aot.py --plain gfx942     # screen, loss and gather_matmul without PTX, for AMD
 """
 
 from __future__ import annotations
@@ -259,8 +259,8 @@ def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
 
 
 def plain(architectures: list[str]) -> Iterator[dict[str, Any]]:
-    """Screen and loss of bf16 in Triton alone, for GPUs of AMD: their vector registers, and how many were spilled."""
-    from triton_workload import loss
+    """Screen, loss and gather_matmul of bf16 without PTX, for AMD: vector registers, and how many were spilled."""
+    from triton_workload import codes, loss
 
     nothing = Special(*[tl.constexpr("")] * 3)
     small = configs.Config(64, 64, 32, 4, 2)
@@ -276,7 +276,8 @@ def plain(architectures: list[str]) -> Iterator[dict[str, Any]]:
         x, W = torch.empty(8192, 4096, dtype=torch.bfloat16), torch.empty(65536, 4096, dtype=torch.bfloat16)
         screen(Operands(x, W), torch.empty(8192), 1024, per_latent=False)
         loss(8192, 4096, 4096, torch.bfloat16, None, biased=False, backward=True)
-    kernels = {made.name: made for made in launches if "TILE" in made.arguments}
+        codes(512, 4096, 4096, 64, torch.bfloat16)
+    kernels = {made.name: made for made in launches if "TILE" in made.arguments or made.name == "gather_matmul_kernel"}
     for architecture, launch in itertools.product(architectures, kernels.values()):
         text = binary(launch, architecture).asm["amdgcn"]
         found = {name: int(re.findall(rf"\.{name}:\s*(\d+)", text)[0]) for name in ("vgpr_count", "vgpr_spill_count")}

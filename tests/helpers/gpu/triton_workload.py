@@ -79,6 +79,7 @@ def codes(T: int, d: int, F: int, k: int, dtype: torch.dtype) -> None:
     W, a = empty(F, d, dtype=dtype), empty(T, d, dtype=dtype)
     backend.decode(values, indices, offsets, W, empty(d, dtype=dtype))
     backend.gather_dot(a, W, indices, offsets)
+    backend.gather_matmul(empty(64, T, d, dtype=dtype), W, indices, offsets)
     backend.segment_outer(values, indices, offsets, a, F)
     backend.segment_sum(values, indices, F)
 

@@ -1,0 +1,1 @@
+"""`saekernels eval --clt` and `--transcoders`: what replacing several layers together costs."""

@@ -1,0 +1,146 @@
+"""`saekernels eval --clt PATH | --transcoders DIR`: its options, its checks, its call."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Any
+
+import torch
+
+from saekernels import example, formats
+from saekernels.cli.commands.replacement.text import as_text
+from saekernels.cli.options.arguments import Parser, not_empty
+from saekernels.cli.options.inputs import DTYPES, pick_device
+from saekernels.cli.options.leave import leave_keywords
+from saekernels.cli.options.output import show, show_written, write_json
+from saekernels.cli.options.progress import progress_bar, say_finished
+from saekernels.cli.options.source import BOS, EXAMPLE_NAME, load_source
+from saekernels.crosslayer.transcoder import CrossLayerTranscoder
+from saekernels.errors import InputError, first_line
+from saekernels.eval.passes.plan import BASELINES
+from saekernels.eval.studies.crosslayer.measure import evaluate_replacement
+from saekernels.files.checked import check_writable
+
+_KINDS = {"clt": "a cross-layer transcoder", "transcoders": "transcoders, one for each layer"}
+# Of `eval`: what it asks for of SAEs that are spliced in one by one.
+_NOT_HERE = {
+    "sae": None,
+    "baselines": BASELINES,
+    "no_cumulative": False,
+    "family": None,
+    "tasks": None,
+    "breadth": None,
+    "control": [],
+    "edit": [],
+    "keep_error": False,
+    "compat": None,
+    "format": None,
+    "latent_parallel": 1,
+    "no_reuse": False,
+    "html": None,
+    "device_map": None,
+}
+
+
+def add_options(parser: Parser) -> None:
+    """The options of layers that are replaced together."""
+    group = parser.group("layers replaced together")
+    clt = "a cross-layer transcoder in place of --sae: all its layers are replaced, jointly and otherwise"
+    group.add_argument("--clt", metavar="PATH", type=not_empty, help=clt)
+    folder = "the same of a set of transcoders, one for each layer"
+    group.add_argument("--transcoders", metavar="DIR", type=not_empty, help=folder)
+    beside = "with either: another one of either kind, whose joint loss is compared by document"
+    group.add_argument("--beside", metavar="PATH", type=not_empty, help=beside)
+    sites = "where each layer reads and writes, 'READ -> WRITE' (default: as the files say)"
+    group.add_argument("--sites", metavar="SITE", type=not_empty, nargs="+", help=sites)
+    domain = "whose affine maps are measured elsewhere (default: the domain with most text)"
+    group.add_argument("--domain", metavar="NAME", type=not_empty, help=domain)
+    group.add_argument("--sources", action="store_true", help="also switch off the codes of each layer in turn")
+    group.add_argument("--no-affine", action="store_true", help="leave out the affine maps")
+
+
+def asked(arguments: argparse.Namespace) -> bool:
+    """Whether layers are to be replaced together. InputError for options that are of the other kind."""
+    given = [option for option in _KINDS if getattr(arguments, option)]
+    if not given:
+        for option in ("beside", "sites", "domain", "sources", "no_affine"):
+            if getattr(arguments, option):
+                raise InputError(f"--{_spelled(option)}: needs --clt or --transcoders, which it is about")
+        return False
+    if len(given) > 1:
+        raise InputError("--clt and --transcoders: one is replaced at a time; --beside compares with another")
+    for option, default in _NOT_HERE.items():
+        if getattr(arguments, option) not in (None, default):
+            raise InputError(f"--{_spelled(option)}: not with --{given[0]}, whose layers are replaced together")
+    return True
+
+
+def fill(arguments: argparse.Namespace) -> None:
+    """Model and text of the bundled example where none are given."""
+    if arguments.model and not arguments.data:
+        raise InputError("--model needs --data as well")
+    changed = arguments.model or arguments.data or arguments.adapter
+    arguments.model = arguments.model or str(example.MODEL_DIR)
+    arguments.model_name = arguments.model if changed else EXAMPLE_NAME
+    arguments.data = arguments.data or [str(example.EVAL_DATA)]
+    arguments.sae = []
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, write."""
+    fill(arguments)
+    if arguments.json:
+        check_writable(arguments.json)
+    option = "clt" if arguments.clt else "transcoders"
+    device = pick_device(arguments.device)
+    replacement = _load(option, getattr(arguments, option), device, arguments.sae_dtype)
+    beside = _load("beside", arguments.beside, device, arguments.sae_dtype) if arguments.beside else None
+    source = load_source(arguments, device)
+    with progress_bar() as progress:
+        found = evaluate_replacement(
+            source.model,
+            source.tokenizer,
+            replacement,
+            source.documents,
+            sites=arguments.sites,
+            beside=beside,
+            domain=arguments.domain,
+            affine=not arguments.no_affine,
+            sources=arguments.sources,
+            tokens=arguments.tokens,
+            batch_size=arguments.batch_size,
+            context=arguments.context,
+            bootstrap=arguments.bootstrap,
+            seed=arguments.seed,
+            bos=BOS[arguments.bos],
+            model_name=arguments.model_name,
+            checkpoint=arguments.checkpoint,
+            progress=progress,
+            **leave_keywords(arguments),
+        )
+    found["run"] |= {**source.facts, "command": shlex.join(["saekernels", *arguments.argv])}
+    say_finished(found["tokens"], found["run"]["passes"], found["run"]["seconds"])
+    show(source.told() + as_text(found))
+    write_json(arguments.json, found)
+    show_written([(arguments.json, "the figures"), (arguments.checkpoint, "the same command goes on from here")])
+    return 0
+
+
+def _load(option: str, path: str, device: torch.device, dtype: str) -> Any:
+    """The dictionary there. InputError for what cannot be loaded, and for one of another kind than the option says."""
+    load = getattr(formats, "load_cross_layer", None)
+    if load is None:
+        raise InputError(f"--{option}: this version reads no dictionaries of several layers")
+    try:
+        found = load(path, device=device, dtype=DTYPES[dtype])
+    except (OSError, ValueError) as error:
+        raise InputError(f"--{option} {path}: {first_line(error)}") from error
+    kind = "clt" if isinstance(found, CrossLayerTranscoder) else "transcoders"
+    if option in _KINDS and kind != option:
+        raise InputError(f"--{option} {path}: it holds {_KINDS[kind]}; give --{kind}")
+    return found
+
+
+def _spelled(option: str) -> str:
+    return option.replace("_", "-")

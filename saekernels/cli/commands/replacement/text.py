@@ -1,0 +1,113 @@
+"""What `saekernels eval --clt` prints: the runs, the layers, what was fitted elsewhere, and what it all costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saekernels.display.numbers import (
+    counted,
+    number,
+    number_interval,
+    percent_interval,
+    readable,
+    short_sites,
+    with_interval,
+)
+from saekernels.display.tables import text_table
+from saekernels.eval.report.reading import headed
+
+_RUNS = (
+    "ΔCE: cross-entropy of the replaced model minus that of the clean one, nats per token; more than joint: the same "
+    "minus that of the joint run, paired. top-1: both models' first choices are one. unsure: the same over the "
+    "{unsure:,} tokens that the clean model gets right with less than {below:.0%}. Compounding, joint minus "
+    "teacher_forced: {compounding}."
+)
+_LAYERS = (
+    "FVU: of what is written, against the MLP at the same input. drift: of what is written in the joint run, against "
+    "what the clean model writes. L0: active latents per token; used: latents that were active at all, joint."
+)
+_COSTS = "flops: per token, encoders dense, decoders by active latents. Over all layers {latents} latents are active "
+_COSTS += "per token, {pairs} pairs of a latent and a layer that it writes at."
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """All tables."""
+    documents = result["documents"]
+    head = (
+        f"{result['model']}: {counted(len(result['layers']), 'layer')} replaced together; "
+        f"{counted(result['tokens'], 'token')} of {counted(documents['measured'], 'document')} measured, "
+        f"{counted(documents['fitted'], 'document')} fitted on; clean CE {number(result['clean_ce'])}"
+    )
+    tables = [_runs(result, head), _layers(result["layers"])]
+    tables += [_domains(rows) for rows in [result["strata"].get("domain", [])] if len(rows) > 1]
+    tables += [_elsewhere(result["extrapolation"])] if result["extrapolation"] else []
+    tables.append(_costs(result))
+    notes = [f"Note: {note}" for note in result["notes"]]
+    return "\n".join([*tables, *notes]) + "\n" * bool(notes)
+
+
+def _runs(result: Mapping[str, Any], head: str) -> str:
+    headings = ["run", "ΔCE [95 %]", "KL [95 %]", "top-1 [95 %]", "unsure [95 %]", "more than joint [95 %]"]
+    rows = [
+        [
+            row["run"],
+            _signed(row["delta_ce"]),
+            number_interval(row["kl"]["value"], row["kl"]["ci95"]),
+            percent_interval(row["top1"]["value"], row["top1"]["ci95"]),
+            percent_interval(row["top1_unsure"]["value"], row["top1_unsure"]["ci95"]),
+            _signed(row["over_joint"]) if "over_joint" in row else "-",
+        ]
+        for row in result["runs"]
+    ]
+    after = _RUNS.format(
+        unsure=result["unsure_tokens"], below=result["unsure_below"], compounding=_signed(result["compounding"])
+    )
+    return text_table(headed(headings, rows), rows, before=head, after=after)
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
+    _, names = short_sites([row["site"] for row in layers])
+    headings = ["layer", "FVU joint", "teacher-forced", "drift", "L0 joint", "teacher-forced", "used", "of"]
+    rows = [
+        [
+            names[row["site"]],
+            *(number(row[name]) for name in ("fvu_joint", "fvu_teacher_forced", "fvu_drift")),
+            *(number(row[name], 1) for name in ("l0_joint", "l0_teacher_forced")),
+            f"{row['used_joint']:,}",
+            f"{row['latents']:,}",
+        ]
+        for row in layers
+    ]
+    return text_table(headings, rows, after=_LAYERS)
+
+
+def _domains(rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = [run for run in ("joint", "teacher_forced", "zero", "affine", "beside") if run in rows[0]["runs"]]
+    headings = ["domain", "tokens", *(f"{run} ΔCE [95 %]" for run in shown)]
+    made = [
+        [row["name"], f"{row['tokens']:,}", *(_signed(row["runs"][run]["delta_ce"]) for run in shown)] for row in rows
+    ]
+    return text_table(headed(headings, made), made)
+
+
+def _elsewhere(found: Mapping[str, Any]) -> str:
+    headings = ["run", "fitted on", f"ΔCE in {found['domain']} [95 %]", "elsewhere [95 %]"]
+    rows = [
+        [row["run"], row["fitted_on"] or "-", _signed(row["inside"]), _signed(row["outside"])] for row in found["rows"]
+    ]
+    return text_table(headed(headings, rows), rows, left=2)
+
+
+def _costs(result: Mapping[str, Any]) -> str:
+    rows = [
+        [name, readable(row["parameters"]), readable(row["flops_per_token"])]
+        for name, row in result["accounting"].items()
+    ]
+    l0 = result["l0"]["joint"]
+    after = _COSTS.format(latents=number(l0["latents"], 1), pairs=number(l0["pairs"], 1))
+    return text_table(["what", "parameters", "flops"], rows, after=after)
+
+
+def _signed(estimate: Mapping[str, Any]) -> str:
+    return with_interval(estimate["value"], estimate["ci95"])

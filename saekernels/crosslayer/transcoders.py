@@ -1,0 +1,55 @@
+"""Transcoders of several layers, each of which reads and writes at its own: sites do not know of one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import nn
+
+from saekernels.sae.metadata import Metadata
+from saekernels.sae.module import SAE
+
+
+class TranscoderSet(nn.Module):
+    """A per-layer transcoder (PLT) set: one transcoder for each layer, as circuit-tracer's folders hold them.
+
+    Args:
+        transcoders: of each layer, in the order of the layers.
+        sites: where each reads and writes, as sites of `saekernels.splice`, if the files said so, else None.
+        metadata: what the files said of all of them, or None. That of each is its own.
+
+    Raises ValueError for no transcoder, and for another number of sites.
+    """
+
+    def __init__(
+        self, transcoders: Sequence[SAE], sites: Sequence[str] | None = None, metadata: Metadata | None = None
+    ) -> None:
+        super().__init__()
+        if not transcoders or (sites is not None and len(sites) != len(transcoders)):
+            got = "none" if sites is None else f"{len(sites)} sites for {len(transcoders)} of them"
+            raise ValueError(f"transcoders: got {got}, need at least one, and a site for each")
+        self.transcoders = nn.ModuleList(transcoders)
+        self.sites = None if sites is None else tuple(sites)
+        self.metadata = metadata
+
+    @property
+    def n_layers(self) -> int:
+        """How many transcoders there are."""
+        return len(self.transcoders)
+
+    def transcoder(self, layer: int) -> SAE:
+        """The transcoder of one layer."""
+        return cast(SAE, self.transcoders[layer])
+
+    def at_sites(self, sites: Sequence[str] | None = None) -> dict[str, SAE]:
+        """Site -> transcoder, for `splice` and `evaluate`; sites: of each layer, those of the files if None.
+
+        Raises ValueError where no sites are known, and unless there is one for each layer, all different.
+        """
+        names = self.sites if sites is None else tuple(sites)
+        if names is None:
+            raise ValueError("sites: the files do not say where these transcoders read and write; give one for each")
+        if len(names) != self.n_layers or len(set(names)) != self.n_layers:
+            raise ValueError(f"sites: got {list(names)!r:.200}, need one for each of {self.n_layers}, all different")
+        return {name: self.transcoder(layer) for layer, name in enumerate(names)}

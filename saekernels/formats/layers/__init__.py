@@ -1,0 +1,1 @@
+"""Checkpoints of dictionaries that span layers; one file for each format."""
