@@ -17,7 +17,7 @@ from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.crosslayer.transcoders import TranscoderSet
 from saekernels.eval import Document, Report, evaluate, evaluate_replacement, load_documents
-from saekernels.formats import FormatError, load, load_cross_layer, save, save_cross_layer
+from saekernels.formats import FormatError, load, load_cross_layer, load_crosscoder, save, save_cross_layer
 from saekernels.ops import (
     CsrCodes,
     LinearCeKl,
@@ -105,6 +105,7 @@ __all__ = [
     "linear_ce_kl",
     "load",
     "load_cross_layer",
+    "load_crosscoder",
     "load_documents",
     "prepare",
     "reading_heads",

@@ -68,7 +68,10 @@ def read(path: Path, found: Mapping[str, Any], input_scale: float | None = None,
         raise FormatError(f"{path}: the state of an interrupted training run, need a finished ae.pt")
     tensors = tensors_of(path, found)
     if 3 in (tensors.dimensions("encoder.weight"), tensors.dimensions("decoder.weight")):
-        raise FormatError(f"{path}: a crosscoder, which reads and writes several activations and is no single SAE")
+        raise FormatError(
+            f"{path}: a crosscoder, which reads and writes several activations and is no single SAE; "
+            "saekernels.load_crosscoder reads it"
+        )
     config = _config(path)
     trainer = config.inner("trainer")
     kind = _kind(tensors)

@@ -147,7 +147,10 @@ def _one_instance(path: Path, found: Mapping[str, Any], linear: bool) -> Tensors
     if linear or (isinstance(W_dec, Tensor) and (W_dec.dim() != 3 or len(W_dec) != len(W_enc))):
         both = {"encoder": W_enc, "decoder": W_dec}
         shapes = ", ".join(f"{name} {list(one.shape)}" for name, one in both.items() if isinstance(one, Tensor))
-        raise FormatError(f"{path}: a crosscoder, which reads and writes several activations, no single SAE: {shapes}")
+        raise FormatError(
+            f"{path}: a crosscoder, which reads and writes several activations, no single SAE: {shapes}; "
+            "saekernels.load_crosscoder may read it"
+        )
     if len(W_enc) != 1:
         raise FormatError(
             f"{path}: {len(W_enc)} SAEs in one file (W_enc is {list(W_enc.shape)}), need one; keep instance i with "
