@@ -1,18 +1,19 @@
 """Runs of other tools' trainers that can be stopped and resumed from the tool's own files, for `train_side_by_side.py`.
 
-Rows are the bundled model's activations. A quarter of the latents begins below the reach of its inputs, so that it dies;
-classes with a threshold begin where 1 entry in 40 is above it.
+Rows are the bundled model's activations. A quarter of the latents begins out of their reach, so that it dies; classes
+with a threshold begin where 1 entry in 40 is above it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Step(NamedTuple):
 class LensRun:
     """SAELens' SAETrainer; a checkpoint is all it needs."""
 
-    KINDS: dict[str, dict[str, Any]] = {
+    KINDS: ClassVar[dict[str, dict[str, Any]]] = {
         "topk": {},
         "abstopk": {},
         "batch_topk": {},
@@ -56,12 +57,12 @@ class LensRun:
     }
 
     def __init__(self, kind: str, rows: Tensor, size: Size) -> None:
-        self.sae = trainers.saelens_sae(kind, rows.shape[1], size.latents, size.k, **self.KINDS[kind])
+        self.module = trainers.saelens_sae(kind, rows.shape[1], size.latents, size.k, **self.KINDS[kind])
         name = {"jumprelu": "threshold", "gated": "b_gate"}.get(kind, "b_enc")
-        _set_apart(self.sae.W_enc.t(), getattr(self.sae, name), rows, kind)
+        _set_apart(self.module.W_enc.t(), getattr(self.module, name), rows, kind)
         self.batches = batches(rows, size)
         self.trainer = trainers.saelens_trainer(
-            self.sae, iter(()), batch=size.tokens, steps=size.steps, lr=1e-3, dead_after=size.dead_after
+            self.module, iter(()), batch=size.tokens, steps=size.steps, lr=1e-3, dead_after=size.dead_after
         )
 
     def go(self, first: int, last: int) -> list[Step]:
@@ -76,7 +77,7 @@ class LensRun:
         self.trainer.save_checkpoint("half", folder)
 
     def resume(self, folder: Path) -> None:
-        self.sae.load_weights_from_checkpoint(folder / "half")
+        self.module.load_weights_from_checkpoint(folder / "half")
         self.trainer.load_trainer_state(folder / "half")
 
 
@@ -92,7 +93,7 @@ class DictionaryRun:
             self.trainer = self._annealed(kind, rows.shape[1], size)
         else:
             self.trainer = trainers.dictionary_trainer(kind, rows.shape[1], size.latents, size.k, 1e-3)
-        ae = self.trainer.ae
+        self.module = ae = self.trainer.ae
         self.trainer.dead_feature_threshold = size.dead_after * size.tokens
         encoder = ae.encoder.weight if hasattr(ae, "encoder") else ae.W_enc.t()
         names = ("threshold",) if kind == "jumprelu" else ("gate_bias", "b_enc", "encoder.bias")
@@ -135,7 +136,7 @@ class _Killed(Exception):
 class SparsifyRun:
     """sparsify's Trainer, from the model and its texts; it saves what it needs, and repeats a batch when it resumes."""
 
-    KINDS: dict[str, dict[str, Any]] = {
+    KINDS: ClassVar[dict[str, dict[str, Any]]] = {
         "topk": {},
         "multi_topk": {"multi_topk": True},
         "groupmax": {"activation": "groupmax"},
@@ -154,12 +155,12 @@ class SparsifyRun:
             dead_feature_threshold=size.dead_after * size.tokens, lr_warmup_steps=2,
         )  # fmt: skip
         self.trainer = sparsify.Trainer(config, windows(size), AutoModelForCausalLM.from_pretrained(example.MODEL_DIR))
-        (self.sae,) = self.trainer.saes.values()
+        (self.module,) = self.trainer.saes.values()
         self.steps: list[Step] = []
         self.last = size.steps
         with torch.no_grad():
-            self.sae.encoder.weight[::4] *= 1e-3
-        self.sae.register_forward_hook(self._note, with_kwargs=True)
+            self.module.encoder.weight[::4] *= 1e-3
+        self.module.register_forward_hook(self._note, with_kwargs=True)
 
     def _note(self, module: Any, given: Any, named: dict[str, Any], out: Any) -> None:
         if len(self.steps) == self.last:
@@ -189,14 +190,18 @@ def made(tool: str, kind: str, rows: Tensor, size: Size, folder: Path, *, fast: 
     """A run, the same for the same arguments; nudge: the relative size of a random change of its weights."""
     torch.manual_seed(0)
     run = TOOLS[tool](kind, rows, size, *([folder] if tool == "sparsify" else []))
-    if nudge:
-        module = run.trainer.ae if tool == "dictionary_learning" else run.sae
-        with torch.no_grad():
-            for value in module.parameters():
-                value.mul_(1 + nudge * torch.randn_like(value).sign())
+    change(run.module, nudge)
     if fast:
         sk.accelerate(run.trainer)
     return run
+
+
+@torch.no_grad()
+def change(module: torch.nn.Module, nudge: float) -> None:
+    """Every weight by so much of itself, up or down."""
+    if nudge:
+        for value in module.parameters():
+            value.mul_(1 + nudge * torch.randn_like(value).sign())
 
 
 def rows_of(size: Size) -> Tensor:
@@ -211,8 +216,9 @@ def batches(rows: Tensor, size: Size) -> list[Tensor]:
     return [rows[torch.randperm(len(rows), generator=generator)[: size.tokens]] for _ in range(size.steps)]
 
 
+@functools.cache
 def windows(size: Size) -> Any:
-    """A dataset of the bundled text, 128 tokens a row, as many rows as the steps take, from the start again at the end."""
+    """A dataset of the bundled text, 128 tokens a row, as many as the steps take, from the start again at its end."""
     from datasets import Dataset
     from transformers import AutoTokenizer
 

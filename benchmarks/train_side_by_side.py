@@ -1,4 +1,4 @@
-"""Whether the tools' own trainers train alike plain and accelerated: 200 steps of each class, and a run that is resumed.
+"""Do the tools' own trainers train alike, plain and accelerated: 200 steps of each class, and a run that is resumed.
 
     pip install '.[eval,peers]' dictionary_learning==0.1.0
     python benchmarks/train_side_by_side.py
@@ -10,7 +10,8 @@ Both ways begin with the same weights, at the bundled model's activations. Of ea
   last bit before it, beside which the first is to be seen;
 - latents that were dead, and in how many steps their number differs;
 - of a run that was stopped in the middle and resumed in a new trainer from what the tool saves: the largest relative
-  difference from the tool's own that is resumed from the very same files, and from the run that was never stopped;
+  difference from the tool's own that is resumed from the very same files, the same of weights changed in the last bit,
+  and the difference from the run that was never stopped;
 - steps that were taken over.
 
 `--json` writes all of it.
@@ -35,7 +36,7 @@ from saekernels.bench.measure import machine
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.files.atomic import write_whole
 from saekernels.files.checked import check_writable
-from side_by_side_runs import TOOLS, Size, Step, made, rows_of
+from side_by_side_runs import TOOLS, Size, Step, change, made, rows_of
 
 ULP = torch.finfo(torch.float32).eps
 
@@ -60,8 +61,8 @@ def main(argv: list[str]) -> list[dict[str, Any]]:
             started = time.perf_counter()
             found.append(compared(tool, kind, rows, size))
             print(line(found[-1]), f"({time.perf_counter() - started:.0f} s)", flush=True)
-    if given.json:
-        write_whole(given.json, (json.dumps({**record, "classes": found}, indent=1) + "\n").encode())
+            if given.json:
+                write_whole(given.json, (json.dumps({**record, "classes": found}, indent=1) + "\n").encode())
     return found
 
 
@@ -79,9 +80,10 @@ def compared(tool: str, kind: str, rows: torch.Tensor, size: Size) -> dict[str, 
         stopped.go(0, half)
         stopped.save(folder)
         resumed = []
-        for fast in (False, True):
+        for fast, nudge in ((False, 0.0), (True, 0.0), (False, ULP)):
             run = made(tool, kind, rows, size, folder / "on", fast=fast)
             run.resume(folder)
+            change(run.module, nudge)
             resumed.append(run.go(half, size.steps)[half - size.steps :])
     counts = sk.step_counts(ours.trainer)
     own, mine, other = curves
@@ -95,8 +97,9 @@ def compared(tool: str, kind: str, rows: torch.Tensor, size: Size) -> dict[str, 
         "steps_with_other_dead": sum(one.dead != two.dead for one, two in zip(mine, own, strict=True)),
         "resumed": {
             "difference": difference(resumed[1], resumed[0]),
+            "difference_of_last_bit": difference(resumed[2], resumed[0]),
             "difference_from_unbroken": difference(resumed[1], mine[half:]),
-            "steps_with_other_dead": sum(one.dead != two.dead for one, two in zip(*resumed, strict=True)),
+            "steps_with_other_dead": sum(one.dead != two.dead for one, two in zip(*resumed[:2], strict=True)),
         },
         "taken": counts.taken,
         "own_steps": counts.left,
@@ -114,8 +117,9 @@ def line(found: dict[str, Any]) -> str:
     return (
         f"{found['tool']} {found['class']}: loss {found['loss'][0]:.4g} to {found['loss'][1]:.4g}, "
         f"differs by {found['difference']:.1e} (by the last bit {found['difference_of_last_bit']:.1e}); dead {dead}, "
-        f"other in {found['steps_with_other_dead']} steps; resumed {again['difference']:.1e}, "
-        f"from unbroken {again['difference_from_unbroken']:.1e}, other in {again['steps_with_other_dead']}; "
+        f"other in {found['steps_with_other_dead']} steps; resumed {again['difference']:.1e} "
+        f"({again['difference_of_last_bit']:.1e}), from unbroken {again['difference_from_unbroken']:.1e}, "
+        f"other in {again['steps_with_other_dead']}; "
         f"taken over {found['taken']}"
     )
 
