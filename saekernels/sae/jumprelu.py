@@ -15,11 +15,13 @@ class JumpReLUCodes(NamedTuple):
     """codes: the entries that are active or near their threshold, in CSR; those below it have the value 0.
 
     l0: a scalar, the mean number of active latents of a row. active: [nnz], 1 or 0 for each entry.
+    pre: [nnz], their pre-activations, with the gradients of those alone.
     """
 
     codes: CsrCodes
     l0: Tensor
     active: Tensor
+    pre: Tensor
 
 
 def encode_jumprelu(
@@ -48,7 +50,7 @@ def encode_jumprelu(
 
     Returns:
         JumpReLUCodes: values are differentiable with respect to x, W_enc, b_enc, pre_bias and threshold; l0 and active
-        with respect to threshold.
+        with respect to threshold; pre with respect to all but threshold.
 
     Raises:
         ValueError: x that is not [T, d], or a bandwidth that is not above 0; and as `encode_threshold`.
@@ -66,7 +68,7 @@ def encode_jumprelu(
     pre, indices, offsets = encode_threshold(x, W_enc, b_enc, low, pre_bias=pre_bias)
     values, active = jump(pre, threshold.index_select(0, indices.long()), bandwidth)
     l0 = active.sum() / max(1, len(x))
-    return JumpReLUCodes(CsrCodes(values, indices, offsets), l0, active)
+    return JumpReLUCodes(CsrCodes(values, indices, offsets), l0, active, pre)
 
 
 def jump(pre: Tensor, threshold: Tensor, bandwidth: float, *, to_input: bool = False) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from saekernels.sae.batch_topk import encode_batch_topk
 from saekernels.sae.codes import row_sums
 from saekernels.sae.gated import GatedCodes, encode_gated
 from saekernels.sae.jumprelu import JumpReLUCodes, encode_jumprelu
+from saekernels.sae.pre_act import pre_act_loss
 from saekernels.sae.prefixes import decode_prefixes
 from saekernels.training.activations import SiteActivations, matching_sites
 from saekernels.training.dead import DeadLatents
@@ -34,6 +35,7 @@ __all__ = [
     "l0_loss",
     "l1_loss",
     "matching_sites",
+    "pre_act_loss",
     "row_sums",
     "running_threshold",
     "tanh_loss",

@@ -80,7 +80,7 @@ def test_gates_are_never_below_zero_in_half_precision() -> None:
 def test_l0_counts_with_the_gradients_of_the_steps(target: float | None) -> None:
     x, W_enc, _, b, t, _ = weights(1)
     threshold = t.detach().abs().requires_grad_()
-    codes, l0, active = training.encode_jumprelu(x, W_enc, b, threshold, bandwidth=0.4)
+    codes, l0, active = training.encode_jumprelu(x, W_enc, b, threshold, bandwidth=0.4)[:3]
     pre = (x @ W_enc.T + b).detach()
     count, near = (pre > threshold).double(), ((pre - threshold).abs() < 0.2).double()
     rows = count.sum(1)

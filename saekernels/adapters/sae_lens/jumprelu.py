@@ -23,6 +23,7 @@ from saekernels.adapters.weights import CurrentWeights
 from saekernels.ops import CsrCodes, decode_csr, encode_threshold
 from saekernels.sae.codes import Codes, row_sums
 from saekernels.sae.jumprelu import jump
+from saekernels.sae.pre_act import shortfall, wide
 
 _TOO_DENSE = "more than 1 in 10 pre-activations are above their threshold or within its band"
 
@@ -89,18 +90,12 @@ def _sparsity(module: Any, step_input: TrainStepInput, codes: CsrCodes, active: 
 def _pre_act(
     module: Any, step_input: TrainStepInput, weights: CurrentWeights, sae_in: Tensor, found: CsrCodes, threshold: Tensor
 ) -> Tensor:
-    """The tool's loss on dead latents, c / T * sum of relu(threshold - pre) * norm; a scalar.
-
-    Nearly all of its terms are active, so it is summed by its complement: relu(a) = a + relu(-a), the first affine in
-    the sum of all rows, the second 0 but for entries above their threshold.
-    """
-    dead, tokens = step_input.dead_neuron_mask, len(sae_in)
+    """The tool's loss on dead latents, c / T * sum of relu(threshold - pre) * norm; a scalar."""
+    dead = step_input.dead_neuron_mask
     if dead is None or not bool(dead.any()):
         return sae_in.new_tensor(0.0)
-    latents = found.indices.long()
-    above = (dead[latents] & (found.values > threshold.detach()[latents])).nonzero()[:, 0]
-    latents, pre = latents[above], found.values[above]
-    over = torch.zeros_like(threshold).index_add(0, latents, pre - threshold.index_select(0, latents))
-    affine = tokens * (threshold - module.b_enc) - weights.W_enc @ sae_in.sum(0)
-    terms = (affine + over) * module.W_dec.norm(dim=1)
-    return module.cfg.pre_act_loss_coefficient * torch.where(dead, terms, 0).sum() / tokens
+    loss = shortfall(
+        found.values, found.indices, len(sae_in), wide(sae_in).mean(0), weights.W_enc, module.b_enc, threshold,
+        dead.nonzero()[:, 0], module.W_dec.norm(dim=1),
+    )  # fmt: skip
+    return module.cfg.pre_act_loss_coefficient * loss.to(sae_in.dtype)

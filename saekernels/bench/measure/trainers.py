@@ -29,7 +29,7 @@ def saelens_sae(kind: str, width: int, latents: int, k: int, **options: Any) -> 
     """SAELens' training SAE of a class, with the options of its config."""
     peers.load("sae_lens")
     registry = importlib.import_module("sae_lens.registry")
-    own: dict[str, Any] = {"k": k} if kind in ("topk", "batch_topk", "matryoshka") else {}
+    own: dict[str, Any] = {"k": k} if kind in ("topk", "abstopk", "batch_topk", "matryoshka") else {}
     if kind == "matryoshka":
         own["matryoshka_widths"] = widths(latents)
     module, config = registry.get_sae_training_class(_SAELENS.get(kind, kind))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saekernels.bench.measure import trainers
+from saekernels.bench.measure import peers, trainers
 from saekernels.bench.measure.contenders import OURS, Contender, Op, Ready, Work, relative_error
 from saekernels.bench.measure.shapes import (
     QUICK_SAE_SHAPES,
@@ -26,7 +26,7 @@ from saekernels.bench.measure.shapes import (
     threshold_for,
 )
 from saekernels.bench.ops import losses
-from saekernels.bench.ops.sae import DICTIONARY, SAELENS
+from saekernels.bench.ops.sae import DICTIONARY, SAELENS, SPARSIFY
 from saekernels.optim import Adam
 
 DENSE = "torch, dense"
@@ -132,6 +132,25 @@ def _dictionary(kind: str, problem: Problem) -> Ready:
     return Ready(call)
 
 
+def _sparsify(problem: Problem) -> Ready:
+    """What its Trainer does with the activations of a batch; it has no other class than TopK with a loss of ours."""
+    coder = peers.sparsify({name: weight.clone() for name, weight in problem.weights.items()}, problem.shape.k)
+    optimizer = torch.optim.Adam(coder.parameters(), lr=0.0)
+
+    def call(x: Tensor) -> Stepped:
+        coder.set_decoder_norm_to_unit_norm()
+        variance = (x - x.mean(0)).square().sum()
+        with torch.enable_grad():
+            fvu = coder(x, total_variance=variance).fvu
+            fvu.backward()
+        coder.remove_gradient_parallel_to_decoder_directions()
+        optimizer.step()
+        optimizer.zero_grad()
+        return Stepped(fvu.detach() * variance / len(x), {})
+
+    return Ready(call)
+
+
 @torch.no_grad()
 def _put(module: Any, weights: dict[str, Tensor], names: dict[str, str]) -> None:
     """Every parameter's value, by its name here; a matrix whose latents are columns is transposed."""
@@ -184,6 +203,8 @@ def _op(kind: str) -> Op:
         theirs = [Contender(SAELENS, partial(_saelens, kind))] if dtype == torch.float32 else []
         if theirs and kind in _MULTIPLES:
             theirs.append(Contender(DICTIONARY, partial(_dictionary, kind)))
+        if theirs and kind == "topk":
+            theirs.append(Contender(SPARSIFY, _sparsify))
         return [
             Contender(OURS, partial(_ours, kind, Adam)),
             Contender(TORCH_ADAM, partial(_ours, kind, _TORCHS)),

@@ -79,8 +79,8 @@ def _add_train(devices: Any) -> None:
         "train",
         help="a training step of each class of SAE on the CPU",
         description="Times a whole step, of loss, gradients and Adam, by this library, on dense latents in torch, and "
-        "by the trainers of SAELens and dictionary_learning where they are installed. A step whose loss or gradients "
-        "are not those of dense latents is not timed.",
+        "by the trainers of SAELens, dictionary_learning and sparsify where they are installed. A step whose loss or "
+        "gradients are not those of dense latents is not timed.",
         examples=(
             ("saekernels bench train --quick", "does it run"),
             ("saekernels bench train --classes batch_topk,jumprelu --threads 1 --cpu-time", "beside other work"),
