@@ -72,7 +72,7 @@ def dtype_of(name: str, value: Tensor, partner: str, of: Tensor) -> None:
 
 
 def shape(name: str, value: Tensor, expected: Sequence[tuple[str, int | torch.SymInt | str]]) -> None:
-    """ValueError unless the shape is `expected`, given as (symbol, size) pairs; a size that may be any is its symbol."""
+    """ValueError unless the shape is `expected`, given as (symbol, size) pairs; a size that may be any is a symbol."""
     if value.shape != tuple([size for _, size in expected]):
         symbols = ", ".join(symbol for symbol, _ in expected)
         sizes = ", ".join(str(size) for _, size in expected)
