@@ -239,7 +239,7 @@ def test_limits_of_scaled_scores_are_to_the_float() -> None:
     bits = torch.randint(-(2**31), 2**31, (2, 60_000)).int()
     threshold, factor = bits.view(torch.float32)
     special = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 3.4028234e38, -3.4028234e38, torch.inf, -torch.inf, torch.nan])
-    threshold[: 900] = special.repeat(100)
+    threshold[:900] = special.repeat(100)
     threshold[900:20_000], factor[450:20_000] = torch.randn(19_100), torch.rand(19_550) + 0.05
     factor = factor.abs().nan_to_num(1.5, posinf=1.5).clamp(min=1e-45)
     found = module("encode.scaled").limits_of(threshold, factor)

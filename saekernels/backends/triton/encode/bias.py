@@ -44,7 +44,7 @@ def folded(W: Tensor, bias: Tensor | None, pre_bias: Tensor | None) -> Tensor | 
     """[F] float32, or None for nothing to add. W: [F, d]; bias: [F]; pre_bias: [d]."""
     if pre_bias is None:
         return None if bias is None else bias.float().contiguous()
-    config = configs.lookup("gather_dot", architecture(W.device), W.dtype, W.shape[1])
+    config = configs.lookup("rescore", architecture(W.device), W.dtype, W.shape[1])
     out = torch.empty(W.shape[0], dtype=torch.float32, device=W.device)
     launch(
         fold_kernel,

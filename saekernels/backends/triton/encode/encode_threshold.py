@@ -100,9 +100,7 @@ def encode_threshold(
     return torch.cat(values), torch.cat(indices), torch.nn.functional.pad(all_counts.cumsum(0), (1, 0))
 
 
-def _part(
-    of: Encoder, rows: slice, limits: Tensor, capacity: int, out: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+def _part(of: Encoder, rows: slice, limits: Tensor, capacity: int, out: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and counts of some rows."""
     x = of.x[rows]
     found = screen(of.screen.rows(rows), limits, capacity, per_latent=True)
