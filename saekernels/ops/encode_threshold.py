@@ -63,8 +63,8 @@ def encode_threshold(
         backend: its name (see `saekernels info`), or None for the best one that serves the inputs.
 
     Returns:
-        CsrCodes: values [nnz] in x's dtype (unless `wide`), indices [nnz] int32 ascending within a row, offsets [T+1] int64. Values are
-        differentiable with respect to x, W_enc, b_enc and pre_bias.
+        CsrCodes: values [nnz] in x's dtype (unless `wide`), indices [nnz] int32 ascending within a row, offsets
+        [T+1] int64. Values are differentiable with respect to x, W_enc, b_enc and pre_bias.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
