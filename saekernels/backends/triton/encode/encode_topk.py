@@ -55,10 +55,7 @@ def _screened(
     else:
         threshold = hint.float().expand(of.x.shape[0]).contiguous()
     found = screen(of.screen, threshold, planned.capacity, per_latent=False, absolute=absolute)
-    if of.screen.rescored:
-        failed = cut(found, threshold, of.screen.vectors, k)
-    else:
-        failed = certify(found, k)
+    failed = cut(found, threshold, of.screen.vectors, k) if of.screen.rescored else certify(found, k)
     scored = found
     if of.factor is not None:
         scored = found._replace(scores=torch.empty_like(found.keys, dtype=torch.float32))
