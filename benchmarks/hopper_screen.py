@@ -52,9 +52,9 @@ def right(device: torch.device, checks: tuple[str, ...]) -> bool:
     return not wrong
 
 
-def bits(device: torch.device) -> None:
+def bits(device: torch.device) -> bool:
     """Whether values have the portable screen's bits, NaN, infinities and a ragged depth among them."""
-    bench = Bench(device)
+    bench, alike = Bench(device), True
     for dtype in DTYPES:
         x, W = bench.normal(150, 264, dtype=dtype), bench.normal(9000, 264, dtype=dtype, scale=1 / 16)
         x[0], x[1], x[2, 3], W[7, 5] = 0, torch.nan, torch.inf, -torch.inf
@@ -66,6 +66,8 @@ def bits(device: torch.device) -> None:
         for name, parts in found.items():
             same = all(map(torch.equal, parts, found["portable"]))
             print(f"{name}: {str(dtype)[6:]}: {'the same' if same else 'other'} bits as the portable one", flush=True)
+            alike &= same
+    return alike
 
 
 def expected_times() -> None:
@@ -101,7 +103,7 @@ if __name__ == "__main__":
     if sys.argv[2:] == ["watched"]:
         sys.exit(not right(chosen, ("encode", "thresholds")))
     passed = right(chosen, CHECKS)
-    bits(chosen)
+    passed &= bits(chosen)
     expected_times()
     if chosen.type == "cuda":
         times(chosen)

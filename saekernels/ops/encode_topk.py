@@ -52,8 +52,8 @@ def encode_topk(
         k: 1 <= k <= F.
         pre_bias: [d], subtracted from x in float32; x's dtype or float32.
         scale: [F], x's dtype or float32, above 0: what is compared is a pre-activation times its latent's scale, such
-            as the norm of its decoder row. Values are the pre-activations all the same (on Triton the product over the
-            scale, an ulp off); no gradient reaches the scale. That it is above 0 is checked on the CPU alone.
+            as the norm of its decoder row. Values are the pre-activations all the same; no gradient reaches the scale.
+            That it is above 0 is checked on the CPU alone.
         activation: "relu" selects on the pre-activation and returns max(value, 0), so fewer than k values may be
             nonzero; "none" keeps signs; "abs" selects on the magnitude and keeps signs.
         precision: "exact" (float32 accumulation over the inputs as given). "fast": values are what tensor cores

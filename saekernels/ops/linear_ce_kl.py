@@ -45,6 +45,8 @@ def linear_ce_kl(
     order of that sum is the instruction's: results there differ from those of other SIMD levels within the rounding of
     a float32 sum of d terms. Backward rounds each logit's gradient to bfloat16 there before it multiplies it with W_U
     and h, as autograd through bfloat16 logits does; logits themselves are not rounded. Triton does likewise.
+    float16 has not the range of a logit's gradient: on Triton those products are of tf32, which has all digits of the
+    inputs and 10 bits of the gradient's fraction.
 
     Args:
         h_p: [T, d], the clean stream after the final norm; float32, bfloat16, float16, or float64 (reference only).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,14 +62,17 @@ def select(found, k: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-d
 
 
 def test_counters_outlast_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory from the thread at work may be a graph's; in a capture there is none that lasts, which is said."""
+    """Memory from the thread at work may be a graph's; in a capture there is none that lasts, which is said.
+
+    A stream has its own, so that none is waited for; a graph has that of a stream.
+    """
     failed, threads = module("failed"), []
     monkeypatch.setattr(failed, "_counters", {})
     zero = failed._zero
 
-    def noted(device: torch.device) -> Tensor:
+    def noted(device: torch.device, stream: object) -> Tensor:
         threads.append(threading.get_ident())
-        return zero(device)
+        return zero(torch.device("cpu"), None)
 
     monkeypatch.setattr(failed, "_zero", noted)
     assert failed.counter(torch.device("cpu")) is failed.counter(torch.device("cpu"))
@@ -77,7 +81,18 @@ def test_counters_outlast_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with FakeTensorMode(), pytest.warns(UserWarning, match="its fallback rows will not be counted"):
         assert failed.counter(torch.device("cuda", 0)).shape == (1,)
-    assert list(failed._counters) == [None]
+    assert list(failed._counters) == [(None, 0)]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: pytest.fail("the device is waited for"))
+    made = {}
+    for number in (7, 8, 7):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda *_, n=number: SimpleNamespace(cuda_stream=n))
+        with FakeTensorMode():
+            made[number] = failed.counter(torch.device("cuda", 0))
+    assert made[7] is not made[8]
+    assert len(threads) == 3
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert failed.counter(torch.device("cuda", 0)) is made[7]
 
 
 @pytest.mark.parametrize("T", [1, 9])

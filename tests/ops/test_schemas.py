@@ -15,7 +15,7 @@ SCHEMAS = {
     ),
     "encode_threshold": (
         "(Tensor x, Tensor W_enc, Tensor? b_enc, Tensor threshold, Tensor? pre_bias=None, Tensor? prepared=None, "
-        'Tensor? scale=None, *, str precision="exact", bool sparse_grad=False, str? backend=None) '
+        'Tensor? scale=None, *, str precision="exact", bool sparse_grad=False, bool wide=False, str? backend=None) '
         "-> (Tensor, Tensor, Tensor)"
     ),
     "topk": "(Tensor scores, SymInt k, *, str? backend=None) -> (Tensor, Tensor)",

@@ -41,7 +41,7 @@ def gather_dot_kernel(  # type: ignore[no-untyped-def]
 def gather_dot(a: Tensor, W: Tensor, indices: Tensor, offsets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """[nnz] in a's dtype or `dtype`: out[e] = <a[row of e], W[indices[e]]>, summed in float32 in one fixed order."""
     rows, width, count = a.shape[0], a.shape[1], indices.shape[0]
-    config = configs.lookup("dots", architecture(a.device), a.dtype, width)
+    config = configs.lookup("gather_dot", architecture(a.device), a.dtype, width)
     out = torch.empty(count, dtype=dtype or a.dtype, device=a.device)
     # Programs of a row: one for each ENTRIES where all rows have as many, which takes turns where one has more.
     parts = triton.cdiv(count, max(1, rows) * config.BK)

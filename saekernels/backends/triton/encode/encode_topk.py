@@ -55,20 +55,18 @@ def _screened(
     else:
         threshold = hint.float().expand(of.x.shape[0]).contiguous()
     found = screen(of.screen, threshold, planned.capacity, per_latent=False, absolute=absolute)
+    failed = cut(found, threshold, of.screen.vectors, k) if of.screen.rescored else certify(found, k)
+    scored = found
     if of.factor is not None:
-        found = found._replace(scores=torch.empty_like(found.keys, dtype=torch.float32))
+        scored = found._replace(scores=torch.empty_like(found.keys, dtype=torch.float32))
     if of.screen.rescored:
-        failed = cut(found, threshold, of.screen.vectors, k)
-        rescore(of, found, absolute=absolute)
-    else:
-        failed = certify(found, k)
-        if of.factor is not None:
-            scale_keys(found, of.factor, absolute=absolute)
-    exact_rows(of, failed, found, k, absolute=absolute)
-    if of.factor is None:
-        return select(found, k, out, relu=activation == "relu")
-    _, indices = select(found, k, torch.float32, relu=False)
-    return values_of(found, indices, out, relu=activation == "relu"), indices
+        rescore(of, scored, absolute=absolute)
+    elif of.factor is not None:
+        scale_keys(scored, of.factor, absolute=absolute)
+    exact_rows(of, failed, scored, k, absolute=absolute)
+    relu = activation == "relu"
+    values, indices = select(found, k, out, relu=relu)
+    return (values if of.factor is None else values_of(scored, indices, out, relu=relu)), indices
 
 
 def _dense(of: Encoder, k: int, activation: str, precision: str, out: torch.dtype) -> tuple[Tensor, Tensor]:

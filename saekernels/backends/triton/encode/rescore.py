@@ -63,7 +63,7 @@ def rescore(of: Encoder, found: Candidates, *, absolute: bool = False) -> None:
         of: an encoder. Where it has a factor, keys are of scores times it, and the scores become found.scores.
     """
     x, W = of.x, of.W
-    config = configs.lookup("gather_dot", architecture(x.device), W.dtype, W.shape[1])
+    config = configs.lookup("rescore", architecture(x.device), W.dtype, W.shape[1])
     rows = x.shape[0]
     launch(
         rescore_kernel,

@@ -82,7 +82,8 @@ def linear_ce_kl_backward(
     """Gradients of h_p [T, d], h_q [T, d], W_U [V, d] and bias [V], empty where not needed.
 
     bfloat16: each logit's gradient is rounded before it is multiplied with W_U and h, as autograd through bfloat16
-    logits does; the bias's sums are of float32. Working memory: SLAB gradients of logits for each row of both streams
+    logits does; the bias's sums are of float32. float16: both are float32's, multiplied as tf32.
+    Working memory: SLAB gradients of logits for each row of both streams
     (2 bytes each for bfloat16, else 4), a copy of both, and with `need_h` as much in float32.
     """
     rows, vocabulary, width, device = h_p.shape[0], W_U.shape[0], W_U.shape[1], h_p.device

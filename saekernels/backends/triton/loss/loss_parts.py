@@ -76,7 +76,7 @@ def lane_max(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def halves_of(z):  # type: ignore[no-untyped-def]
+def column_halves(z):  # type: ignore[no-untyped-def]
     """The left and the right half of the columns of [M, N / 8, 4, 2]."""
     apart = tl.reshape(z, (z.shape[0], 2, z.shape[1] // 2, 4, 2))
     return tl.split(tl.permute(apart, (0, 2, 3, 4, 1)))
@@ -85,10 +85,12 @@ def halves_of(z):  # type: ignore[no-untyped-def]
 @triton.jit
 def pieces_of(z):  # type: ignore[no-untyped-def]
     """Pieces of 16 columns, of tiles of 64 or 128."""
-    left, right = halves_of(z)
-    pieces = halves_of(left) + halves_of(right)
+    left, right = column_halves(z)
+    pieces = column_halves(left) + column_halves(right)
     if z.shape[1] == 16:
-        pieces = halves_of(pieces[0]) + halves_of(pieces[1]) + halves_of(pieces[2]) + halves_of(pieces[3])
+        pieces = (
+            column_halves(pieces[0]) + column_halves(pieces[1]) + column_halves(pieces[2]) + column_halves(pieces[3])
+        )
     return pieces
 
 
