@@ -93,7 +93,7 @@ def append_ptx(score, limit, factor, rows, columns, sizes, found, FORM):  # type
         found.capacity + zero,
     )
     if factor is not None:
-        operands = operands + (factor[None, :],)  # noqa: RUF005 - Triton unpacks none
+        operands = operands + (factor[None, :],)  # type: ignore[assignment]  # noqa: RUF005 - Triton unpacks none
     tl.inline_asm_elementwise(
         FORM.ASSEMBLY,
         CONSTRAINTS if factor is None else SCALED_CONSTRAINTS,
