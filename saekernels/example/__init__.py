@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["EVAL_DATA", "FAMILY", "LABELLED", "MODEL_DIR", "ROOT", "SAE_DIRS", "SOURCES"]
+__all__ = ["CLT_DIR", "EVAL_DATA", "FAMILY", "LABELLED", "MODEL_DIR", "PLT_DIR", "ROOT", "SAE_DIRS", "SOURCES"]
 
 ROOT = Path(__file__).parent
 MODEL_DIR = ROOT / "model"
 """A Hugging Face LlamaForCausalLM with its tokenizer."""
 SAE_DIRS = {f"model.layers.{path.name.removeprefix('layer_')}": path for path in sorted(ROOT.glob("saes/layer_*"))}
 """Site -> SAELens checkpoint, in the order of the layers."""
+CLT_DIR = ROOT / "clt"
+"""A cross-layer transcoder of the model's MLPs (`saekernels.load_cross_layer`): TopK, k = 32, 640 latents a layer."""
+PLT_DIR = ROOT / "plt"
+"""Transcoders of each layer's MLP with as many parameters in all: TopK, k = 32, 1,120 latents a layer."""
 EVAL_DATA = ROOT / "data" / "eval.jsonl.gz"
 """Held-out documents: one JSON object a line with text, domain and source."""
 FAMILY = ROOT / "family.json"

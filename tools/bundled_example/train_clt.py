@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,12 +104,14 @@ class Trainer:
 
     @torch.no_grad()
     def folded(self) -> sk.CrossLayerTranscoder:
-        """The transcoder for what the model itself reads and writes."""
-        made = sk.CrossLayerTranscoder(
-            self.clt.d_in, self.clt.source(0).n_latents, len(self.layers), sk.TopK(self.plan.k)
-        )
+        """The transcoder for what the model itself reads and writes.
+
+        With the selection that circuit-tracer's files mean, which keeps what is chosen as it is: the same where k
+        pre-activations are positive.
+        """
+        chosen = sk.TopK(self.plan.k, relu=False)
+        made = sk.CrossLayerTranscoder(self.clt.d_in, self.clt.source(0).n_latents, len(self.layers), chosen)
         made.load_state_dict(self.clt.state_dict())
-        made.sites = tuple(f"model.layers.{layer}.mlp@module" for layer in self.layers)
         for layer, (of_x, of_y) in enumerate(self.scales):
             made.source(layer).W_enc.mul_(of_x)
             made.b_dec[layer].div_(of_y)
@@ -135,6 +138,22 @@ class Trainer:
 
 def _scale(sample: Tensor) -> float:
     return float((sample - sample.mean(0)).square().mean() ** -0.5)
+
+
+def write(work: Path, trainers: Sequence[Trainer]) -> None:
+    """WORK/clt and WORK/plt, in float16."""
+    clt = trainers[0].folded().half()
+    layers = range(clt.n_layers)
+    clt.sites = sites = tuple(f"blocks.{layer}.mlp.hook_in -> blocks.{layer}.mlp.hook_out" for layer in layers)
+    apart = []
+    for trainer in trainers[1:]:
+        one = trainer.folded()
+        sae = sk.SAE(one.d_in, one.source(0).n_latents, one.source(0).activation, pre_bias="none")
+        sae.load_state_dict({**one.source(0).state_dict(), "b_dec": one.b_dec[0].detach()})
+        apart.append(sae.half())
+    for name, made in (("clt", clt), ("plt", sk.TranscoderSet(apart, sites))):
+        shutil.rmtree(work / name, ignore_errors=True)
+        sk.save_cross_layer(made, work / name, metadata={"model_name": "saekernels example"})
 
 
 def plt_latents(n_latents: int, layers: int) -> int:
@@ -220,7 +239,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Plan.seed)
     args = parser.parse_args()
     plan = Plan(n_latents=args.latents, k=args.k, steps=args.steps, seed=args.seed)
-    train(args.work, args.model, plan)
+    write(args.work, train(args.work, args.model, plan))
 
 
 if __name__ == "__main__":

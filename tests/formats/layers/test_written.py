@@ -16,7 +16,7 @@ from saekernels.formats.layers.describe import describe_cross_layer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("activation", [sk.ReLU(), sk.JumpReLU(), sk.BatchTopK(2)])
+@pytest.mark.parametrize("activation", [sk.ReLU(), sk.JumpReLU(), sk.BatchTopK(2), sk.TopK(2, relu=False)])
 def test_round_trip(activation: sk.ReLU, dtype: torch.dtype, tmp_path: Path) -> None:
     torch.manual_seed(0)
     clt = sk.CrossLayerTranscoder(3, 5, 3, activation, dtype=dtype)
@@ -40,6 +40,25 @@ def test_round_trip(activation: sk.ReLU, dtype: torch.dtype, tmp_path: Path) -> 
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("activation", [sk.ReLU(), sk.JumpReLU(), sk.TopK(2, relu=False)])
+def test_a_set_round_trip(activation: sk.ReLU, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = [{"d_out": 4, "skip": True}, {"d_out": 4}]
+    saes = [sk.SAE(3, 5, activation, pre_bias="none", **one) for one in options]  # type: ignore[arg-type]
+    with torch.no_grad():
+        for sae in saes:
+            for value in sae.parameters():
+                value.normal_()
+    sites = [f"blocks.{s}.mlp.hook_in -> blocks.{s}.mlp.hook_out" for s in range(2)]
+    sk.save_cross_layer(sk.TranscoderSet(saes, sites), tmp_path / "plt")
+    found = sk.load_cross_layer(tmp_path / "plt")
+    assert isinstance(found, sk.TranscoderSet)
+    assert found.sites == tuple(sites)
+    x = torch.randn(7, 3)
+    for s, sae in enumerate(saes):
+        assert torch.equal(found.transcoder(s)(x), sae(x))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -47,7 +66,8 @@ def test_round_trip(activation: sk.ReLU, dtype: torch.dtype, tmp_path: Path) -> 
         ({"pre_bias": "separate"}, "a pre-bias"),
         ({"d_out": 4}, "another width out than in"),
         ({"rescale_by_decoder_norm": True}, "decoder norms"),
-        ({"activation": sk.TopK(2)}, "need ReLU, JumpReLU or BatchTopK"),
+        ({"activation": sk.TopK(2)}, "need ReLU, JumpReLU, BatchTopK or TopK"),
+        ({"activation": [sk.TopK(2, relu=False), sk.TopK(1, relu=False)]}, "in all layers"),
         ({"n_latents": (4, 5)}, "layers of different sizes"),
         ({"device": "meta"}, "on the meta device"),
     ],
