@@ -141,7 +141,7 @@ def arguments(**changes: Any) -> argparse.Namespace:
 @pytest.mark.parametrize("tool", ["sae_lens", "sparsify"])
 def test_trainers_give_the_same_losses_step_by_step(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(tool)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "trainers"))
     import peers_trainers
 
     run = getattr(peers_trainers, f"run_{tool}")

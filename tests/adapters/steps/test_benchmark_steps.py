@@ -1,4 +1,4 @@
-"""The steps that `benchmarks/peers_trainers.py` times: the same losses both ways, and ours taken over."""
+"""The steps that `benchmarks/trainers/peers_trainers.py` times: the same losses both ways, and ours taken over."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def arguments(**changes: Any) -> argparse.Namespace:
 def test_both_ways_have_the_same_losses(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     args = arguments(**changes)
     pytest.importorskip(args.tool)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "trainers"))
     import peers_trainers
 
     (plain, plain_times), (fast, fast_times) = peers_trainers.steps_in_turns(args)

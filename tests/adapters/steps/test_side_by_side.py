@@ -1,4 +1,4 @@
-"""`benchmarks/train_side_by_side.py` at a small size: every tool trains alike, and goes on alike from its own files."""
+"""Trainers side by side, of benchmarks/trainers, at a small size: every tool trains and goes on alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ONE = {"sae_lens": "batch_topk", "dictionary_learning": "batch_topk", "sparsify"
 def test_one_class_of_each_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for tool in ONE:
         pytest.importorskip(tool)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "trainers"))
     import side_by_side_runs
     import train_side_by_side
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from saekernels.backends.triton.encode import bounds, quantise
-from saekernels.backends.triton.encode.latents import folded, norms
 from saekernels.backends.triton.encode.operands import Operands, Vectors
 from saekernels.backends.triton.encode.prepared.block import parts_of
+from saekernels.backends.triton.encode.prepared.latents import folded, norms
 
 
 class Encoder(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saekernels.backends.triton.encode import quantise
-from saekernels.backends.triton.encode.latents import norms, products
+from saekernels.backends.triton.encode.prepared.latents import norms, products
 from saekernels.backends.triton.encode.prepared.look import SAMPLES, look
 from saekernels.backends.triton.encode.quantise import Quantised
 from saekernels.backends.triton.launch import recording

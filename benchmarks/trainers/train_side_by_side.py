@@ -1,8 +1,8 @@
 """Do the tools' own trainers train alike, plain and accelerated: 200 steps of each class, and a run that is resumed.
 
     pip install '.[eval,peers]' dictionary_learning==0.1.0
-    python benchmarks/train_side_by_side.py
-    python benchmarks/train_side_by_side.py --tools sparsify --steps 40
+    python benchmarks/trainers/train_side_by_side.py
+    python benchmarks/trainers/train_side_by_side.py --tools sparsify --steps 40
 
 Both ways begin with the same weights, at the bundled model's activations. Of each class are printed:
 
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> list[dict[str, Any]]:
         **machine.commit(),
         "versions": machine.versions(),
         "machine": machine.cpu(),
-        "command": shlex.join(["python", "benchmarks/train_side_by_side.py", *argv]),
+        "command": shlex.join(["python", "benchmarks/trainers/train_side_by_side.py", *argv]),
         "settings": {**size._asdict(), "width": rows.shape[1], "nudge": ULP},
     }
     found = []

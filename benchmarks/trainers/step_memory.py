@@ -1,7 +1,7 @@
 """What a training step of SAELens needs beyond weights and gradients, plain and accelerated.
 
-    python benchmarks/step_memory.py                                          # BatchTopK at (1024, 768, 24576, 32)
-    python benchmarks/step_memory.py --classes batch_topk,jumprelu --shape 2048,768,24576,32
+    python benchmarks/trainers/step_memory.py  # BatchTopK at (1024, 768, 24576, 32)
+    python benchmarks/trainers/step_memory.py --classes batch_topk,jumprelu --shape 2048,768,24576,32
 
 Peak resident memory of forward, statistics and backward, less what the gradients take, which there are none of before;
 of the second step, late in training, without dead latents. Neither the optimizer nor its moments are part of it.
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> list[dict[str, Any]]:
         "versions": machine.versions(),
         "machine": machine.cpu(),
         "memory_method": memory.method(),
-        "command": shlex.join(["python", "benchmarks/step_memory.py", *argv]),
+        "command": shlex.join(["python", "benchmarks/trainers/step_memory.py", *argv]),
     }
     rows = []
     for kind in given.classes:

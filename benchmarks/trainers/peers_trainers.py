@@ -1,12 +1,12 @@
 """Other tools' own trainers, plain and on this library's kernels: the same losses, step by step, and faster.
 
     pip install '.[eval,peers]'
-    python benchmarks/peers_trainers.py sae_lens                   # TopK SAE on the bundled model's activations
-    python benchmarks/peers_trainers.py sparsify                   # their Trainer on the bundled model and its text
-    python benchmarks/peers_trainers.py sae_lens --synthetic 768 --latents 24576 --batch 1024 --steps 6
-    python benchmarks/peers_trainers.py sae_lens --architecture jumprelu --late --synthetic 768 --latents 24576
-    python benchmarks/peers_trainers.py dictionary_learning --architecture batchtopk --synthetic 768 --latents 24576
-    python benchmarks/peers_trainers.py sparsify --synthetic 768 --latents 24576 --multi-topk --dead 0.1 --cpu-time
+    python benchmarks/trainers/peers_trainers.py sae_lens  # TopK SAE on the bundled model's activations
+    python benchmarks/trainers/peers_trainers.py sparsify  # their Trainer on the bundled model and its text
+    python benchmarks/trainers/peers_trainers.py sae_lens --synthetic 768 --latents 24576 --batch 1024 --steps 6
+    python benchmarks/trainers/peers_trainers.py sae_lens --architecture jumprelu --late --synthetic 768 --latents 24576
+    python benchmarks/trainers/peers_trainers.py dictionary_learning --architecture batchtopk --synthetic 768
+    python benchmarks/trainers/peers_trainers.py sparsify --synthetic 768 --multi-topk --dead 0.1 --cpu-time
 
 The only change is one line, `saekernels.accelerate(...)`. Both ways have the same seed and go in turns, step by step;
 sparsify's Trainer, which takes no single steps, goes first one way and then the other, unless rows are synthetic: then
