@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from saekernels.adapters.circuit_tracer.gather_product import gather_product
+from saekernels.ops import gather_matmul
 
 LAYOUT = "_saekernels_layout"
 # How many positions' gradients go through the graph at a time: as many as matrix products want.
@@ -128,7 +128,9 @@ def _score(context: Any, gradients: tuple[Tensor, ...], like: Tensor) -> Tensor:
     for layer, (gradient, own) in enumerate(zip(outputs, vars(context)[LAYOUT], strict=False)):
         g = gradient[:, 0]
         if len(own.rows):
-            out.index_add_(0, own.nodes, gather_product(g.to(own.rows.dtype), own.rows, own.offsets).to(out.dtype))
+            places = torch.arange(len(own.rows), dtype=torch.int32, device=g.device)
+            products = gather_matmul(g.to(own.rows.dtype), own.rows, places, own.offsets)
+            out.index_add_(0, own.nodes, products.to(out.dtype))
         begin = start + layer * n_pos
         out[begin : begin + n_pos] = _along(g, context.error_vectors[layer])
     begin = start + n_layers * n_pos
