@@ -35,7 +35,6 @@ from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTransco
 from transformer_lens import HookedTransformerConfig  # noqa: E402
 
 from saekernels.adapters.circuit_tracer import backward, pruning  # noqa: E402
-from saekernels.adapters.circuit_tracer.gather_product import gather_product  # noqa: E402
 
 F, CPU = 96, torch.device("cpu")
 HOOKS = ("hook_resid_mid", "hook_mlp_out")
@@ -182,12 +181,6 @@ def test_no_active_latent() -> None:
     made = attribute(IDS, sk.accelerate(model), **OPTIONS)
     assert len(made.active_features) == 0
     assert graphs.compute_graph_scores(made)[0] == pytest.approx(0.5, abs=0.5)
-
-
-def test_products_of_gathered_rows() -> None:
-    gradients = torch.tensor([[[1.0, 0], [0, 1]], [[1, 1], [2, 2]]])
-    rows = torch.tensor([[1.0, 2], [0, 1]])
-    assert gather_product(gradients, rows, torch.tensor([0, 1, 2])).tolist() == [[1, 3], [1, 2]]
 
 
 def graph_of(adjacency: Tensor, tokens: int, features: int, logits: int) -> Any:
