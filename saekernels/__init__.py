@@ -50,6 +50,7 @@ from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.sae.module import SAE
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 from saekernels.splice.context import Splice, splice
+from saekernels.splice.frozen import Frozen
 from saekernels.splice.gains import fold_norm_gains
 from saekernels.splice.heads import reading_heads
 from saekernels.splice.recording import Recorded, recording
@@ -68,6 +69,7 @@ __all__ = [
     "Edit",
     "EditedSAE",
     "FormatError",
+    "Frozen",
     "Gated",
     "GroupMax",
     "HeadSite",
