@@ -129,6 +129,8 @@ def _attention(
         raise InputError(
             f"attention: {type(module).__name__} uses {unknown[0] if unknown else 'dropout'}, not known here"
         )
+    if attention_mask is None and query.shape[-2] > 1:
+        raise InputError(f"attention: {type(module).__name__} was given no mask, so who sees whom is not known here")
     groups = query.shape[1] // key.shape[1]
     key, value = (one.repeat_interleave(groups, 1) for one in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
