@@ -183,6 +183,12 @@ def test_an_unwritable_stderr_does_not_cost_the_files(
     assert os.listdir(tmp_path) == ["o.json"]
 
 
+def interruptible(argv: list[str], **options: Any) -> Any:
+    """What a command says where Ctrl-C is not ignored, as it is for what a shell runs in the background."""
+    code = "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\nos.execv(sys.argv[1], sys.argv[1:])"
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False, **options)
+
+
 def test_ctrl_c_during_the_imports(tmp_path: Path) -> None:
     """A package `saekernels` that interrupts itself while it is imported, and hides that as imports may."""
     spec = importlib.util.find_spec("saekernels_command")
@@ -194,7 +200,7 @@ def test_ctrl_c_during_the_imports(tmp_path: Path) -> None:
     (tmp_path / "saekernels" / "__init__.py").write_text(interrupt + "raise ImportError\n")
     argv = [sys.executable, "-c", "import sys, saekernels_command; sys.exit(saekernels_command.main())"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = interruptible(argv, env=environment, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "saekernels: interrupted, nothing was written\n"
 
@@ -202,5 +208,5 @@ def test_ctrl_c_during_the_imports(tmp_path: Path) -> None:
 def test_the_command_runs_what_the_package_does() -> None:
     code = "import signal, sys, saekernels_command as c; sys.argv[1:] = ['--version']\n"
     code += "try:\n    c.main()\nfinally:\n    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = interruptible([sys.executable, "-c", code])
     assert done.stdout == f"saekernels {saekernels.__version__}\nTrue\n"

@@ -200,6 +200,14 @@ NO_MISTAKE = {
 }
 
 
+# What every run of the tests tries; the others compile for minutes more (`-m slow`).
+QUICK = frozenset({
+    "NaN, infinities, ties", "sm_90, roles in ping-pong, bf16", "product: sm_80, bf16", "product: sm_90, fp16",
+    "loss: sm_90, bf16", THRESHOLDS, "no barrier before a read", "no copy", "no mistake",
+    "sm_90, roles, no wait for a tile", "sm_90, roles, no wait for room", "sm_90, roles, no mistake",
+})  # fmt: skip
+
+
 def factors(case: Case) -> tuple[Tensor, Tensor]:
     """x [T, d] and W [F, d] of whole numbers from -15 to 15."""
     generator = torch.Generator().manual_seed(2)

@@ -3,6 +3,7 @@
 Run as a program in a process of its own, because TRITON_INTERPRET decides what `triton.jit` means for a whole process:
 
     python tests/helpers/gpu/triton_aot.py 90                 # one JSON object per distinct launch, for sm_90
+    python tests/helpers/gpu/triton_aot.py --first 90         # per kernel: its first launch alone
     python tests/helpers/gpu/triton_aot.py --write 80 90 100  # what the golden table of this Triton holds
     python tests/helpers/gpu/triton_aot.py --plain gfx942     # screen, loss and gather_matmul without PTX, for AMD
 """
@@ -242,13 +243,15 @@ def distinct(launches: list[Launch], architecture: int) -> list[Launch]:
     return list({identity(launch, architecture): launch for launch in launches}.values())
 
 
-def compile_all(architecture: int) -> Iterator[dict[str, Any]]:
-    """What became of each distinct launch of the workload; of one that does not compile, its error."""
+def compile_all(architecture: int, first: bool = False) -> Iterator[dict[str, Any]]:
+    """What became of each distinct launch of the workload, or of each kernel's first; of one that fails, its error."""
     from triton_workload import workload
 
     with record(architecture) as launches:
         workload()
     seen: Counter[str] = Counter()
+    if first:
+        launches = list({launch.name: launch for launch in reversed(launches)}.values())
     for launch in distinct(launches, architecture):
         name = title(launch)
         seen[name] += 1
@@ -307,5 +310,5 @@ if __name__ == "__main__":
         for made in plain(sys.argv[2:]):
             print(json.dumps(made), flush=True)
     else:
-        for made in compile_all(int(sys.argv[1])):
+        for made in compile_all(int(sys.argv[-1]), first=sys.argv[1] == "--first"):
             print(json.dumps(made), flush=True)
