@@ -34,6 +34,7 @@ def transcoder() -> sk.CrossLayerTranscoder:
             parameter.normal_(std=0.1)
         for source in clt.sources:
             source.b_enc.add_(0.5)  # type: ignore[operator,union-attr]
+            source.b_enc[48:].sub_(1.7)  # type: ignore[index,union-attr]  # in some documents alone
     clt.sites = tuple(SITES)
     return clt.eval()
 
@@ -113,6 +114,11 @@ class ByHand:
         source = self.clt.source(number)
         return (x @ source.W_enc.T + source.b_enc).relu()
 
+    def active(self, number: int, domain: str) -> Tensor:
+        """[F] of the fitted half, 1 for a latent that is ever active."""
+        own = [self.codes(number, self.clean(one)[1][number])[0] for one in self.fitted if one.domain in domain]
+        return (torch.cat(own) > 0).any(0).float()
+
     def out(self, number: int, codes: dict[int, Tensor], x: Tensor) -> Tensor:
         made = self.clt.b_dec[number] + x @ self.clt.W_skip[number].T  # type: ignore[index]
         for s, own in codes.items():
@@ -148,7 +154,7 @@ def subject() -> tuple[Any, sk.CrossLayerTranscoder, list[sk.Document]]:
 def found(subject: tuple[Any, sk.CrossLayerTranscoder, list[sk.Document]]) -> dict[str, Any]:
     model, clt, given = subject
     return evaluate_replacement(
-        model, replacement=clt, documents=given, sources=True, beside=transcoders(), domain="a", **FAST
+        model, replacement=clt, documents=given, sources=True, beside=transcoders(), domain="all", **FAST
     )
 
 
@@ -184,33 +190,55 @@ def test_every_run_against_a_dense_loop(found: dict[str, Any], by_hand: ByHand) 
         "skip": lambda n, reads, y: out(n, {}, reads[-1]),
         "without_0": without(0),
         "without_1": without(1),
+        "first_1": lambda n, reads, y: out(n, all_of(n, reads), reads[-1]) if n < 1 else y,
         "beside": lambda n, reads, y: top(n, reads[-1]),
     }
     for name, across, domain in (
         ("affine", False, "ab"),
         ("affine_full", False, "ab"),
         ("affine_across", True, "ab"),
-        ("affine_inside", False, "a"),
-        ("affine_across_inside", True, "a"),
+        ("affine@a", False, "a"),
+        ("affine_across@a", True, "a"),
+        ("affine@b", False, "b"),
     ):
         maps = [by_hand.least_squares(number, across, domain) for number in range(2)]
         writes[name] = lambda n, reads, y, maps=maps: maps[n](reads)
+    for source in "ab":
+        met = [by_hand.active(number, source) for number in range(2)]
+        writes[f"joint@{source}"] = lambda n, reads, y, met=met: out(
+            n, {s: c * met[s] for s, c in all_of(n, reads).items()}, reads[-1]
+        )
+    assert any(not by_hand.active(number, "b").all() for number in range(2))
     runs = {row["run"]: row for row in found["runs"]}
     assert found["clean_ce"] == pytest.approx(by_hand.ce(writes["clean"]), abs=1e-5)
     for name, write in writes.items():
         if name != "clean":
             assert runs[name]["ce"] == pytest.approx(by_hand.ce(write), abs=1e-5), name
-    assert set(runs) == {*writes, "teacher_forced", "permuted"} - {"clean"}
+    # Domain b has fewer rows than the map has inputs, where least squares are not unique.
+    assert set(runs) == {*writes, "teacher_forced", "permuted", "affine_across@b"} - {"clean"}
     assert runs["affine"]["ranks"] == runs["affine_full"]["ranks"] == [32, 32]
     joint = runs["joint"]["ce"]
     assert runs["beside"]["over_joint"]["value"] == pytest.approx(runs["beside"]["ce"] - joint, abs=1e-12)
     assert runs["permuted"]["ce"] != pytest.approx(joint, abs=1e-3)
-    rows = {row["run"]: row for row in found["extrapolation"]["rows"]}
-    inside = by_hand.ce(writes["affine_inside"], "b") - by_hand.ce(writes["clean"], "b")
-    assert rows["affine_inside"]["outside"]["value"] == pytest.approx(inside, abs=2e-5)
     domains = {row["name"]: row for row in found["strata"]["domain"]}
-    assert domains["a"]["runs"]["joint"]["delta_ce"]["value"] == rows["joint"]["inside"]["value"]
     assert domains["b"]["ce"] == pytest.approx(by_hand.ce(writes["clean"], "b"), abs=1e-5)
+    clean = {name: by_hand.ce(writes["clean"], name) for name in "ab"}
+    rows = {row["run"]: row for row in found["extrapolation"]["rows"]}
+    (joint_transfer, transfer, _) = found["extrapolation"]["transfer"]
+    assert (transfer["run"], transfer["from"], transfer["on"]) == ("affine", ["a", "b", None], ["a", "b"])
+    for source, figures in zip(transfer["from"], transfer["delta_ce"], strict=True):
+        for name, one in zip(transfer["on"], figures, strict=True):
+            run = f"affine@{source}" if source else "affine"
+            assert one["value"] == pytest.approx(by_hand.ce(writes[run], name) - clean[name], abs=2e-5)
+            assert one["value"] == domains[name]["runs"][run]["delta_ce"]["value"]
+            if source:
+                assert one["value"] == rows[run]["inside" if source == name else "outside"]["value"]
+    told = rows["affine@a"]
+    assert (told["like"], told["domain"]) == ("affine", "a")
+    assert told["whole_outside"]["value"] == pytest.approx(by_hand.ce(writes["affine"], "b") - clean["b"], abs=2e-5)
+    price = told["outside"]["value"] - told["whole_outside"]["value"]
+    assert told["price"]["value"] == pytest.approx(price, abs=1e-12)
+    assert joint_transfer["delta_ce"][2][0]["value"] == domains["a"]["runs"]["joint"]["delta_ce"]["value"]
 
 
 def test_codes_of_the_clean_model_and_the_subset(found: dict[str, Any], by_hand: ByHand) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from saekernels.eval.studies.crosslayer.subject import Subject
 from saekernels.eval.sums.row_groups import RowGroups
+from saekernels.sae.codes import Codes
 from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 
 MOST_WIDTH = 4096
@@ -17,17 +20,21 @@ MOST_WIDTH = 4096
 
 
 class Fits:
-    """Moments of the clean model over the half that is fitted on, inside of one domain and outside of it.
+    """Moments of the clean model over the half that is fitted on, of each domain that is asked for and of all others.
 
-    affine: whether second moments are wanted. Sums have the same bits however rows come in batches.
+    domains: those; affine: whether second moments are wanted. Sums have the same bits however rows come in batches.
+    Memory of second moments: (d_in^2 + d_in * d_out) doubles per layer, with d_in and d_out those of all layers
+    together where there are maps across layers, times one more than there are domains.
     """
 
-    def __init__(self, subject: Subject, affine: bool) -> None:
-        self.widths = subject.widths()
+    def __init__(self, subject: Subject, affine: bool, domains: Sequence[str]) -> None:
+        self.widths, self.domains = subject.widths(), list(domains)
         self.across = affine and sum(d_in for d_in, _ in self.widths) <= MOST_WIDTH
         self.affine = affine
-        self.moments = [self._made(), self._made()]
+        self.moments = [self._made() for _ in range(len(domains) + 1)]
         self._groups = [[RowGroups(one.add) for one in part] for part in self.moments]
+        sizes = [subject.layer(number).n_latents for number in subject.layers]
+        self.fired = [[torch.zeros(size, dtype=torch.bool) for size in sizes] for _ in domains]
         self.active = torch.zeros(len(self.widths), dtype=torch.int64)
         self.counted = 0
 
@@ -37,14 +44,23 @@ class Fits:
             widths = [(sum(d_in for d_in, _ in widths), sum(d_out for _, d_out in widths))]
         return [Moments(d_in, d_out, second=self.affine) for d_in, d_out in widths]
 
-    def add(self, inside: bool, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
+    def part(self, domain: str) -> int:
+        """Where rows of a domain are counted: its place in `domains`, or the last part, of all others."""
+        return self.domains.index(domain) if domain in self.domains else len(self.domains)
+
+    def add(self, part: int, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
         """Rows [n, d_in] and [n, d_out] of each layer, of the same positions."""
-        groups = self._groups[0 if inside else 1]
+        groups = self._groups[part]
         if self.across:
             groups[0].add(torch.cat([x.cpu() for x in reads], 1), torch.cat([y.cpu() for y in writes], 1))
             return
         for group, x, y in zip(groups, reads, writes, strict=True):
             group.add(x, y)
+
+    def meet(self, part: int, codes: Sequence[Codes]) -> None:
+        """Codes of each layer at positions of a domain that is asked for: which of its latents are ever active."""
+        for own, one in zip(self.fired[part], codes, strict=True):
+            own[one.indices[one.values != 0].cpu().long()] = True
 
     def count(self, l0: Sequence[Tensor]) -> None:
         """Active latents [n] of each layer, at the same positions."""
@@ -61,25 +77,30 @@ class Fits:
         """Active latents of each layer, per position."""
         return [float(one) / max(1, self.counted) for one in self.active]
 
-    def rows(self, inside: bool | None) -> int:
-        """How many rows there are, inside of the domain, outside, or for None in both."""
-        counts = [part[0].count for part in self.moments]
-        return sum(counts) if inside is None else counts[0 if inside else 1]
+    def rows(self, domain: str | None = None) -> int:
+        """How many rows there are of a domain, or for None of everything."""
+        return sum(one[0].count for one in self._parts(domain))
+
+    def _parts(self, domain: str | None) -> list[list[Moments]]:
+        return self.moments if domain is None else [self.moments[self.domains.index(domain)]]
+
+    def _whole(self, domain: str | None) -> list[Moments]:
+        parts = zip(*self._parts(domain), strict=True)
+        return [functools.reduce(operator.add, own) for own in parts]
 
     def means(self) -> list[Tensor]:
         """[d_out] fp32, the mean of what each layer writes."""
-        whole = [a + b for a, b in zip(*self.moments, strict=True)]
+        whole = self._whole(None)
         if not self.across:
             return [one.mean_out.float() for one in whole]
         return list(whole[0].mean_out.float().split([d_out for _, d_out in self.widths]))
 
-    def maps(self, ranks: Sequence[int], inside: bool | None, across: bool = False) -> list[AffineProbe]:
+    def maps(self, ranks: Sequence[int], domain: str | None = None, across: bool = False) -> list[AffineProbe]:
         """Of each layer the best affine map of that rank to what it writes, from what it reads.
 
-        inside: fitted inside of the domain or outside; None: on everything. across: from what all layers up to it read.
+        domain: fitted on that alone; None: on everything. across: from what all layers up to it read.
         """
-        parts = self.moments if inside is None else [self.moments[0 if inside else 1]]
-        whole = parts[0] if len(parts) == 1 else [a + b for a, b in zip(*parts, strict=True)]
+        whole = self._whole(domain)
         made = []
         starts = [sum(d_in for d_in, _ in self.widths[:layer]) for layer in range(len(self.widths) + 1)]
         ends = [sum(d_out for _, d_out in self.widths[:layer]) for layer in range(len(self.widths) + 1)]
@@ -95,20 +116,22 @@ class Fits:
     def state(self) -> dict[str, Any]:
         """Everything, to be saved and given to `load`."""
         moments = [[one.state() for one in part] for part in self.moments]
-        return {"moments": moments, "active": self.active, "counted": self.counted}
+        return {"moments": moments, "fired": self.fired, "active": self.active, "counted": self.counted}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`; what was seen before is forgotten."""
         for part, saved in zip(self.moments, state["moments"], strict=True):
             for one, own in zip(part, saved, strict=True):
                 one.load(own)
-        self.active, self.counted = state["active"], state["counted"]
+        self.fired, self.active, self.counted = state["fired"], state["active"], state["counted"]
 
     def merge(self, state: dict[str, Any]) -> None:
         """Add what another one of the same layers has seen."""
         for part, saved in zip(self.moments, state["moments"], strict=True):
             for one, own in zip(part, saved, strict=True):
                 one.merge(own)
+        for own, others in zip(self.fired, state["fired"], strict=True):
+            own[:] = [a | b for a, b in zip(own, others, strict=True)]
         self.active, self.counted = self.active + state["active"], self.counted + state["counted"]
 
 
