@@ -52,7 +52,7 @@ def test_the_tables_show_the_figures_of_the_file(command: list[str], tmp_path: P
     assert found["l0"]["joint"] == pytest.approx({"latents": first + second, "pairs": 2 * first + second})
     assert 0 < found["l0"]["beside"]["latents"] == found["l0"]["beside"]["pairs"] <= 8
     assert found["accounting"]["beside"]["parameters"] == 2 * (2 * 16 * 32 + 16 + 32)
-    assert "affine_across_inside" in done.out
+    assert "affine_across@prose" in done.out
 
 
 def test_transcoders_alone_have_no_parts(command: list[str], tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_transcoders_alone_have_no_parts(command: list[str], tmp_path: Path) -> 
     [
         (["--clt", "plt"], "--clt plt: it holds transcoders, one for each layer; give --transcoders"),
         (["--clt", "a", "--transcoders", "plt"], "--clt and --transcoders: one is replaced at a time"),
-        (["--clt", "a", "--html", "x.html"], "--html: not with --clt, whose layers are replaced together"),
+        (["--clt", "a", "--tasks", "ioi"], "--tasks: not with --clt, whose layers are replaced together"),
         (["--clt", "a", "--baselines", "zero"], "--baselines: not with --clt"),
         (["--clt", "a", "--control", "random_decoder"], "--control: not with --clt"),
         (["--sources"], "--sources: needs --clt or --transcoders, which it is about"),

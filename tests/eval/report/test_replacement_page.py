@@ -1,0 +1,122 @@
+"""The page of layers replaced together, and the schema of their record: the committed record and its figures."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from places import ROOT
+from reports import Page
+from saekernels.display.numbers import readable, signed
+from saekernels.eval import replacement_schema
+from saekernels.eval.report.replacement.page import reading, replacement_page
+
+RECORD = ROOT / "benchmarks" / "results" / "example" / "2026-11-27-cross-layer.json"
+HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=y>\"'&\u2028"
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return dict(json.loads(RECORD.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def page(record: dict[str, Any]) -> Page:
+    return Page(replacement_page(record))
+
+
+def test_the_record_is_what_the_schema_says(record: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(replacement_schema())
+    jsonschema.validate(record, replacement_schema())
+    for change in ("runs", "extrapolation", "accounting"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**record, change: [{}]}, replacement_schema())
+    lacking = copy.deepcopy(record)
+    del lacking["runs"][0]["delta_ce"]["ci95"]
+    with pytest.raises(jsonschema.ValidationError, match="ci95"):
+        jsonschema.validate(lacking, replacement_schema())
+
+
+def test_the_page_shows_the_figures_of_the_record(record: dict[str, Any], page: Page) -> None:
+    runs = {row["run"]: row for row in record["runs"]}
+
+    def rows(section: str) -> dict[str, list[str]]:
+        return {row[0].text: [cell.text for cell in row] for row in page.tables[section][1:]}
+
+    def shown(one: dict[str, Any]) -> str:
+        return "{} [{}, {}]".format(*map(signed, (one["value"], *one["ci95"])))
+
+    joint, baselines = rows("joint-beside-teacher-forced"), rows("against-honest-baselines")
+    assert list(joint) == ["joint", "teacher forced", "own", "cross", "error", "beside"]
+    for name, cells in (*joint.items(), *baselines.items()):
+        assert shown(runs[name.replace(" ", "_")]["delta_ce"]) in cells, name
+    assert set(baselines) == {"joint", "beside", "affine full", "affine", "affine across", "permuted", "mean", "zero"}
+    layers = rows("layer-by-layer")
+    for layer in range(4):
+        assert shown(runs[f"first_{layer + 1}" if layer < 3 else "joint"]["delta_ce"]) in layers[str(layer)]
+        assert shown(runs[f"without_{layer}"]["over_joint"]) in layers[str(layer)]
+    assert f"{record['layers'][2]['fvu_joint']:.3f}" in rows("reconstruction-by-layer")["2"]
+    strata = rows("by-stratum")
+    for one in record["strata"]["domain"]:
+        assert shown(one["runs"]["joint"]["delta_ce"]) in strata[f"domain {one['name']}"]
+    narrow = rows("inside-one-domain-and-elsewhere")
+    for one in record["extrapolation"]["rows"]:
+        assert [shown(one[name]) for name in ("inside", "outside")] == narrow[one["run"]][2:4]
+    assert shown(record["extrapolation"]["rows"][0]["price"]) == narrow[record["extrapolation"]["rows"][0]["run"]][-1]
+    costs = rows("parameters-and-compute")
+    for name, one in record["accounting"].items():
+        assert readable(one["parameters"]) in costs[name.replace("_", " ")]
+
+
+def test_the_matrix_has_every_domain_from_and_on(record: dict[str, Any], page: Page) -> None:
+    lines = page.tables["from-domain-to-domain"]
+    at = 0
+    for one in record["extrapolation"]["transfer"]:
+        assert [cell.text for cell in lines[at][1:]] == [f"on {name}" for name in one["on"]]
+        for source, figures, row in zip(one["from"], one["delta_ce"], lines[at + 1 :], strict=False):
+            assert row[0].text == (source or "everything")
+            for name, figure, cell in zip(one["on"], figures, row[1:], strict=True):
+                assert cell.text.startswith(signed(figure["value"]))
+                assert ("strong" in [tag for tag, _ in cell.inside]) == (name == source)
+        at += 1 + len(one["from"])
+    assert at == len(lines)
+
+
+def test_the_page_stands_alone(record: dict[str, Any]) -> None:
+    text = replacement_page(record)
+    assert text.count("<svg") == text.count("</svg>") > 20
+    assert not re.search(r"<(link|img|iframe|object|form)\b|@import|url\(", text)
+    assert "currentColor" in text
+    assert "#010203" not in text
+    assert "{" not in reading(record)
+    assert reading(record).startswith("Replacing 4 layers by a cross-layer transcoder raises the loss from ")
+    assert json.loads(Page(text).scripts[0]) == record
+
+
+def test_little_is_enough_and_no_name_gets_out_of_its_place(record: dict[str, Any]) -> None:
+    """One domain, no sources, figures that are missing; and markup where names are."""
+    bare = copy.deepcopy(record)
+    bare |= {"extrapolation": None, "strata": {}, "model": HOSTILE, "notes": [HOSTILE]}
+    bare["runs"] = [row for row in bare["runs"] if row["run"] in ("joint", "teacher_forced", "zero")]
+    bare["runs"][0]["delta_ce"] = {"value": None, "ci95": None}
+    bare["layers"][0] |= {"site": HOSTILE, "fvu_joint": None}
+    made = Page(replacement_page(bare))
+    assert "not finite" in made.text
+    assert set(made.tables) == {
+        "joint-beside-teacher-forced",
+        "against-honest-baselines",
+        "reconstruction-by-layer",
+        "parameters-and-compute",
+    }
+    assert len(made.scripts) == 2
+    named = copy.deepcopy(record)
+    named["strata"]["domain"][0]["name"] = named["extrapolation"]["transfer"][0]["on"][0] = HOSTILE
+    named["extrapolation"]["transfer"][0]["from"][0] = named["extrapolation"]["rows"][0]["run"] = HOSTILE
+    hostile = Page(replacement_page(named))
+    assert {tag for tag, _ in hostile.elements} == {tag for tag, _ in Page(replacement_page(record)).elements}
+    assert len(hostile.scripts) == 2
