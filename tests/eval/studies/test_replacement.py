@@ -17,8 +17,10 @@ import interrupted
 import saekernels as sk
 import tiny_lm
 from saekernels.errors import InputError
+from saekernels.eval.studies.crosslayer import earlier, fits
 from saekernels.eval.studies.crosslayer.measure import evaluate_replacement
 from saekernels.eval.text.slices import alternate
+from saekernels.sae.probes import Moments, fit_probes
 
 LATENTS, LENGTH = 64, 22
 SITES = [f"model.layers.{layer}.mlp@module" for layer in range(2)]
@@ -287,6 +289,50 @@ def test_codes_of_the_clean_model_and_the_subset(found: dict[str, Any], by_hand:
     assert forced_l0["pairs"] - forced_l0["latents"] == pytest.approx(l0)
     assert found["accounting"]["replaced"] == {"parameters": 2 * 3 * 32 * 48, "flops_per_token": 4 * 3 * 32 * 48}
     assert found["accounting"]["replacement"]["parameters"] == sum(p.numel() for p in by_hand.clt.parameters())
+
+
+def test_maps_across_wide_layers_are_fitted_from_less_and_are_the_same_where_that_is_all(
+    subject: tuple[Any, sk.CrossLayerTranscoder, list[sk.Document]],
+    found: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a layer is told of every direction of the others', the map is that of second moments of all layers."""
+    model, clt, given = subject
+    monkeypatch.setattr(fits, "MOST_WIDTH", 2 * tiny_lm.WIDTH - 1)
+    whole = evaluate_replacement(model, replacement=clt, documents=given, domain="a", **FAST)
+    exact, told = ({row["run"]: row for row in one["runs"]} for one in (found, whole))
+    assert told["affine_across"]["ce"] == pytest.approx(exact["affine_across"]["ce"], abs=1e-5)
+    assert told["affine@a"]["ce"] == pytest.approx(exact["affine@a"]["ce"], abs=1e-5)
+    assert "affine_across@a" not in told
+    assert whole["run"]["passes"] == 3 + len(told)
+    assert "and 32 combinations at most of what earlier ones read" in " ".join(whole["notes"])
+
+
+def test_what_earlier_layers_tell_helps_and_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(earlier, "MOST_EARLIER", 8)
+    torch.manual_seed(0)
+    reads = [torch.randn(3000, 6) for _ in range(2)]
+    writes = [0.1 * torch.randn(3000, 5), reads[0][:, :3] @ torch.randn(3, 5) + 0.1 * reads[1][:, :1]]
+    widths = [(6, 5), (6, 5)]
+    sketch = earlier.Sketch(widths)
+    told = [
+        fit_probes(_moments(x, z), [sketch.size])[sketch.size] for x, z in zip(reads, sketch.of(writes), strict=True)
+    ]
+    made = earlier.Earlier(told, widths)
+    made.add([x[:1000] for x in reads], [y[:1000] for y in writes])
+    made.add([x[1000:] for x in reads], [y[1000:] for y in writes])
+    made.flush()
+    assert [tuple(one.xx.shape) for one in made.moments] == [(6, 6), (10, 10)]
+    (_, across) = made.maps([4, 4])
+    alone = fit_probes(_moments(reads[1], writes[1]), [4])[4]
+    error = (across(torch.cat([earlier.telling(told[0], reads[0]), reads[1]], 1)) - writes[1]).square().mean()
+    assert error < 0.01 * (alone(reads[1]) - writes[1]).square().mean()
+
+
+def _moments(x: Tensor, y: Tensor) -> Moments:
+    made = Moments(x.shape[1], y.shape[1])
+    made.add(x, y)
+    return made
 
 
 def test_a_killed_run_goes_on_with_the_same_bits_and_batches_do_not_count(

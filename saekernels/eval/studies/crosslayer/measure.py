@@ -65,9 +65,9 @@ def evaluate_replacement(
 
     docs/explanation/crosslayer.md defines the runs and the figures. Every other document of a domain is fitted on
     (means, affine maps), the rest are measured. Results do not depend on `batch_size`. Memory: beside model and
-    dictionary two activations [B, S, d] per layer, and (d_in^2 + d_in * d_out) doubles per layer for the affine maps;
-    for those across layers, which are left out where the layers together read more than 4,096 numbers, as many for all
-    layers together.
+    dictionary two activations [B, S, d] per layer, and for the affine maps (d_in^2 + d_in * d_out) doubles, times one
+    more than there are domains to fit on: d_in and d_out of all layers together where these read no more than 4,096
+    numbers, else of each layer, and once (m + d_in) * (m + d_in + d_out) more of each, with m at most 1,024.
 
     Args:
         model, tokenizer, tokens, batch_size, context, bootstrap, seed, bos, model_name, leave_first, leave_norm,
@@ -127,7 +127,7 @@ def evaluate_replacement(
         names = study.names(sources)
         if before is not None:
             before(study.cost(names))
-        work = Work(workspace, spool, Ranks(), batch_size, context, 2 + len(names), progress, rule.first)
+        work = Work(workspace, spool, Ranks(), batch_size, context, 2 + study.twice + len(names), progress, rule.first)
         study.fit(work)
         records = study.measure(work, names, seed)
         found = Measured(
@@ -152,7 +152,7 @@ def evaluate_replacement(
                 "dtype": str(head.dtype).removeprefix("torch."),
                 "head": head.kind,
                 "batch_size": batch_size,
-                "passes": 2 + len(names),
+                "passes": 2 + study.twice + len(names),
                 "seconds": round(time.perf_counter() - work.started, 3),
                 **provenance(model),
             },

@@ -11,6 +11,7 @@ from torch import Tensor
 from saekernels.errors import InputError
 from saekernels.eval.passes.head_kinds import Head, Together
 from saekernels.eval.passes.left import Calls, SiteNorms, over
+from saekernels.eval.studies.crosslayer.earlier import Earlier
 from saekernels.eval.studies.crosslayer.fits import Fits
 from saekernels.eval.studies.crosslayer.runs import Runs
 from saekernels.eval.studies.crosslayer.subject import Subject
@@ -81,6 +82,13 @@ class Passes:
                     fits.meet(part, codes)
                 if count:
                     fits.count([one.l0() for one in codes])
+
+    def fit_earlier(self, batch: Batch, earlier: Earlier) -> None:
+        """One clean pass of the second kind."""
+        clean = Clean(self.left, self.subject, batch)
+        kept = torch.stack(clean.touched).all(0)
+        reads, writes = ([one[kept.to(one.device)] for one in group] for group in (clean.reads, clean.writes))
+        earlier.add(reads, writes)
 
     def run(
         self, batch: Batch, runs: Runs, documents: DocumentSums, totals: Totals, advance: Callable[[], None]

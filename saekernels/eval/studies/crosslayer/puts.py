@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saekernels.crosslayer.running import RunningCodes
+from saekernels.eval.studies.crosslayer.earlier import telling
 from saekernels.eval.studies.crosslayer.subject import Subject
 from saekernels.sae.codes import Codes
 from saekernels.sae.probes import AffineProbe
@@ -61,16 +62,20 @@ class _Read:
         return self.rows.shape[:-1]
 
 
-def across_layers(probes: Sequence[AffineProbe]) -> Callable[[int], Put]:
-    """Of each layer: an affine map from what all layers so far have read in this pass, side by side."""
+def across_layers(probes: Sequence[AffineProbe], told: Sequence[AffineProbe] | None) -> Callable[[int], Put]:
+    """Of each layer: an affine map from what all layers so far have read in this pass, side by side.
+
+    told: of the layers before, what `telling` makes of it; None: all of it.
+    """
     running = RunningCodes[_Read](range(len(probes)))
 
     def at(number: int) -> Put:
         def put(x: Tensor, y: Tensor) -> Tensor:
             probe = probes[number]
-            running.put(number, _Read(x.to(probe.W_dec.device, probe.W_dec.dtype)))
-            reads = [one.rows for one in running.upto(number, x.shape[:-1]) if one is not None]
-            out: Tensor = probe(torch.cat([one.to(probe.W_dec.device) for one in reads], -1))
+            own = x.to(probe.W_dec.device, probe.W_dec.dtype)
+            running.put(number, _Read(own if told is None else telling(told[number], own)))
+            before = [one.rows for one in running.upto(number, x.shape[:-1])[:-1] if one is not None]
+            out: Tensor = probe(torch.cat([*(one.to(own.device) for one in before), own], -1))
             if number + 1 == len(probes):
                 running.clear()
             return out

@@ -53,11 +53,12 @@ class Stand:
 
 
 def names_of(
-    subject: Subject, beside: Subject | None, affine: bool, across: bool, domains: Sequence[str], sources: bool
+    subject: Subject, beside: Subject | None, affine: bool, together: bool, domains: Sequence[str], sources: bool
 ) -> list[str]:
     """The runs that there are: of MEANINGS, "first_N" and "without_N" where `sources` asks for them, "RUN@DOMAIN".
 
-    affine, across: whether maps are fitted, across layers too; domains: that something is fitted or selected on alone.
+    affine, together: whether maps are fitted, and from moments of all layers together, without which those across
+    layers are fitted on everything alone; domains: that something is fitted or selected on alone.
     """
     several = subject.across and len(subject.sites) > 1
     lacking = {
@@ -66,14 +67,15 @@ def names_of(
         "skip": subject.has_skip,
         "affine": affine,
         "affine_full": affine,
-        "affine_across": across,
+        "affine_across": affine,
         "beside": beside is not None,
     }
     made = [name for name in MEANINGS if lacking.get(name, True)]
     if sources:
         made += [f"first_{count}" for count in subject.layers[1:]]
         made += [f"without_{number}" for number in subject.layers if subject.across]
-    return [*made, *(f"{run}@{domain}" for domain in domains for run in NARROW if run in made)]
+    narrow = [run for run in NARROW if run in made and (together or run != "affine_across")]
+    return [*made, *(f"{run}@{domain}" for domain in domains for run in narrow)]
 
 
 def domain_of(name: str) -> tuple[str, str | None]:
@@ -147,15 +149,19 @@ class Runs:
         for name in names:
             run, domain = domain_of(name)
             if run.startswith("affine"):
-                self._stands[name] = self._affine(fits.maps(ranks[name], domain, run == "affine_across"), run)
+                self._stands[name] = self._affine(run, fits, domain, ranks[name])
             elif domain is not None:
                 self._stands[name] = self._functions(changed(subject, selected(subject, fits.fired[fits.part(domain)])))
 
-    def _affine(self, maps: Sequence[AffineProbe], run: str) -> Stand:
-        probes = [one.to(device) for one, device in zip(maps, self.subject.devices, strict=True)]
-        if run == "affine_across":
-            return self._functions(across_layers(probes))
+    def _affine(self, run: str, fits: Fits, domain: str | None, ranks: Sequence[int]) -> Stand:
+        across = run == "affine_across"
+        probes = self._placed(fits.maps(ranks, domain, across))
+        if across:
+            return self._functions(across_layers(probes, fits.earlier and self._placed(fits.earlier.told)))
         return Stand(dict(zip(self.subject.sites, probes, strict=True)))
+
+    def _placed(self, maps: Sequence[AffineProbe]) -> list[AffineProbe]:
+        return [one.to(device) for one, device in zip(maps, self.subject.devices, strict=True)]
 
     def splice(
         self, model: Any, name: str, codes: Sequence[Codes | None], untouched: Any, observer: Any = None

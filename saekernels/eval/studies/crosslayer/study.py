@@ -55,7 +55,7 @@ class Study:
     def names(self, sources: bool) -> list[str]:
         """The runs."""
         fits = self.fits
-        return names_of(self.subject, self.beside, fits.affine, fits.across, fits.domains, sources)
+        return names_of(self.subject, self.beside, fits.affine, fits.together, fits.domains, sources)
 
     def cost(self, names: Sequence[str]) -> str:
         """What the passes are, in a sentence."""
@@ -65,10 +65,15 @@ class Study:
         )
         narrow = sum("@" in name for name in names)
         of = f", {narrow} of them for {counted(len(self.fits.domains), 'domain')} to fit or select on" if narrow else ""
-        clean = f"1 pass over {counted(fitted, 'token')} to fit on"
+        clean = f"{'2 passes' if self.twice else '1 pass'} over {counted(fitted, 'token')} to fit on"
         return (
             f"{clean}, {1 + len(names)} over {counted(measured, 'token')}: clean and {counted(len(names), 'run')}{of}"
         )
+
+    @property
+    def twice(self) -> bool:
+        """Whether the half that is fitted on is passed over a second time."""
+        return self.fits.sketch is not None
 
     def fit(self, work: Work) -> None:
         """Norms, moments and mean L0 of the clean model, on the half that is fitted on."""
@@ -93,6 +98,21 @@ class Study:
             if not self.fits.rows(domain):
                 where = "the half" if domain is None else f"the half of {domain!r}"
                 raise InputError(f"data: no position of {where} that is fitted on is replaced; leave fewer alone")
+        if self.twice:
+            self._fit_earlier(work)
+
+    def _fit_earlier(self, work: Work) -> None:
+        earlier = self.fits.second()
+        moments = Pass(work.workspace, "moments of earlier layers", self.spool.chunks, earlier, work.ranks)
+        tell = work.teller(moments, self.spool.positions, self.spool.positions)
+
+        def step(block: int, chunk: int) -> None:
+            for batch in work.batches([one for one in self.spool.chunk(chunk) if self.half[one.document]]):
+                self.passes.fit_earlier(batch, earlier)
+            earlier.flush()
+            tell(1.0)
+
+        moments.run(step)
 
     def measure(self, work: Work, names: Sequence[str], seed: int) -> Any:
         """Every run on the other half; the sums per document."""
@@ -102,7 +122,8 @@ class Study:
         columns = len(columns_of(names))
         journal = Journal(self.spool, work.strata.cells, 2 + columns)
         figures = Pass(work.workspace, "figures", self.spool.chunks, self.totals, work.ranks)
-        tell = work.teller(figures, self.spool.positions, work.total - self.spool.positions)
+        before = self.spool.positions * (1 + self.twice)
+        tell = work.teller(figures, before, work.total - before)
 
         def step(block: int, chunk: int) -> None:
             windows = [one for one in self.spool.chunk(chunk) if not self.half[one.document]]
