@@ -157,7 +157,8 @@ class Runs:
         across = run == "affine_across"
         probes = self._placed(fits.maps(ranks, domain, across))
         if across:
-            return self._functions(across_layers(probes, fits.earlier and self._placed(fits.earlier.told)))
+            told = None if fits.earlier is None else self._placed(fits.earlier.told)
+            return self._functions(across_layers(probes, told))
         return Stand(dict(zip(self.subject.sites, probes, strict=True)))
 
     def _placed(self, maps: Sequence[AffineProbe]) -> list[AffineProbe]:
