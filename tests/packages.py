@@ -24,6 +24,7 @@ NEEDED = (
     "saekernels/__init__.py",
     "saekernels/py.typed",
     "saekernels/eval/report/schema.json",
+    "saekernels/eval/report/replacement/schema.json",
     "saekernels/bench/cpu/schema.json",
     "saekernels/display/page.css",
     "saekernels/display/page.js",

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
 from saekernels.errors import InputError
-from saekernels.sae.codes import Codes
 
 
-class RunningCodes:
+class OfTokens(Protocol):
+    """Something that is kept of a layer."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Leading dimensions of the tokens that it is of."""
+
+
+Kept = TypeVar("Kept", bound=OfTokens)
+
+
+class RunningCodes(Generic[Kept]):
     """Codes by layer of the pass that is under way, shared by all sites of one cross-layer dictionary.
+
+    What is kept may be something else of a layer than its `Codes`, if it says which tokens it is of.
 
     Args:
         needed: layers whose codes a pass has to read, ascending; other layers are switched off.
@@ -22,10 +35,10 @@ class RunningCodes:
 
     def __init__(self, needed: Sequence[int]) -> None:
         self.needed = tuple(needed)
-        self._codes: dict[int, Codes] = {}
+        self._codes: dict[int, Kept] = {}
         self._graded: dict[int, bool] = {}
 
-    def put(self, layer: int, codes: Codes) -> None:
+    def put(self, layer: int, codes: Kept) -> None:
         """Keep the codes of a layer. Raises InputError where an earlier layer that is needed was not read before."""
         missed = [one for one in self.needed if one < layer and one not in self._codes]
         if missed:
@@ -37,13 +50,13 @@ class RunningCodes:
             del self._codes[later], self._graded[later]
         self._codes[layer], self._graded[layer] = codes, torch.is_grad_enabled()
 
-    def upto(self, target: int, shape: torch.Size) -> list[Codes | None]:
+    def upto(self, target: int, shape: torch.Size) -> list[Kept | None]:
         """Codes of layers 0 .. target; None for those that are switched off.
 
         Raises InputError where one was not read in this pass, or for other tokens than `shape`, and RuntimeError where
         gradients are wanted now but were off when one was read, as in a block under reentrant checkpointing.
         """
-        found: list[Codes | None] = [None] * (target + 1)
+        found: list[Kept | None] = [None] * (target + 1)
         for layer in [one for one in self.needed if one <= target]:
             codes = self._codes.get(layer)
             if codes is None or codes.shape != shape:

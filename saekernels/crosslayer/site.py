@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from saekernels.crosslayer.running import RunningCodes
 from saekernels.crosslayer.transcoder import PARTS, CrossLayerTranscoder
+from saekernels.crosslayer.transcoders import sites_of
 from saekernels.sae.activations import Activation
 from saekernels.sae.codes import Codes
 from saekernels.sae.edits import Edit, edit_codes
@@ -29,7 +30,7 @@ class LayerSite(nn.Module):
         error: [..., d_out], added to what is put in, or None.
     """
 
-    def __init__(self, transcoder: CrossLayerTranscoder, layer: int, running: RunningCodes, part: str) -> None:
+    def __init__(self, transcoder: CrossLayerTranscoder, layer: int, running: RunningCodes[Codes], part: str) -> None:
         super().__init__()
         self.source = transcoder.source(layer)
         self.target_bias = transcoder.b_dec[layer]
@@ -90,20 +91,14 @@ class LayerSite(nn.Module):
 
     def forward_with_codes(self, x: Tensor) -> tuple[Tensor, Codes | None]:
         """(what is put in for x [..., d_in], this layer's codes behind it; None where it is switched off)."""
-        whole, shape = self._whole[0], x.shape[:-1]
         codes: Sequence[Codes | None]
         if self.given is not None:
             codes = self.given
             own = codes[self.layer]
         else:
             own = self.read(x) if self.reads else None
-            codes = self.running.upto(self.layer, shape)
-        if any(one is not None for one in codes[: self.layer + 1]):
-            out = whole.decode(self.layer, codes, self.part)
-        else:
-            out = self.target_bias.expand(*shape, self.d_out).clone()
-        skipped = whole.skipped(self.layer, x)
-        out = out if skipped is None else out + skipped
+            codes = self.running.upto(self.layer, x.shape[:-1])
+        out = self._whole[0].write(self.layer, codes, x, self.part)
         if self.error is not None:
             if self.error.shape != out.shape:
                 raise ValueError(f"errors: got {list(self.error.shape)} at layer {self.layer}, need {list(out.shape)}")
@@ -150,12 +145,8 @@ def layer_sites(
     if not isinstance(given, CrossLayerTranscoder):
         what = f"got a {type(given).__name__}, need a CrossLayerTranscoder, whose layers run in one pass"
         raise TypeError(f"transcoder: {what} (what a Crosscoder writes first hangs on its last: `head_sites`)")
-    names = transcoder.sites if sites is None else tuple(sites)
     n_layers = transcoder.n_layers
-    if names is None:
-        raise ValueError("sites: the transcoder's files do not say where it reads and writes; give one for each layer")
-    if len(names) != n_layers or len(set(names)) != n_layers:
-        raise ValueError(f"sites: got {list(names)!r:.200}, need one for each of {n_layers} layers, all different")
+    names = sites_of(sites, transcoder.sites, n_layers)
     if part not in PARTS:
         raise ValueError(f"part: got {part!r}, need one of {', '.join(PARTS)}")
     _check_layers("sources", sources, n_layers)
@@ -167,7 +158,7 @@ def layer_sites(
         raise ValueError("edits: got them beside codes, which are taken as they are; edit those")
     needed = sorted(set(range(n_layers) if sources is None else sources))
     kept = None if codes is None else [one if s in needed else None for s, one in enumerate(codes)]
-    running = RunningCodes(needed)
+    running = RunningCodes[Codes](needed)
     made = {name: LayerSite(transcoder, layer, running, part) for layer, name in enumerate(names)}
     for name, site in made.items():
         site.given = kept

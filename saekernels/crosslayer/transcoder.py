@@ -152,14 +152,26 @@ class CrossLayerTranscoder(nn.Module):
         W_skip = self.W_skip[target]
         return nn.functional.linear(x.to(W_skip.dtype), W_skip)
 
+    def write(self, target: int, codes: Sequence[Codes | None], x: Tensor, part: str = "all") -> Tensor:
+        """All that is written at a layer: what the codes write there (`decode`), and the skip connection of x.
+
+        Args:
+            target, part: as of `decode`. codes: likewise, but all may be None, for layers that are switched off.
+            x: [..., d_in], what the layer reads.
+
+        Returns [..., d_out].
+        """
+        if any(one is not None for one in codes[: target + 1]):
+            out = self.decode(target, codes, part)
+        else:
+            out = self.b_dec[target].expand(*x.shape[:-1], self.d_out).clone()
+        skipped = self.skipped(target, x)
+        return out if skipped is None else out + skipped
+
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """What is written at every layer [..., d_out], of what is read at each [..., d_in], in the dtype of that."""
         codes = self.encode(xs)
-        written = []
-        for target, x in enumerate(xs):
-            out, skipped = self.decode(target, codes), self.skipped(target, x)
-            written.append((out if skipped is None else out + skipped).to(x.dtype))
-        return written
+        return [self.write(target, codes, x).to(x.dtype) for target, x in enumerate(xs)]
 
     def extra_repr(self) -> str:
         """What repr() shows between the brackets."""

@@ -47,9 +47,18 @@ class TranscoderSet(nn.Module):
 
         Raises ValueError where no sites are known, and unless there is one for each layer, all different.
         """
-        names = self.sites if sites is None else tuple(sites)
-        if names is None:
-            raise ValueError("sites: the files do not say where these transcoders read and write; give one for each")
-        if len(names) != self.n_layers or len(set(names)) != self.n_layers:
-            raise ValueError(f"sites: got {list(names)!r:.200}, need one for each of {self.n_layers}, all different")
+        names = sites_of(sites, self.sites, self.n_layers)
         return {name: self.transcoder(layer) for layer, name in enumerate(names)}
+
+
+def sites_of(given: Sequence[str] | None, from_files: Sequence[str] | None, n_layers: int) -> tuple[str, ...]:
+    """Where each layer reads and writes: as given, or as the files say.
+
+    Raises ValueError where no sites are known, and unless there is one for each layer, all different.
+    """
+    names = from_files if given is None else tuple(given)
+    if names is None:
+        raise ValueError("sites: the files do not say where layers are read and written; give one for each layer")
+    if len(names) != n_layers or len(set(names)) != n_layers:
+        raise ValueError(f"sites: got {list(names)!r:.200}, need one for each of {n_layers} layers, all different")
+    return tuple(names)

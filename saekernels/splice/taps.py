@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from saekernels.crosslayer.running import RunningCodes
 from saekernels.crosslayer.site import LayerSite
+from saekernels.sae.codes import Codes
 from saekernels.splice.replacement import Replacement, autocast_off
 from saekernels.splice.sites import Site, part_of, require_width, resolve_site, take_input, take_output
 
@@ -26,7 +27,7 @@ class Taps:
         # Compared as objects: those made together share one.
         saes: list[Any] = [plan.sae for plan in plans if plan.mode == "sae"]
         layers = [one for one in saes if isinstance(one, LayerSite)]
-        self._running: list[RunningCodes] = list({id(one.running): one.running for one in layers}.values())
+        self._running: list[RunningCodes[Codes]] = list({id(one.running): one.running for one in layers}.values())
         read = {(id(one.running), one.layer) for one in layers if one.reads}
         self._taps: list[tuple[Site, LayerSite]] = []
         for one in layers:

@@ -53,6 +53,11 @@ def test_the_toy_bundle_loads_through_the_library(toy: Path) -> None:
         assert tokenizer.decode(ids[1:]) == document.text
         assert f"- {document.source}, PSF-2.0" in sources
     x = torch.randn(5, model.config.hidden_size)
+    clt, plt = (saekernels.load_cross_layer(bundle / name) for name in ("clt", "plt"))
+    across, apart = clt([x] * 2), [plt.transcoder(layer)(x) for layer in range(2)]
+    for layer, (one, other) in enumerate(zip(across, apart, strict=True)):
+        assert one.shape == other.shape == x.shape
+        assert clt.sites[layer] == plt.sites[layer] == f"blocks.{layer}.mlp.hook_in -> blocks.{layer}.mlp.hook_out"
     for layer in range(model.config.num_hidden_layers):
         sae = saekernels.load(bundle / "saes" / f"layer_{layer}")
         assert sae.activation == saekernels.TopK(8)
@@ -65,7 +70,7 @@ def test_a_second_run_makes_nothing_again(toy: Path, capsys: pytest.CaptureFixtu
 
     before = {path: path.stat().st_mtime_ns for path in toy.rglob("*") if path.is_file()}
     main(["--toy", "--work", str(toy)])
-    assert capsys.readouterr().out.count("is there") == 7
+    assert capsys.readouterr().out.count("is there") == 8
     assert {path: path.stat().st_mtime_ns for path in toy.rglob("*") if path.is_file()} == before
 
 

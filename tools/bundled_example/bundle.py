@@ -1,9 +1,10 @@
-"""Stage 6: put the finished model, SAEs and evaluation set into the package.
+"""Stage 7: put the finished model, SAEs, transcoders and evaluation set into the package.
 
     python tools/bundled_example/bundle.py --work WORK --out saekernels/example
 
-Weights are stored as float16 (the configs ask for float32 at load time), the SAEs in the SAELens format. Writes
-SOURCES.md, with the licence texts beside it, and stops if the whole is larger than `--limit` MiB.
+Weights are stored as float16 (the configs ask for float32 at load time), the SAEs in the SAELens format, the
+transcoders as train_clt.py wrote them. Writes SOURCES.md, with the licence texts beside it, and stops if the whole is
+larger than `--limit` MiB.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import saekernels
 from corpus import read_documents
 
-PIECES = ("model", "saes", "data", "licences", "SOURCES.md")
+TRANSCODERS = ("clt", "plt")
+PIECES = ("model", "saes", *TRANSCODERS, "data", "licences", "SOURCES.md")
 
 
 INTRODUCTION = """\
 # Sources of the bundled example
 
-The model and the SAEs were trained on the documents counted under *trained on*; the text of none of them is in this
-package. The documents counted under *shipped* are held out of training. Their text is in data/eval.jsonl.gz: plain
-text, normalised to NFC, markup removed, passages that occur in another held-out document left out, and only the
-beginning of a long document. The licence texts are in licences/.
+The model, the SAEs and the transcoders were trained on the documents counted under *trained on*; the text of none of
+them is in this package. The documents counted under *shipped* are held out of training. Their text is in
+data/eval.jsonl.gz: plain text, normalised to NFC, markup removed, passages that occur in another held-out document left
+out, and only the beginning of a long document. The licence texts are in licences/.
 
 | domain | source | licence | trained on (documents) | shipped (documents) |
 |---|---|---|---:|---:|
@@ -136,6 +138,8 @@ def run(work: Path, out: Path, limit: float) -> float:
         (fresh / folder).mkdir(parents=True)
     write_model(work, fresh / "model")
     write_saes(work, fresh / "saes")
+    for name in TRANSCODERS:
+        shutil.copytree(work / name, fresh / name)
     shutil.copyfile(work / "eval.jsonl.gz", fresh / "data" / "eval.jsonl.gz")
     shutil.copytree(work / "licences", fresh / "licences")
     (fresh / "SOURCES.md").write_text(sources_page(work), encoding="utf-8")
@@ -155,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit", type=float, default=15.0, help="MiB")
+    parser.add_argument("--limit", type=float, default=17.0, help="MiB")
     args = parser.parse_args()
     print(f"{args.out}: {run(args.work, args.out, args.limit):.2f} MiB")
 

@@ -170,13 +170,16 @@ def tokens_of(work: Path, model: Path) -> np.ndarray:
     return np.load(path)
 
 
-def train(work: Path, model_dir: Path, plan: Plan, save_every: int = 100) -> list[Trainer]:
-    """Train from the checkpoint, if there is one, to the end of the plan: the cross-layer one, then one per layer."""
+def train(work: Path, model_dir: Path, tokens: np.ndarray, plan: Plan, save_every: int = 100) -> list[Trainer]:
+    """Train from the checkpoint, if there is one, to the end of the plan: the cross-layer one, then one per layer.
+
+    tokens: the training text, as the model's tokenizer cuts it.
+    """
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     layers = model.config.num_hidden_layers
     read = SiteActivations(model, [f"model.layers.{layer}.mlp@module" for layer in range(layers)])
-    windows = TrainingWindows(tokens_of(work, model_dir), model.config.max_position_embeddings, plan.seed)
+    windows = TrainingWindows(tokens, model.config.max_position_embeddings, plan.seed)
     count = plan.windows_per_step
 
     def batch(number: int) -> list[tuple[Tensor, Tensor]]:
@@ -239,7 +242,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Plan.seed)
     args = parser.parse_args()
     plan = Plan(n_latents=args.latents, k=args.k, steps=args.steps, seed=args.seed)
-    write(args.work, train(args.work, args.model, plan))
+    write(args.work, train(args.work, args.model, tokens_of(args.work, args.model), plan))
 
 
 if __name__ == "__main__":

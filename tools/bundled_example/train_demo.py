@@ -1,4 +1,5 @@
-"""Make the bundled example: corpus, tokenizer, evaluation set, language model, 5-gram comparison, SAEs, bundle.
+"""Make the bundled example: corpus, tokenizer, evaluation set, language model, 5-gram comparison, SAEs,
+transcoders, bundle.
 
     python tools/bundled_example/train_demo.py --work WORK          # hours on 2 cores, tens of MB from Debian mirrors
     python tools/bundled_example/train_demo.py --work WORK --toy    # seconds, no network, a toy of the same shape
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 import bundle
 import corpus
 import evalset
@@ -24,6 +27,7 @@ import ngram
 import sources
 import tokenizer
 import toy
+import train_clt
 import train_lm
 import train_saes
 
@@ -37,7 +41,8 @@ class Sizes:
     longest: int = 8_000
     lm: train_lm.Plan = field(default_factory=train_lm.Plan)
     saes: train_saes.Plan = field(default_factory=train_saes.Plan)
-    limit: float = 15.0
+    clt: train_clt.Plan = field(default_factory=lambda: train_clt.Plan(steps=1500))
+    limit: float = 17.0
 
 
 TOY = Sizes(
@@ -46,6 +51,7 @@ TOY = Sizes(
     longest=2_000,
     lm=train_lm.Plan(width=32, layers=2, context=64, steps=12, windows_per_step=8),
     saes=train_saes.Plan(n_latents=64, k=8, steps=8, windows_per_step=8, dead_after=2_000, aux_k=8),
+    clt=train_clt.Plan(n_latents=32, k=4, steps=4, windows_per_step=4, dead_after=2_000, aux_k=8),
 )
 
 
@@ -55,6 +61,10 @@ def make_corpus(cache: Path, work: Path, is_toy: bool) -> None:
         return
     corpus.build(work, toy.documents(), toy.CAPS, {})
     sources.write_licences(work / "licences", {"PSF-2.0.txt": "https://docs.python.org/3/license.html\n"})
+
+
+def make_transcoders(work: Path, plan: train_clt.Plan) -> None:
+    train_clt.write(work, train_clt.train(work, work / "model", np.load(work / "train.npy"), plan))
 
 
 Stage = tuple[str, Path, Callable[[], object]]
@@ -70,6 +80,7 @@ def stages(work: Path, cache: Path, out: Path, sizes: Sizes, threads: int, is_to
         ("language model", work / "model", lambda: train_lm.train(work, sizes.lm, threads)),
         ("5-gram", work / "ngram.json", lambda: ngram.run(work, 5, context)),
         ("SAEs", work / "saes", lambda: train_saes.train(work, sizes.saes, threads)),
+        ("transcoders", work / "plt", lambda: make_transcoders(work, sizes.clt)),
         ("bundle", out / "SOURCES.md", lambda: bundle.run(work, out, sizes.limit)),
     ]
 

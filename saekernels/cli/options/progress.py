@@ -41,9 +41,14 @@ def progress_bar(shown: bool = True) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
+def say(text: str) -> None:
+    """A line on stderr."""
+    # A stderr that cannot be written must not cost the result.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
+
+
 def say_finished(tokens: int, passes: int, seconds: float) -> None:
     """The line that stays."""
     speed = tokens / max(seconds, 1e-9)
-    # A stderr that cannot be written must not cost the result.
-    with contextlib.suppress(OSError):
-        print(f"{counted(tokens, 'token')}, {passes} passes in {seconds:.1f} s: {speed:,.0f} tokens/s", file=sys.stderr)
+    say(f"{counted(tokens, 'token')}, {passes} passes in {seconds:.1f} s: {speed:,.0f} tokens/s")

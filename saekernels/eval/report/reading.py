@@ -31,7 +31,7 @@ ABBREVIATIONS: dict[str, str] = {
     "bits/byte": "ΔCE in bits per byte of text",
     "[95 %]": "the bootstrap interval over documents",
     "KL": "the divergence KL(clean ‖ spliced) of the predictions",
-    "FVU": "the fraction of the activations' variance that the SAE leaves unexplained",
+    "FVU": "the fraction of the activations' variance that is left unexplained",
     "L0": "active latents per token",
     "dead": "the share of latents that were never active",
     "top-1": "how often clean and spliced model agree on the likeliest token",

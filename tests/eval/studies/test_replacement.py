@@ -17,8 +17,10 @@ import interrupted
 import saekernels as sk
 import tiny_lm
 from saekernels.errors import InputError
+from saekernels.eval.studies.crosslayer import earlier, fits
 from saekernels.eval.studies.crosslayer.measure import evaluate_replacement
 from saekernels.eval.text.slices import alternate
+from saekernels.sae.probes import Moments, fit_probes
 
 LATENTS, LENGTH = 64, 22
 SITES = [f"model.layers.{layer}.mlp@module" for layer in range(2)]
@@ -34,6 +36,7 @@ def transcoder() -> sk.CrossLayerTranscoder:
             parameter.normal_(std=0.1)
         for source in clt.sources:
             source.b_enc.add_(0.5)  # type: ignore[operator,union-attr]
+            source.b_enc[48:].sub_(1.7)  # type: ignore[index,union-attr]  # in some documents alone
     clt.sites = tuple(SITES)
     return clt.eval()
 
@@ -113,6 +116,11 @@ class ByHand:
         source = self.clt.source(number)
         return (x @ source.W_enc.T + source.b_enc).relu()
 
+    def active(self, number: int, domain: str) -> Tensor:
+        """[F] of the fitted half, 1 for a latent that is ever active."""
+        own = [self.codes(number, self.clean(one)[1][number])[0] for one in self.fitted if one.domain in domain]
+        return (torch.cat(own) > 0).any(0).float()
+
     def out(self, number: int, codes: dict[int, Tensor], x: Tensor) -> Tensor:
         made = self.clt.b_dec[number] + x @ self.clt.W_skip[number].T  # type: ignore[index]
         for s, own in codes.items():
@@ -148,7 +156,7 @@ def subject() -> tuple[Any, sk.CrossLayerTranscoder, list[sk.Document]]:
 def found(subject: tuple[Any, sk.CrossLayerTranscoder, list[sk.Document]]) -> dict[str, Any]:
     model, clt, given = subject
     return evaluate_replacement(
-        model, replacement=clt, documents=given, sources=True, beside=transcoders(), domain="a", **FAST
+        model, replacement=clt, documents=given, sources=True, beside=transcoders(), domain="all", **FAST
     )
 
 
@@ -184,33 +192,55 @@ def test_every_run_against_a_dense_loop(found: dict[str, Any], by_hand: ByHand) 
         "skip": lambda n, reads, y: out(n, {}, reads[-1]),
         "without_0": without(0),
         "without_1": without(1),
+        "first_1": lambda n, reads, y: out(n, all_of(n, reads), reads[-1]) if n < 1 else y,
         "beside": lambda n, reads, y: top(n, reads[-1]),
     }
     for name, across, domain in (
         ("affine", False, "ab"),
         ("affine_full", False, "ab"),
         ("affine_across", True, "ab"),
-        ("affine_inside", False, "a"),
-        ("affine_across_inside", True, "a"),
+        ("affine@a", False, "a"),
+        ("affine_across@a", True, "a"),
+        ("affine@b", False, "b"),
     ):
         maps = [by_hand.least_squares(number, across, domain) for number in range(2)]
         writes[name] = lambda n, reads, y, maps=maps: maps[n](reads)
+    for source in "ab":
+        met = [by_hand.active(number, source) for number in range(2)]
+        writes[f"joint@{source}"] = lambda n, reads, y, met=met: out(
+            n, {s: c * met[s] for s, c in all_of(n, reads).items()}, reads[-1]
+        )
+    assert any(not by_hand.active(number, "b").all() for number in range(2))
     runs = {row["run"]: row for row in found["runs"]}
     assert found["clean_ce"] == pytest.approx(by_hand.ce(writes["clean"]), abs=1e-5)
     for name, write in writes.items():
         if name != "clean":
             assert runs[name]["ce"] == pytest.approx(by_hand.ce(write), abs=1e-5), name
-    assert set(runs) == {*writes, "teacher_forced", "permuted"} - {"clean"}
+    # Domain b has fewer rows than the map has inputs, where least squares are not unique.
+    assert set(runs) == {*writes, "teacher_forced", "permuted", "affine_across@b"} - {"clean"}
     assert runs["affine"]["ranks"] == runs["affine_full"]["ranks"] == [32, 32]
     joint = runs["joint"]["ce"]
     assert runs["beside"]["over_joint"]["value"] == pytest.approx(runs["beside"]["ce"] - joint, abs=1e-12)
     assert runs["permuted"]["ce"] != pytest.approx(joint, abs=1e-3)
-    rows = {row["run"]: row for row in found["extrapolation"]["rows"]}
-    inside = by_hand.ce(writes["affine_inside"], "b") - by_hand.ce(writes["clean"], "b")
-    assert rows["affine_inside"]["outside"]["value"] == pytest.approx(inside, abs=2e-5)
     domains = {row["name"]: row for row in found["strata"]["domain"]}
-    assert domains["a"]["runs"]["joint"]["delta_ce"]["value"] == rows["joint"]["inside"]["value"]
     assert domains["b"]["ce"] == pytest.approx(by_hand.ce(writes["clean"], "b"), abs=1e-5)
+    clean = {name: by_hand.ce(writes["clean"], name) for name in "ab"}
+    rows = {row["run"]: row for row in found["extrapolation"]["rows"]}
+    (joint_transfer, transfer, _) = found["extrapolation"]["transfer"]
+    assert (transfer["run"], transfer["from"], transfer["on"]) == ("affine", ["a", "b", None], ["a", "b"])
+    for source, figures in zip(transfer["from"], transfer["delta_ce"], strict=True):
+        for name, one in zip(transfer["on"], figures, strict=True):
+            run = f"affine@{source}" if source else "affine"
+            assert one["value"] == pytest.approx(by_hand.ce(writes[run], name) - clean[name], abs=2e-5)
+            assert one["value"] == domains[name]["runs"][run]["delta_ce"]["value"]
+            if source:
+                assert one["value"] == rows[run]["inside" if source == name else "outside"]["value"]
+    told = rows["affine@a"]
+    assert (told["like"], told["domain"]) == ("affine", "a")
+    assert told["whole_outside"]["value"] == pytest.approx(by_hand.ce(writes["affine"], "b") - clean["b"], abs=2e-5)
+    price = told["outside"]["value"] - told["whole_outside"]["value"]
+    assert told["price"]["value"] == pytest.approx(price, abs=1e-12)
+    assert joint_transfer["delta_ce"][2][0]["value"] == domains["a"]["runs"]["joint"]["delta_ce"]["value"]
 
 
 def test_codes_of_the_clean_model_and_the_subset(found: dict[str, Any], by_hand: ByHand) -> None:
@@ -259,6 +289,50 @@ def test_codes_of_the_clean_model_and_the_subset(found: dict[str, Any], by_hand:
     assert forced_l0["pairs"] - forced_l0["latents"] == pytest.approx(l0)
     assert found["accounting"]["replaced"] == {"parameters": 2 * 3 * 32 * 48, "flops_per_token": 4 * 3 * 32 * 48}
     assert found["accounting"]["replacement"]["parameters"] == sum(p.numel() for p in by_hand.clt.parameters())
+
+
+def test_maps_across_wide_layers_are_fitted_from_less_and_are_the_same_where_that_is_all(
+    subject: tuple[Any, sk.CrossLayerTranscoder, list[sk.Document]],
+    found: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a layer is told of every direction of the others', the map is that of second moments of all layers."""
+    model, clt, given = subject
+    monkeypatch.setattr(fits, "MOST_WIDTH", 2 * tiny_lm.WIDTH - 1)
+    whole = evaluate_replacement(model, replacement=clt, documents=given, domain="a", **FAST)
+    exact, told = ({row["run"]: row for row in one["runs"]} for one in (found, whole))
+    assert told["affine_across"]["ce"] == pytest.approx(exact["affine_across"]["ce"], abs=1e-5)
+    assert told["affine@a"]["ce"] == pytest.approx(exact["affine@a"]["ce"], abs=1e-5)
+    assert "affine_across@a" not in told
+    assert whole["run"]["passes"] == 3 + len(told)
+    assert "and 32 combinations at most of what earlier ones read" in " ".join(whole["notes"])
+
+
+def test_what_earlier_layers_tell_helps_and_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(earlier, "MOST_EARLIER", 8)
+    torch.manual_seed(0)
+    reads = [torch.randn(3000, 6) for _ in range(2)]
+    writes = [0.1 * torch.randn(3000, 5), reads[0][:, :3] @ torch.randn(3, 5) + 0.1 * reads[1][:, :1]]
+    widths = [(6, 5), (6, 5)]
+    sketch = earlier.Sketch(widths)
+    told = [
+        fit_probes(_moments(x, z), [sketch.size])[sketch.size] for x, z in zip(reads, sketch.of(writes), strict=True)
+    ]
+    made = earlier.Earlier(told, widths)
+    made.add([x[:1000] for x in reads], [y[:1000] for y in writes])
+    made.add([x[1000:] for x in reads], [y[1000:] for y in writes])
+    made.flush()
+    assert [tuple(one.xx.shape) for one in made.moments] == [(6, 6), (10, 10)]
+    (_, across) = made.maps([4, 4])
+    alone = fit_probes(_moments(reads[1], writes[1]), [4])[4]
+    error = (across(torch.cat([earlier.telling(told[0], reads[0]), reads[1]], 1)) - writes[1]).square().mean()
+    assert error < 0.01 * (alone(reads[1]) - writes[1]).square().mean()
+
+
+def _moments(x: Tensor, y: Tensor) -> Moments:
+    made = Moments(x.shape[1], y.shape[1])
+    made.add(x, y)
+    return made
 
 
 def test_a_killed_run_goes_on_with_the_same_bits_and_batches_do_not_count(

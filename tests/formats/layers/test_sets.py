@@ -85,7 +85,7 @@ def test_sites_are_asked_for() -> None:
     one = sk.SAE(3, 4, sk.ReLU())
     with pytest.raises(ValueError, match="give one for each"):
         sk.TranscoderSet([one, one]).at_sites()
-    with pytest.raises(ValueError, match="need one for each of 2, all different"):
+    with pytest.raises(ValueError, match="need one for each of 2 layers, all different"):
         sk.TranscoderSet([one, one]).at_sites(["a", "a"])
     with pytest.raises(ValueError, match="got 1 sites for 2 of them"):
         sk.TranscoderSet([one, one], ["a"])

@@ -14,13 +14,16 @@ from saekernels.cli.options.arguments import Parser, not_empty
 from saekernels.cli.options.inputs import DTYPES, pick_device
 from saekernels.cli.options.leave import leave_keywords
 from saekernels.cli.options.output import show, show_written, write_json
-from saekernels.cli.options.progress import progress_bar, say_finished
+from saekernels.cli.options.progress import progress_bar, say, say_finished
+from saekernels.cli.options.report_files import check_outputs
 from saekernels.cli.options.source import BOS, EXAMPLE_NAME, load_source
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.errors import InputError, first_line, missing_extra
 from saekernels.eval.passes.plan import BASELINES
+from saekernels.eval.report.replacement.page import replacement_page
 from saekernels.eval.studies.crosslayer.measure import evaluate_replacement
-from saekernels.files.checked import check_writable
+from saekernels.eval.studies.crosslayer.study import EVERY
+from saekernels.files.checked import write_whole
 from saekernels.formats import load_cross_layer
 
 _KINDS = {"clt": "a cross-layer transcoder", "transcoders": "transcoders, one for each layer"}
@@ -39,7 +42,6 @@ _NOT_HERE: dict[str, Any] = {
     "format": None,
     "latent_parallel": 1,
     "no_reuse": False,
-    "html": None,
     "device_map": None,
 }
 
@@ -55,9 +57,11 @@ def add_options(parser: Parser) -> None:
     group.add_argument("--beside", metavar="PATH", type=not_empty, help=beside)
     sites = "where each layer reads and writes, 'READ -> WRITE' (default: as the files say)"
     group.add_argument("--sites", metavar="SITE", type=not_empty, nargs="+", help=sites)
-    domain = "whose affine maps are measured elsewhere (default: the domain with most text)"
-    group.add_argument("--domain", metavar="NAME", type=not_empty, help=domain)
-    group.add_argument("--sources", action="store_true", help="also switch off the codes of each layer in turn")
+    domain = "fit maps and select latents on this domain alone, and measure them on every one: three runs for each; "
+    domain += "all: on each in turn (default: the domain with most text)"
+    group.add_argument("--domain", metavar="NAME", type=not_empty, nargs="+", help=domain)
+    sources = "also replace the first layers alone, and switch off the codes of each layer in turn"
+    group.add_argument("--sources", action="store_true", help=sources)
     group.add_argument("--no-affine", action="store_true", help="leave out the affine maps")
 
 
@@ -91,8 +95,7 @@ def fill(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
     fill(arguments)
-    if arguments.json:
-        check_writable(arguments.json)
+    check_outputs(arguments)
     option = "clt" if arguments.clt else "transcoders"
     device = pick_device(arguments.device)
     replacement = _load(option, getattr(arguments, option), device, arguments.sae_dtype)
@@ -106,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             source.documents,
             sites=arguments.sites,
             beside=beside,
-            domain=arguments.domain,
+            domain=EVERY if arguments.domain == [EVERY] else arguments.domain,
             affine=not arguments.no_affine,
             sources=arguments.sources,
             tokens=arguments.tokens,
@@ -118,13 +121,17 @@ def run(arguments: argparse.Namespace) -> int:
             model_name=arguments.model_name,
             checkpoint=arguments.checkpoint,
             progress=progress,
+            before=say,
             **leave_keywords(arguments),
         )
     found["run"] |= {**source.facts, "command": shlex.join(["saekernels", *arguments.argv])}
     say_finished(found["tokens"], found["run"]["passes"], found["run"]["seconds"])
     show(source.told() + as_text(found))
     write_json(arguments.json, found)
-    show_written([(arguments.json, "the figures"), (arguments.checkpoint, "the same command goes on from here")])
+    if arguments.html:
+        write_whole(arguments.html, replacement_page(found))
+    files = ((arguments.html, "open it in a browser"), (arguments.json, "the figures"))
+    show_written([*files, (arguments.checkpoint, "the same command goes on from here")])
     return 0
 
 

@@ -27,6 +27,11 @@ _LAYERS = (
     "FVU: of what is written, against the MLP at the same input. drift: of what is written in the joint run, against "
     "what the clean model writes. L0: active latents per token; used: latents that were active at all, joint."
 )
+_ELSEWHERE = (
+    "RUN@DOMAIN: maps fitted on that domain alone; for joint, only latents that are active somewhere in its fitted "
+    "half. Its like: fitted on everything, or with all latents. price: what having seen that domain alone costs "
+    "elsewhere, paired."
+)
 _COSTS = "flops: per token, encoders dense, decoders by active latents. Over all layers {latents} latents are active "
 _COSTS += "per token, {pairs} pairs of a latent and a layer that it writes at."
 
@@ -41,7 +46,10 @@ def as_text(result: Mapping[str, Any]) -> str:
     )
     tables = [_runs(result, head), _layers(result["layers"])]
     tables += [_domains(rows) for rows in [result["strata"].get("domain", [])] if len(rows) > 1]
-    tables += [_elsewhere(result["extrapolation"])] if result["extrapolation"] else []
+    found = result["extrapolation"]
+    if found:
+        tables.append(_elsewhere(found["rows"]))
+        tables += [_transfer(one) for one in found["transfer"] if len(one["from"]) > 2]
     tables.append(_costs(result))
     notes = [f"Note: {note}" for note in result["notes"]]
     return "\n".join([*tables, *notes]) + "\n" * bool(notes)
@@ -91,12 +99,21 @@ def _domains(rows: Sequence[Mapping[str, Any]]) -> str:
     return text_table(headed(headings, made), made)
 
 
-def _elsewhere(found: Mapping[str, Any]) -> str:
-    headings = ["run", "fitted on", f"ΔCE in {found['domain']} [95 %]", "elsewhere [95 %]"]
+def _elsewhere(rows: Sequence[Mapping[str, Any]]) -> str:
+    headings = ["run", "ΔCE in its domain [95 %]", "elsewhere [95 %]", "of its like, there [95 %]", "elsewhere [95 %]"]
+    headings.append("price [95 %]")
+    shown = ("inside", "outside", "whole_inside", "whole_outside", "price")
+    made = [[row["run"], *(_signed(row[figure]) for figure in shown)] for row in rows]
+    return text_table(headed(headings, made), made, after=_ELSEWHERE)
+
+
+def _transfer(found: Mapping[str, Any]) -> str:
+    headings = [f"{found['run']} from", *(f"on {name} [95 %]" for name in found["on"])]
     rows = [
-        [row["run"], row["fitted_on"] or "-", _signed(row["inside"]), _signed(row["outside"])] for row in found["rows"]
+        [source or "everything", *map(_signed, figures)]
+        for source, figures in zip(found["from"], found["delta_ce"], strict=True)
     ]
-    return text_table(headed(headings, rows), rows, left=2)
+    return text_table(headed(headings, rows), rows)
 
 
 def _costs(result: Mapping[str, Any]) -> str:

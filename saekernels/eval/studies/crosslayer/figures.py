@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from saekernels.display.numbers import Interval
+from saekernels.eval.studies.crosslayer.runs import domain_of
 from saekernels.eval.studies.crosslayer.totals import columns_of
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.sums.figures import finite
@@ -105,18 +106,46 @@ def strata_figures(
 
 
 def extrapolation(
-    records: np.ndarray, domains: Sequence[str], domain: str, names: Sequence[str], samples: int, seed: int
+    records: np.ndarray, domains: Sequence[str], names: Sequence[str], samples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Of the dictionary and of each affine map its ΔCE in one domain and elsewhere."""
-    own = np.array(domains) == domain
-    inside, outside = (Losses(records[part, 0], names, samples, (seed, 22, i)) for i, part in enumerate((own, ~own)))
-    shown = [run for run in names if run in ("joint", "beside") or (run.startswith("affine") and run != "affine_full")]
-    return [
-        {
-            "run": run,
-            "fitted_on": domain if run.endswith("inside") else "everything" if run.startswith("affine") else None,
-            "inside": inside.difference(run, "clean"),
-            "outside": outside.difference(run, "clean"),
-        }
-        for run in shown
-    ]
+    """Of every run that is fitted or selected on one domain: its ΔCE there and elsewhere, and that of its like.
+
+    Its like, `whole_inside` and `whole_outside`, is fitted on everything, or has all latents; `price`: what having seen
+    one domain alone costs elsewhere, paired by document.
+    """
+    where, rows = np.array(domains), []
+    narrow = [(name, *domain_of(name)) for name in names]
+    order = {one: number for number, one in enumerate(dict.fromkeys(domain for *_, domain in narrow if domain))}
+    sides = {
+        domain: [
+            Losses(records[part, 0], names, samples, (seed, 22, 2 * number + side))
+            for side, part in enumerate((where == domain, where != domain))
+        ]
+        for domain, number in order.items()
+    }
+    for name, run, domain in narrow:
+        if domain is not None:
+            inside, outside = sides[domain]
+            figures = {"inside": inside.difference(name, "clean"), "outside": outside.difference(name, "clean")}
+            like = {"whole_inside": inside.difference(run, "clean"), "whole_outside": outside.difference(run, "clean")}
+            price = outside.difference(name, run)
+            rows.append({"run": name, "like": run, "domain": domain, **figures, **like, "price": price})
+    return rows
+
+
+def transfer(
+    records: np.ndarray, domains: Sequence[str], names: Sequence[str], samples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Run -> ΔCE on each domain, fitted or selected on each domain in turn, and on everything."""
+    where, measured = np.array(domains), []
+    for number, name in enumerate(sorted(set(domains))):
+        found = Losses(records[where == name, 0], names, samples, (seed, 21, number))
+        if found.tokens:
+            measured.append((name, found))
+    made = []
+    for run in dict.fromkeys(run for run, domain in map(domain_of, names) if domain is not None):
+        sources = [domain for own, domain in map(domain_of, names) if own == run and domain is not None]
+        rows = [run if source is None else f"{run}@{source}" for source in (*sources, None)]
+        figures = [[found.difference(row, "clean") for _, found in measured] for row in rows]
+        made.append({"run": run, "from": [*sources, None], "on": [name for name, _ in measured], "delta_ce": figures})
+    return made

@@ -11,6 +11,7 @@ from torch import Tensor
 from saekernels.errors import InputError
 from saekernels.eval.passes.head_kinds import Head, Together
 from saekernels.eval.passes.left import Calls, SiteNorms, over
+from saekernels.eval.studies.crosslayer.earlier import Earlier
 from saekernels.eval.studies.crosslayer.fits import Fits
 from saekernels.eval.studies.crosslayer.runs import Runs
 from saekernels.eval.studies.crosslayer.subject import Subject
@@ -64,18 +65,30 @@ class Passes:
         self.left, self.subject, self.beside = left, subject, beside
         self.head: Head = left.head
 
-    def fit(self, batch: Batch, inside: Tensor, fits: Fits, count: bool) -> None:
-        """One clean pass; inside [B] bool: windows of the domain that is inside; count: latents are counted as well."""
+    def fit(self, batch: Batch, parts: Tensor, fits: Fits, count: bool) -> None:
+        """One clean pass; parts [B]: `Fits.part` of each window; count: latents are counted as well."""
         clean = Clean(self.left, self.subject, batch)
         everywhere = torch.stack(clean.touched).all(0)
-        for where, own in ((True, inside), (False, ~inside)):
-            kept = everywhere & over(own[:, None].expand(batch.ids.shape), everywhere.shape)
+        for part in parts.unique().tolist():
+            kept = everywhere & over((parts == part)[:, None].expand(batch.ids.shape), everywhere.shape)
             if not kept.any():
                 continue
             reads = [x[kept.to(x.device)] for x in clean.reads]
-            fits.add(where, reads, [y[kept.to(y.device)] for y in clean.writes])
-            if count:
-                fits.count([self.subject.encode(number, x).l0() for number, x in enumerate(reads)])
+            fits.add(part, reads, [y[kept.to(y.device)] for y in clean.writes])
+            named = part < len(fits.domains)
+            if named or count:
+                codes = [self.subject.encode(number, x) for number, x in enumerate(reads)]
+                if named:
+                    fits.meet(part, codes)
+                if count:
+                    fits.count([one.l0() for one in codes])
+
+    def fit_earlier(self, batch: Batch, earlier: Earlier) -> None:
+        """One clean pass of the second kind."""
+        clean = Clean(self.left, self.subject, batch)
+        kept = torch.stack(clean.touched).all(0)
+        reads, writes = ([one[kept.to(one.device)] for one in group] for group in (clean.reads, clean.writes))
+        earlier.add(reads, writes)
 
     def run(
         self, batch: Batch, runs: Runs, documents: DocumentSums, totals: Totals, advance: Callable[[], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,9 @@ from saekernels.eval.passes.left import rule_text
 from saekernels.eval.report.data import versions
 from saekernels.eval.store.window_files import Spool
 from saekernels.eval.studies.crosslayer import accounting
-from saekernels.eval.studies.crosslayer.figures import Losses, extrapolation, strata_figures
+from saekernels.eval.studies.crosslayer.figures import Losses, extrapolation, strata_figures, transfer
 from saekernels.eval.studies.crosslayer.fits import MOST_WIDTH, Fits
-from saekernels.eval.studies.crosslayer.runs import meaning
+from saekernels.eval.studies.crosslayer.runs import domain_of, meaning
 from saekernels.eval.studies.crosslayer.subject import Subject
 from saekernels.eval.studies.crosslayer.totals import SURE, Totals, columns_of
 from saekernels.eval.sums.accumulate import SiteStats
@@ -24,7 +25,7 @@ from saekernels.eval.text.strata import Strata
 from saekernels.eval.text.windows import MASK
 from saekernels.splice.leave import Leave
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class Measured:
     totals: Totals
     fits: Fits
     ranks: dict[str, list[int]]
-    domain: str
     half: Sequence[bool]
     strata: Strata
     replaced: dict[str, int]
@@ -54,6 +54,9 @@ def result(
     runs = []
     for name in names:
         row = {"run": name, "meaning": meaning(name, found.subject), **losses.figures(name)}
+        domain = domain_of(name)[1]
+        if domain is not None:
+            row["domain"] = domain
         if name in found.ranks:
             row["ranks"] = found.ranks[name]
         if name != "joint":
@@ -75,8 +78,8 @@ def result(
         "accounting": _accounting(found),
         "strata": strata_figures(found.records, spool.domains, found.strata.slices(), names, samples, seed),
         "extrapolation": {
-            "domain": found.domain,
-            "rows": extrapolation(found.records, spool.domains, found.domain, names, samples, seed),
+            "rows": extrapolation(found.records, spool.domains, names, samples, seed),
+            "transfer": transfer(found.records, spool.domains, names, samples, seed),
         }
         if several
         else None,
@@ -134,19 +137,25 @@ def _accounting(found: Measured) -> dict[str, dict[str, float]]:
         other = [one.l0 if one.positions else 0.0 for one in found.totals.stats["beside"]]
         made["beside"] = accounting.replacement(found.beside, other)
     for name in found.ranks:
-        if not name.endswith("inside"):
+        if domain_of(name)[1] is None:
             made[name] = dict(accounting.affine(found.subject, found.ranks[name], "across" in name))
     return made
 
 
 def _notes(found: Measured, several: bool, losses: Losses) -> list[str]:
     notes = []
-    if found.fits.affine and not found.fits.across:
+    if found.fits.earlier is not None:
+        told = sum(one.rank for one in found.fits.earlier.told[:-1])
         notes.append(
-            f"Left out: affine maps across layers, as the layers together read more than {MOST_WIDTH:,} numbers."
+            f"The layers together read more than {MOST_WIDTH:,} numbers: affine_across is the best map from what a "
+            f"layer reads and {told:,} combinations at most of what earlier ones read, and is not fitted on one domain."
         )
     if not several:
         notes.append("One domain alone: nothing is said of other ones.")
+    fitted = collections.Counter(found.spool.domains)
+    few = [name for name, number in sorted(fitted.items()) if number < 2]
+    if several and few:
+        notes.append(f"One document alone, so measured nowhere: {', '.join(few)}.")
     if not losses.unsure:
         notes.append("No prediction is in Anthropic's subset: its figures are left out.")
     if found.beside is not None and set(found.beside.sites) != set(found.subject.sites):

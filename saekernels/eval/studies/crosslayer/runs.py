@@ -7,17 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saekernels.eval.studies.crosslayer.accounting import equal_ranks
 from saekernels.eval.studies.crosslayer.fits import Fits
+from saekernels.eval.studies.crosslayer.puts import Put, across_layers, changed, permuted, selected
 from saekernels.eval.studies.crosslayer.subject import Subject
 from saekernels.sae.codes import Codes
 from saekernels.sae.probes import AffineProbe
 from saekernels.splice.context import splice
 
-Put = Callable[[Tensor, Tensor], Tensor]
 MEANINGS = {
     "joint": "all layers replaced; each reads what the model, replaced so far, gives it",
     "teacher_forced": "all layers replaced by what the codes of the clean model write",
@@ -31,11 +30,16 @@ MEANINGS = {
     "affine": "an affine map of each layer's input, of the rank of the mean L0 of the latents that write there",
     "affine_full": "such a map of as many parameters as the replacement's, or of full rank where that is less",
     "affine_across": "an affine map of what all layers so far read, of the same rank as affine",
-    "affine_inside": "affine, fitted on one domain alone",
-    "affine_across_inside": "affine_across, fitted on one domain alone",
     "beside": "the other dictionary, all its layers replaced",
 }
-"""Run -> what it is, in the order in which they are shown. "without_N": joint, the codes of layer N switched off."""
+"""Run -> what it is, in the order in which they are shown. Beside these: "first_N": joint, only the first N layers
+replaced; "without_N": joint, the codes of layer N switched off; "RUN@DOMAIN" for those of NARROW."""
+NARROW = {
+    "joint": "joint; only latents that are active somewhere in the half of {domain} that is fitted on",
+    "affine": "affine, fitted on {domain} alone",
+    "affine_across": "affine_across, fitted on {domain} alone",
+}
+"""Run -> the same, fitted or selected on one domain."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,12 @@ class Stand:
 
 
 def names_of(
-    subject: Subject, beside: Subject | None, affine: bool, across: bool, domains: bool, sources: bool
+    subject: Subject, beside: Subject | None, affine: bool, together: bool, domains: Sequence[str], sources: bool
 ) -> list[str]:
-    """The runs that there are: of MEANINGS, and "without_N" where `sources` asks for them.
+    """The runs that there are: of MEANINGS, "first_N" and "without_N" where `sources` asks for them, "RUN@DOMAIN".
 
-    affine, across: whether maps are fitted, across layers too; domains: whether there are several.
+    affine, together: whether maps are fitted, and from moments of all layers together, without which those across
+    layers are fitted on everything alone; domains: that something is fitted or selected on alone.
     """
     several = subject.across and len(subject.sites) > 1
     lacking = {
@@ -62,19 +67,34 @@ def names_of(
         "skip": subject.has_skip,
         "affine": affine,
         "affine_full": affine,
-        "affine_across": across,
-        "affine_inside": affine and domains,
-        "affine_across_inside": across and domains,
+        "affine_across": affine,
         "beside": beside is not None,
     }
     made = [name for name in MEANINGS if lacking.get(name, True)]
-    return [*made, *(f"without_{number}" for number in subject.layers if sources and subject.across)]
+    if sources:
+        made += [f"first_{count}" for count in subject.layers[1:]]
+        made += [f"without_{number}" for number in subject.layers if subject.across]
+    narrow = [run for run in NARROW if run in made and (together or run != "affine_across")]
+    return [*made, *(f"{run}@{domain}" for domain in domains for run in narrow)]
+
+
+def domain_of(name: str) -> tuple[str, str | None]:
+    """("affine", "prose") of the run "affine@prose"; (its name, None) of one that has seen every domain."""
+    run, mark, domain = name.partition("@")
+    return run, domain if mark else None
 
 
 def meaning(name: str, subject: Subject) -> str:
     """A run in a sentence."""
-    number = name.removeprefix("without_")
-    return MEANINGS.get(name) or f"joint; the codes of layer {number}, at {subject.sites[int(number)]}, switched off"
+    run, domain = domain_of(name)
+    if domain is not None:
+        return NARROW[run].format(domain=domain)
+    if name in MEANINGS:
+        return MEANINGS[name]
+    kind, number = name.split("_")
+    if kind == "first":
+        return f"joint; only the first {number} of the layers replaced, up to {subject.sites[int(number) - 1]}"
+    return f"joint; the codes of layer {number}, at {subject.sites[int(number)]}, switched off"
 
 
 def ranks_of(subject: Subject, fits: Fits, names: Sequence[str]) -> dict[str, list[int]]:
@@ -113,8 +133,10 @@ class Runs:
             "error": Stand(sites, error_term=True),
             "zero": Stand(sites, "zero"),
             "mean": Stand(sites, "mean", means),
-            "permuted": self._functions(_Permuted(subject, seed).at),
+            "permuted": self._functions(changed(subject, permuted(subject, seed))),
         }
+        for count in subject.layers[1:]:
+            self._stands[f"first_{count}"] = Stand(dict(list(sites.items())[:count]))
         if subject.across:
             self._stands |= {part: Stand(subject.stands(part=part)) for part in ("own", "cross")}
             for number in subject.layers:
@@ -124,13 +146,23 @@ class Runs:
             self._stands["skip"] = self._functions(self._skip)
         if beside is not None:
             self._stands["beside"] = Stand(beside.stands())
-        for name in (name for name in names if name.startswith("affine")):
-            found = fits.maps(ranks[name], True if name.endswith("inside") else None, "across" in name)
-            probes = [one.to(device) for one, device in zip(found, subject.devices, strict=True)]
-            across = "across" in name
-            self._stands[name] = (
-                self._functions(_Across(probes).at) if across else Stand(dict(zip(subject.sites, probes, strict=True)))
-            )
+        for name in names:
+            run, domain = domain_of(name)
+            if run.startswith("affine"):
+                self._stands[name] = self._affine(run, fits, domain, ranks[name])
+            elif domain is not None:
+                self._stands[name] = self._functions(changed(subject, selected(subject, fits.fired[fits.part(domain)])))
+
+    def _affine(self, run: str, fits: Fits, domain: str | None, ranks: Sequence[int]) -> Stand:
+        across = run == "affine_across"
+        probes = self._placed(fits.maps(ranks, domain, across))
+        if across:
+            told = None if fits.earlier is None else self._placed(fits.earlier.told)
+            return self._functions(across_layers(probes, told))
+        return Stand(dict(zip(self.subject.sites, probes, strict=True)))
+
+    def _placed(self, maps: Sequence[AffineProbe]) -> list[AffineProbe]:
+        return [one.to(device) for one, device in zip(maps, self.subject.devices, strict=True)]
 
     def splice(
         self, model: Any, name: str, codes: Sequence[Codes | None], untouched: Any, observer: Any = None
@@ -160,45 +192,5 @@ class Runs:
             skipped = self.subject.skipped(number, x)
             assert skipped is not None
             return skipped + self.subject.bias(number)
-
-        return put
-
-
-class _Permuted:
-    """A decoder that was never fitted: the codes are those of the encoders, the rows those of other latents."""
-
-    def __init__(self, subject: Subject, seed: int) -> None:
-        self._subject = subject
-        made = torch.Generator().manual_seed(seed)
-        self._orders = [torch.randperm(subject.layer(number).n_latents, generator=made) for number in subject.layers]
-        self._norms = [subject.layer(number).decoder_norms().detach().float() for number in subject.layers]
-        self._codes: list[Codes | None] = []
-
-    def at(self, number: int) -> Put:
-        def put(x: Tensor, y: Tensor) -> Tensor:
-            codes = self._subject.encode(number, x)
-            self._codes[number:] = [self._subject.permuted(number, codes, self._orders[number], self._norms[number])]
-            out = self._subject.write(number, self._codes, x)
-            if number + 1 == len(self._subject.sites):
-                self._codes = []
-            return out
-
-        return put
-
-
-class _Across:
-    """Affine maps from what all layers so far have read in this pass."""
-
-    def __init__(self, probes: Sequence[AffineProbe]) -> None:
-        self._probes, self._reads = probes, list[Tensor]()
-
-    def at(self, number: int) -> Put:
-        def put(x: Tensor, y: Tensor) -> Tensor:
-            probe = self._probes[number]
-            self._reads[number:] = [x.to(probe.W_dec.device, probe.W_dec.dtype)]
-            out: Tensor = probe(torch.cat([one.to(probe.W_dec.device) for one in self._reads], -1))
-            if number + 1 == len(self._probes):
-                self._reads.clear()
-            return out
 
         return put

@@ -90,9 +90,9 @@ class Subject:
 
     def write(self, number: int, codes: Sequence[Codes | None], x: Tensor) -> Tensor:
         """[..., d_out]: what codes of layers 0 .. number write at that layer, and the skip connection of x."""
-        own = codes[number]
-        assert own is not None
-        out = self._clt.decode(number, codes) if self.across else self.layer(number).decode(own)
+        if self.across:
+            return self._clt.write(number, codes, x.to(self.devices[number]))
+        out: Tensor = self.layer(number).decode(codes[number])
         skipped = self.skipped(number, x)
         return out if skipped is None else out + skipped
 
@@ -127,6 +127,11 @@ class Subject:
         if not own.rescale_by_decoder_norm:  # else values are in units of the row's norm, which decoding takes out
             values = (values * (norms[at] / norms[other].clamp_min(torch.finfo(norms.dtype).tiny))).to(values.dtype)
         return dataclasses.replace(codes, values=values, indices=other.to(codes.indices.dtype))
+
+    def kept(self, codes: Codes, latents: Tensor) -> Codes:
+        """Codes with the latents alone that `latents` [F] bool names."""
+        of_these = latents.to(codes.indices.device)[codes.indices.long()]
+        return dataclasses.replace(codes, values=torch.where(of_these, codes.values, torch.zeros_like(codes.values)))
 
     def fingerprints(self) -> dict[str, str]:
         """What it is, in short digests by name."""

@@ -1,0 +1,1 @@
+"""The record of layers replaced together: its schema, and its page."""
