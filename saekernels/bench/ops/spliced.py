@@ -30,6 +30,8 @@ def make(shape: Shape, dtype: torch.dtype) -> Problem:
     from saekernels import example
     from saekernels.eval import load_documents
 
+    if example.MISSING:
+        raise peers.NotInstalled(example.MISSING)
     tokenizer = AutoTokenizer.from_pretrained(example.MODEL_DIR)
     ids: list[int] = []
     for document in load_documents([str(example.EVAL_DATA)]):

@@ -160,9 +160,9 @@ def fill_from_example(arguments: argparse.Namespace, texts: str = "data") -> boo
         raise InputError(f"{lone[0]}: it is about the checkpoints of --sae; give those as well")
     from saekernels import example
 
+    if example.MISSING:
+        raise InputError(f"{example.MISSING}; or give --model, --sae and --{texts}")
     bundled = [example.EVAL_DATA] if texts == "data" else example.LABELLED
-    if not (example.MODEL_DIR.is_dir() and example.SAE_DIRS and bundled and bundled[0].is_file()):
-        raise InputError(f"the bundled example is not in {example.ROOT}; give --model, --sae and --{texts}")
     arguments.model = str(example.MODEL_DIR)
     changed = arguments.sae or given or arguments.tokenizer or arguments.adapter
     arguments.model_name = arguments.model if changed else EXAMPLE_NAME

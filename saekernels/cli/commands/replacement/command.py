@@ -85,6 +85,8 @@ def fill(arguments: argparse.Namespace) -> None:
     """Model and text of the bundled example where none are given."""
     if arguments.model and not arguments.data:
         raise InputError("--model needs --data as well")
+    if not arguments.data and example.MISSING:
+        raise InputError(f"{example.MISSING}; or give --model and --data")
     changed = arguments.model or arguments.data or arguments.adapter
     arguments.model = arguments.model or str(example.MODEL_DIR)
     arguments.model_name = arguments.model if changed else EXAMPLE_NAME
