@@ -4,6 +4,7 @@ nox -s matrix                 # the suite on every supported pair of Python and 
 nox -s "matrix(3.13)"         # on one
 nox -s package                # sdist and wheel, into clean environments with a compiler and without
 nox -s circuit-tracer         # the adapter of circuit-tracer, beside the tool
+nox -s arm                    # native code for ARM, in emulation, and Clang with libc++
 nox -s docs fuzz soak         # the site; a minute of fuzzing; two of soaking
 """
 
@@ -69,6 +70,12 @@ def circuit_tracer(session: nox.Session) -> None:
     session.run(
         "pytest", "-q", "-n0", "-m", "circuit_tracer", "tests/adapters/test_circuit_tracer.py", *session.posargs
     )
+
+
+@nox.session(python=False)
+def arm(session: nox.Session) -> None:
+    """Native code cross-compiled for ARM and run in emulation, and Clang with libc++; docs/development/testing.md."""
+    session.run("bash", "tools/arm.sh", *session.posargs, external=True)
 
 
 @nox.session

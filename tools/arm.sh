@@ -1,23 +1,27 @@
 #!/usr/bin/env bash
-# Native code for ARM and for macOS, as far as a Linux machine of x86-64 can tell: cross-compiled for aarch64, the native
-# tests in emulation as three processors, the bits compared with those of x86-64, and Clang with libc++ for both.
+# Native code for ARM and macOS, as far as Linux on x86-64 can tell: cross-compiled for aarch64, the native
+# tests in emulation as several processors, bits compared with those of x86-64, and Clang with libc++ for both.
 #
 #   bash tools/arm.sh             # all of it
-#   bash tools/arm.sh address     # the native tests in emulation under the address and undefined behaviour sanitizers
+#   bash tools/arm.sh address     # instead: the native tests under the address and undefined behaviour sanitizers
 #
 # Needs g++-aarch64-linux-gnu, qemu-user-static, clang, libc++-dev and libc++abi-dev of Debian, cmake and ninja.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 for tool in aarch64-linux-gnu-g++ qemu-aarch64-static clang++ cmake ninja; do
-    command -v "$tool" >/dev/null || { echo "tools/arm.sh: $tool was not found; see the first lines of this file" >&2; exit 1; }
+    if ! command -v "$tool" >/dev/null; then
+        echo "tools/arm.sh: $tool was not found; the first lines of this file say what is needed" >&2
+        exit 1
+    fi
 done
 build=${SAEKERNELS_ARM_BUILD:-build/arm}
 common=(-S . -G Ninja -DSAEKERNELS_PYTHON=OFF -DSAEKERNELS_WERROR=ON)
 cross=(-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64)
 
 cross_compile() {  # directory, further definitions
-    cmake "${common[@]}" "${cross[@]}" -B "$@" -DSAEKERNELS_TESTS=ON -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ >/dev/null
+    cmake "${common[@]}" "${cross[@]}" -DSAEKERNELS_TESTS=ON -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+        -B "$@" >/dev/null
     cmake --build "$1"
 }
 
