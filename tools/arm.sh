@@ -34,7 +34,7 @@ if [ "${1:-}" = address ]; then
     build=$build-address
     # The leak sanitizer stops threads by ptrace, which the emulator has not.
     export ASAN_OPTIONS=detect_leaks=0
-    cross_compile "$build" -DSAEKERNELS_SANITIZE=address
+    cross_compile "$build" -DSAEKERNELS_SANITIZE=address -DCMAKE_CXX_FLAGS_RELEASE=-O1
     for test in bits_test native_test screen_test loss_test; do emulate max,pauth-impdef=on "$test"; done
     exit
 fi

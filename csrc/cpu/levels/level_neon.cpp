@@ -1,4 +1,4 @@
-#include "cpu/simd/vec_neon.h"
+#include "cpu/simd/neon/vec_neon.h"
 // The vector type comes first: table.h builds on it.
 #include "cpu/simd/table.h"
 
