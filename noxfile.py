@@ -7,6 +7,7 @@ nox -s wheels                 # those that are published, for every Python that 
 nox -s wheels -- --check      # and each installed and run where nothing can be compiled
 nox -s release                # all that a release takes, with checksums; into dist/
 nox -s circuit-tracer         # the adapter of circuit-tracer, beside the tool
+nox -s arm                    # native code for ARM, in emulation, and Clang with libc++
 nox -s docs fuzz soak         # the site; a minute of fuzzing; two of soaking
 """
 
@@ -74,6 +75,12 @@ def circuit_tracer(session: nox.Session) -> None:
     session.run(
         "pytest", "-q", "-n0", "-m", "circuit_tracer", "tests/adapters/test_circuit_tracer.py", *session.posargs
     )
+
+
+@nox.session(python=False)
+def arm(session: nox.Session) -> None:
+    """Native code cross-compiled for ARM and run in emulation, and Clang with libc++; docs/development/testing.md."""
+    session.run("bash", "tools/arm.sh", *session.posargs, external=True)
 
 
 @nox.session

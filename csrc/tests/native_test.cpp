@@ -60,7 +60,7 @@ class Problem {
   // Every result, one after the other, as bytes.
   std::vector<float> run(int threads) const {
     std::vector<float> out;
-    const Encoder encoder{view(x_, s_.rows), view(weight_, s_.latents), vector(bias_), {}};
+    const Encoder encoder{view(x_, s_.rows), view(weight_, s_.latents), vector(bias_), {}, nullptr, {}};
     std::vector<float> values(static_cast<size_t>(s_.rows * s_.k));
     std::vector<int32_t> indices(values.size());
     for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kAbs}) {
@@ -195,6 +195,20 @@ void test_exceptions() {
   }
 }
 
+// Plain memory, handed to tasks and back in many small jobs: what the pool's mutex has to order on a weak machine.
+void test_publication() {
+  constexpr int64_t kTasks = 16;
+  int64_t in[kTasks] = {}, out[kTasks] = {};
+  for (int64_t round = 0; round < 2000; ++round) {
+    for (int64_t i = 0; i < kTasks; ++i) in[i] = round * kTasks + i;
+    parallel_for(kTasks, 4, [&](int64_t task, int) { out[task] = in[task] + out[task]; });
+    for (int64_t i = 0; i < kTasks; ++i) {
+      require(out[i] == in[i] + round * (round - 1) / 2 * kTasks + round * i,
+              "tasks see what was written, and are seen");
+    }
+  }
+}
+
 void test_concurrent(const Problem& problem, const std::vector<float>& want) {
   std::vector<std::thread> callers;
   for (int i = 0; i < 3; ++i) {
@@ -233,6 +247,7 @@ int main() {
     if (levels.find(',', begin) == std::string::npos) break;
   }
   test_exceptions();
+  test_publication();
   std::puts("ok");
   return 0;
 }

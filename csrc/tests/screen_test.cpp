@@ -58,7 +58,7 @@ Matrix view(const std::vector<float>& values, int64_t rows, int64_t depth) {
 // Scores of the screen and the scores themselves against double precision.
 void check_reaches(int64_t rows, int64_t depth, int64_t latents, Kind kind, bool prepared) {
   const std::vector<float> x = draw(rows, depth, kind, 1), w = draw(latents, depth, kind, 2);
-  Encoder encoder{view(x, rows, depth), view(w, latents, depth), {}, {}, nullptr};
+  Encoder encoder{view(x, rows, depth), view(w, latents, depth), {}, {}, nullptr, {}};
   const int64_t bytes = prepared_bytes(latents, depth);
   Buffer<char> block(bytes);
   Prepared ready;

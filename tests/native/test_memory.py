@@ -85,7 +85,7 @@ def test_the_gradient_of_the_unembedding_grows_with_tokens_alone(dtype: str) -> 
     Without products of bfloat16 in hardware they are widened for those of float32.
     """
     few, many = (working_memory(T, 131072, f"loss gradient, W_U, {dtype}", "auto") for T in (512, 4096))
-    element = 2 if dtype == "bfloat16" and cpu.simd_level() in ("amx", "avx512_bf16") else 4
+    element = 2 if dtype == "bfloat16" and cpu.simd_level() in ("amx", "avx512_bf16", "neon_bf16") else 4
     assert many - few <= 1.2 * (4096 - 512) * 2 * (2 * 768 * element + 96 * (2 * element + 4)) / 2**20
     assert few <= 40
 

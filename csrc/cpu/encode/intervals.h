@@ -22,7 +22,8 @@ inline int64_t interval_capacity(int64_t k, int64_t latents) {
   return std::min(std::max<int64_t>(2 * k, k + 256), std::max<int64_t>(latents, 1));
 }
 
-// The floor of a row. All workers raise it and read it; a stale value is a lower one, which is right as well.
+// The floor of a row. All workers raise it and read it; a stale value is a lower one, which is right as well, and it
+// says nothing of other memory: hence relaxed.
 class Floor {
  public:
   void reset() { value_.store(-std::numeric_limits<float>::infinity(), std::memory_order_relaxed); }

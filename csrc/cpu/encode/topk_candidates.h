@@ -156,6 +156,7 @@ class TopkCandidates {
   std::vector<int64_t> seen_;
   std::vector<char> judged_;
   int64_t most_failures_ = 0;
+  // Relaxed: hints to the other workers to stop. Nothing is read on their word but after the join of all workers.
   std::atomic<int64_t> failures_{0};
   std::atomic<bool> declined_{false};
 };

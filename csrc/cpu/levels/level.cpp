@@ -12,8 +12,11 @@
 #include <cpuid.h>
 #endif
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace saekernels {
@@ -51,6 +54,28 @@ bool has_amx() {
 }
 #endif
 
+#if defined(SK_HAVE_ARM_LEVELS)
+// What a core has beside NEON. Bits of Linux's asm/hwcap.h, which older systems lack.
+struct ArmFeatures {
+#if defined(__linux__)
+  bool dot = (getauxval(AT_HWCAP) & (1ul << 20)) != 0;
+  bool int8 = (getauxval(AT_HWCAP2) & (1ul << 13)) != 0;
+  bool bf16 = (getauxval(AT_HWCAP2) & (1ul << 14)) != 0;
+#elif defined(__APPLE__)
+  static bool has(const char* name) {
+    int32_t value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+  }
+  bool dot = has("hw.optional.arm.FEAT_DotProd");
+  bool int8 = has("hw.optional.arm.FEAT_I8MM");
+  bool bf16 = has("hw.optional.arm.FEAT_BF16");
+#else
+  bool dot = false, int8 = false, bf16 = false;
+#endif
+};
+#endif
+
 std::vector<const Level*> find_supported() {
   std::vector<const Level*> found;
 #if defined(SK_HAVE_X86_LEVELS)
@@ -66,6 +91,12 @@ std::vector<const Level*> find_supported() {
 #endif
   if (avx512) found.push_back(&kAvx512Level);
   if (avx2) found.push_back(&kAvx2Level);
+#endif
+#if defined(SK_HAVE_ARM_LEVELS)
+  const ArmFeatures arm;
+  if (arm.int8 && arm.bf16) found.push_back(&kNeonBf16Level);
+  if (arm.dot) found.push_back(&kNeonDotLevel);
+  found.push_back(&kNeonLevel);
 #endif
   found.push_back(&kPortableLevel);
   return found;
@@ -95,6 +126,7 @@ std::atomic<const Level*>& current() {
 
 }  // namespace
 
+// Relaxed, as set_level: levels are constants, which no thread waits for another to fill.
 const Level& level() { return *current().load(std::memory_order_relaxed); }
 
 void set_level(const char* name) { set_level(*find_level(name)); }

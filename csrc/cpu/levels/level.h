@@ -191,6 +191,11 @@ extern const Level kAvx512VnniLevel;
 extern const Level kAvx512Bf16Level;
 extern const Level kAmxLevel;
 #endif
+#if defined(SK_HAVE_ARM_LEVELS)
+extern const Level kNeonLevel;
+extern const Level kNeonDotLevel;
+extern const Level kNeonBf16Level;
+#endif
 
 // The level in use: the best this machine runs, or the one forced by set_level (or by SAEKERNELS_SIMD at start).
 const Level& level();

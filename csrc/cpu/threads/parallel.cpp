@@ -27,6 +27,17 @@ struct FloatMode {
 #if defined(__SSE__)
   unsigned csr = _mm_getcsr();
   void apply() const { _mm_setcsr(csr); }
+#elif defined(__aarch64__)
+  uint64_t control = get();
+  static uint64_t get() {
+    uint64_t bits;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(bits));
+    return bits;
+  }
+  // Writing waits for all that is under way.
+  void apply() const {
+    if (control != get()) __asm__ volatile("msr fpcr, %0" : : "r"(control));
+  }
 #else
   void apply() const {}
 #endif
@@ -38,6 +49,9 @@ struct Job {
   void* context;
   int workers;
   FloatMode mode;
+  // Relaxed: it hands out numbers and nothing else. What a task reads was written before the job was published under
+  // the pool's mutex, and what it writes is read once `active_` is 0 under that mutex; on a host's team, its fork and
+  // its barrier do the same. An error stored here may be met late, by a task that then runs for nothing.
   std::atomic<int64_t> next{0};
   std::mutex error_mutex;
   std::exception_ptr error;
@@ -115,7 +129,7 @@ class Pool {
 
 std::mutex creation_mutex;
 Pool* pool = nullptr;
-std::atomic<bool> forked{false};
+std::atomic<bool> forked{false};  // written in a child that has one thread
 
 // A forked child has none of the threads, and maybe locked mutexes: it forgets the pool and builds its own.
 void forget_pool() {

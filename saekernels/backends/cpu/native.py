@@ -42,7 +42,7 @@ def available() -> str | None:
 
 
 def simd_level() -> str:
-    """The instruction set in use, one of `supported_simd_levels`: "amx", "avx512", "portable", ..."""
+    """The instruction set in use, one of `supported_simd_levels`: "amx", "avx512", "neon", "portable", ..."""
     return str(module().simd_level())
 
 
@@ -54,8 +54,8 @@ def set_simd_level(name: str) -> None:
 def screening() -> str:
     """What encoders screen in before they score exactly: a forced screen, or the machine's in the order of trial.
 
-    "fp32", "bf16", "int16", "int8"; where the machine chooses also "int8+bf16" or "int8+int16": int8 for narrow
-    depths, and rows that it leaves go to the other.
+    "fp32", "bf16", "int16", "int8"; where the machine chooses also "int8+bf16", "int8+int16" or "int8+fp32": int8 for
+    narrow depths, and rows that it leaves go to the other.
     """
     return str(module().screening())
 

@@ -30,6 +30,7 @@ int parse(const char* name) {
   throw std::invalid_argument(std::string("screening '") + name + "' is unknown; need auto, fp32, bf16, int16 or int8");
 }
 
+// Relaxed wherever it is used: the number is all there is to it.
 std::atomic<int>& forced() {
   static std::atomic<int> choice{[] {
     const char* name = std::getenv("SAEKERNELS_SCREEN");
@@ -71,7 +72,8 @@ const char* screening_name() {
   if (choice >= 0) return kNames[choice];
   const Level& simd = level();
   if (simd.int8_latents_per_score == 0) return kNames[static_cast<int>(simd.wide)];
-  return simd.wide == Screening::kBf16 ? "int8+bf16" : "int8+int16";
+  constexpr const char* kAfterInt8[kScreenings] = {"int8+fp32", "int8+bf16", "int8+int16", "int8"};
+  return kAfterInt8[static_cast<int>(simd.wide)];
 }
 
 std::vector<Screening> prepared_screens(int64_t depth) {

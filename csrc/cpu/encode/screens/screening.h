@@ -10,7 +10,7 @@ namespace saekernels {
 // Forces one screen, which fp32 then follows: "int8", "int16", "bf16" or "fp32"; "auto" returns to those of the
 // machine. SAEKERNELS_SCREEN does the same at start. Throws std::invalid_argument for another name.
 void set_screening(const char* name);
-// The one forced, or those of the machine, narrow depths' first: "int8+bf16", "int8+int16", "fp32".
+// The one forced, or those of the machine, narrow depths' first: "int8+bf16", "int8+int16", "int8+fp32", "fp32".
 const char* screening_name();
 // Whether none is forced.
 bool screening_chooses();
