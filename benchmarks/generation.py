@@ -4,7 +4,7 @@
 
 Beside our splice: hooks with SAELens' own SAE, where it is installed, and with a plain one in torch (dense latents).
 The model is the bundled example with its SAEs, or one of GPT-2 small's shape with random weights and one random SAE of
-24,576 latents that all its sites share: each site still reads 75 MiB of W_enc, more than a cache holds. All in one
+24,576 latents that all its sites share: each site still reads 72 MiB of W_enc, more than a cache holds. All in one
 process, in turns, greedy, with an end of text that never comes. Prints seconds a token and each way's over the model's
 own; then one SAE at one token beside a read of as many bytes as W_enc has.
 """
