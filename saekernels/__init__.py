@@ -18,6 +18,9 @@ from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.crosslayer.transcoders import TranscoderSet
 from saekernels.eval import Document, Report, evaluate, evaluate_replacement, load_documents
 from saekernels.formats import FormatError, load, load_cross_layer, load_crosscoder, save, save_cross_layer
+from saekernels.generation.texts import Generated
+from saekernels.generation.watch import Fired, Watch
+from saekernels.generation.watching import Watching, watching
 from saekernels.ops import (
     CsrCodes,
     LinearCeKl,
@@ -68,9 +71,11 @@ __all__ = [
     "Document",
     "Edit",
     "EditedSAE",
+    "Fired",
     "FormatError",
     "Frozen",
     "Gated",
+    "Generated",
     "GroupMax",
     "HeadSite",
     "JumpReLU",
@@ -90,6 +95,8 @@ __all__ = [
     "TopKCodes",
     "TranscoderSet",
     "UnknownVersion",
+    "Watch",
+    "Watching",
     "accelerate",
     "decode",
     "decode_csr",
@@ -119,4 +126,5 @@ __all__ = [
     "step_counts",
     "swapped",
     "topk",
+    "watching",
 ]

@@ -24,6 +24,7 @@ from saekernels.cli.commands import plan as plan_command
 from saekernels.cli.commands import probe as probe_command
 from saekernels.cli.commands import scaling as scaling_command
 from saekernels.cli.commands.controls import command as controls_command
+from saekernels.cli.commands.generation import command as generation_command
 from saekernels.cli.commands.reuse import command as reuse_command
 from saekernels.cli.options.arguments import Parser
 from saekernels.cli.options.output import OutputError, flushed
@@ -45,6 +46,7 @@ FAMILIES = {
         probe_command,
         reuse_command,
         monitor_command,
+        generation_command,
         compare_command,
         scaling_command,
     ),

@@ -134,7 +134,10 @@ class EditedSAE(nn.Module):
 
     def forward_with_codes(self, x: Tensor) -> tuple[Tensor, Codes]:
         """(what is put in, the edited codes)."""
-        out, codes = self.sae.forward_with_codes(x)
+        return self.edited(x, *self.sae.forward_with_codes(x))
+
+    def edited(self, x: Tensor, out: Tensor, codes: Codes) -> tuple[Tensor, Codes]:
+        """`forward_with_codes`, from what the SAE makes of x: its output and its codes."""
         edited = edit_codes(codes, self.edits)
         changed = self.sae.decode(edited) - self.sae.decode(codes)
         return ((x if self.keep_error else out) + changed).to(x.dtype), edited

@@ -25,6 +25,7 @@ FILES = {
                      **bad_inputs.within("sae_weights.safetensors")}),
     "--data": ("data", bad_inputs.NAMES),
     "--off-data": ("data", bad_inputs.NAMES),
+    "--prompts": ("data", bad_inputs.NAMES),
     "--labels": ("labels", bad_inputs.FILES),
     "--family": ("family", bad_inputs.FILES),
     "--tasks": ("tasks", bad_inputs.FILES),
@@ -43,14 +44,15 @@ OUTPUTS = ("--json", "--html", "--csv", "--events", "--out", "--checkpoint", "ou
 WORDS = {
     "--dtype": "int8", "--sae-dtype": "int8", "--bos": "x", "--device": "toaster", "--baselines": "zero,,mean",
     "--compat": "x", "--format": "x", "--edit": f"{SITE}:1:set", "--watch": f"{SITE}:1>1e", "--site": "x",
+    "--sites": "x", "--stop": f"{SITE}:1>x", "--cache": "x",
     "--domain": "x", "--upstream": "x", "--downstream": "x", "--gpu": "x", "--card": "x", "--ops": "x", "--dtypes": "x",
     "--classes": "x",
     "--shapes": "1,2", "--kernels": "x", "--checks": "x", "--template": "(" * 3000, "--breadth": "x", "--token": "\0",
     "--sae-format": "x", "--parts": "error,,bits", "--control": "x",
     "--position": "first", "--train": "all", "--by": "x", "--group-field": "x", "--positive": "x",
 }  # fmt: skip
-# Any text is right: names of fields and of revisions.
-FREE = ("--text-field", "--domain-field", "--label-field", "--revision", "--sae-revision")
+# Any text is right: names of fields and of revisions, and prompts.
+FREE = ("--text-field", "--domain-field", "--label-field", "--revision", "--sae-revision", "prompt")
 
 
 NUMERIC = ("whole_number", "number", "tokens_or_all", "count", "seconds", "positive", "_spread")
@@ -147,7 +149,7 @@ def test_what_is_no_number(command: str, option: str, good: dict[str, Path], tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), NUMBERS, ids=[" ".join(one) for one in NUMBERS])
 def test_what_is_no_number_of_any_kind(command: str, option: str, good: dict[str, Path], tmp_path: Path) -> None:
-    of_fractions = ("--budget", "--input-scale", "--sae-input-scale", "--rise", "--leave-norm")
+    of_fractions = ("--budget", "--input-scale", "--sae-input-scale", "--rise", "--leave-norm", "--temperature")
     fractions = ("1.5",) if option in of_fractions else ()
     values = tuple(one for one in bad_inputs.NUMBERS[4:] if one not in fractions)
     assert numbers(command, option, values, good, tmp_path) == {}

@@ -127,6 +127,7 @@ def commands(good: dict[str, Path], outputs: Path) -> dict[str, list[str]]:
         "probe": ["probe", *model[:2], *both, *fast, "--labels", str(good.get("labels"))],
         "reuse": ["reuse", *model, *both, "--tokens", "all", "--latents", "4", "--json", str(outputs / "o.json")],
         "monitor": ["monitor", *model, *both, "--tokens", "30", "--watch", f"{SITE}:3"],
+        "generate": ["generate", "the light", *model[:2], *both, "--max-new-tokens", "3", "--watch", SITE],
         "compat": ["eval", "--compat", "saelens", *model, *both, "--tokens", "60", "--context", "8",
                    "--batch-size", "2"],
         "compare": ["compare", str(good.get("report")), str(good.get("report")), *fast],

@@ -26,7 +26,7 @@ FLOORS = (
     ("formats", "adapters"),
     ("parallel", "adapters/sae_lens", "adapters/dictionary_learning", "adapters/circuit_tracer"),
     ("splice",),
-    ("eval/text",),
+    ("eval/text", "generation"),
     ("eval/sums", "training"),
     ("eval/store",),
     ("eval/passes", "eval/report"),

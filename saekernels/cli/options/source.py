@@ -90,21 +90,21 @@ def _add_text(parser: Parser) -> None:
     add_bos_and_seed(text)
 
 
-def add_bos_and_seed(text: argparse._ArgumentGroup) -> None:
-    """What texts of any kind need beside themselves."""
+def add_bos_and_seed(text: argparse._ArgumentGroup, seeded: str = "of documents and bootstrap") -> None:
+    """What texts of any kind need beside themselves; seeded: what the seed is of."""
     text.add_argument("--bos", choices=BOS, default="auto", help="BOS before each window; auto: the tokenizer's habit")
-    text.add_argument("--seed", metavar="N", type=at_least(0), default=0, help="of documents and bootstrap")
+    text.add_argument("--seed", metavar="N", type=at_least(0), default=0, help=seeded)
 
 
-def add_precision(parser: Parser) -> None:
-    """The options that say in which dtypes, where, and how much at a time."""
+def add_precision(parser: Parser, batch: str = "windows") -> None:
+    """The options that say in which dtypes, where, and how much at a time; batch: of what."""
     how = parser.group("precision and device")
     how.add_argument("--dtype", choices=[*DTYPES, "auto"], default="float32", help="the model's; auto: as stored")
     how.add_argument("--sae-dtype", choices=list(DTYPES), default="float32", help="the SAEs'")
     how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     places = f"spread the model over devices, each SAE where its site is: {', '.join(DEVICE_MAPS)}, or a JSON file"
     how.add_argument("--device-map", metavar="MAP", type=not_empty, help=places)
-    how.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help="windows per batch")
+    how.add_argument("--batch-size", metavar="N", type=at_least(1), default=8, help=f"{batch} per batch")
 
 
 def add_bootstrap(parser: Parser) -> None:
@@ -145,14 +145,16 @@ def load_source(
     return Source(model, tokenizer, saes, documents, device, loaded.facts)
 
 
-def fill_from_example(arguments: argparse.Namespace, texts: str = "data") -> bool:
+def fill_from_example(arguments: argparse.Namespace, texts: str | None = "data") -> bool:
     """What is not given comes from the bundled example; a model of one's own needs its own SAEs and texts.
 
-    texts: the option that names the texts. Returns whether all of it is the example's.
+    texts: the option that names the texts; None for a command that has them already. Returns whether all of it is the
+    example's.
     """
-    given = getattr(arguments, texts)
+    given = texts is None or getattr(arguments, texts)
     if arguments.model and not (arguments.sae and given):
-        raise InputError(f"--model needs --sae SITE=PATH and --{texts} as well")
+        also = "" if texts is None else f" and --{texts}"
+        raise InputError(f"--model needs --sae SITE=PATH{also} as well")
     if arguments.model:
         arguments.model_name = arguments.model
         return False
@@ -161,11 +163,13 @@ def fill_from_example(arguments: argparse.Namespace, texts: str = "data") -> boo
     from saekernels import example
 
     if example.MISSING:
-        raise InputError(f"{example.MISSING}; or give --model, --sae and --{texts}")
+        also = "--model and --sae" if texts is None else f"--model, --sae and --{texts}"
+        raise InputError(f"{example.MISSING}; or give {also}")
     bundled = [example.EVAL_DATA] if texts == "data" else example.LABELLED
     arguments.model = str(example.MODEL_DIR)
-    changed = arguments.sae or given or arguments.tokenizer or arguments.adapter
+    changed = arguments.sae or (texts and given) or arguments.tokenizer or arguments.adapter
     arguments.model_name = arguments.model if changed else EXAMPLE_NAME
     arguments.sae = arguments.sae or [(site, str(path)) for site, path in example.SAE_DIRS.items()]
-    setattr(arguments, texts, given or [str(path) for path in bundled])
+    if texts is not None:
+        setattr(arguments, texts, given or [str(path) for path in bundled])
     return not changed

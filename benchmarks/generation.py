@@ -1,0 +1,196 @@
+"""What SAEs cost a model that writes: `generate` of transformers with none, one, half and all sites spliced.
+
+    python benchmarks/generation.py [--model example|gpt2] [--batches 1 8 64] [--cpu-time] [--json FILE]
+
+Beside our splice: hooks with SAELens' own SAE, where it is installed, and with a plain one in torch (dense latents).
+The model is the bundled example with its SAEs, or one of GPT-2 small's shape with random weights and one random SAE of
+24,576 latents that all its sites share: each site still reads 72 MiB of W_enc, more than a cache holds. All in one
+process, in turns, greedy, with an end of text that never comes. Prints seconds a token and each way's over the model's
+own; then one SAE at one token beside a read of as many bytes as W_enc has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saekernels import SAE, TopK, example, load, splice
+from saekernels.bench.measure import machine, peers, timing
+from saekernels.cli.options.arguments import at_least
+from saekernels.files.checked import check_writable, write_whole
+
+PROMPT, K = 16, 32
+Weights = dict[str, Tensor]
+
+
+def bundled() -> tuple[Any, dict[str, SAE]]:
+    """The bundled model and its SAEs by site."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(example.MODEL_DIR).eval()
+    return model, {site: load(str(path)) for site, path in example.SAE_DIRS.items()}
+
+
+def gpt2() -> tuple[Any, dict[str, SAE]]:
+    """GPT-2 small's shape, random, and a random SAE at the output of each of its 12 layers."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config()).eval()
+    sae = SAE(768, 24576, TopK(K))
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.randn(24576, 768) / 768**0.5)
+        sae.W_dec.copy_(sae.W_enc)
+    return model, {f"transformer.h.{layer}": sae.eval() for layer in range(12)}
+
+
+def plain(weights: Weights) -> Callable[[Tensor], Tensor]:
+    """A TopK SAE as one writes it in torch."""
+
+    def reconstruct(x: Tensor) -> Tensor:
+        pre = functional.linear(x - weights["b_dec"], weights["W_enc"], weights["b_enc"])
+        top = pre.topk(K, dim=-1)
+        return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu()) @ weights["W_dec"] + weights["b_dec"]
+
+    return reconstruct
+
+
+def ways(saes: Mapping[str, SAE]) -> dict[str, dict[str, Any]]:
+    """Of each way, site -> what makes a reconstruction; sites that share an SAE share that, too."""
+    weights = {id(sae): {n: getattr(sae, n).detach() for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
+               for sae in saes.values()}  # fmt: skip
+    made: dict[str, dict[int, Any]] = {"torch": {key: plain(one) for key, one in weights.items()}}
+    with contextlib.suppress(ImportError):
+        made["SAELens"] = {key: peers.saelens(one, K).eval() for key, one in weights.items()}
+    found: dict[str, dict[str, Any]] = {"saekernels": dict(saes)}
+    return {**found, **{name: {site: one[id(sae)] for site, sae in saes.items()} for name, one in made.items()}}
+
+
+@contextlib.contextmanager
+def hooked(model: nn.Module, sites: Mapping[str, Any], ours: bool) -> Iterator[None]:
+    """The sites' activations replaced: by `splice`, or by a hook at each module."""
+    if not sites:
+        yield
+        return
+    if ours:
+        with splice(model, sites):
+            yield
+        return
+
+    def hook(reconstruct: Any) -> Callable[..., Any]:
+        return lambda module, given, out: (
+            (reconstruct(out[0]), *out[1:]) if isinstance(out, tuple) else reconstruct(out)
+        )
+
+    handles = [model.get_submodule(site).register_forward_hook(hook(one)) for site, one in sites.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def calls_of(
+    model: Any, saes: Mapping[str, SAE], by_way: Mapping[str, Mapping[str, Any]], batch: int, new: int, cache: str
+) -> dict[tuple[int, str], Callable[[], object]]:
+    """(sites, way) -> a call that writes `new` tokens after each prompt."""
+    torch.manual_seed(1)
+    ids = torch.randint(3, model.config.vocab_size, (batch, PROMPT))
+    options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "use_cache": True, "pad_token_id": 0}
+    if cache == "static":
+        options["cache_implementation"] = "static"
+
+    def call(way: str, sites: Mapping[str, Any]) -> Callable[[], object]:
+        def run() -> None:
+            with hooked(model, sites, way == "saekernels"):
+                made = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+            assert made.shape[1] == PROMPT + new
+
+        return run
+
+    calls = {(0, "model"): call("model", {})}
+    for count in sorted({1, len(saes) // 2, len(saes)}):
+        for way, sites in by_way.items():
+            calls[count, way] = call(way, dict(list(sites.items())[:count]))
+    return calls
+
+
+def generation(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[str, Any]]:
+    """A row for each cache, batch, number of sites and way."""
+    model, saes = {"example": bundled, "gpt2": gpt2}[args.model]()
+    by_way = ways(saes)
+    rows = []
+    for cache in args.caches:
+        for batch in args.batches:
+            calls = calls_of(model, saes, by_way, batch, args.tokens, cache)
+            for run in calls.values():
+                run()
+            times = timing.interleave(
+                {str(key): run for key, run in calls.items()}, rounds=args.rounds, budget=1e9, clock=clock
+            )
+            clean = times[str((0, "model"))]
+            for (count, way), own in ((key, times[str(key)]) for key in calls):
+                over = timing.median_of_ratios(own, clean)
+                ms = timing.summary(own).median / args.tokens * 1e3
+                rows.append({"cache": cache, "batch": batch, "sites": count, "way": way,
+                             "ms_per_step": ms, "tokens_per_s": batch / ms * 1e3, "over_model": over})  # fmt: skip
+                print(f"{cache:8}{batch:4}{count:4}  {way:12}{ms:9.2f} ms a step{batch / ms * 1e3:10.1f} tokens/s"
+                      f"{over:8.2f}x the model")  # fmt: skip
+    return rows
+
+
+def one_token(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[str, Any]]:
+    """A row for each way of one SAE at one token, caches cold, beside reading as many bytes as W_enc has."""
+    _, saes = {"example": bundled, "gpt2": gpt2}[args.model]()
+    site, sae = next(iter(saes.items()))
+    x = torch.randn(1, sae.d_in)
+    numbers = sae.W_enc.detach()
+    calls: dict[str, Callable[[], object]] = {"sum of W_enc": numbers.sum}
+    for way, sites in ways({site: sae}).items():
+        calls[way] = lambda one=sites[site]: one(x)
+    with torch.no_grad():
+        for call in calls.values():
+            call()
+        times = timing.interleave(calls, rounds=9, budget=1e9, between=timing.cold_caches(), clock=clock)
+    size = numbers.numel() * numbers.element_size()
+    rows = []
+    for way, own in times.items():
+        ms, over = timing.summary(own).median * 1e3, timing.median_of_ratios(own, times["sum of W_enc"])
+        rows.append({"way": way, "ms": ms, "over_read": over, "gib_per_s": size / 2**30 / ms * 1e3})
+        print(f"one token  {way:14}{ms:9.3f} ms, {over:.2f}x a read of W_enc, {size / 2**20:.1f} MiB")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("example", "gpt2"), default="example")
+    parser.add_argument("--caches", choices=("dynamic", "static"), nargs="+", default=["dynamic", "static"])
+    parser.add_argument("--batches", metavar="N", type=at_least(1), nargs="+", default=[1, 8, 64])
+    parser.add_argument("--tokens", metavar="N", type=at_least(2), default=16, help="new ones of each text")
+    parser.add_argument("--rounds", metavar="N", type=at_least(1), default=5)
+    parser.add_argument("--threads", metavar="N", type=at_least(1), default=1)
+    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds of all threads, for a machine in use")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    if args.json:
+        check_writable(args.json)
+    torch.set_num_threads(args.threads)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    record: dict[str, Any] = {
+        "arguments": vars(args), "cpu": machine.cpu(), "versions": machine.versions(("transformers",)),
+        **machine.commit(), "one_token": one_token(args, clock), "generation": generation(args, clock),
+    }  # fmt: skip
+    if args.json:
+        write_whole(args.json, json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What fires while a model writes, against one pass over the finished text; batches, caches, ends, edits, refusals."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_lm
+from saekernels.errors import InputError
+from saekernels.generation.texts import Generated
+from saekernels.generation.watch import Fired, Watch
+from saekernels.generation.watching import watching
+from saekernels.sae.edits import Edit, EditedSAE
+from saekernels.splice.context import splice
+from tiny_lm import SITES
+
+PROMPTS = ("Some days", "The old lighthouse keeper")
+NEW = 6
+LOW = 0.3
+WATCHES = [Watch(SITES[0], None, LOW), Watch(SITES[1], 5), Watch(SITES[1], 7, 0.1), Watch(SITES[1], 9)]
+EDITS = {SITES[0]: [Edit(3, "set", (6.0,)), Edit(11, "scale", (-2.0,))]}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_lm.trained_model()
+
+
+@functools.cache
+def saes() -> Any:
+    return tiny_lm.saes()
+
+
+def prompts(texts: Sequence[str] = PROMPTS) -> dict[str, Tensor]:
+    ids = [tiny_lm.tokenizer()(text)["input_ids"] for text in texts]
+    longest = max(map(len, ids))
+    padded = torch.tensor([[2] * (longest - len(one)) + one for one in ids])
+    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in ids])
+    return {"input_ids": padded, "attention_mask": mask}
+
+
+def generate(model: Any, texts: Sequence[str] = PROMPTS, watches: Any = WATCHES, **options: Any) -> list[Generated]:
+    own = {name: options.pop(name) for name in ("edits", "keep_error", "on_event") if name in options}
+    with watching(model, saes(), watches, untouched=[0, 1, 2], **own) as watched:
+        made = watched.generate(**prompts(texts), **{"max_new_tokens": NEW, "eos_token_id": 319, **options})
+    assert watched.events == [] or sorted(watched.events, key=lambda one: one.prompt) == [
+        event for one in made for event in one.events
+    ]
+    return made
+
+
+def replayed(model: Any, text: str, made: Generated, sites: Any, **options: Any) -> dict[tuple[int, str, int], float]:
+    """(position, site, latent) -> value of what fires in one pass over a text that has been written."""
+    prompt = tiny_lm.tokenizer()(text)["input_ids"]
+    ids = torch.tensor([prompt + (made.ids if made.reason == "latent" else made.ids[:-1])])
+    found: dict[tuple[int, str, int], float] = {}
+
+    def observe(site: str, x: Tensor, x_hat: Any, target: Any, codes: Any, touched: Tensor) -> None:
+        dense = saes()[site].encode(x).to_dense()[0]
+        for watch in (one for one in WATCHES if one.site == site):
+            above = (dense > watch.threshold) & touched[0].unsqueeze(-1)
+            for position, latent in above.nonzero().tolist():
+                if watch.latent in (None, latent):
+                    found[position, site, latent] = dense[position, latent].item()
+
+    with torch.no_grad(), splice(model, sites, untouched=[0, 1, 2], observer=observe, **options):
+        model(ids)
+    return found
+
+
+def values(events: Sequence[Fired]) -> dict[tuple[int, str, int], float]:
+    return {(one.position, one.site, one.latent): one.value for one in events}
+
+
+@pytest.mark.parametrize(
+    ("cache", "keep_error", "edits"),
+    [("dynamic", False, EDITS), ("static", True, EDITS), ("static", False, {}), ("none", True, {})],
+)
+def test_what_fires_is_what_one_pass_over_the_text_says(model: Any, cache: str, keep_error: bool, edits: Any) -> None:
+    how: dict[str, Any] = {"use_cache": cache != "none"}
+    if cache == "static":
+        how["cache_implementation"] = "static"
+    stands = {site: EditedSAE(sae, edits.get(site, ()), keep_error) for site, sae in saes().items()}
+    batch = generate(model, edits=edits, keep_error=keep_error, **how)
+    for text, made in zip(PROMPTS, batch, strict=True):
+        with torch.no_grad(), splice(model, stands, untouched=[0, 1, 2]):
+            ids = model.generate(**prompts([text]), max_new_tokens=NEW, eos_token_id=319, do_sample=False)
+        start = ids.shape[1] - NEW
+        assert made.ids == ids[0, start:].tolist()
+        assert made.reason == "length"
+        expected = replayed(model, text, made, stands)
+        assert values(made.events) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert len(made.events) == len(expected) > 10
+        assert {one.latent for one in made.events if one.site == SITES[1]} <= {5, 7, 9}
+        whole = tiny_lm.tokenizer()(text)["input_ids"] + made.ids
+        for event in made.events:
+            assert event.token == whole[event.position]
+            assert event.generated == (event.position >= start)
+
+
+def test_events_come_while_it_writes_and_in_order(model: Any) -> None:
+    log: list[tuple[str, int]] = []
+    tokens = len(tiny_lm.tokenizer()(PROMPTS[1])["input_ids"])
+    (made,) = generate(
+        model,
+        PROMPTS[1:],
+        on_event=lambda event: log.append(("event", event.position)),
+        on_token=lambda row, token: log.append(("token", tokens + sum(kind == "token" for kind, _ in log))),
+    )
+    assert [place for _, place in log] == sorted(place for _, place in log)
+    assert [place for kind, place in log if kind == "token"] == list(range(tokens, tokens + NEW))
+    first = log.index(("event", tokens))
+    assert log[first - 1] == ("token", tokens)  # what fires at a token is told after it, and before the next
+    assert len(log) == len(made.events) + NEW
+
+
+def test_a_text_that_has_ended_makes_no_events(model: Any) -> None:
+    free = generate(model)
+    eos = free[0].ids[2]
+    made = generate(model, eos_token_id=[eos, 318], pad_token_id=2)
+    at = free[0].ids.index(eos)
+    assert made[0].ids == free[0].ids[: at + 1]
+    assert made[0].reason == "eos"
+    last = len(tiny_lm.tokenizer()(PROMPTS[0])["input_ids"]) + at
+    assert made[0].events == [event for event in free[0].events if event.position < last]
+    assert made[1] == free[1] or eos in free[1].ids
+
+
+def test_a_watch_that_stops_ends_the_text_at_its_token(model: Any) -> None:
+    free = generate(model)
+    event = next(
+        one for one in free[1].events if one.generated and one.latent not in {e.latent for e in free[0].events}
+    )
+    made = generate(model, watches=[*WATCHES, Watch(event.site, event.latent, stop=True)])
+    assert made[0] == free[0]
+    assert made[1].reason == "latent"
+    assert made[1].stopped_by is not None
+    assert made[1].stopped_by.latent == event.latent
+    start = len(tiny_lm.tokenizer()(PROMPTS[1])["input_ids"])
+    assert start + len(made[1].ids) == made[1].stopped_by.position + 1 <= event.position + 1
+    assert made[1].ids == free[1].ids[: len(made[1].ids)]
+
+
+def test_a_further_criterion_ends_its_row(model: Any) -> None:
+    def first_row(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        return torch.tensor([ids.shape[1] >= prompts()["input_ids"].shape[1] + 2, False])
+
+    made = generate(model, stopping_criteria=[first_row])
+    assert [one.reason for one in made] == ["criteria", "length"]
+    assert [len(one.ids) for one in made] == [2, NEW]
+
+
+def test_sampling_is_that_of_transformers(model: Any) -> None:
+    how: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "top_k": 0}
+    torch.manual_seed(3)
+    made = generate(model, keep_error=True, **how)
+    torch.manual_seed(3)
+    ids = model.generate(**prompts(), max_new_tokens=NEW, eos_token_id=319, **how)
+    assert [one.ids for one in made] == ids[:, -NEW:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_beams": 2}, "num_beams: got 2, need 1"),
+        ({"num_return_sequences": 3, "do_sample": True}, "num_return_sequences: got 3, need 1"),
+        ({"stop_strings": "x"}, "stop_strings: give transformers.StopStringCriteria"),
+        ({"watches": [Watch("x", 1)]}, "watches: there is no SAE 'x'; there are model.layers.0"),
+        ({"watches": [Watch(SITES[0], 64)]}, "watches: model.layers.0 has latents 0 to 63, got 64"),
+        ({"edits": {"x": [Edit(1, "zero")]}}, "edits: there is no SAE 'x'"),
+        ({"watches": [], "keep_error": True}, "keep_error: with neither watches nor edits"),
+        ({"attention_mask": torch.tensor([[1, 0]])}, "needs a token, and padding to its left, not its right"),
+        ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "every prompt needs a token"),
+        ({"input_ids": torch.zeros(3)}, r"input_ids: got \[3\], need a tensor \[B, P\]"),
+        ({"attention_mask": torch.ones(1, 3)}, r"attention_mask: got \[1, 3\], need a tensor \[1, 2\]"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(model: Any, options: dict[str, Any], told: str) -> None:
+    own = {name: options.pop(name) for name in ("edits", "keep_error", "watches") if name in options}
+    ids = {"input_ids": torch.tensor([[5, 6]]), **options}
+    with pytest.raises(InputError, match=told), watching(model, saes(), **own) as watched:
+        watched.generate(**ids, max_new_tokens=1)
+
+
+def test_thresholds_and_latents_are_checked() -> None:
+    with pytest.raises(InputError, match="watch: got threshold -1, need a finite number from 0"):
+        Watch("x", 1, -1.0)
+    with pytest.raises(InputError, match="watch: got latent -1, need an index from 0"):
+        Watch("x", -1)
