@@ -122,7 +122,8 @@ def line(found: dict[str, Any]) -> str:
         f"differs by {found['difference']:.1e} (by the last bit {found['difference_of_last_bit']:.1e}, "
         f"from there {found['difference_from_there']:.1e}); dead {dead}, "
         f"other in {found['steps_with_other_dead']} steps; resumed {again['difference']:.1e} "
-        f"({again['difference_of_last_bit']:.1e}, from there {again['difference_from_there']:.1e}), from unbroken {again['difference_from_unbroken']:.1e}, "
+        f"({again['difference_of_last_bit']:.1e}, from there {again['difference_from_there']:.1e}), "
+        f"from unbroken {again['difference_from_unbroken']:.1e}, "
         f"other in {again['steps_with_other_dead']}; "
         f"taken over {found['taken']}"
     )
