@@ -35,8 +35,9 @@ from saekernels.cli.options.arguments import Parser, at_least, count, positive, 
 from saekernels.cli.options.inputs import DTYPES
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
-from saekernels.errors import InputError, first_line
+from saekernels.errors import InputError
 from saekernels.files.atomic import write_whole
+from saekernels.files.checked import make_folder
 from saekernels.sae.metadata import Metadata
 from saekernels.training import Recipe, Run, SAETrainer, Schedule
 from saekernels.training.recipe import ACTIVATIONS, DECODERS, FREEZES
@@ -189,14 +190,6 @@ def require_folder(path: Path) -> None:
         raise InputError(f"--out: got {path}, need a folder that can be written")
 
 
-def make_folder(path: Path) -> None:
-    """OUT, once all else has been checked."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: cannot make {path}: {first_line(error)}") from error
-
-
 def main() -> None:
     args = arguments()
     require_folder(args.out)
@@ -223,7 +216,7 @@ def main() -> None:
     per_site = len(made) * len(args.seeds)
     several = f" x {per_site} SAEs" if per_site > 1 else ""
     print(f"{len(sites)} sites{several}, {latents} latents, {len(windows.steps)} steps", flush=True)
-    make_folder(args.out)
+    make_folder(args.out, "--out")
     with shown() as stepped:
         run = training.train(
             loaded.model,

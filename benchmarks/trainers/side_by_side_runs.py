@@ -51,9 +51,10 @@ class LensRun:
         "abstopk": {},
         "batch_topk": {},
         "matryoshka": {"use_matryoshka_aux_loss": True},
-        "jumprelu": {"pre_act_loss_coefficient": 1e-3},
-        "standard": {},
-        "gated": {},
+        # Such that entries stay sparse; with the coefficients there are by default all are dense within ten steps.
+        "jumprelu": {"pre_act_loss_coefficient": 1e-3, "decoder_init_norm": 1.0},
+        "standard": {"l1_coefficient": 6.5},
+        "gated": {"l1_coefficient": 13.0},
     }
 
     def __init__(self, kind: str, rows: Tensor, size: Size) -> None:
@@ -85,6 +86,8 @@ class DictionaryRun:
     """dictionary_learning's trainers; what `trainSAE` saves is the dictionary, so moments and counts begin anew."""
 
     ANNEALED = ("p_anneal", "gated_anneal")
+    # Penalties such that entries stay sparse, as above.
+    PENALTIES: ClassVar[dict[str, float]] = {"standard": 4.0, "gated": 4.0, "p_anneal": 5.0, "gated_anneal": 5.0}
     KINDS = dict.fromkeys((*trainers.CLASSES, *ANNEALED))
 
     def __init__(self, kind: str, rows: Tensor, size: Size) -> None:
@@ -93,6 +96,8 @@ class DictionaryRun:
             self.trainer = self._annealed(kind, rows.shape[1], size)
         else:
             self.trainer = trainers.dictionary_trainer(kind, rows.shape[1], size.latents, size.k, 1e-3)
+            if kind in self.PENALTIES:
+                self.trainer.l1_penalty = self.PENALTIES[kind]
         self.module = ae = self.trainer.ae
         self.trainer.dead_feature_threshold = size.dead_after * size.tokens
         encoder = ae.encoder.weight if hasattr(ae, "encoder") else ae.W_enc.t()
@@ -101,15 +106,15 @@ class DictionaryRun:
         _set_apart(encoder, next(named[name] for name in names if name in named), rows, kind)
         self.batches = batches(rows, size)
 
-    @staticmethod
-    def _annealed(kind: str, width: int, size: Size) -> Any:
+    @classmethod
+    def _annealed(cls, kind: str, width: int, size: Size) -> Any:
         """Its power falls three times."""
         name = {"p_anneal": "PAnnealTrainer", "gated_anneal": "GatedAnnealTrainer"}[kind]
         module = importlib.import_module(f"dictionary_learning.trainers.{kind}")
         return getattr(module, name)(
             steps=size.steps, activation_dim=width, dict_size=size.latents, layer=0, lm_name="none", warmup_steps=1,
             device="cpu", seed=0, lr=1e-3, sparsity_warmup_steps=3, anneal_start=size.steps // 4, n_sparsity_updates=4,
-            sparsity_function="Lp^p", p_start=0.8, p_end=0.4,
+            sparsity_function="Lp^p", p_start=0.8, p_end=0.4, initial_sparsity_penalty=cls.PENALTIES[kind],
         )  # fmt: skip
 
     def go(self, first: int, last: int) -> list[Step]:

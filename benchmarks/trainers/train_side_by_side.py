@@ -2,12 +2,13 @@
 
     pip install '.[eval,peers]' dictionary_learning==0.1.0
     python benchmarks/trainers/train_side_by_side.py
-    python benchmarks/trainers/train_side_by_side.py --tools sparsify --steps 40
+    python benchmarks/trainers/train_side_by_side.py --tools sparsify --classes topk,groupmax --steps 40
 
 Both ways begin with the same weights, at the bundled model's activations. Of each class are printed:
 
 - the largest relative difference of the losses of a step, and of the tool's own run whose weights are changed in the
   last bit before it, beside which the first is to be seen;
+- the same from those changed weights both ways: where a choice fell within rounding, another beginning has another;
 - latents that were dead, and in how many steps their number differs;
 - of a run that was stopped in the middle and resumed in a new trainer from what the tool saves: the largest relative
   difference from the tool's own that is resumed from the very same files, the same of weights changed in the last bit,
@@ -39,6 +40,8 @@ from saekernels.files.checked import check_writable
 from side_by_side_runs import TOOLS, Size, Step, change, made, rows_of
 
 ULP = torch.finfo(torch.float32).eps
+# Whether it is accelerated, and by how much weights are changed before it.
+WAYS = ((False, 0.0), (True, 0.0), (False, ULP), (True, ULP))
 
 
 def main(argv: list[str]) -> list[dict[str, Any]]:
@@ -57,7 +60,7 @@ def main(argv: list[str]) -> list[dict[str, Any]]:
     }
     found = []
     for tool in given.tools:
-        for kind in TOOLS[tool].KINDS:
+        for kind in [one for one in TOOLS[tool].KINDS if not given.classes or one in given.classes]:
             started = time.perf_counter()
             found.append(compared(tool, kind, rows, size))
             print(line(found[-1]), f"({time.perf_counter() - started:.0f} s)", flush=True)
@@ -71,33 +74,33 @@ def compared(tool: str, kind: str, rows: torch.Tensor, size: Size) -> dict[str, 
     half = size.steps // 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        plain, ours, nudged = (
-            made(tool, kind, rows, size, folder / "whole", fast=fast, nudge=nudge)
-            for fast, nudge in ((False, 0.0), (True, 0.0), (False, ULP))
-        )
-        curves = [run.go(0, size.steps) for run in (plain, ours, nudged)]
+        runs = [made(tool, kind, rows, size, folder / "whole", fast=fast, nudge=nudge) for fast, nudge in WAYS]
+        ours, curves = runs[1], [run.go(0, size.steps) for run in runs]
         stopped = made(tool, kind, rows, size, folder, fast=True)
         stopped.go(0, half)
         stopped.save(folder)
         resumed = []
-        for fast, nudge in ((False, 0.0), (True, 0.0), (False, ULP)):
+        for fast, nudge in WAYS:
             run = made(tool, kind, rows, size, folder / "on", fast=fast)
             run.resume(folder)
+            torch.manual_seed(0)
             change(run.module, nudge)
             resumed.append(run.go(half, size.steps)[half - size.steps :])
     counts = sk.step_counts(ours.trainer)
-    own, mine, other = curves
+    own, mine, other, mine_other = curves
     return {
         "tool": tool,
         "class": kind,
         "loss": [own[0].loss, own[-1].loss],
         "difference": difference(mine, own),
         "difference_of_last_bit": difference(other, own),
+        "difference_from_there": difference(mine_other, other),
         "dead": None if own[0].dead is None else [max(one.dead or 0 for one in own), own[-1].dead],
         "steps_with_other_dead": sum(one.dead != two.dead for one, two in zip(mine, own, strict=True)),
         "resumed": {
             "difference": difference(resumed[1], resumed[0]),
             "difference_of_last_bit": difference(resumed[2], resumed[0]),
+            "difference_from_there": difference(resumed[3], resumed[2]),
             "difference_from_unbroken": difference(resumed[1], mine[half:]),
             "steps_with_other_dead": sum(one.dead != two.dead for one, two in zip(*resumed[:2], strict=True)),
         },
@@ -116,9 +119,11 @@ def line(found: dict[str, Any]) -> str:
     dead = "-" if found["dead"] is None else f"{found['dead'][0]}, last {found['dead'][1]}"
     return (
         f"{found['tool']} {found['class']}: loss {found['loss'][0]:.4g} to {found['loss'][1]:.4g}, "
-        f"differs by {found['difference']:.1e} (by the last bit {found['difference_of_last_bit']:.1e}); dead {dead}, "
+        f"differs by {found['difference']:.1e} (by the last bit {found['difference_of_last_bit']:.1e}, "
+        f"from there {found['difference_from_there']:.1e}); dead {dead}, "
         f"other in {found['steps_with_other_dead']} steps; resumed {again['difference']:.1e} "
-        f"({again['difference_of_last_bit']:.1e}), from unbroken {again['difference_from_unbroken']:.1e}, "
+        f"({again['difference_of_last_bit']:.1e}, from there {again['difference_from_there']:.1e}), "
+        f"from unbroken {again['difference_from_unbroken']:.1e}, "
         f"other in {again['steps_with_other_dead']}; "
         f"taken over {found['taken']}"
     )
@@ -131,6 +136,9 @@ def _parser() -> Parser:
     group.add_argument(
         "--tools", metavar="NAME,...", type=names_of(tools), default=tools, help=f"of {', '.join(tools)}"
     )
+    classes = tuple(dict.fromkeys(kind for tool in tools for kind in TOOLS[tool].KINDS))
+    about = f"of {', '.join(classes)}; by default all that the tools have"
+    group.add_argument("--classes", metavar="NAME,...", type=names_of(classes), default=(), help=about)
     group.add_argument("--tokens", metavar="N", type=at_least(128), default=128, help="of a step")
     group.add_argument("--latents", metavar="N", type=at_least(64), default=512, help="of each SAE")
     group.add_argument("--k", metavar="N", type=at_least(1), default=16, help="of TopK and its kin")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.crosslayer.code_norms import above_their_floors, check_norms, decoder_norms, folded, head_values
-from saekernels.ops import decode, decode_csr, encode_threshold, encode_topk
+from saekernels.ops import _check, decode, decode_csr, encode_threshold, encode_topk
 from saekernels.sae.activations import BatchTopK, JumpReLU, ReLU, TopK
 from saekernels.sae.codes import Codes
 from saekernels.sae.entries import positive
@@ -72,7 +72,8 @@ class Crosscoder(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(n_heads, bool) or not isinstance(n_heads, int) or n_heads < 1:
+        heads = _check.integer(n_heads)
+        if heads is None or heads < 1:
             raise ValueError(f"n_heads: got {n_heads!r:.40}, need an int of at least 1")
         if not isinstance(activation, ReLU | TopK | JumpReLU | BatchTopK):
             raise ValueError(f"activation: got {activation!r:.60}, need ReLU, TopK, JumpReLU or BatchTopK")

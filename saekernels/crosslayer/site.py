@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saekernels.crosslayer.running import RunningCodes
 from saekernels.crosslayer.transcoder import PARTS, CrossLayerTranscoder
 from saekernels.crosslayer.transcoders import sites_of
+from saekernels.ops import _check
 from saekernels.sae.activations import Activation
 from saekernels.sae.codes import Codes
 from saekernels.sae.edits import Edit, edit_codes
@@ -171,7 +172,8 @@ def layer_sites(
 
 def _check_layers(argument: str, layers: Sequence[int] | Mapping[int, Any] | None, n_layers: int) -> None:
     for layer in layers or ():
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n_layers:
+        whole = _check.integer(layer)
+        if whole is None or not 0 <= whole < n_layers:
             raise ValueError(f"{argument}: got layer {layer!r}, need one of 0 to {n_layers - 1}")
 
 

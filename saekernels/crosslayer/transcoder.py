@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.crosslayer.source import SourceLayer
+from saekernels.ops import _check
 from saekernels.sae.activations import Activation
 from saekernels.sae.codes import Codes
 from saekernels.sae.metadata import Metadata
@@ -57,7 +58,8 @@ class CrossLayerTranscoder(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(n_layers, bool) or not isinstance(n_layers, int) or n_layers < 1:
+        layers = _check.integer(n_layers)
+        if layers is None or layers < 1:
             raise ValueError(f"n_layers: got {n_layers!r:.40}, need an int of at least 1")
         if pre_bias not in ("none", "separate"):
             raise ValueError(f"pre_bias: got {pre_bias!r}, need 'none' or 'separate'")

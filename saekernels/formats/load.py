@@ -22,6 +22,7 @@ from saekernels.formats.checkpoint import Checkpoint
 from saekernels.formats.choice import read
 from saekernels.formats.files import FLOATS
 from saekernels.formats.write import write
+from saekernels.ops import _check
 from saekernels.sae.activations import Scale
 from saekernels.sae.module import SAE
 
@@ -83,7 +84,7 @@ def open_checkpoint(
 ) -> Checkpoint:
     """What `load` reads, checked, and not yet an SAE: tensors of safetensors files are not in memory yet."""
     _check_options(dtype, input_scale)
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+    if k is not None and (_check.integer(k) or 0) < 1:
         raise ValueError(f"k: got {k!r}, need an int of at least 1")
     if config is not None and not (isinstance(config, Mapping) and all(isinstance(name, str) for name in config)):
         raise TypeError(f"config: got {config!r:.40}, need a mapping from field to value")

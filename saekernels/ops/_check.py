@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -51,12 +53,23 @@ def scalars(backend: object, **values: tuple[object, type]) -> None:
         scalar(name, value, kind)
 
 
-def scalar(name: str, value: object, kind: type) -> None:
-    """TypeError unless `value` is of its type, ValueError for an int of more than 64 bits. A bool is no number."""
+def integer(value: object) -> int | None:
+    """The int that `value` stands for, an integer of numpy too; None for a bool, and for what is no integer."""
+    return operator.index(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
+def scalar(name: str, value: Any, kind: type) -> Any:
+    """`value`, as an int where it stands for one.
+
+    TypeError unless it is of its type, ValueError for an int of more than 64 bits. A bool is no number.
+    """
+    whole = integer(value) if kind in _ALLOWED else None
+    value = value if whole is None else whole
     if not isinstance(value, _ALLOWED.get(kind, kind)) or isinstance(value, bool) != (kind is bool):
         raise TypeError(f"{name}: got {value!r}, need {'a number' if kind is float else kind.__name__}")
     if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"{name}: got {value}, need a number of 64 bits")
+    return value
 
 
 def dtype_in(name: str, value: Tensor, allowed: Sequence[torch.dtype]) -> None:

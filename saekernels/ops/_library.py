@@ -108,7 +108,7 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
         for option, value in options.items():
             kind, at_once = kinds[option]
             if type(value) not in at_once:
-                _check.scalar(option, value, kind)
+                options[option] = _check.scalar(option, value, kind)
         for at, tensor in required:
             if tensors[at] is None:
                 _check.tensor(tensor, None)

@@ -9,7 +9,8 @@ from torch import Tensor, distributed
 
 from saekernels.ops import _check
 from saekernels.ops.encode_threshold import CsrCodes
-from saekernels.parallel.collectives import device_for, gathered, gathered_objects, gathered_ragged
+from saekernels.parallel.agree import agree, told
+from saekernels.parallel.collectives import device_for, gathered_ragged
 from saekernels.parallel.shards import size_and_rank
 from saekernels.sae.batch_topk import Alone, Encoder, above, batch_codes, equal
 
@@ -55,34 +56,18 @@ class _Group(Alone):
     def __init__(self, group: Any, device: torch.device) -> None:
         self._group, self._device = group, device
 
-    def _told(self, *numbers: float) -> Tensor:
-        """[ranks, numbers] float64 on the CPU."""
-        mine = torch.tensor([numbers], dtype=torch.float64, device=self._device)
-        return gathered(mine, self._group)[:, 0].cpu()
-
     def rows(self, of: Encoder, n: int, refusal: Exception | None) -> int:
-        if refusal is None:
-            # Such as only a difference between ranks would have wait for one another.
-            same = (n, *of.W_enc.shape, _check.FLOATS.index(of.x.dtype), of.scale is not None)
-            told = self._told(0, len(of.x), *same).long()
-        else:
-            told = self._told(1, 0, 0, 0, 0, 0, 0).long()
-        if told[:, 0].any():
-            self._refuse(refusal)
+        # Such as only a difference between ranks would have wait for one another.
         names = ("n", "the rows of W_enc", "the columns of W_enc", "the dtype of x", "whether there is a scale")
-        for name, numbers in zip(names, told[:, 2:].T.tolist(), strict=True):
-            shown = [_shown(name, number) for number in numbers]
-            if len(set(shown)) > 1:
-                said = ", ".join(f"{one} in rank {rank}" for rank, one in enumerate(shown))
-                raise ValueError(f"{name}: got {said}, need the same in all")
-        return int(told[:, 1].sum())
 
-    def _refuse(self, refusal: Exception | None) -> None:
-        """Raise what was refused, the same in every rank."""
-        said = None if refusal is None else (isinstance(refusal, ValueError), str(refusal))
-        refusals = [(rank, one) for rank, one in enumerate(gathered_objects(said, self._group)) if one is not None]
-        rank, (of_value, message) = refusals[0]
-        raise (ValueError if of_value else TypeError)(f"{message} (in rank {rank})") from refusal
+        def numbers() -> tuple[int, ...]:
+            return n, *of.W_enc.shape, _check.FLOATS.index(of.x.dtype), of.scale is not None, len(of.x)
+
+        every = agree(refusal, names, numbers, self._group, self._device, _shown)
+        return int(every[:, len(names)].sum())
+
+    def _told(self, number: float) -> Tensor:
+        return told([number], self._group, self._device)
 
     def least(self, guess: float | None) -> float:
         least = float(self._told(torch.inf if guess is None else guess).min())

@@ -9,10 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from saekernels.ops import _check
 
-def _check_k(k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k: got {k!r}, need an int of at least 1")
+
+def _check_k(activation: TopK | AbsTopK | GroupMax) -> None:
+    k = _check.integer(activation.k)
+    if k is None or k < 1:
+        raise ValueError(f"k: got {activation.k!r}, need an int of at least 1")
+    object.__setattr__(activation, "k", k)  # an int of numpy's would have another repr, by which runs are told apart
 
 
 def _check_real(name: str, value: float, least: float, above: bool) -> None:
@@ -45,7 +49,7 @@ class TopK:
     name: ClassVar[str] = "topk"
 
     def __post_init__(self) -> None:
-        _check_k(self.k)
+        _check_k(self)
         if not isinstance(self.relu, bool):
             raise ValueError(f"relu: got {self.relu!r:.40}, need True or False")
 
@@ -62,7 +66,7 @@ class AbsTopK:
     name: ClassVar[str] = "abstopk"
 
     def __post_init__(self) -> None:
-        _check_k(self.k)
+        _check_k(self)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class GroupMax:
     name: ClassVar[str] = "groupmax"
 
     def __post_init__(self) -> None:
-        _check_k(self.k)
+        _check_k(self)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ def batch_codes(of: Encoder, n: int, guess: float | None, batch: Alone) -> CsrCo
 
 def _check_arguments(of: Encoder, n: object, guess: object) -> None:
     """TypeError or ValueError for what no search can begin with."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    whole = _check.integer(n)
+    if whole is None or whole < 1:
         raise ValueError(f"n: got {n!r}, need an int of at least 1")
     if guess is not None and not _finite(guess):
         raise ValueError(f"guess: got {guess!r}, need a finite number or None")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saekernels.ops import _check
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
 
@@ -34,8 +35,10 @@ class Edit:
     def __post_init__(self) -> None:
         if self.operation not in _VALUES:
             raise ValueError(f"operation: got {self.operation!r}, need one of {', '.join(_VALUES)}")
-        if isinstance(self.latent, bool) or not isinstance(self.latent, int) or self.latent < 0:
+        latent = _check.integer(self.latent)
+        if latent is None or latent < 0:
             raise ValueError(f"latent: got {self.latent!r}, need an index from 0")
+        object.__setattr__(self, "latent", latent)
         wanted = _VALUES[self.operation]
         if len(self.values) != wanted or not all(math.isfinite(value) for value in self.values):
             raise ValueError(f"values: {self.operation} needs {wanted} finite numbers, got {self.values!r}")

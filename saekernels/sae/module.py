@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 from torch import Tensor, nn
 
@@ -102,11 +100,12 @@ class SAE(nn.Module):
 
     def _check(self) -> None:
         for name in ("d_in", "n_latents", "d_out"):
-            size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, Integral):
-                raise TypeError(f"{name}: got {size!r:.40}, need an int")
+            size = _check.integer(getattr(self, name))
+            if size is None:
+                raise TypeError(f"{name}: got {getattr(self, name)!r:.40}, need an int")
             if size < 1:
                 raise ValueError(f"{name}: got {size}, need at least 1")
+            setattr(self, name, size)
         if type(self.activation) not in ENCODERS:
             raise ValueError(f"activation: got {self.activation!r}, need one of {[a.__name__ for a in ENCODERS]}")
         if self.normalization is not None and type(self.normalization) not in NORMALIZATIONS:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saekernels.ops import CsrCodes, decode_csr
+from saekernels.ops import CsrCodes, _check, decode_csr
 
 
 def decode_prefixes(codes: CsrCodes, W_dec: Tensor, widths: Sequence[int]) -> Tensor:
@@ -39,7 +39,7 @@ def decode_prefixes(codes: CsrCodes, W_dec: Tensor, widths: Sequence[int]) -> Te
 
 def _check_prefixes(codes: CsrCodes, W_dec: Tensor, widths: Sequence[int]) -> None:
     latents, listed = W_dec.shape[0], list(widths)
-    whole = bool(listed) and all(isinstance(width, int) and not isinstance(width, bool) for width in listed)
+    whole = bool(listed) and None not in map(_check.integer, listed)
     if not whole or listed != sorted({*listed}) or not 1 <= listed[0] <= listed[-1] <= latents:
         raise ValueError(f"widths: got {listed}, need whole numbers that ascend from 1 to {latents}, the rows of W_dec")
     indices, offsets = codes.indices, codes.offsets

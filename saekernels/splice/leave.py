@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from saekernels.errors import InputError
+from saekernels.ops import _check
 from saekernels.splice.mask import fit_mask
 from saekernels.splice.norms import RunningMedian, outlying
 from saekernels.splice.sites import Site
@@ -34,8 +35,10 @@ class Leave:
     norm: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.first, bool) or not isinstance(self.first, int):
+        first = _check.integer(self.first)
+        if first is None:
             raise TypeError(f"leave_first: got {self.first!r:.40}, need an int")
+        object.__setattr__(self, "first", first)
         if self.first < 0:
             raise InputError(f"leave_first: got {self.first}, need at least 0 positions")
         if self.norm is None:

@@ -23,12 +23,12 @@ class SiteActivations:
 
     Args:
         model: in eval mode.
-        sites: as `splice` takes them.
+        sites: as `splice` takes them, each once.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[str]) -> None:
         self.model = model
-        self.sites = [resolve_site(model, name) for name in sites]
+        self.sites = resolved(model, sites)
         self._ends = {(site.name, end): (site, end) for site in self.sites for end in (site.read, site.write)}
 
     @torch.no_grad()
@@ -54,6 +54,11 @@ class SiteActivations:
                 raise InputError(
                     f"site {site.name!r}: got an activation of shape {tuple(value.shape)}, need [B, S, width] with "
                     f"[B, S] = {list(ids.shape)}"
+                )
+            if end is site.write and end != site.read and (site.name, site.read) not in seen:
+                raise InputError(
+                    f"site {site.name!r}: {site.write.path!r} came before {site.read.path!r} in this forward pass; "
+                    "need an end to read that comes first"
                 )
             seen[site.name, end] = value
             if len(seen) == len(self._ends):
@@ -91,12 +96,12 @@ def matching_sites(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     "model.layers.*" is the output of every layer, "model.layers.*.mlp@module" every MLP's input and output. In
     "READ -> WRITE" the stars of WRITE stand for what those of READ stand for. Raises InputError for one that fits
-    nothing, and what `resolve_site` does for a site that is none.
+    nothing and for a site that is named twice, however spelled, and what `resolve_site` does for one that is none.
     """
-    found: dict[str, None] = {}
+    found: list[str] = []
     for pattern in patterns:
         if not set("*?") & set(pattern):
-            found[pattern] = None
+            found.append(pattern)
             continue
         ends = [_ENDS.fullmatch(end.strip()) for end in pattern.split("->")]
         if not all(ends):
@@ -108,10 +113,21 @@ def matching_sites(model: nn.Module, patterns: Sequence[str]) -> list[str]:
             raise InputError(f"sites: no module of {type(model).__name__} fits {path!r}")
         for match in matches:
             others = [_filled(end[1], match) + end[2].strip() for end in ends[1:]]  # type: ignore[index]
-            found[" -> ".join([match[0] + rest, *others])] = None
-    for site in found:
-        resolve_site(model, site)
-    return list(found)
+            found.append(" -> ".join([match[0] + rest, *others]))
+    resolved(model, found)
+    return found
+
+
+def resolved(model: nn.Module, names: Sequence[str]) -> list[Site]:
+    """The sites of these names. Raises InputError where two of them are one, and what `resolve_site` does."""
+    known: dict[tuple[object, ...], Site] = {}
+    for name in names:
+        site = resolve_site(model, name)
+        ends = tuple((end.module, end.is_input, end.part, end.number) for end in (site.read, site.write))
+        if ends in known:
+            raise InputError(f"sites: {known[ends].name!r} and {name!r} are one, need each site once")
+        known[ends] = site
+    return list(known.values())
 
 
 def _as_regex(part: str) -> str:

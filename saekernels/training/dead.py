@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from saekernels.ops import _check
 from saekernels.sae.codes import Codes
 
 
@@ -21,7 +22,8 @@ class DeadLatents(nn.Module):
     def __init__(self, n_latents: int, after: int) -> None:
         super().__init__()
         for name, value, least in (("n_latents", n_latents, 1), ("after", after, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            whole = _check.integer(value)
+            if whole is None or whole < least:
                 raise ValueError(f"{name}: got {value!r}, need an int of at least {least}")
         self.after = after
         self.register_buffer("silent", torch.zeros(n_latents, dtype=torch.int64))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import saekernels as sk
+from saekernels import training
 
 X, W, B = torch.randn(3, 8), torch.randn(20, 8), torch.randn(20)
 NEGATIVE = torch.ones(20).index_fill(0, torch.tensor([4]), -1.0)
@@ -160,3 +162,16 @@ def test_none_for_a_tensor_is_named(op: Callable[..., object], given: dict[str, 
     for name in given:
         with pytest.raises(TypeError, match=f"^{name}: got NoneType, need a torch.Tensor"):
             op(**{**given, name: None})
+
+
+def test_integers_of_numpy_stand_for_ints() -> None:
+    """They come from arrays of sizes; a bool of numpy stands for none."""
+    three, codes = np.int64(3), sk.encode_topk(X, W, k=3)
+    assert torch.equal(sk.encode_topk(X, W, k=three).values, codes.values)
+    assert repr(sk.TopK(three)) == "TopK(k=3)"
+    sae = sk.SAE(np.int32(8), np.int64(20), sk.TopK(three))
+    assert [type(one) for one in (sae.d_in, sae.n_latents, sae.d_out, sae.activation.k)] == [int] * 4
+    found = training.encode_batch_topk(X, W, n=three)
+    assert training.decode_prefixes(found, W, [np.int64(4), 20]).shape == (3, 2, 8)
+    with pytest.raises(TypeError, match=r"^k: got (np.)?True_?, need int$"):
+        sk.encode_topk(X, W, k=np.True_)

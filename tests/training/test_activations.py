@@ -77,7 +77,7 @@ def test_stars_stand_for_parts_of_names_in_the_models_order() -> None:
     assert matching_sites(model, ["model.layers.?.mlp@input -> model.layers.?.mlp.down_proj@input"])[9] == (
         "model.layers.9.mlp@input -> model.layers.9.mlp.down_proj@input"
     )
-    assert matching_sites(model, [layers[3], "model.layers.3", layers[2]]) == [layers[3], layers[2]]
+    assert matching_sites(model, [layers[3], layers[2]]) == [layers[3], layers[2]]
 
 
 def test_sites_that_cannot_be_read_are_named() -> None:
@@ -86,6 +86,14 @@ def test_sites_that_cannot_be_read_are_named() -> None:
         matching_sites(model, ["model.blocks.*"])
     with pytest.raises(ValueError, match=r"^sites: 'model.layers.\*@' is not a site with \* in its paths"):
         matching_sites(model, ["model.layers.*@"])
+    for names in (["model.layers.*", "model.layers.1"], ["model.layers.1@output", "model.layers.1"]):
+        with pytest.raises(
+            ValueError, match=r"^sites: 'model.layers.1.*' and 'model.layers.1' are one, need each site"
+        ):
+            matching_sites(model, names)
+    late = "model.layers.1 -> model.layers.0.mlp"
+    with pytest.raises(ValueError, match=rf"^site '{late}': 'model.layers.0.mlp' came before 'model.layers.1' in"):
+        SiteActivations(model, [late])(pieces())
     with pytest.raises(ValueError, match=r"^sites: LlamaForCausalLM has no module 'layers.9'"):
         SiteActivations(model, ["layers.9"])
     with pytest.raises(ValueError, match=r"need \[B, S, width\] with \[B, S\] = \[3, 9\]$"):

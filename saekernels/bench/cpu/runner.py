@@ -163,8 +163,9 @@ def run_case(case: Case, settings: Settings) -> list[Row]:
         if call is not None:
             calls[contender.name] = call
     flush = timing.cold_caches(machine.cache_bytes())
-    clock = time.process_time if settings.cpu_time else time.perf_counter
-    times = timing.interleave(calls, rounds=settings.rounds, budget=settings.budget, between=flush, clock=clock)
+    times = timing.interleave(
+        calls, rounds=settings.rounds, budget=settings.budget, between=flush, clock=settings.clock()
+    )
     work = case.op.work(problem, expected)
     for row in rows:
         if row.contender in times:
@@ -191,7 +192,7 @@ def _set_up(
     try:
         ready = contender.prepare(problem)
         row.detail = ready.detail
-        too_slow = None if contender.like else _too_slow(ready, problem, settings.budget)
+        too_slow = None if contender.like else _too_slow(ready, problem, settings)
         if too_slow:
             row.status = f"skipped: {too_slow}"
             return row, None
@@ -215,16 +216,16 @@ def _set_up(
     return row, lambda: ready.call(*problem.tokens)
 
 
-def _too_slow(ready: Ready, problem: Problem, budget: float) -> str | None:
+def _too_slow(ready: Ready, problem: Problem, settings: Settings) -> str | None:
     """Why it cannot be timed, judged by a sixteenth of the tokens, and by a quarter where that leaves doubt."""
-    T, estimate = problem.shape.T, 0.0
+    T, estimate, budget, clock = problem.shape.T, 0.0, settings.budget, settings.clock()
     for share in _PILOTS:
         rows = max(T // share, 1)
         if rows == T:
             return None
-        tokens, started = problem.first(rows), time.perf_counter()
+        tokens, started = problem.first(rows), clock()
         ready.call(*tokens)
-        estimate = (time.perf_counter() - started) * T / rows
+        estimate = (clock() - started) * T / rows
         if estimate <= budget:
             return None
         if estimate > share * budget:

@@ -22,6 +22,7 @@ from saekernels.formats.layers import (
 )
 from saekernels.formats.layers.found import Apart, Layers
 from saekernels.formats.load import finish
+from saekernels.ops import _check
 
 LAYERED = (circuit_tracer, gemma_scope, llamascopium, clt_forge, crosslayer_coding, refused, transcoder_set)
 
@@ -74,7 +75,7 @@ def load_cross_layer(
 
 def open_layers(path: str | Path, *, k: int | None = None, revision: str | None = None) -> Layers | Apart:
     """What `load_cross_layer` reads, checked; matrices are not in memory yet."""
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+    if k is not None and (_check.integer(k) or 0) < 1:
         raise ValueError(f"k: got {k!r}, need an int of at least 1")
     place = Path(path)
     if not place.exists():

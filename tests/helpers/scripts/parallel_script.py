@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import ranks
 import saekernels
 from saekernels.backends import registry
 from saekernels.bench.scale.predict import code_bytes, sum_bytes
-from saekernels.parallel import LatentParallelSAE, collectives, load, shard
+from saekernels.parallel import LatentParallelSAE, agree, collectives, load, shard
 from saekernels.sae.activations import (
     AbsTopK,
     BatchTopK,
@@ -163,7 +164,7 @@ def loaded(folder: Path) -> list[str]:
 
 
 def traffic() -> list[str]:
-    """The bytes that a rank receives are those that `saekernels plan` predicts."""
+    """The bytes that a rank receives are those that `saekernels plan` predicts, but for a message of a few numbers."""
     received = 0
     gather, exchange = collectives._all_gather, distributed.all_to_all_single
 
@@ -185,28 +186,44 @@ def traffic() -> list[str]:
     finally:
         collectives._all_gather, distributed.all_to_all_single = gather, exchange
     wanted = code_bytes(rows, k, 60 // count, count) + sum_bytes(rows, width, count)
+    wanted += 8 * agree.SIZE * (count - 1)
     return [] if received == wanted else [f"received {received} bytes, predicted {wanted}"]
 
 
 def refusals() -> list[str]:
-    """Wrong input is named, in every rank alike."""
+    """Wrong input is named, in every rank alike, whichever of them was given it."""
     wrong = []
-    few = SAE(4, 3, ReLU())
+    few, count = SAE(4, 3, ReLU()), distributed.get_world_size()
     try:
         shard(few)
-        wrong.append("shard of 3 latents" if distributed.get_world_size() > 3 else "")
+        wrong.append("shard of 3 latents" if count > 3 else "")
     except ValueError as error:
         wrong.append("" if "need at least one for each rank" in str(error) else str(error))
-    part: LatentParallelSAE = shard(SAE(4, 8, TopK(2)))
-    for bad, message in (
-        (torch.randn(3, 5), "need [..., d_in]"),
-        (torch.zeros(3, 4, dtype=torch.int64), "x: got dtype"),
-    ):
-        try:
-            part(bad)
-            wrong.append(message)
-        except (TypeError, ValueError) as error:
-            wrong.append("" if message in str(error) else str(error))
+    for activation in (TopK(2), ReLU()):
+        part: LatentParallelSAE = shard(SAE(4, 8, activation))
+        right = torch.randn(3, 4)
+        codes = part.encode(right)
+        for call, good, bad, message in (
+            (part, right, torch.randn(3, 5), "x: got shape [3, 5], need [..., d_in] with d_in = 4"),
+            (part, right, torch.zeros(3, 4, dtype=torch.int64), "x: got dtype int64"),
+            (part.encode, right, None, "x: got NoneType, need a torch.Tensor"),
+            (part, right, right.to("meta"), "x: got device meta, need cpu"),
+            (part, right, right[:2], "the tokens of x: got 3 in rank 0, 2 in rank 1"),
+            (part, right, right.bfloat16(), "the dtype of x: got float32 in rank 0, bfloat16 in rank 1"),
+            (part.decode, codes, replace(codes, n_latents=9), "codes: got n_latents = 9, need 8"),
+            (part.decode, codes, right, "codes: got Tensor, need Codes"),
+        ):
+            # One rank alone is wrong: all say so, and by which.
+            last = distributed.get_rank() == count - 1
+            if count == 1 and "in rank 1" in message:
+                continue
+            try:
+                call(bad if last else good)
+                wrong.append(f"{activation}: not refused: {message}")
+            except (TypeError, ValueError) as error:
+                whose = "need the same in all" if "in rank" in message else f"(in rank {count - 1})"
+                right_words = str(error).startswith(message.split(",")[0]) and str(error).endswith(whose)
+                wrong.append("" if right_words else f"{activation}: {error}, not {message}")
     return [one for one in wrong if one]
 
 
