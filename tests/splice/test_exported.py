@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from blocks import Blocks
 from torch import Tensor, nn
 
 import saekernels as sk
+from blocks import Blocks
 
 DYNAMIC = ({0: torch.export.Dim.DYNAMIC},)
 ACTIVATIONS = (sk.TopK(4), sk.AbsTopK(4), sk.GroupMax(4), sk.ReLU(), sk.JumpReLU(), sk.BatchTopK(4), sk.Gated())
