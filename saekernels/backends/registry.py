@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import warnings
 from types import ModuleType
 from typing import NamedTuple
 
@@ -103,8 +104,21 @@ def select(op: str, device_type: str, dtype: torch.dtype, choice: str | None = N
         raise ValueError(wrong)
     for candidate in PREFERENCE:
         if _on_request_only(candidate) is None and refusal(candidate, op, device_type, dtype) is None:
+            if candidate == "reference" and device_type not in ("cpu", "cuda"):
+                _say_reference(device_type)
             return load(candidate)
     raise ValueError(f"{op}: no backend serves {dtype} on {device_type}")
+
+
+@functools.cache
+def _say_reference(device_type: str) -> None:
+    """Once for a device: its results are exact, and slow."""
+    warnings.warn(
+        f"saekernels: there are no kernels for {device_type}, so the reference computes there, in plain torch: exact, "
+        'but row by row; backend="reference" asks for that, and the CPU\'s kernels may be faster',
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 @functools.cache

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from saekernels.ops import _check
 from saekernels.ops._direct import direct
+from saekernels.ops._transforms import transformed, transforming
 
 NAMESPACE = "saekernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+# saekernels::name as ops call one another, gradients among them: with whatever transforms of torch.func are active.
+OPS = types.SimpleNamespace()
 AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 
@@ -29,11 +33,13 @@ class Op:
     Attributes:
         MATRICES: the arguments that an autocast region casts to its dtype.
         DYNAMIC_SHAPE: whether an output's shape depends on data.
+        ROWS: the arguments with any leading dimensions, which the outputs have too: a batch of them is one call.
     """
 
     __slots__ = ()
     MATRICES: ClassVar[tuple[str, ...]] = ()
     DYNAMIC_SHAPE: ClassVar[bool] = False
+    ROWS: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
         """Raise TypeError or ValueError for arguments of the wrong dtype, shape or range; they are in one place."""
@@ -103,6 +109,12 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
         LIBRARY.impl(name, _autocast_rule(name, op, device, key), key)
 
     dispatched = kernel if composite else getattr(getattr(torch.ops, NAMESPACE), name)
+    under_transforms = dispatched if composite else transformed(name, op, dispatched)
+
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        return (under_transforms if transforming() else dispatched)(*args, **kwargs)
+
+    setattr(OPS, name, inner)
 
     def call(*tensors: Any, **options: Any) -> Any:
         for option, value in options.items():
@@ -117,7 +129,7 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
             made.check()
             return made.at_once()
         _check.tensors(**dict(zip(names, tensors, strict=False)))
-        return dispatched(*tensors, **options)
+        return inner(*tensors, **options)
 
     return call
 

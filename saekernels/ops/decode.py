@@ -12,11 +12,9 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, padded, register, values_dtype
+from saekernels.ops._library import OPS, Op, padded, register, values_dtype
 from saekernels.ops.encoder_gradient import weight_gradient
 from saekernels.ops.sparse_maps import uniform_offsets
-
-_ops = torch.ops.saekernels
 
 
 def decode(
@@ -126,7 +124,7 @@ class DecodeCsr(Op):
         values, indices, offsets, W_dec, b_dec = ctx.saved_tensors
         needs = padded(ctx.needs_input_grad, 5, False)
         grad = grads[0].to(W_dec.dtype)
-        d_values = _ops.gather_dot(grad, W_dec, indices, offsets, backend=ctx.backend) if needs[0] else None
+        d_values = OPS.gather_dot(grad, W_dec, indices, offsets, backend=ctx.backend) if needs[0] else None
         d_W = d_b = None
         if needs[3]:
             d_W = weight_gradient(values, indices, offsets, grad, W_dec.shape[0], ctx.sparse_grad, ctx.backend)
@@ -156,7 +154,7 @@ class Decode(Op):
         rows = values.shape[:-1]
         offsets = uniform_offsets(math.prod(rows), values.shape[-1], values.device)
         flat = (values.reshape(-1), self.indices.reshape(-1), offsets)
-        return _ops.decode_csr(*flat, self.W_dec, self.b_dec, **options).view(*rows, self.W_dec.shape[1])
+        return OPS.decode_csr(*flat, self.W_dec, self.b_dec, **options).view(*rows, self.W_dec.shape[1])
 
     def at_once(self) -> Tensor:
         values, indices, W_dec = self.values, self.indices, self.W_dec

@@ -107,6 +107,7 @@ class EncodeTopK(Op):
     """saekernels::encode_topk. `prepared` is a block of `PreparedWeights`, `hint` one per row of x, or []."""
 
     MATRICES = ("x", "W_enc")
+    ROWS = ("x", "hint")
 
     x: Tensor
     W_enc: Tensor

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ops = torch.ops.saekernels
+from saekernels.ops._library import OPS
+
 _ROWS_AT_ONCE = 4096
 
 
@@ -36,7 +37,7 @@ def encoder_gradient(
         # The sum over all tokens is one product, which reads W_enc once: sooner done than a row of it for every entry.
         d_pre = -_weighted_rows(grad, indices, W_enc, backend).to(pre_bias.dtype)
     elif needed[0] or needed[3]:
-        d_rows = _ops.decode_csr(grad, indices, offsets, W_enc, backend=backend)
+        d_rows = OPS.decode_csr(grad, indices, offsets, W_enc, backend=backend)
         d_x = d_rows.view(x.shape) if needed[0] else None
         if needed[3] and pre_bias is not None:
             wide = torch.promote_types(d_rows.dtype, torch.float32)
@@ -48,14 +49,14 @@ def encoder_gradient(
             rows, grad = rows.to(wide) - pre_bias.to(wide), grad.to(wide)
         d_W = weight_gradient(grad, indices, offsets, rows, W_enc.shape[0], ctx.sparse_grad, backend).to(W_enc.dtype)
     if needed[2] and b_enc is not None:
-        d_b = _ops.segment_sum(grad.to(b_enc.dtype), indices, W_enc.shape[0], backend=backend)
+        d_b = OPS.segment_sum(grad.to(b_enc.dtype), indices, W_enc.shape[0], backend=backend)
     return d_x, d_W, d_b, d_pre
 
 
 def _weighted_rows(values: Tensor, indices: Tensor, W: Tensor, backend: str | None) -> Tensor:
     """[d] in at least float32: the sum over the entries of value * W[latent]."""
     wide = torch.promote_types(W.dtype, torch.float32)
-    sums = _ops.segment_sum(values.to(wide), indices, W.shape[0], backend=backend)
+    sums = OPS.segment_sum(values.to(wide), indices, W.shape[0], backend=backend)
     parts = zip(sums.split(_ROWS_AT_ONCE), W.split(_ROWS_AT_ONCE), strict=True)
     return torch.stack([part @ rows.to(wide) for part, rows in parts]).sum(0)
 
@@ -65,9 +66,9 @@ def weight_gradient(
 ) -> Tensor:
     """Row i: the sum over the entries of latent i of value * a[row]; [latents, d], dense or sparse over its rows."""
     if not sparse:
-        return _ops.segment_outer(values, indices, offsets, a, latents, backend=backend)
+        return OPS.segment_outer(values, indices, offsets, a, latents, backend=backend)
     used = torch.bincount(indices, minlength=latents) > 0
     touched, places = used.nonzero()[:, 0], (used.cumsum(0) - 1)[indices.long()]
-    rows = _ops.segment_outer(values, places.int(), offsets, a, touched.numel(), backend=backend)
+    rows = OPS.segment_outer(values, places.int(), offsets, a, touched.numel(), backend=backend)
     size = (latents, a.shape[1])
     return torch.sparse_coo_tensor(touched[None], rows, size, is_coalesced=True, check_invariants=False)

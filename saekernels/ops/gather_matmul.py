@@ -10,10 +10,8 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, register, values_dtype
+from saekernels.ops._library import OPS, Op, register, values_dtype
 from saekernels.ops.encoder_gradient import weight_gradient
-
-_ops = torch.ops.saekernels
 
 
 def gather_matmul(
@@ -102,7 +100,7 @@ class GatherMatmul(Op):
         # The B matrices one below the other are codes of B * T rows.
         values, csr = grads[0].t().reshape(-1), _repeated(indices, offsets, a.shape[0])
         if needs[0]:
-            rows = _ops.decode_csr(values.to(W.dtype), *csr, W, wide=a.dtype != W.dtype, backend=backend)
+            rows = OPS.decode_csr(values.to(W.dtype), *csr, W, wide=a.dtype != W.dtype, backend=backend)
             d_a = rows.view(a.shape)
         if needs[1]:
             rows = a.reshape(-1, a.shape[2])

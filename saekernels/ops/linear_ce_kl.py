@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, padded, register
+from saekernels.ops._library import OPS, Op, padded, register
 
 
 class LinearCeKl(NamedTuple):
@@ -181,7 +181,7 @@ class LinearCeKlBackward(Op):
 def _gradients(grads: Sequence[Tensor], saved: Sequence[Any], *how: Any) -> tuple[Tensor, ...]:
     """Of h_p, h_q, W_U and bias. Streams one after the other: their shares of all but h_q add up."""
     h_q = saved[4]
-    backward = torch.ops.saekernels.linear_ce_kl_backward
+    backward = OPS.linear_ce_kl_backward
     if h_q.dim() == 2:
         return backward(*grads, *saved, *how)
     grad_p, ce_p, h_p, rest = grads[0], saved[0], saved[3], saved[5:]

@@ -142,10 +142,10 @@ def usable(W_enc: Tensor) -> bool:
         type(W_enc) in (Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(W_enc)
-        and not torch.is_autocast_enabled(W_enc.device.type)
+        and registry.serves("prepare", W_enc.device.type, W_enc.dtype)
+        and not torch.is_autocast_enabled(W_enc.device.type)  # not to be asked of a meta tensor
         and not W_enc.is_inference()
         and not _capturing(W_enc)
-        and registry.serves("prepare", W_enc.device.type, W_enc.dtype)
     )
 
 

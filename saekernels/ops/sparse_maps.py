@@ -19,9 +19,7 @@ from torch import SymInt, Tensor
 
 from saekernels.backends import registry
 from saekernels.ops import _check
-from saekernels.ops._library import Op, register, values_dtype
-
-_ops = torch.ops.saekernels
+from saekernels.ops._library import OPS, Op, register, values_dtype
 
 
 def uniform_offsets(rows: int, k: int, device: torch.device) -> Tensor:
@@ -67,9 +65,9 @@ class GatherDot(Op):
         (grad,), needs, backend = grads, ctx.needs_input_grad, ctx.backend
         d_a = d_W = None
         if needs[0]:
-            d_a = _ops.decode_csr(grad.to(W.dtype), *csr, W, wide=a.dtype != W.dtype, backend=backend)
+            d_a = OPS.decode_csr(grad.to(W.dtype), *csr, W, wide=a.dtype != W.dtype, backend=backend)
         if needs[1]:
-            d_W = _ops.segment_outer(grad.to(a.dtype), *csr, a, W.shape[0], backend=backend).to(W.dtype)
+            d_W = OPS.segment_outer(grad.to(a.dtype), *csr, a, W.shape[0], backend=backend).to(W.dtype)
         return d_a, d_W, None, None
 
 
@@ -105,8 +103,8 @@ class SegmentOuter(Op):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         values, *csr, a = ctx.saved_tensors
         (grad,), needs, backend = grads, ctx.needs_input_grad, ctx.backend
-        d_values = _ops.gather_dot(a, grad, *csr, backend=backend) if needs[0] else None
-        d_a = _ops.decode_csr(values, *csr, grad, backend=backend) if needs[3] else None
+        d_values = OPS.gather_dot(a, grad, *csr, backend=backend) if needs[0] else None
+        d_a = OPS.decode_csr(values, *csr, grad, backend=backend) if needs[3] else None
         return d_values, None, None, d_a, None
 
 

@@ -35,6 +35,8 @@ def topk(scores: Tensor, k: int, *, backend: str | None = None) -> TopKCodes:
 class TopK(Op):
     """saekernels::topk."""
 
+    ROWS = ("scores",)
+
     scores: Tensor
     k: int | SymInt
     _: KW_ONLY

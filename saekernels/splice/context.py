@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from saekernels.errors import InputError
+from saekernels.splice.attached import Hooks
 from saekernels.splice.contradictions import OriginWarning, contradictions
 from saekernels.splice.leave import Leave, LeftInPass
 from saekernels.splice.mask import Given, Untouched
@@ -108,7 +108,6 @@ class Splice:
 
     Attributes:
         sites: the names of the sites.
-        calls: site -> how often its module was called since the splice was last entered.
     """
 
     def __init__(
@@ -127,11 +126,10 @@ class Splice:
         self._taps = Taps(model, plans)
         self._error_term = error_term
         self._observer = observer
-        self._handles: list[RemovableHandle] = []
+        self._hooks = Hooks()
         self._active = False
-        self._passes = 0
         self.sites = tuple(plan.site.name for plan in plans)
-        self.calls = dict.fromkeys(self.sites, 0)
+        self._forget()
 
     @property
     def untouched(self) -> Given:
@@ -142,21 +140,20 @@ class Splice:
     def untouched(self, value: Given) -> None:
         self._untouched.set(value)
         if self._active:
-            self._untouched.attach(self._handles)
+            self._untouched.attach(self._hooks)
 
     def __enter__(self) -> Splice:
         if self._active:
             raise RuntimeError("this Splice is already active; make another with splice(...) to nest")
         self._active = True
-        self._passes = 0
-        self.calls = dict.fromkeys(self.sites, 0)
+        self._forget()
         try:
-            self._handles.append(self._model.register_forward_hook(self._count_pass))
-            self._untouched.attach(self._handles)
-            self._left.attach(self._handles)
+            self._hooks.after(self._model, self._count_pass)
+            self._untouched.attach(self._hooks)
+            self._left.attach(self._hooks)
             for plan in self._plans:
-                self._handles += self._hook(plan)
-            self._taps.attach(self._handles)
+                self._hook(plan)
+            self._taps.attach(self._hooks)
         except BaseException:
             self._remove()
             raise
@@ -167,9 +164,10 @@ class Splice:
     ) -> None:
         self._remove()
         missed = [name for name, count in self.calls.items() if not count]
-        if kind is None and missed and self._passes:
+        passes = self._passes or int(self._in_compiled[""].seen)
+        if kind is None and missed and passes:
             warnings.warn(
-                f"splice: nothing was replaced at {', '.join(missed)}: not called in {self._passes} forward passes",
+                f"splice: nothing was replaced at {', '.join(missed)}: not called in {passes} forward passes",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -179,13 +177,33 @@ class Splice:
         self._untouched.detach()
         self._left.detach()
         self._taps.clear()
-        while self._handles:
-            self._handles.pop().remove()
+        self._hooks.remove()
+
+    def _forget(self) -> None:
+        self._passes, self._calls = 0, dict.fromkeys(self.sites, 0)
+        self._in_compiled = {name: _Seen() for name in ("", *self.sites)}  # "" is the model
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """Site -> how often its module was called since the splice was last entered; 1 for any number in compiled code.
+
+        A count that compiled code kept would be a constant of it, so that every pass were compiled anew.
+        """
+        return {name: max(count, int(self._in_compiled[name].seen)) for name, count in self._calls.items()}
 
     def _count_pass(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._passes += 1
+        if torch.compiler.is_compiling():
+            self._in_compiled[""].seen = True
+        else:
+            self._passes += 1
 
-    def _hook(self, plan: Replacement) -> list[RemovableHandle]:
+    def _count_call(self, name: str) -> None:
+        if torch.compiler.is_compiling():
+            self._in_compiled[name].seen = True
+        else:
+            self._calls[name] += 1
+
+    def _hook(self, plan: Replacement) -> None:
         site = plan.site
         seen: list[Tensor] = []  # what was read and not yet answered, where another module shows it
 
@@ -217,21 +235,19 @@ class Splice:
                 return put(self._replace(plan, target, target))
             return put(self._replace(plan, read(target), target))
 
-        handles = []
         if not site.one_call and site.read.is_input:
-            handles.append(site.read.module.register_forward_pre_hook(see_input, with_kwargs=True))
+            self._hooks.before(site.read.module, see_input, with_kwargs=True)
         elif not site.one_call:
-            handles.append(site.read.module.register_forward_hook(see_output))
+            self._hooks.after(site.read.module, see_output)
         if site.write.is_input:
-            handles.append(site.write.module.register_forward_pre_hook(on_input, with_kwargs=True))
+            self._hooks.before(site.write.module, on_input, with_kwargs=True)
         else:
-            handles.append(site.write.module.register_forward_hook(on_output, with_kwargs=True))
-        return handles
+            self._hooks.after(site.write.module, on_output, with_kwargs=True)
 
     def _replace(self, plan: Replacement, source: Tensor, whole: Tensor) -> Tensor:
         """What goes in the place of ``whole``, from what was read: same shape, dtype and device."""
         name = plan.site.name
-        self.calls[name] += 1
+        self._count_call(name)
         x, target = plan.fit(source, whole)
         stays = self._untouched.mask(name, target.shape[:-1], target.device)
         left = self._left.mask(name, x, target)
@@ -247,6 +263,12 @@ class Splice:
         if stays is not None:
             new = torch.where(stays.unsqueeze(-1), target, new)
         return put_part(plan.site, plan.site.write, whole, new)
+
+
+class _Seen:
+    """Whether compiled code came by: an attribute, for it may be written without a look at what it was."""
+
+    seen = False
 
 
 def _modes(replace: Mode | Mapping[str, Mode], sites: Mapping[str, Any]) -> dict[str, Mode]:

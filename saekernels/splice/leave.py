@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from saekernels.errors import InputError
 from saekernels.ops import _check
+from saekernels.splice.attached import Hooks
 from saekernels.splice.mask import fit_mask
 from saekernels.splice.norms import RunningMedian, outlying
 from saekernels.splice.sites import Site
@@ -94,14 +94,14 @@ class LeftInPass:
         self._holders = [model.get_submodule(path) for path in _above(sites)] if rule.first else []
         self.detach()
 
-    def attach(self, handles: list[RemovableHandle]) -> None:
-        """Start to watch; the hooks' handles go into ``handles``."""
+    def attach(self, hooks: Hooks) -> None:
+        """Start to watch."""
         for holder in self._holders:
-            handles.append(holder.register_forward_pre_hook(self._begin, with_kwargs=True))
-            handles.append(holder.register_forward_hook(self._end, always_call=True))
+            hooks.before(holder, self._begin, with_kwargs=True)
+            hooks.after(holder, self._end, always_call=True)
 
     def detach(self) -> None:
-        """Forget what was seen; the owner of the handles removes the hooks."""
+        """Forget what was seen; the owner of the hooks removes them."""
         self._running: list[nn.Module] = []
         self._positions: Tensor | None = None
         self._norms: dict[str, Norms] = {}
@@ -115,6 +115,7 @@ class LeftInPass:
                 raise InputError(f"site {site!r}: leave_first: it ran outside of a forward pass of the model")
             left = fit_mask(self._positions < self.rule.first, site, lead).to(target.device)
         if self.rule.norm is not None:
+            _refuse_graphs()
             norms = self._norms.setdefault(site, Norms())
             norms.add(x, target)
             far = norms.outlying(x, target, self.rule.norm)
@@ -134,6 +135,17 @@ class LeftInPass:
             self._running.pop()
         if not self._running:
             self._positions = None
+
+
+def _refuse_graphs() -> None:
+    """Medians are kept on the host: compiled code is cut here, an exported program has no place for them."""
+    if torch.compiler.is_exporting():
+        raise InputError(
+            "leave_norm: its median is that of running text, which an exported program cannot keep; give "
+            "untouched a mask, or leave_first"
+        )
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break(msg="leave_norm: its median is kept on the host")
 
 
 def positions_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from saekernels.errors import InputError
+from saekernels.splice.attached import Hooks
 
 Given = Tensor | Mapping[str, Tensor] | Collection[int] | None
 _INT64 = torch.iinfo(torch.int64)
@@ -38,13 +38,13 @@ class Untouched:
             self._tokens.find_embedding()
         self.value, self._mask, self._by_site, self._ids = value, mask, by_site, ids
 
-    def attach(self, handles: list[RemovableHandle]) -> None:
-        """Start to watch the embedding if token ids are in use; the hooks' handles go into ``handles``."""
+    def attach(self, hooks: Hooks) -> None:
+        """Start to watch the embedding if token ids are in use."""
         if self._ids is not None:
-            self._tokens.attach(handles)
+            self._tokens.attach(hooks)
 
     def detach(self) -> None:
-        """Forget the forward pass; the owner of the handles removes the hooks."""
+        """Forget the forward pass; the owner of the hooks removes them."""
         self._tokens.reset()
 
     def mask(self, site: str, lead: torch.Size, device: torch.device) -> Tensor | None:
@@ -155,16 +155,16 @@ class _RunningTokens:
             )
         return embedding, name
 
-    def attach(self, handles: list[RemovableHandle]) -> None:
+    def attach(self, hooks: Hooks) -> None:
         if self._attached:
             return
         embedding, name = self.find_embedding()
         parts = name.split(".")
         for end in range(len(parts)):
             holder = self._model.get_submodule(".".join(parts[:end]))
-            handles.append(holder.register_forward_pre_hook(self._begin))
-            handles.append(holder.register_forward_hook(self._end, always_call=True))
-        handles.append(embedding.register_forward_pre_hook(self._see, with_kwargs=True))
+            hooks.before(holder, self._begin)
+            hooks.after(holder, self._end, always_call=True)
+        hooks.before(embedding, self._see, with_kwargs=True)
         self._attached = True
 
     def _begin(self, module: nn.Module, args: Any) -> None:

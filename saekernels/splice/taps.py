@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from saekernels.crosslayer.running import RunningCodes
 from saekernels.crosslayer.site import LayerSite
 from saekernels.sae.codes import Codes
+from saekernels.splice.attached import Hooks
 from saekernels.splice.replacement import Replacement, autocast_off
 from saekernels.splice.sites import Site, part_of, require_width, resolve_site, take_input, take_output
 
@@ -36,14 +36,14 @@ class Taps:
                     read.add((id(other.running), other.layer))
                     self._taps.append((resolve_site(model, name), other))
 
-    def attach(self, handles: list[RemovableHandle]) -> None:
-        """Read from now on; hooks go into `handles`, after those of what is replaced at the same modules."""
+    def attach(self, hooks: Hooks) -> None:
+        """Read from now on; after `hooks` of what is replaced at the same modules."""
         if not self._running:
             return
         for site, layer in self._taps:
-            handles.append(_tap(site, layer))
-        handles.append(self._model.register_forward_pre_hook(lambda *_: self.clear()))
-        handles.append(self._model.register_forward_hook(self._end, always_call=True))
+            _tap(hooks, site, layer)
+        hooks.before(self._model, lambda *_: self.clear())
+        hooks.after(self._model, self._end, always_call=True)
 
     def clear(self) -> None:
         """Let go of all codes."""
@@ -56,7 +56,7 @@ class Taps:
             self.clear()
 
 
-def _tap(site: Site, layer: LayerSite) -> RemovableHandle:
+def _tap(hooks: Hooks, site: Site, layer: LayerSite) -> None:
     end = site.read
 
     def read(x: Tensor) -> None:
@@ -71,9 +71,10 @@ def _tap(site: Site, layer: LayerSite) -> RemovableHandle:
         def see_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             read(take_input(site, end, args, kwargs)[0])
 
-        return end.module.register_forward_pre_hook(see_input, with_kwargs=True)
+        hooks.before(end.module, see_input, with_kwargs=True)
+        return
 
     def see_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         read(take_output(site, end, output)[0])
 
-    return end.module.register_forward_hook(see_output)
+    hooks.after(end.module, see_output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_reference_serves_everything() -> None:
     for op in set(registry.PRIMITIVES) - set(registry.OPTIONAL):
         for device in ("cpu", "cuda"):
             assert registry.refusal("reference", op, device, torch.float64) is None
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_a_device_without_kernels_is_served_by_the_reference_and_told_of_once(device: str) -> None:
+    for cached in (registry.select, registry._say_reference):
+        cached.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for op in ("encode_topk", "decode"):
+            for dtype in (torch.float32, torch.bfloat16):
+                assert registry.select(op, device, dtype).NAME == "reference"
+        assert registry.select("decode", device, torch.float32, "reference").NAME == "reference"
+        registry.select("decode", "cpu", torch.float64)
+    assert [str(one.message).partition(",")[0] for one in caught] == [f"saekernels: there are no kernels for {device}"]
 
 
 @pytest.mark.parametrize("value", ["reference", "auto", "tpu", "bogus"])
