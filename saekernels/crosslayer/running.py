@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from saekernels.crosslayer.sums import TargetSums
 from saekernels.errors import InputError
 from saekernels.sae.codes import Codes
 
@@ -15,13 +16,17 @@ class RunningCodes:
 
     Args:
         needed: layers whose codes a pass has to read, ascending; other layers are switched off.
+        sums: of what codes write, of the same pass.
+
+    Attributes:
+        last: the last layer that is replaced in a pass, as far as is known: what is summed ahead for.
 
     Layers are read in ascending order. A layer that is read again, in the next pass or when a checkpointed block is
     recomputed, takes the codes of later ones with it; so no code of one pass reaches another.
     """
 
-    def __init__(self, needed: Sequence[int]) -> None:
-        self.needed = tuple(needed)
+    def __init__(self, needed: Sequence[int], sums: TargetSums) -> None:
+        self.needed, self.sums, self.last = tuple(needed), sums, 0
         self._codes: dict[int, Codes] = {}
         self._graded: dict[int, bool] = {}
 
@@ -64,3 +69,4 @@ class RunningCodes:
         """Let go of everything."""
         self._codes.clear()
         self._graded.clear()
+        self.sums.clear()

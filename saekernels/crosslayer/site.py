@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.crosslayer.running import RunningCodes
+from saekernels.crosslayer.sums import TargetSums
 from saekernels.crosslayer.transcoder import PARTS, CrossLayerTranscoder
 from saekernels.sae.activations import Activation
 from saekernels.sae.codes import Codes
@@ -99,7 +100,13 @@ class LayerSite(nn.Module):
             own = self.read(x) if self.reads else None
             codes = self.running.upto(self.layer, shape)
         if any(one is not None for one in codes[: self.layer + 1]):
-            out = whole.decode(self.layer, codes, self.part)
+            # With gradients a block may be computed again, out of order: nothing is summed ahead then.
+            ahead = self.part == "all" and not torch.is_grad_enabled()
+            out = (
+                self.running.sums.at(self.layer, codes, self.running.last)
+                if ahead
+                else whole.decode(self.layer, codes, self.part)
+            )
         else:
             out = self.target_bias.expand(*shape, self.d_out).clone()
         skipped = whole.skipped(self.layer, x)
@@ -167,7 +174,7 @@ def layer_sites(
         raise ValueError("edits: got them beside codes, which are taken as they are; edit those")
     needed = sorted(set(range(n_layers) if sources is None else sources))
     kept = None if codes is None else [one if s in needed else None for s, one in enumerate(codes)]
-    running = RunningCodes(needed)
+    running = RunningCodes(needed, TargetSums(transcoder.sources, transcoder.b_dec))
     made = {name: LayerSite(transcoder, layer, running, part) for layer, name in enumerate(names)}
     for name, site in made.items():
         site.given = kept

@@ -25,7 +25,7 @@ class Taps:
         self._model = model
         # Compared as objects: those made together share one.
         saes: list[Any] = [plan.sae for plan in plans if plan.mode == "sae"]
-        layers = [one for one in saes if isinstance(one, LayerSite)]
+        self._layers = layers = [one for one in saes if isinstance(one, LayerSite)]
         self._running: list[RunningCodes] = list({id(one.running): one.running for one in layers}.values())
         read = {(id(one.running), one.layer) for one in layers if one.reads}
         self._taps: list[tuple[Site, LayerSite]] = []
@@ -39,6 +39,8 @@ class Taps:
         """Read from now on; hooks go into `handles`, after those of what is replaced at the same modules."""
         if not self._running:
             return
+        for one in self._layers:
+            one.running.last = max(other.layer for other in self._layers if other.running is one.running)
         for site, layer in self._taps:
             handles.append(_tap(site, layer))
         handles.append(self._model.register_forward_pre_hook(lambda *_: self.clear()))
