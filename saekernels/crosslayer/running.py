@@ -7,7 +7,9 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
+from saekernels.crosslayer.sums import TargetSums
 from saekernels.errors import InputError
+from saekernels.sae.codes import Codes
 
 
 class OfTokens(Protocol):
@@ -77,3 +79,24 @@ class RunningCodes(Generic[Kept]):
         """Let go of everything."""
         self._codes.clear()
         self._graded.clear()
+
+
+class RunningSums(RunningCodes[Codes]):
+    """Codes, and what they write.
+
+    Args:
+        needed: as of `RunningCodes`.
+        sums: of what codes write, of the same pass.
+
+    Attributes:
+        last: the last layer that is replaced in a pass, as far as is known: what is summed ahead for.
+    """
+
+    def __init__(self, needed: Sequence[int], sums: TargetSums) -> None:
+        super().__init__(needed)
+        self.sums, self.last = sums, 0
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        super().clear()
+        self.sums.clear()

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saekernels.crosslayer.running import RunningCodes
+from saekernels.crosslayer.running import RunningSums
+from saekernels.crosslayer.sums import TargetSums
 from saekernels.crosslayer.transcoder import PARTS, CrossLayerTranscoder
 from saekernels.crosslayer.transcoders import sites_of
 from saekernels.ops import _check
@@ -31,7 +32,7 @@ class LayerSite(nn.Module):
         error: [..., d_out], added to what is put in, or None.
     """
 
-    def __init__(self, transcoder: CrossLayerTranscoder, layer: int, running: RunningCodes[Codes], part: str) -> None:
+    def __init__(self, transcoder: CrossLayerTranscoder, layer: int, running: RunningSums, part: str) -> None:
         super().__init__()
         self.source = transcoder.source(layer)
         self.target_bias = transcoder.b_dec[layer]
@@ -92,14 +93,26 @@ class LayerSite(nn.Module):
 
     def forward_with_codes(self, x: Tensor) -> tuple[Tensor, Codes | None]:
         """(what is put in for x [..., d_in], this layer's codes behind it; None where it is switched off)."""
+        whole, shape = self._whole[0], x.shape[:-1]
         codes: Sequence[Codes | None]
         if self.given is not None:
             codes = self.given
             own = codes[self.layer]
         else:
             own = self.read(x) if self.reads else None
-            codes = self.running.upto(self.layer, x.shape[:-1])
-        out = self._whole[0].write(self.layer, codes, x, self.part)
+            codes = self.running.upto(self.layer, shape)
+        if any(one is not None for one in codes[: self.layer + 1]):
+            # With gradients a block may be computed again, out of order: nothing is summed ahead then.
+            ahead = self.part == "all" and not torch.is_grad_enabled()
+            out = (
+                self.running.sums.at(self.layer, codes, self.running.last)
+                if ahead
+                else whole.decode(self.layer, codes, self.part)
+            )
+        else:
+            out = self.target_bias.expand(*shape, self.d_out).clone()
+        skipped = whole.skipped(self.layer, x)
+        out = out if skipped is None else out + skipped
         if self.error is not None:
             if self.error.shape != out.shape:
                 raise ValueError(f"errors: got {list(self.error.shape)} at layer {self.layer}, need {list(out.shape)}")
@@ -159,7 +172,7 @@ def layer_sites(
         raise ValueError("edits: got them beside codes, which are taken as they are; edit those")
     needed = sorted(set(range(n_layers) if sources is None else sources))
     kept = None if codes is None else [one if s in needed else None for s, one in enumerate(codes)]
-    running = RunningCodes[Codes](needed)
+    running = RunningSums(needed, TargetSums(transcoder.sources, transcoder.b_dec))
     made = {name: LayerSite(transcoder, layer, running, part) for layer, name in enumerate(names)}
     for name, site in made.items():
         site.given = kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -53,13 +55,32 @@ class SourceLayer(SAE):
         super()._make_parameters(skip, factory)
         self.register_parameter("b_dec", None)
 
+    _mapped: tuple[Path, int, int] | None = None
+
+    def lies_in(self, file: Path) -> None:
+        """Say that W_dec, as it is now, is memory that is mapped from this file."""
+        if not self.W_dec.is_inference():  # else no change of it could be told
+            self._mapped = (file, self.W_dec.data_ptr(), self.W_dec._version)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that W_dec is mapped from; None if it is another tensor now, or has been written to."""
+        W_dec, mapped = self.W_dec, self._mapped
+        return mapped[0] if mapped and mapped[1:] == (W_dec.data_ptr(), W_dec._version) else None
+
     def decoder_to(self, target: int) -> Tensor:
         """[F, d_target], a view: the decoder to the target-th of the layers that this one writes to."""
         return self.W_dec.view(self.n_latents, self.targets, self.d_target)[:, target]
 
-    def decode_to(self, target: int, codes: Codes, b_dec: Tensor | None = None) -> Tensor:
-        """[T, d_target] in at least float32: what codes of this layer write at one target, plus b_dec [d_target]."""
-        values, W_dec = codes.values, self.decoder_to(target)
+    def decode_to(self, target: int, codes: Codes, b_dec: Tensor | None = None, *, targets: int = 1) -> Tensor:
+        """[T, targets * d_target] in at least float32: what codes write at some targets side by side, plus b_dec.
+
+        Args:
+            target: the first of the targets, 0 being this layer itself; targets: how many, from there on.
+            codes: of this layer. b_dec: [targets * d_target].
+        """
+        values = codes.values
+        W_dec = self.W_dec[:, target * self.d_target : (target + targets) * self.d_target]
         if self.rescale_by_decoder_norm:
             values = (values / positive(self.decoder_norms())[codes.indices.long()]).to(values.dtype)
         if codes.offsets is not None:

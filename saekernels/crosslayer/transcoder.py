@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.crosslayer.source import SourceLayer
+from saekernels.crosslayer.sums import TargetSums
 from saekernels.ops import _check
 from saekernels.sae.activations import Activation
 from saekernels.sae.codes import Codes
@@ -129,23 +130,24 @@ class CrossLayerTranscoder(nn.Module):
         first = next((one for one in codes[: target + 1] if one is not None), None)
         if first is None:
             raise ValueError(f"codes: got none for any layer up to {target}, need those of one at least")
-        wanted = {"all": range(target + 1), "own": range(target, target + 1), "cross": range(target)}[part]
-        b_dec = self.b_dec[target]
-        total: Tensor | None = None
-        for s in wanted:
-            own = codes[s]
-            if own is None:
-                continue
-            if own.shape != first.shape:
-                raise ValueError(f"codes: those of layer {s} are of tokens {list(own.shape)}, need {list(first.shape)}")
-            source = self.source(s)
-            bias = None if total is not None else b_dec.to(source.W_dec.device)
-            # Layers may lie on different devices: codes are decoded where they are, and only sums move.
-            added = source.decode_to(target - s, own, bias).to(b_dec.device)
-            total = added if total is None else total + added
-        if total is None:
-            return b_dec.expand(*first.shape, self.d_out).clone()
-        return total.to(b_dec.dtype).view(*first.shape, self.d_out)
+        own = codes[target]
+        wanted = {"all": codes[: target + 1], "own": [*[None] * target, own], "cross": [*codes[:target], None]}[part]
+        if all(one is None for one in wanted):
+            return self.b_dec[target].expand(*first.shape, self.d_out).clone()
+        return TargetSums(self.sources, self.b_dec).at(target, wanted, target)
+
+    def decode_all(self, codes: Sequence[Codes]) -> list[Tensor]:
+        """`decode` at every layer, with the same bits: each layer's codes are decoded once, to all its targets.
+
+        Memory: beside what is returned, sums of no more than 8 MiB (`saekernels.crosslayer.sums`),
+        with gradients of all layers; as much again while a layer's are added.
+
+        Raises ValueError for codes of another number of layers, or of tokens that differ.
+        """
+        if len(codes) != self.n_layers:
+            raise ValueError(f"codes: got those of {len(codes)} layers, need {self.n_layers}")
+        sums = TargetSums(self.sources, self.b_dec)
+        return [sums.at(target, codes, self.n_layers - 1) for target in range(self.n_layers)]
 
     def skipped(self, target: int, x: Tensor) -> Tensor | None:
         """[..., d_out]: what the skip connection of a layer adds for x [..., d_in]; None where there is none."""
@@ -154,26 +156,13 @@ class CrossLayerTranscoder(nn.Module):
         W_skip = self.W_skip[target]
         return nn.functional.linear(x.to(W_skip.dtype), W_skip)
 
-    def write(self, target: int, codes: Sequence[Codes | None], x: Tensor, part: str = "all") -> Tensor:
-        """All that is written at a layer: what the codes write there (`decode`), and the skip connection of x.
-
-        Args:
-            target, part: as of `decode`. codes: likewise, but all may be None, for layers that are switched off.
-            x: [..., d_in], what the layer reads.
-
-        Returns [..., d_out].
-        """
-        if any(one is not None for one in codes[: target + 1]):
-            out = self.decode(target, codes, part)
-        else:
-            out = self.b_dec[target].expand(*x.shape[:-1], self.d_out).clone()
-        skipped = self.skipped(target, x)
-        return out if skipped is None else out + skipped
-
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """What is written at every layer [..., d_out], of what is read at each [..., d_in], in the dtype of that."""
-        codes = self.encode(xs)
-        return [self.write(target, codes, x).to(x.dtype) for target, x in enumerate(xs)]
+        written = []
+        for target, (x, out) in enumerate(zip(xs, self.decode_all(self.encode(xs)), strict=True)):
+            skipped = self.skipped(target, x)
+            written.append((out if skipped is None else out + skipped).to(x.dtype))
+        return written
 
     def extra_repr(self) -> str:
         """What repr() shows between the brackets."""

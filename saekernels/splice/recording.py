@@ -51,6 +51,8 @@ def recording(model: nn.Module, sites: Mapping[str, LayerSite]) -> Iterator[Reco
         return look_on
 
     layers = list(sites.values())
+    for layer in layers:
+        layer.running.last = len(layers) - 1
     try:
         with splice(model, {name: look(layer) for name, layer in sites.items()}, replace="function"):
             yield found

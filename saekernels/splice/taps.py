@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saekernels.crosslayer.running import RunningCodes
+from saekernels.crosslayer.running import RunningSums
 from saekernels.crosslayer.site import LayerSite
-from saekernels.sae.codes import Codes
 from saekernels.splice.attached import Hooks
 from saekernels.splice.replacement import Replacement, autocast_off
 from saekernels.splice.sites import Site, part_of, require_width, resolve_site, take_input, take_output
@@ -26,8 +25,8 @@ class Taps:
         self._model = model
         # Compared as objects: those made together share one.
         saes: list[Any] = [plan.sae for plan in plans if plan.mode == "sae"]
-        layers = [one for one in saes if isinstance(one, LayerSite)]
-        self._running: list[RunningCodes[Codes]] = list({id(one.running): one.running for one in layers}.values())
+        self._layers = layers = [one for one in saes if isinstance(one, LayerSite)]
+        self._running: list[RunningSums] = list({id(one.running): one.running for one in layers}.values())
         read = {(id(one.running), one.layer) for one in layers if one.reads}
         self._taps: list[tuple[Site, LayerSite]] = []
         for one in layers:
@@ -40,6 +39,8 @@ class Taps:
         """Read from now on; after `hooks` of what is replaced at the same modules."""
         if not self._running:
             return
+        for one in self._layers:
+            one.running.last = max(other.layer for other in self._layers if other.running is one.running)
         for site, layer in self._taps:
             _tap(hooks, site, layer)
         hooks.before(self._model, lambda *_: self.clear())

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import saekernels as sk
 from saekernels.crosslayer.site import layer_sites
+from saekernels.crosslayer.source import SourceLayer
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 
 
@@ -118,6 +119,28 @@ def test_nothing_of_one_pass_reaches_another() -> None:
         # As with a cache: one position at a time.
         assert [float(model(e(one))) for one in (2, 4)] == model(e(2, 4)).flatten().tolist() == [6.5, 13]
     assert not sites[SITES[0]].running._codes
+
+
+@pytest.mark.parametrize(("replaced", "calls"), [([0, 1], [(0, 2), (0, 1)]), ([0], [(0, 1)]), ([1], [(1, 1), (0, 1)])])
+def test_a_layer_is_decoded_once_to_all_that_is_replaced(
+    replaced: list[int], calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, clt = chain_and_clt()
+    sites = layer_sites(clt)
+    made: list[tuple[int, int]] = []
+    decode_to = SourceLayer.decode_to
+
+    def counted(self: SourceLayer, target: int, *given: Any, targets: int = 1) -> Tensor:
+        made.append((target, targets))
+        return decode_to(self, target, *given, targets=targets)
+
+    monkeypatch.setattr(SourceLayer, "decode_to", counted)
+    wanted = {SITES[layer]: sites[SITES[layer]] for layer in replaced}
+    with sk.splice(model, wanted):
+        with torch.no_grad():
+            without = model(e(2))
+        assert made == calls
+        assert torch.equal(model(e(2)), without)  # with gradients, pair by pair
 
 
 def test_untouched_positions_stay() -> None:

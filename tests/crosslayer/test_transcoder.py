@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import saekernels as sk
+from saekernels.crosslayer import sums
 from saekernels.crosslayer.source import SourceLayer
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 
@@ -81,6 +82,30 @@ def test_against_a_dense_sum(activation: sk.TopK, dtype: torch.dtype, rescaled: 
         assert got.shape == (2, 7, 5)
         rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2e-2, 2e-2)
         torch.testing.assert_close(got.double(), expected, rtol=rtol, atol=atol)
+    pairs = [clt.decode(target, codes) for target in range(3)]
+    assert all(map(torch.equal, clt.decode_all(codes), pairs))  # summed together, the same bits
+    with torch.no_grad():
+        assert all(map(torch.equal, clt.decode_all(codes), pairs))
+
+
+@pytest.mark.parametrize("targets", [1, 2, 3, 5])
+def test_sums_of_several_targets(targets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups of any size, with layers off, targets left out and asked for again, and other codes between."""
+    torch.manual_seed(0)
+    clt = CrossLayerTranscoder(8, 16, 5, sk.TopK(3))
+    monkeypatch.setattr(sums, "BYTES", targets * 4 * 8 * 4)  # tokens, width, bytes
+    with torch.no_grad():
+        for parameter in clt.parameters():
+            parameter.normal_()
+        first, second = (clt.encode(list(torch.randn(5, 4, 8))) for _ in range(2))
+        running = sums.TargetSums(clt.sources, clt.b_dec)
+        asked = [(t, first) for t in (0, 1, 2)] + [(t, second) for t in (0, 3, 4)] + [(4, first), (1, first)]
+        asked += [(t, [None, first[1], None, first[3], second[4]]) for t in (1, 2, 3, 3, 4)]
+        found = [running.at(target, codes, 4) for target, codes in asked]
+        for (target, codes), got in zip(asked, found, strict=True):  # not before: nothing that was returned changes
+            assert torch.equal(got, clt.decode(target, codes))
+            assert got.untyped_storage().nbytes() == got.nbytes
+        assert running._sums is None or running._sums.shape[1] > 1
 
 
 def test_one_layer_is_a_transcoder_bit_for_bit() -> None:

@@ -86,7 +86,7 @@ class Trainer:
         scaled = zip(pairs, self.scales, strict=True)
         xs, ys = zip(*((x * of_x, y * of_y) for (x, y), (of_x, of_y) in scaled), strict=True)
         codes = self.clt.encode(xs)
-        outs = [self.clt.decode(layer, codes) for layer in range(len(xs))]
+        outs = self.clt.decode_all(codes)
         fvus = [(out - y).square().sum() / (y - y.mean(0)).square().sum() for out, y in zip(outs, ys, strict=True)]
         loss = torch.stack(fvus).sum()
         for layer, x in enumerate(xs):

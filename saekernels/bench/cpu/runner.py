@@ -49,6 +49,10 @@ class Settings:
     quick: bool = False
     cpu_time: bool = False
 
+    def clock(self) -> Callable[[], float]:
+        """What takes the seconds."""
+        return time.process_time if self.cpu_time else time.perf_counter
+
 
 class Case(NamedTuple):
     op: Op

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.crosslayer.site import LayerSite
+from saekernels.crosslayer.source import SourceLayer
+from saekernels.files.sampled import sampled
 from saekernels.parallel import LatentParallelSAE
 from saekernels.parallel.devices import whole
 
@@ -32,7 +34,8 @@ def fingerprint(module: nn.Module, settings: bool = False) -> str:
     """A short digest of a module's parameters and buffers: all names, shapes, types and values.
 
     settings: also of its parts' attributes that are numbers, texts or dataclasses, as an SAE's activation is. Of an
-    SAE that is spread over processes, of all its parts; every process must then ask.
+    SAE that is spread over processes, of all its parts; every process must then ask. Of decoders that are mapped from a
+    file its size, time and a sample.
     """
     digest = hashlib.sha256()
     spread: list[str] = []
@@ -48,6 +51,9 @@ def fingerprint(module: nn.Module, settings: bool = False) -> str:
             digest.update(f"{name} {type(part).__name__} {_settings(part)}".encode())
         for own, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
             digest.update(f"{name}.{own} {tuple(value.shape)} {value.dtype}".encode())
+            if isinstance(part, SourceLayer) and own == "W_dec" and part.file is not None:
+                digest.update(sampled(part.file).encode())  # to read all of it is what mapping it was to spare
+                continue
             _feed(digest, whole(part, own).detach())
     return _short(digest)
 

@@ -51,7 +51,8 @@ def read(folder: Path, k: int | None = None) -> Layers:
         }
         activation = activation_of(config, tensors, state, k, (f"threshold_{s}",))
         tensors.done()
-        layers.append(Layer(state, rows.take(f"W_dec_{s}", n_latents, len(encoders) - s, d), activation))
+        matrices = rows.take(f"W_dec_{s}", n_latents, len(encoders) - s, d)
+        layers.append(Layer(state, matrices, activation, decoder))
         rows.done()
     if mixed := [one.activation for one in layers if one.activation != layers[0].activation]:
         raise FormatError(f"{folder}: layer 0 is {layers[0].activation}, another is {mixed[0]}, need the same")

@@ -135,7 +135,7 @@ def _layer(
         "threshold": joined["threshold"][s],
     }
     own = outs[s : s + len(views)]
-    return Layer(state, views, JumpReLU(), ins[s], None if set(own) == {1.0} else own)
+    return Layer(state, views, JumpReLU(), in_scale=ins[s], out_scales=None if set(own) == {1.0} else own)
 
 
 def _apart(found: Layers) -> Apart:

@@ -28,12 +28,14 @@ class Layer:
 
     state: W_enc [F, d_in], b_enc, b_dec, and where the layer has them threshold and W_skip.
     decoders: [F, targets, d_out]; or a view [F, d_out] for each target, where they do not lie together.
+    file: that the decoders lie in, if it is theirs to be mapped from.
     in_scale: what the input is multiplied by; out_scales: what is written is divided by, for each target.
     """
 
     state: Mapping[str, Tensor]
     decoders: Tensor | Sequence[Tensor]
     activation: Activation
+    file: Path | None = None
     in_scale: float = 1.0
     out_scales: tuple[float, ...] | None = None
 
@@ -131,6 +133,9 @@ class Layers:
                 precise = name == "threshold" and dtype in (torch.bfloat16, torch.float16)
                 state[key] = value.to(device, torch.float32 if precise else dtype, copy=True).contiguous()
         made.load_state_dict({name: nn.Parameter(value) for name, value in state.items()}, assign=True)
+        for s, layer in enumerate(self.layers):
+            if lazy and layer.file is not None and self.mapped(layer, dtype, device):
+                made.source(s).lies_in(layer.file)
         made.sites, made.metadata = self.sites, self.metadata
         return made.eval()
 

@@ -49,7 +49,7 @@ def read(folder: Path, k: int | None = None) -> Layers:
         square = tensors.take("w_dec", n_latents, n_layers, d)
         tensors.done()
         _refuse_acausal(file, square, s)
-        layers.append(Layer(state, square[:, s:], JumpReLU()))
+        layers.append(Layer(state, square[:, s:], JumpReLU(), file))
     _check(config, "W_skip" in layers[0].state)
     metadata = Metadata(
         NAME,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 import saekernels as sk
 from layouts import gemma_scope, made
 from saekernels.cli import main
+from saekernels.eval.store import fingerprints as identity
+from saekernels.files.sampled import sampled
 from saekernels.formats.layers.describe import describe_cross_layer
 
 
@@ -110,6 +113,11 @@ def resident(path: Path) -> int:
     return total
 
 
+def read_so_far() -> int:
+    """Bytes that this process has asked files for."""
+    return int(re.findall(r"rchar: (\d+)", Path("/proc/self/io").read_text())[0])
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="what is resident is read from Linux's /proc")
 @torch.no_grad()
 def test_decoders_are_read_by_the_rows_that_are_active(tmp_path: Path) -> None:
@@ -128,10 +136,37 @@ def test_decoders_are_read_by_the_rows_that_are_active(tmp_path: Path) -> None:
     for one, other in zip(found(xs), clt(xs), strict=True):
         assert torch.equal(one, other)
     assert resident(file) < size / 10
+    before = read_so_far()
+    told = identity.fingerprint(found, settings=True)
+    assert resident(file) < size / 10
+    assert read_so_far() - before < 2 * 2**21  # of both layers
+    os.utime(file, ns=(0, 0))
+    assert identity.fingerprint(found, settings=True) != told
+    found.source(1).W_dec[7, 7] = 0.5  # of this process alone, whatever the file
+    assert found.source(0).file == file
+    assert found.source(1).file is None
     del found
     held = sk.load_cross_layer(folder, lazy=False)
     assert resident(file) == 0
     assert torch.equal(held.source(0).W_dec, clt.source(0).W_dec)  # type: ignore[operator, union-attr]
+
+
+@pytest.mark.parametrize("size", [0, 100, 2**20, 2**22 + 5])
+def test_a_file_that_changed_is_noticed(size: int, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    content = bytearray(os.urandom(size))
+
+    def told(content: bytes, time: int) -> str:
+        file.write_bytes(content)
+        os.utime(file, ns=(time, time))
+        return sampled(file)
+
+    seen = [told(content, 1), told(content, 2), told(content + b"x", 1), told(bytes(len(content) + 2), 1)]
+    assert told(content, 1) == seen[0]
+    for place in {0, size // 2, size - 1} if 0 < size <= 2**20 else {0, size - 1} if size else ():
+        content[place] ^= 1
+        seen.append(told(content, 1))
+    assert len(set(seen)) == len(seen)
 
 
 def test_square_decoders_stay_where_they_lie(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.crosslayer.site import layer_sites
+from saekernels.crosslayer.sums import TargetSums
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.errors import InputError, InputTypeError, kind_of
 from saekernels.eval.store import fingerprints as identity
@@ -36,6 +37,7 @@ class Subject:
             except ValueError as error:
                 raise InputError(f"{name}: {error}") from error
             self.module: nn.Module = given
+            self._sums = TargetSums(self._clt.sources, self._clt.b_dec)
         else:
             at_sites = getattr(given, "at_sites", None)
             if callable(at_sites):
@@ -90,9 +92,9 @@ class Subject:
 
     def write(self, number: int, codes: Sequence[Codes | None], x: Tensor) -> Tensor:
         """[..., d_out]: what codes of layers 0 .. number write at that layer, and the skip connection of x."""
-        if self.across:
-            return self._clt.write(number, codes, x.to(self.devices[number]))
-        out: Tensor = self.layer(number).decode(codes[number])
+        own = codes[number]
+        assert own is not None
+        out = self._sums.at(number, codes, len(self.sites) - 1) if self.across else self.layer(number).decode(own)
         skipped = self.skipped(number, x)
         return out if skipped is None else out + skipped
 
