@@ -22,7 +22,7 @@ declare -A limits=(
     [tune]=470 [score-full]=470
 )
 # Cheap and central ones first, as far as eight processes at a time have an order.
-checks=(nothing topk decoding losses encode thresholds scales training batches adversaries precisions graphs "far apart")
+checks=(nothing topk decoding gathering losses encode thresholds scales training batches adversaries precisions graphs "far apart")
 conformance=(
     tests/ops/test_topk.py tests/ops/test_decode.py tests/ops/test_encode_topk.py tests/ops/test_encode_threshold.py
     tests/ops/test_scale.py tests/ops/test_linear_ce_kl.py tests/ops/test_torch.py
@@ -95,11 +95,14 @@ check-hopper() {
     return "$code"
 }
 
+# A dry run takes no record: it would write none.
 scored() {
-    python3 -m saekernels bench gpu --no-plots ${resume:+--resume} ${rehearsal:+--dry-run} "$@"
+    local how=(${resume:+--resume} "${@:2}" --json "$out/$1")
+    if [ "$rehearsal" ]; then how=("${@:2}" --dry-run); fi
+    python3 -m saekernels bench gpu --no-plots "${how[@]}"
 }
 
-score() { scored --quick --json "$out/quick.json"; }
+score() { scored quick.json --quick; }
 
 # Which unit bounds four kernels, by the card's own counters; clocks are left as they are.
 score-counters() {
@@ -112,7 +115,7 @@ score-counters() {
     ncu "${how[@]}" --metrics "$metrics" python3 "$script" "$device"
 }
 
-score-full() { scored --json "$out/full.json"; }
+score-full() { scored full.json; }
 
 # A kernel is done with two lines of the table, narrow and wide.
 tune() {

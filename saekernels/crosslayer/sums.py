@@ -67,7 +67,7 @@ class TargetSums:
             # Layers may lie on different devices: codes are decoded where they are, and only sums move.
             added = source.decode_to(target - s, now, first, targets=wanted).to(bias.device)
             added = added.view(shape.numel(), wanted, len(bias))
-            # Graphs hold what was returned, so with one nothing is changed in place.
+            # Autograd would record every write to a view.
             sums = added if sums is None else sums + added if torch.is_grad_enabled() else sums.add_(added)
         assert sums is not None
         if wanted == 1:

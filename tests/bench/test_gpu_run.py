@@ -31,6 +31,8 @@ TINY = (
     Case("sae_topk", Shape(40, 32, 600, 8), torch.float32),
     Case("sae_train", Shape(40, 32, 600, 8), torch.float32),
     Case("loss", Shape(40, 32, 500), torch.float32),
+    Case("loss_train", Shape(40, 32, 500), torch.float32),
+    Case("gather_matmul", Shape(40, 32, 600, 8), torch.float32),
 )
 
 
@@ -236,6 +238,8 @@ def test_the_hash_changes_with_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_
         (["gpu"], "no CUDA device is here; --dry-run prints the plan"),
         (["gpu", "--tune"], "no CUDA device is here"),
         (["check", "--device", "cuda"], "--device: got 'cuda', and no CUDA device is here"),
+        (["gpu", "--dry-run", "--json", "a.json"], "--json: got it beside --dry-run"),
+        (["gpu", "--dry-run", "--resume"], "--resume: got it beside --dry-run"),
         (["gpu", "--ops", "nope", "--dry-run"], "no op 'nope'; need some of encode"),
         (["gpu", "--kernels", "nope"], "no kernel 'nope'; need some of screen"),
         (["check", "--checks", "nope"], "no check 'nope'; need some of encode"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saekernels.bench.measure.shapes import Problem, Shape
+from saekernels.bench.ops.gather_matmul import VECTORS
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -48,6 +49,7 @@ FULL = (
     *(Case("sae_train", shape, BF16) for shape in (GPT2_WIDE, GEMMA)),
     *(Case("loss", shape, BF16) for shape in LOSSES),
     Case("loss_train", LOSSES[0], BF16),
+    Case("gather_matmul", Shape(256, 2304, 16384, 50), BF16),
 )
 QUICK = (
     Case("encode", GPT2, BF16),
@@ -77,6 +79,11 @@ def make(case: Case, device: torch.device) -> Problem:
         indices = torch.randint(F, (T, k), generator=generator, device=device, dtype=torch.int32)
         tokens = (normal(T, k, scale=0.3) + 3, indices)
         return Problem(case.shape, case.dtype, tokens, {"W_dec": normal(F, d, scale=d**-0.5)})
+    if case.op == "gather_matmul":
+        # As gradients come: those of one output together.
+        vectors = normal(VECTORS, T, d).transpose(0, 1)
+        indices = torch.randint(F, (T, k), generator=generator, device=device, dtype=torch.int32)
+        return Problem(case.shape, case.dtype, (vectors, indices), {"W": normal(F, d, scale=d**-0.5)})
     weights = {"W_enc": normal(F, d, scale=d**-0.5), "b_enc": normal(F, scale=0.1)}
     if case.op != "encode":
         weights |= {"W_dec": normal(F, d, scale=d**-0.5), "b_dec": normal(d, scale=0.1)}

@@ -43,6 +43,21 @@ def decoding(bench: Bench) -> None:
             near(f"{dtype} gradient of {name}", mine, theirs, 8 * LIMIT[dtype])
 
 
+def gathering(bench: Bench) -> None:
+    """gather_matmul of rows with no, one and many entries, against float64; a row's bits are its own."""
+    for dtype in bench.dtypes:
+        B, T, F, d = 70, 6, 300, 136
+        a, W = bench.normal(B, T, d, dtype=dtype), bench.normal(F, d, dtype=dtype, scale=0.1)
+        offsets = torch.tensor([0, 0, 1, 40, 41, 110, 110], device=bench.device)
+        indices = bench.integers(F, 110, dtype=torch.int32)
+        rows = torch.arange(T, device=bench.device).repeat_interleave(offsets.diff())
+        got = sk.gather_matmul(a, W, indices, offsets)
+        want = torch.einsum("bed,ed->eb", a.double()[:, rows], W.double()[indices.long()])
+        near(f"{dtype} gather_matmul", got, want, 4 * LIMIT[dtype])
+        alone = sk.gather_matmul(a[:, 2:3], W, indices[1:40], offsets[2:4] - 1)
+        same_bits(f"{dtype} gather_matmul of one row", (alone,), (got[1:40],))
+
+
 def losses(bench: Bench) -> None:
     """linear_ce_kl and its gradients with bias, cap, ignored targets, a vocabulary that no tile divides."""
     for dtype in bench.dtypes:
@@ -155,6 +170,7 @@ CHECKS: dict[str, Callable[[Bench], None]] = {
         scales,
         topk,
         decoding,
+        gathering,
         training,
         losses,
         batches,

@@ -13,7 +13,7 @@ from torch.nn import functional
 from saekernels.bench.gpu.cases import GPT2_WIDE, LLAMA, LOSSES, Case
 from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS, Ready, far, relative_error
 from saekernels.bench.measure.shapes import Problem
-from saekernels.bench.ops import decode, encode, loss, loss_train, sae, train
+from saekernels.bench.ops import decode, encode, gather_matmul, loss, loss_train, sae, train
 from saekernels.ops import encode_topk
 from saekernels.ops.prepare import PreparedWeights, usable
 
@@ -197,6 +197,14 @@ OPS = {
             Contender(CHUNKED, chunked_loss_train, loss_train.check),
         ),
         loss_train.expect,
+    ),
+    "gather_matmul": Op(
+        (
+            Contender(OURS, gather_matmul.ours, gather_matmul.check),
+            Contender(gather_matmul.INDEXED, gather_matmul.indexed, gather_matmul.check),
+            Contender(gather_matmul.BATCHED, gather_matmul.batched, gather_matmul.check),
+        ),
+        gather_matmul.expect,
     ),
 }
 

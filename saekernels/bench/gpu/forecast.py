@@ -16,6 +16,7 @@ from saekernels.bench.measure.contenders import CHUNKED, COMPILED, OURS
 from saekernels.bench.measure.shapes import Shape
 from saekernels.bench.ops.decode import BAG
 from saekernels.bench.ops.encode import PRODUCT, WHOLE
+from saekernels.bench.ops.gather_matmul import BATCHED, INDEXED, VECTORS
 from saekernels.bench.ops.sae import SAELENS, SPARSIFY
 from saekernels.bench.ops.train import TORCH
 
@@ -36,6 +37,8 @@ def milliseconds(case: Case, contender: str, card: Card) -> float | None:
         ours = model.seconds(model.decode(shape, dtype, card), card)
         gathered = shape.T * shape.k * shape.d * dtype.itemsize / (card.memory * 1e9)
         found = {OURS: ours, MODEL: ours, BAG: gathered}.get(contender)
+    elif case.op == "gather_matmul":
+        found = _gather_matmul_seconds(contender, shape, dtype, card)
     elif case.op in ("loss", "loss_train"):
         found = _loss_seconds(case, contender, card)
     else:
@@ -54,6 +57,17 @@ def _encode_seconds(contender: str, shape: Shape, dtype: torch.dtype, card: Card
     if contender in (CHUNKED, WHOLE, COMPILED):
         return product + (1 + TOPK_READS) * shape.T * shape.F * dtype.itemsize / (card.memory * 1e9)
     return None
+
+
+def _gather_matmul_seconds(contender: str, shape: Shape, dtype: torch.dtype, card: Card) -> float | None:
+    """The others write what they gather and read it again: an entry's vectors each and its row of W, or that alone."""
+    if contender == OURS:
+        return model.seconds(model.gather_matmul(shape, dtype, card), card)
+    gathered = {INDEXED: VECTORS + 1, BATCHED: 1}.get(contender)
+    if gathered is None:
+        return None
+    rows = 2 * gathered * shape.T * shape.k + VECTORS * shape.T
+    return rows * shape.d * dtype.itemsize / (card.memory * 1e9)
 
 
 def _loss_seconds(case: Case, contender: str, card: Card) -> float | None:

@@ -22,6 +22,7 @@ from saekernels.bench.measure import machine, timing
 from saekernels.bench.measure.contenders import OURS, Work
 from saekernels.bench.measure.peers import NOT_INSTALLED, NotInstalled
 from saekernels.bench.measure.shapes import Problem
+from saekernels.bench.ops.gather_matmul import VECTORS
 
 OK = "ok"
 EAGER = 5  # calls without a graph
@@ -176,6 +177,12 @@ def least_work(case: Case) -> Work:
     if case.op == "decode":
         used = int(F * (1 - (1 - 1 / F) ** (T * k)))
         return Work((used * d + T * d) * size + T * k * (size + 4), 2 * T * k * d)
+    if case.op == "gather_matmul":
+        used = int(F * (1 - (1 - 1 / F) ** (T * k)))
+        moved = (VECTORS * T * d + used * d + VECTORS * T * k) * size + 4 * T * k
+        return Work(moved, 2 * VECTORS * T * k * d)
+    if case.op == "loss_train":  # both streams' products, and the two of the gradient of their states
+        return Work((4 * T * d + F * d) * size + 24 * T, 8 * T * d * F)
     if case.op == "loss":
         return Work((2 * T * d + F * d) * size + 24 * T, 4 * T * d * F)
     matrices = {"encode": 1, "sae_topk": 2, "sae_train": 4}[case.op]

@@ -18,6 +18,7 @@ from saekernels.ops.sparse_maps import uniform_offsets
 VECTORS = 64
 INDEXED = "torch, vectors indexed, einsum"
 PRODUCTS = "torch, a product per row"
+BATCHED = "torch, index_select and bmm"
 # A prompt's entries at all layers, one layer's, and one layer's of a model with 2 billion parameters.
 SHAPES = (Shape(128, 256, 8192, 188), Shape(128, 256, 8192, 16), Shape(64, 2304, 16384, 50))
 
@@ -42,7 +43,8 @@ def ours(problem: Problem) -> Ready:
 
 def indexed(problem: Problem) -> Ready:
     """A copy of its row's vectors for each entry: circuit-tracer's way."""
-    rows, positions = _gathered(problem), torch.arange(problem.shape.T).repeat_interleave(problem.shape.k)
+    rows = _gathered(problem)
+    positions = torch.arange(problem.shape.T, device=rows.device).repeat_interleave(problem.shape.k)
 
     def call(vectors: Tensor, indices: Tensor) -> Tensor:
         count = indices.numel()
@@ -60,6 +62,17 @@ def products(problem: Problem) -> Ready:
         for row, its in enumerate(vectors):
             torch.mm(rows[row * k : (row + 1) * k], its.T, out=out[row * k : (row + 1) * k])
         return out
+
+    return Ready(call)
+
+
+def batched(problem: Problem) -> Ready:
+    """torch.bmm of all rows at once, of rows of W that each call gathers, which takes as many entries at each row."""
+    W, k = problem.weights["W"], problem.shape.k
+
+    def call(vectors: Tensor, indices: Tensor) -> Tensor:
+        gathered = W.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
+        return torch.bmm(gathered, vectors.transpose(1, 2)).view(len(indices) * k, VECTORS)
 
     return Ready(call)
 

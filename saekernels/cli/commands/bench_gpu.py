@@ -124,6 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not settings.cases():
         raise InputError(f"--ops: no case of {', '.join(arguments.ops)} is among those of --quick")
     if arguments.dry_run:
+        given = {"--json": arguments.json, "--resume": arguments.resume}
+        if unused := [name for name, value in given.items() if value]:
+            raise InputError(f"{unused[0]}: got it beside --dry-run, which times nothing and writes no record")
         card = cards.CARDS[arguments.card]
         show("\n".join(forecast.lines(settings, card)) + "\n")
         return 0

@@ -7,7 +7,7 @@ one of the two is wrong.
 
 from __future__ import annotations
 
-from saekernels.bench.gpu.model.codes import GATHERED, PER_LATENT, decode, train
+from saekernels.bench.gpu.model.codes import GATHER_TILE, GATHERED, PER_LATENT, decode, gather_matmul, train
 from saekernels.bench.gpu.model.encode import (
     APPEND,
     RANKED,
@@ -36,6 +36,7 @@ from saekernels.bench.gpu.model.ops import predict
 __all__ = [
     "APPEND",
     "GATHERED",
+    "GATHER_TILE",
     "GRADIENT_TILE",
     "LOSS_EPILOGUE",
     "LOSS_TILE",
@@ -53,6 +54,7 @@ __all__ = [
     "decode",
     "encode",
     "exact_rows",
+    "gather_matmul",
     "loss",
     "loss_train",
     "predict",

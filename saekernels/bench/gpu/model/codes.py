@@ -8,6 +8,7 @@ from saekernels.bench.gpu.cards import Card
 from saekernels.bench.gpu.model.encode import encode
 from saekernels.bench.gpu.model.kernels import Kernel
 from saekernels.bench.measure.shapes import Shape
+from saekernels.bench.ops.gather_matmul import VECTORS
 
 # Instructions of a thread in the machine code for sm_90 (tests/gpu/golden): per element that the loop of a gather
 # multiplies, by bytes per element; per latent of segment_sum.
@@ -16,6 +17,7 @@ GATHERED = {
     "gather_dot": {2: 3.28, 4: 2.03},
     "segment_outer": {2: 3.72, 4: 3.06},
 }
+GATHER_TILE = (64, 32)  # vectors and entries of a program of gather_matmul (backends/triton/configs.py)
 PER_LATENT = {2: 22.25, 4: 20.88}
 
 
@@ -26,6 +28,19 @@ def decode(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
     used = F * (1 - (1 - 1 / F) ** (T * k))  # of uniformly random latents
     moved = (used * d + T * d) * size + T * k * (size + 4)
     return [Kernel("decode", memory=moved, l2=T * k * d * size, issued=GATHERED["decode"][min(size, 4)] * T * k * d)]
+
+
+def gather_matmul(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
+    """gather_matmul of VECTORS vectors at each row: whole tiles are multiplied, those that lap over too."""
+    T, d, F, k = shape
+    size = dtype.itemsize
+    blocks, parts = -(-VECTORS // GATHER_TILE[0]), -(-k // GATHER_TILE[1])
+    used = F * (1 - (1 - 1 / F) ** (T * k))
+    moved = (used * d + VECTORS * T * d + VECTORS * T * k) * size + 4 * T * k
+    read = (blocks * T * k + parts * VECTORS * T) * d * size
+    rate = card.fp32 if dtype == torch.float32 else card.bf16
+    flops = 2 * T * d * blocks * GATHER_TILE[0] * parts * GATHER_TILE[1]
+    return [Kernel("gather_matmul", flops, rate, moved, read)]
 
 
 def train(shape: Shape, dtype: torch.dtype, card: Card) -> list[Kernel]:
