@@ -80,7 +80,7 @@ def circuit_tracer(session: nox.Session) -> None:
 @nox.session(python=False)
 def arm(session: nox.Session) -> None:
     """Native code cross-compiled for ARM and run in emulation, and Clang with libc++; docs/development/testing.md."""
-    session.run("bash", "tools/arm.sh", *session.posargs, external=True)
+    session.run("bash", "tools/arm.sh", external=True)
 
 
 @nox.session

@@ -2,9 +2,6 @@
 # Native code for ARM and macOS, as far as Linux on x86-64 can tell: cross-compiled for aarch64, the native
 # tests in emulation as several processors, bits compared with those of x86-64, and Clang with libc++ for both.
 #
-#   bash tools/arm.sh             # all of it
-#   bash tools/arm.sh address     # instead: the native tests under the address and undefined behaviour sanitizers
-#
 # Needs g++-aarch64-linux-gnu, qemu-user-static, clang, libc++-dev and libc++abi-dev of Debian, cmake and ninja.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,17 +24,8 @@ cross_compile() {  # directory, further definitions
 
 emulate() {  # processor, test
     echo "+ $2 as $1"
-    qemu-aarch64-static -cpu "$1" -L /usr/aarch64-linux-gnu "$build/$2"
+    qemu-aarch64-static -cpu "$1" "$build/$2"
 }
-
-if [ "${1:-}" = address ]; then
-    build=$build-address
-    # The leak sanitizer stops threads by ptrace, which the emulator has not.
-    export ASAN_OPTIONS=detect_leaks=0
-    cross_compile "$build" -DSAEKERNELS_SANITIZE=address -DCMAKE_CXX_FLAGS_RELEASE=-O1
-    for test in bits_test native_test screen_test loss_test; do emulate max,pauth-impdef=on "$test"; done
-    exit
-fi
 
 cross_compile "$build" -DCMAKE_EXE_LINKER_FLAGS=-static
 for test in bits_test native_test screen_test loss_test; do
