@@ -55,7 +55,7 @@ def scalars(backend: object, **values: tuple[object, type]) -> None:
 
 def integer(value: object) -> int | None:
     """The int that `value` stands for, an integer of numpy too; None for a bool, and for what is no integer."""
-    return operator.index(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    return None if isinstance(value, bool) or not isinstance(value, Integral) else operator.index(value)
 
 
 def scalar(name: str, value: Any, kind: type) -> Any:
