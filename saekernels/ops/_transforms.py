@@ -35,6 +35,10 @@ def transformed(name: str, op: Any, dispatched: Callable[..., Any]) -> Callable[
     def named(args: tuple[Any, ...]) -> dict[str, Any]:
         return dict(zip([field.name for field in options], args[count:], strict=True))
 
+    def transformed(*args: Any) -> Any:
+        apply: Any = Transformed.apply
+        return apply(*args)
+
     class Transformed(torch.autograd.Function):
         @staticmethod
         def forward(*args: Any) -> Any:
@@ -61,9 +65,9 @@ def transformed(name: str, op: Any, dispatched: Callable[..., Any]) -> Callable[
             at_front = [arg if dim is None else arg.movedim(dim, 0) for arg, dim in zip(args, in_dims, strict=True)]
             batched = [dim is not None for dim in in_dims]
             if _all_rows(op, fields, args, batched):
-                return _with_dims(Transformed.apply(*at_front))
+                return _with_dims(transformed(*at_front))
             each = [
-                Transformed.apply(*[arg[i] if one else arg for arg, one in zip(at_front, batched, strict=True)])
+                transformed(*[arg[i] if one else arg for arg, one in zip(at_front, batched, strict=True)])
                 for i in range(info.batch_size)
             ]
             if isinstance(each[0], Tensor):
@@ -72,7 +76,7 @@ def transformed(name: str, op: Any, dispatched: Callable[..., Any]) -> Callable[
 
     def call(*args: Any, **kwargs: Any) -> Any:
         rest = (*positional[len(args) :], *options)
-        return Transformed.apply(*args, *[kwargs.get(field.name, field.default) for field in rest])
+        return transformed(*args, *[kwargs.get(field.name, field.default) for field in rest])
 
     return call
 
