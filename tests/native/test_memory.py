@@ -65,20 +65,37 @@ def working_memory(T: int, F: int, what: str, screen: str) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.parametrize("screen", ["fp32", "bf16", "int16", "int8"])
-@pytest.mark.parametrize("what", ["top-k", "top-k, unprepared", "threshold"])
+# In every run each screen and each way to call it: the rest is the same code, for half a minute more.
+CALLS = {"fp32": "top-k", "bf16": "top-k, unprepared", "int16": "threshold", "int8": "threshold"}
+
+
+@pytest.mark.parametrize(
+    ("what", "screen"),
+    [
+        pytest.param(what, screen, marks=() if CALLS[screen] == what else pytest.mark.slow)
+        for what in ("top-k", "top-k, unprepared", "threshold")
+        for screen in CALLS
+    ],
+)
 def test_at_most_64_mib_for_4096_rows_and_131072_latents(what: str, screen: str) -> None:
     assert 0 < working_memory(4096, 131072, what, screen) <= 64
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("what", ["loss", "loss gradient"])
+@pytest.mark.parametrize(
+    ("what", "dtype"),
+    [
+        ("loss", "float32"),
+        ("loss gradient", "bfloat16"),
+        pytest.param("loss", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("loss gradient", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_losses_and_their_gradients_need_no_logits(what: str, dtype: str) -> None:
     """[4096, 131072] logits would be 1 GiB in bfloat16."""
     assert 0 < working_memory(4096, 131072, f"{what}, {dtype}", "auto") <= 64
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_gradient_of_the_unembedding_grows_with_tokens_alone(dtype: str) -> None:
     """T * (d + 768) elements a few times: dz of 768 words for both streams in two layouts, and packed streams.
 
