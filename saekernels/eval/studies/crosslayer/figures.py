@@ -110,7 +110,7 @@ def extrapolation(
     """Of the dictionary and of each affine map its ΔCE in one domain and elsewhere."""
     own = np.array(domains) == domain
     inside, outside = (Losses(records[part, 0], names, samples, (seed, 22, i)) for i, part in enumerate((own, ~own)))
-    shown = [run for run in names if run in ("joint", "beside") or (run.startswith("affine") and run != "affine_full")]
+    shown = [run for run in names if run in (names[0], "beside") or (run.startswith("affine") and run != "affine_full")]
     return [
         {
             "run": run,

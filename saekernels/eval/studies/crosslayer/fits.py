@@ -92,6 +92,23 @@ class Fits:
             made.append(fit_probes(block, [rank])[rank])
         return made
 
+    def shared_maps(self, rank: int, inside: bool | None) -> list[AffineProbe]:
+        """Of each layer what the best affine code of that rank, one for all layers, writes there, of what all read.
+
+        Layers write where they read; that is PCA of all of it, each layer counting alike. inside: as of `maps`.
+        """
+        parts = self.moments if inside is None else [self.moments[0 if inside else 1]]
+        whole = (parts[0][0] if len(parts) == 1 else parts[0][0] + parts[1][0]).part(None)
+        sizes = [d_in for d_in, _ in self.widths]
+        spreads = (whole.xx.diagonal() / max(1, whole.count) - whole.mean_in.square()).clamp_min(0).split(sizes)
+        scales = torch.cat([one.sum().clamp_min(1e-300).rsqrt().expand(len(one)) for one in spreads])
+        alike = whole.part(None)
+        alike.sum_x, alike.xx = whole.sum_x * scales, whole.xx * scales * scales[:, None]
+        found, mean = fit_probes(alike, [rank])[rank], whole.mean_in.float()
+        down, up = found.W_enc * scales.float(), found.W_dec / scales.float()
+        parts_out = zip(up.split(sizes, 1), mean.split(sizes), strict=True)
+        return [AffineProbe(down, W_dec, mean, own) for W_dec, own in parts_out]
+
     def state(self) -> dict[str, Any]:
         """Everything, to be saved and given to `load`."""
         moments = [[one.state() for one in part] for part in self.moments]

@@ -75,7 +75,7 @@ class Passes:
             reads = [x[kept.to(x.device)] for x in clean.reads]
             fits.add(where, reads, [y[kept.to(y.device)] for y in clean.writes])
             if count:
-                fits.count([self.subject.encode(number, x).l0() for number, x in enumerate(reads)])
+                fits.count([one.l0() for one in self.subject.encode_all(reads)])
 
     def run(
         self, batch: Batch, runs: Runs, documents: DocumentSums, totals: Totals, advance: Callable[[], None]
@@ -102,7 +102,7 @@ class Passes:
         ids = batch.ids.to(input_device(self.left.model))
         for name in runs.names:
             observer = self._observer(name, clean, totals)
-            with runs.splice(self.left.model, name, codes, untouched, observer):
+            with runs.splice(self.left.model, name, codes, clean.reads, untouched, observer):
                 together.add(name, self.head.hidden(ids, batch.rows))
             advance()
         together.flush()
@@ -111,12 +111,14 @@ class Passes:
 
     def _forced(self, clean: Clean, totals: Totals) -> list[Codes | None]:
         """The codes of the clean model, and how well they reconstruct there."""
-        codes: list[Codes | None] = []
+        codes: list[Codes | None] = [*self.subject.encode_all(clean.reads)]
         for number, (x, y, touched) in enumerate(zip(clean.reads, clean.writes, clean.touched, strict=True)):
-            own = self.subject.encode(number, x)
-            codes.append(own)
             x_hat = self.subject.write(number, codes, x).to(y.device)
-            totals.stats["teacher_forced"][number].add(x_hat, y, own, touched)
+            totals.stats["teacher_forced"][number].add(x_hat, y, codes[number], touched)
+        if "shared" in totals.stats:
+            everywhere = torch.stack([one.cpu() for one in clean.touched]).all(0)
+            fired, active = self.subject.distinct(codes, everywhere)
+            totals.stats["shared"][0].count(fired, active, int(everywhere.sum()))
         return codes
 
     def _observer(self, name: str, clean: Clean, totals: Totals) -> Any:

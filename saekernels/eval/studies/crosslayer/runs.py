@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saekernels.eval.studies.crosslayer.accounting import equal_ranks
 from saekernels.eval.studies.crosslayer.fits import Fits
 from saekernels.eval.studies.crosslayer.subject import Subject
 from saekernels.sae.codes import Codes
@@ -18,24 +17,6 @@ from saekernels.sae.probes import AffineProbe
 from saekernels.splice.context import splice
 
 Put = Callable[[Tensor, Tensor], Tensor]
-MEANINGS = {
-    "joint": "all layers replaced; each reads what the model, replaced so far, gives it",
-    "teacher_forced": "all layers replaced by what the codes of the clean model write",
-    "own": "joint; at each layer only what its own codes write",
-    "cross": "joint; at each layer only what the codes of earlier layers write",
-    "error": "joint, and what each layer misses of its MLP in the same pass put back: the clean model, to rounding",
-    "zero": "nothing is written at any layer",
-    "mean": "each layer writes its mean over the fitted half",
-    "skip": "each layer writes its bias and its skip connection alone",
-    "permuted": "joint; every latent writes in the direction of another one of its layer, with its own norm",
-    "affine": "an affine map of each layer's input, of the rank of the mean L0 of the latents that write there",
-    "affine_full": "such a map of as many parameters as the replacement's, or of full rank where that is less",
-    "affine_across": "an affine map of what all layers so far read, of the same rank as affine",
-    "affine_inside": "affine, fitted on one domain alone",
-    "affine_across_inside": "affine_across, fitted on one domain alone",
-    "beside": "the other dictionary, all its layers replaced",
-}
-"""Run -> what it is, in the order in which they are shown. "without_N": joint, the codes of layer N switched off."""
 
 
 @dataclass(frozen=True)
@@ -46,46 +27,6 @@ class Stand:
     replace: Any = "sae"
     means: Mapping[str, Tensor] | None = None
     error_term: bool = False
-
-
-def names_of(
-    subject: Subject, beside: Subject | None, affine: bool, across: bool, domains: bool, sources: bool
-) -> list[str]:
-    """The runs that there are: of MEANINGS, and "without_N" where `sources` asks for them.
-
-    affine, across: whether maps are fitted, across layers too; domains: whether there are several.
-    """
-    several = subject.across and len(subject.sites) > 1
-    lacking = {
-        "own": several,
-        "cross": several,
-        "skip": subject.has_skip,
-        "affine": affine,
-        "affine_full": affine,
-        "affine_across": across,
-        "affine_inside": affine and domains,
-        "affine_across_inside": across and domains,
-        "beside": beside is not None,
-    }
-    made = [name for name in MEANINGS if lacking.get(name, True)]
-    return [*made, *(f"without_{number}" for number in subject.layers if sources and subject.across)]
-
-
-def meaning(name: str, subject: Subject) -> str:
-    """A run in a sentence."""
-    number = name.removeprefix("without_")
-    return MEANINGS.get(name) or f"joint; the codes of layer {number}, at {subject.sites[int(number)]}, switched off"
-
-
-def ranks_of(subject: Subject, fits: Fits, names: Sequence[str]) -> dict[str, list[int]]:
-    """Affine run -> rank at each layer: the mean L0 of the layers that write there, on the first text, at least 1."""
-    l0, widths = fits.l0, subject.widths()
-    matched = []
-    for number, (d_in, d_out) in enumerate(widths):
-        writers = l0[: number + 1] if subject.across else l0[number : number + 1]
-        matched.append(max(1, min(round(sum(writers) / len(writers)), d_in, d_out)))
-    wanted = [name for name in names if name.startswith("affine")]
-    return {name: equal_ranks(subject) if name == "affine_full" else matched for name in wanted}
 
 
 class Runs:
@@ -107,13 +48,28 @@ class Runs:
     ) -> None:
         self.subject, self.names = subject, list(names)
         means = dict(zip(subject.sites, fits.means(), strict=True))
-        sites = subject.stands()
-        self._stands = {
+        self._stands = {"zero": Stand(subject.places(), "zero"), "mean": Stand(subject.places(), "mean", means)}
+        self._rows = _OtherRows(subject, seed)
+        self._maps: dict[str, list[AffineProbe]] = {}
+        for name in (name for name in names if name.startswith("affine")):
+            inside = True if name.endswith("inside") else None
+            shared = name.startswith("affine_shared")
+            found = (
+                fits.shared_maps(ranks[name][0], inside) if shared else fits.maps(ranks[name], inside, "across" in name)
+            )
+            self._maps[name] = [one.to(device) for one, device in zip(found, subject.devices, strict=True)]
+        if subject.causal:
+            self._joint()
+        if beside is not None:
+            self._stands["beside"] = Stand(beside.stands())
+
+    def _joint(self) -> None:
+        """What reads the model, replaced so far."""
+        subject, sites = self.subject, self.subject.stands()
+        self._stands |= {
             "joint": Stand(sites),
             "error": Stand(sites, error_term=True),
-            "zero": Stand(sites, "zero"),
-            "mean": Stand(sites, "mean", means),
-            "permuted": self._functions(_Permuted(subject, seed).at),
+            "permuted": self._functions(_Permuted(subject, self._rows).at),
         }
         if subject.across:
             self._stands |= {part: Stand(subject.stands(part=part)) for part in ("own", "cross")}
@@ -122,21 +78,22 @@ class Runs:
                 self._stands[f"without_{number}"] = Stand(subject.stands(sources=kept))
         if subject.has_skip:
             self._stands["skip"] = self._functions(self._skip)
-        if beside is not None:
-            self._stands["beside"] = Stand(beside.stands())
-        for name in (name for name in names if name.startswith("affine")):
-            found = fits.maps(ranks[name], True if name.endswith("inside") else None, "across" in name)
-            probes = [one.to(device) for one, device in zip(found, subject.devices, strict=True)]
+        for name, probes in self._maps.items():
             across = "across" in name
-            self._stands[name] = (
-                self._functions(_Across(probes).at) if across else Stand(dict(zip(subject.sites, probes, strict=True)))
-            )
+            own = dict(zip(subject.sites, probes, strict=True))
+            self._stands[name] = self._functions(_Across(probes).at) if across else Stand(own)
 
     def splice(
-        self, model: Any, name: str, codes: Sequence[Codes | None], untouched: Any, observer: Any = None
+        self,
+        model: Any,
+        name: str,
+        codes: Sequence[Codes | None],
+        reads: Sequence[Tensor],
+        untouched: Any,
+        observer: Any = None,
     ) -> contextlib.AbstractContextManager[Any]:
-        """The splice of a run; codes: those of the clean pass over the same tokens."""
-        stand = self._forced(codes) if name == "teacher_forced" else self._stands[name]
+        """The splice of a run; codes, reads: those of the clean pass over the same tokens."""
+        stand = self._stands.get(name) or self._forced(name, codes, reads)
         return splice(
             model,
             stand.sites,
@@ -150,10 +107,20 @@ class Runs:
     def _functions(self, at: Callable[[int], Put]) -> Stand:
         return Stand({site: at(number) for number, site in enumerate(self.subject.sites)}, "function")
 
-    def _forced(self, codes: Sequence[Codes | None]) -> Stand:
-        if self.subject.across:
-            return Stand(self.subject.stands(codes=codes))
-        return self._functions(lambda number: lambda x, y: self.subject.write(number, codes, x))
+    def _forced(self, name: str, codes: Sequence[Codes | None], reads: Sequence[Tensor]) -> Stand:
+        """What was made in the clean pass."""
+        subject = self.subject
+        if name in self._maps:
+            return self._functions(_clean_maps(name, self._maps[name], reads))
+        if name == "permuted":
+            codes = [None if one is None else self._rows.of(number, one) for number, one in enumerate(codes)]
+        if subject.causal and not subject.across:
+            return self._functions(lambda number: lambda x, y: subject.write(number, codes, x))
+        stands = subject.stands(codes=codes)
+        if name.startswith("only_"):
+            site = subject.sites[int(name.removeprefix("only_"))]
+            return Stand({site: stands[site]})
+        return Stand(stands, error_term=name == "error")
 
     def _skip(self, number: int) -> Put:
         def put(x: Tensor, y: Tensor) -> Tensor:
@@ -164,26 +131,50 @@ class Runs:
         return put
 
 
-class _Permuted:
-    """A decoder that was never fitted: the codes are those of the encoders, the rows those of other latents."""
+class _OtherRows:
+    """A decoder that was never fitted: the codes are those of encoders, the rows those of other latents."""
 
     def __init__(self, subject: Subject, seed: int) -> None:
         self._subject = subject
-        made = torch.Generator().manual_seed(seed)
-        self._orders = [torch.randperm(subject.layer(number).n_latents, generator=made) for number in subject.layers]
-        self._norms = [subject.layer(number).decoder_norms().detach().float() for number in subject.layers]
+        self._orders, self._norms = subject.orders(torch.Generator().manual_seed(seed)), subject.norms()
+
+    def of(self, number: int, codes: Codes) -> Codes:
+        """Codes of a layer that write so."""
+        return self._subject.permuted(number, codes, self._orders[number], self._norms[number])
+
+
+class _Permuted:
+    """The same in a running model."""
+
+    def __init__(self, subject: Subject, rows: _OtherRows) -> None:
+        self._subject, self._rows = subject, rows
         self._codes: list[Codes | None] = []
 
     def at(self, number: int) -> Put:
         def put(x: Tensor, y: Tensor) -> Tensor:
-            codes = self._subject.encode(number, x)
-            self._codes[number:] = [self._subject.permuted(number, codes, self._orders[number], self._norms[number])]
+            self._codes[number:] = [self._rows.of(number, self._subject.encode(number, x))]
             out = self._subject.write(number, self._codes, x)
             if number + 1 == len(self._subject.sites):
                 self._codes = []
             return out
 
         return put
+
+
+def _clean_maps(name: str, probes: Sequence[AffineProbe], reads: Sequence[Tensor]) -> Callable[[int], Put]:
+    """Affine maps of what was read in the clean pass: at the layer itself, at all so far, or at all of them."""
+
+    def at(number: int) -> Put:
+        probe = probes[number]
+        last = len(reads) if "shared" in name else number + 1
+        first = 0 if "shared" in name or "across" in name else number
+
+        def put(x: Tensor, y: Tensor) -> Tensor:
+            return probe(torch.cat([one.to(probe.W_dec.device, probe.W_dec.dtype) for one in reads[first:last]], -1))  # type: ignore[no-any-return]
+
+        return put
+
+    return at
 
 
 class _Across:
