@@ -90,8 +90,9 @@ def test_a_crosscoder_of_files(good: dict[str, Path], tmp_path: Path) -> None:
     for row in found["runs"]:
         line = next(line for line in lines if line[:2] == [row["run"], signed(row["delta_ce"]["value"])])
         assert percent(row["top1"]["value"]) in line
-    assert "2 layers replaced by a crosscoder, codes of clean passes" in done.out
-    assert f"at any layer {found['used']}" in " ".join(done.out.split())
+    words = " ".join(done.out.split())
+    assert "2 layers replaced by a crosscoder, codes of clean passes" in words
+    assert f"at any layer {found['used']}" in words
     assert "more than teacher_forced" in done.out
     assert "Compounding" not in done.out
 
@@ -112,18 +113,18 @@ def test_what_a_path_holds(tmp_path: Path) -> None:
     layouts.circuit_tracer(layouts.made(3, 4, 2), tracer)
     with pytest.raises(InputError, match="it holds a cross-layer transcoder; give --clt"):
         load(tracer)
-    sk.save_cross_layer(
-        sk.TranscoderSet([sk.SAE(3, 4, sk.ReLU(), pre_bias="none")], ["blocks.0.hook_resid_mid"]), apart
-    )
+    saes = [sk.SAE(3, 4, sk.ReLU(), pre_bias="none") for _ in range(2)]
+    sites = [f"blocks.{s}.mlp.hook_in -> blocks.{s}.mlp.hook_out" for s in range(2)]
+    sk.save_cross_layer(sk.TranscoderSet(saes, sites), apart)
     with pytest.raises(InputError, match="one for each layer; give --transcoders"):
         load(apart)
     tensors = {"W_enc": torch.ones(2, 3, 4), "W_dec": torch.ones(4, 2, 3), "b_enc": torch.ones(4)}
     torch.save({**tensors, "b_dec": torch.ones(2, 3)}, kissane / "cc_weights.pt")
     (kissane / "cfg.json").write_text(json.dumps({"d_in": 3, "dict_size": 4}))
-    with pytest.raises(InputError, match="--crosscoder .*/k: --head-scale: .* which is in no file; need 2 numbers"):
+    with pytest.raises(InputError, match=r"--crosscoder .*/k: --head-scale: .* which is in no file; need 2 numbers"):
         load(kissane)
     assert load(kissane, [0.5, 2.0]).input_scale.flatten().tolist() == [0.5, 2.0]
-    with pytest.raises(InputError, match="--crosscoder .*/e: "):
+    with pytest.raises(InputError, match=r"--crosscoder .*/e: "):
         load(folder("e"))
 
 

@@ -230,6 +230,34 @@ def test_a_weakly_causal_one_runs_jointly(by_hand: ByHand, tmp_path: Path) -> No
     assert not {"affine_full", "affine_across", "affine_shared"} & set(names)
 
 
+def test_topk_over_all_layers_is_teacher_forced(by_hand: ByHand) -> None:
+    """With a k that drops nothing it is what a ReLU makes, in the run that both have."""
+    sites = [f"{site}@module" for site in SITES]
+    relu, across = (
+        sk.CrossLayerTranscoder(D, 8, 2, one, across_layers=one != sk.ReLU()) for one in (sk.ReLU(), sk.TopK(16))
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for mine, other in zip(relu.parameters(), across.parameters(), strict=True):
+            other.copy_(mine.normal_(std=0.3))
+    options = {**FAST, "documents": documents()[:6], "sites": sites, "affine": False, "bootstrap": 0}
+    plain, found = (evaluate_replacement(by_hand.model, replacement=one, **options) for one in (relu, across))
+    assert (found["replacement"], found["causal"]) == ("cross-layer transcoder with TopK over all layers", False)
+    runs = {row["run"]: row["ce"] for row in found["runs"]}
+    assert list(runs) == ["teacher_forced", "only_0", "only_1", "error", "zero", "mean", "permuted"]
+    for row in plain["runs"]:
+        if row["run"] in ("teacher_forced", "zero", "mean"):
+            assert runs[row["run"]] == pytest.approx(row["ce"], abs=1e-6)
+    assert found["l0"]["teacher_forced"] == pytest.approx(plain["l0"]["teacher_forced"])
+    with pytest.raises(InputError, match="beside: a cross-layer transcoder with TopK over all layers cannot run"):
+        evaluate_replacement(by_hand.model, replacement=relu, beside=across_at(across, sites), **options)
+
+
+def across_at(clt: sk.CrossLayerTranscoder, sites: list[str]) -> sk.CrossLayerTranscoder:
+    clt.sites = tuple(sites)
+    return clt
+
+
 def test_errors_say_what_is_needed(by_hand: ByHand) -> None:
     def fails(message: str, **changes: Any) -> None:
         given = {"replacement": by_hand.coder, "documents": documents(), **FAST, **changes}
@@ -238,7 +266,7 @@ def test_errors_say_what_is_needed(by_hand: ByHand) -> None:
 
     both = crosscoder()
     both.sites = ("model.layers.0",) * 2
-    fails("its 2 heads are at 'model.layers.0' of as many models, and one model is evaluated", replacement=both)
+    fails("its 2 heads are at 'model.layers.0' of as many models, and one is evaluated here", replacement=both)
     both.sites = None
     fails("replacement: models: the crosscoder's files do not say where it reads", replacement=both)
     fails("need one for each of 2 heads", sites=SITES[:1])

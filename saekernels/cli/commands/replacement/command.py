@@ -57,7 +57,7 @@ def add_options(parser: Parser) -> None:
     group.add_argument("--clt", metavar="PATH", type=not_empty, help=clt)
     coder = "the same of a crosscoder: jointly if it is weakly causal, else by codes of clean passes"
     group.add_argument("--crosscoder", metavar="PATH", type=not_empty, help=coder)
-    scales = "what each head of a crosscoder multiplies what it reads by, where the files do not say"
+    scales = "what each head of a crosscoder multiplies what it reads by (default: as the files say)"
     group.add_argument("--head-scale", metavar="X", type=positive, nargs="+", help=scales)
     folder = "the same of a set of transcoders, one for each layer"
     group.add_argument("--transcoders", metavar="DIR", type=not_empty, help=folder)

@@ -1,4 +1,4 @@
-"""What `saekernels eval --clt` and the like print: the runs, the layers, what was fitted elsewhere, and what it all costs."""
+"""What `saekernels eval --clt` and the like print: runs, layers, what was fitted elsewhere, and what it all costs."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class Heads(Subject):
             raise InputError(f"{name}: {error}") from error
         if len(models) > 1:
             raise InputError(
-                f"{name}: its {len(models)} heads are at {list(models[0])[0]!r} of as many models, and one model is "
-                "evaluated; saekernels.eval.studies.heads.head_losses measures those"
+                f"{name}: its {len(models)} heads are at {next(iter(models[0]))!r} of as many models, and one is "
+                "evaluated here; saekernels.eval.studies.heads.head_losses measures those"
             )
         self.across, self.name, self.module = False, name, given
         self._stands: dict[str, Any] = dict(models[0])

@@ -83,8 +83,9 @@ def evaluate_replacement(
         sources: also switch off the codes of each layer in turn: one run for each. Not of a crosscoder.
 
     Raises InputError (a ValueError) for sites that are unknown, in another order than the model's, or run twice, for
-    widths that do not fit, a crosscoder of several models or `beside`, for a domain without documents to fit and measure, for too little text, a checkpoint of
-    another evaluation, and numbers out of range; TypeError for an argument of the wrong kind.
+    widths that do not fit, a crosscoder of several models or `beside`, a domain without documents to fit and measure,
+    too little text, a checkpoint of another evaluation, and numbers out of range; TypeError for an argument of the
+    wrong kind.
     """
     model = module_in(model)
     check_tokenizer(tokenizer)
@@ -93,6 +94,8 @@ def evaluate_replacement(
     check_choices(bos, model_name, None)
     subject = _subject(replacement, sites)
     other = None if beside is None else Subject("beside", beside)
+    if other is not None and not other.causal:
+        raise InputError(f"beside: a {other.kind} cannot run in a pass, as the dictionary beside does")
     if sources and not subject.causal:
         raise InputError(f"sources: the codes of a {subject.kind} are of all layers at once; none can be switched off")
     context = context_of(model, tokenizer, context)

@@ -49,7 +49,8 @@ def names_of(
 ) -> list[str]:
     """The runs that there are: of MEANINGS, and "without_N" where `sources` asks for them; or of FORCED, and "only_N".
 
-    The first is the one that others are compared with. affine, across: whether maps are fitted, across layers too; domains: whether there are several.
+    The first is the one that others are compared with. affine, across: whether maps are fitted, across layers too;
+    domains: whether there are several.
     """
     several = subject.across and len(subject.sites) > 1
     lacking = {

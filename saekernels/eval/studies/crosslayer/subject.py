@@ -35,8 +35,9 @@ class Subject:
     def __init__(self, name: str, given: Any, sites: Sequence[str] | None = None) -> None:
         self.across = isinstance(given, CrossLayerTranscoder)
         if self.across:
+            self.causal = given.k_across is None
             try:
-                self._stands = layer_sites(given, sites)
+                self._stands = layer_sites(given, sites, codes=None if self.causal else [None] * given.n_layers)
             except ValueError as error:
                 raise InputError(f"{name}: {error}") from error
             self.module: nn.Module = given
@@ -65,7 +66,8 @@ class Subject:
         """In words."""
         if not self.across:
             return "transcoders"
-        return "weakly causal crosscoder" if self.same else "cross-layer transcoder"
+        what = "weakly causal crosscoder" if self.same else "cross-layer transcoder"
+        return what if self.causal else f"{what} with TopK over all layers"
 
     @property
     def same(self) -> bool:
@@ -92,7 +94,7 @@ class Subject:
 
     def places(self) -> dict[str, Any]:
         """Site -> what has its widths, for passes that put nothing of the dictionary in."""
-        return self.stands()
+        return dict(self._stands)
 
     @property
     def devices(self) -> list[torch.device]:
@@ -115,6 +117,8 @@ class Subject:
 
     def encode_all(self, reads: Sequence[Tensor]) -> list[Codes]:
         """Codes of every layer, of what each reads [..., d_in]."""
+        if not self.causal:
+            return self._clt.encode([x.to(own) for x, own in zip(reads, self._weights, strict=True)])
         return [self.encode(number, x) for number, x in enumerate(reads)]
 
     def write(self, number: int, codes: Sequence[Codes | None], x: Tensor) -> Tensor:
@@ -170,6 +174,10 @@ class Subject:
         if self.across:
             return {self.name: identity.fingerprint(self.module, settings=True), f"{self.name} sites": str(self.sites)}
         return {f"{self.name} {site}": one for site, one in identity.of_saes(self._stands).items()}
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        return [self.layer(number).W_dec for number in self.layers]
 
     @property
     def _clt(self) -> CrossLayerTranscoder:
