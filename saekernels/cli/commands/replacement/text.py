@@ -76,12 +76,12 @@ def _layers(result: Mapping[str, Any]) -> str:
     _, names = short_sites([row["site"] for row in layers])
     if result["causal"]:
         headings = ["layer", "FVU joint", "teacher-forced", "drift", "L0 joint", "teacher-forced", "used", "of"]
-        fvu, l0, used = ("fvu_joint", "fvu_teacher_forced", "fvu_drift"), ("l0_joint", "l0_teacher_forced"), "joint"
+        fvu, l0, used = ["fvu_joint", "fvu_teacher_forced", "fvu_drift"], ["l0_joint", "l0_teacher_forced"], "joint"
         replaced = "what was there" if result["replacement"].endswith("crosscoder") else "the MLP"
         after = _LAYERS.format(target=replaced)
     else:
         headings, used = ["layer", "FVU", "L0", "used", "of"], "teacher_forced"
-        fvu, l0 = ("fvu_teacher_forced",), ("l0_teacher_forced",)
+        fvu, l0 = ["fvu_teacher_forced"], ["l0_teacher_forced"]
         shared = f", at any layer {result['used']:,}" if "used" in result else ""
         after = _CLEAN_LAYERS.format(shared=shared)
     rows = [
