@@ -56,11 +56,11 @@ class Heads(Subject):
         """In words."""
         return "crosscoder"
 
-    def stands(self, *, codes: Sequence[Codes | None], **options: Any) -> dict[str, Any]:
-        """Site -> what puts in what these codes write, of every head."""
+    def stands(self, **options: Any) -> dict[str, Any]:
+        """Site -> what puts in what codes write; codes=, of every head, is all that there is to say."""
         sites: Mapping[str, HeadSite]
         (sites,) = head_sites(self.crosscoder, self.sites)
-        next(iter(sites.values())).given[:] = [one for one in codes if one is not None]
+        next(iter(sites.values())).given[:] = options["codes"]
         return dict(sites)
 
     def places(self) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def _l0(found: Measured) -> dict[str, dict[str, float | None]]:
         return {"latents": finite(sum(l0)), "pairs": finite(sum(pairs))}
 
     stats = found.totals.stats
-    made = {kind: both(found.subject, stats[kind]) for kind in ("joint", "teacher_forced") if kind in stats}
+    kinds: tuple[str, ...] = ("joint", "teacher_forced")
+    made = {kind: both(found.subject, stats[kind]) for kind in kinds if kind in stats}
     if "shared" in stats:
         made["teacher_forced"]["latents"] = finite(stats["shared"][0].l0)
     if found.beside is not None:

@@ -170,7 +170,8 @@ def _clean_maps(name: str, probes: Sequence[AffineProbe], reads: Sequence[Tensor
         first = 0 if "shared" in name or "across" in name else number
 
         def put(x: Tensor, y: Tensor) -> Tensor:
-            return probe(torch.cat([one.to(probe.W_dec.device, probe.W_dec.dtype) for one in reads[first:last]], -1))  # type: ignore[no-any-return]
+            seen = [one.to(probe.W_dec.device, probe.W_dec.dtype) for one in reads[first:last]]
+            return probe(torch.cat(seen, -1))
 
         return put
 
