@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import saekernels as sk
+from saekernels.crosslayer.running import RunningCodes
 from saekernels.crosslayer.site import layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 
@@ -118,6 +119,15 @@ def test_nothing_of_one_pass_reaches_another() -> None:
         # As with a cache: one position at a time.
         assert [float(model(e(one))) for one in (2, 4)] == model(e(2, 4)).flatten().tolist() == [6.5, 13]
     assert not sites[SITES[0]].running._codes
+
+
+def test_a_layer_that_is_read_again_takes_later_codes_with_it() -> None:
+    running = RunningCodes([0, 1])
+    codes = chain_and_clt()[1].source(0).encode(e(2))
+    for layer in (0, 1, 0):
+        running.put(layer, codes)
+    with pytest.raises(ValueError, match="layer 1 of a cross-layer dictionary was not read in this forward pass"):
+        running.upto(1, codes.shape)
 
 
 def test_untouched_positions_stay() -> None:
