@@ -159,6 +159,12 @@ def layer_sites(
     if not isinstance(given, CrossLayerTranscoder):
         what = f"got a {type(given).__name__}, need a CrossLayerTranscoder, whose layers run in one pass"
         raise TypeError(f"transcoder: {what} (what a Crosscoder writes first hangs on its last: `head_sites`)")
+    if transcoder.k_across is not None and codes is None:
+        raise ValueError(
+            f"transcoder: its TopK(k={transcoder.k_across}) chooses over all layers of a token, so that codes of the "
+            "first layer hang on what the last reads, and it cannot run in a pass; give codes=, those that its encode "
+            "makes of what the clean model reads (teacher-forced)"
+        )
     n_layers = transcoder.n_layers
     names = sites_of(sites, transcoder.sites, n_layers)
     if part not in PARTS:

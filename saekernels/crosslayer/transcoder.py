@@ -8,10 +8,11 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from saekernels.crosslayer.across import keep_largest
 from saekernels.crosslayer.source import SourceLayer
 from saekernels.crosslayer.sums import TargetSums
 from saekernels.ops import _check
-from saekernels.sae.activations import Activation
+from saekernels.sae.activations import Activation, TopK
 from saekernels.sae.codes import Codes
 from saekernels.sae.metadata import Metadata
 
@@ -30,6 +31,9 @@ class CrossLayerTranscoder(nn.Module):
         n_latents: F, of each layer; or one number per layer.
         n_layers: L. They are the layers that it reads and writes, not necessarily all of a model.
         activation: as of `SAE`, for each layer by itself. Only such an activation can run in a forward pass.
+        across_layers: the activation, a TopK(k), keeps the k largest of all layers of a token together (after the ReLU;
+            of equal ones those of earlier layers). Codes of the first layer then hang on what the last one reads:
+            `encode` gives them, and they can be put in at layers, but not in the pass that they are of.
         d_out: width of what is written; d_in if None.
         pre_bias: "none" or "separate" (a parameter b_pre [d_in] of each layer).
         rescale_by_decoder_norm: as of `SAE`, by the norm of a latent's rows to all its targets, concatenated.
@@ -55,6 +59,7 @@ class CrossLayerTranscoder(nn.Module):
         pre_bias: str = "none",
         rescale_by_decoder_norm: bool = False,
         skip: bool = False,
+        across_layers: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -66,6 +71,11 @@ class CrossLayerTranscoder(nn.Module):
             raise ValueError(f"pre_bias: got {pre_bias!r}, need 'none' or 'separate'")
         self.d_in, self.d_out, self.n_layers = d_in, d_in if d_out is None else d_out, n_layers
         sizes = _per_layer("n_latents", n_latents, n_layers)
+        self.k_across: int | None = None
+        if across_layers:
+            self.k_across = k = _k_of(activation, sum(sizes))
+            # What is among the k largest of all is among the k largest of its layer.
+            activation = [TopK(min(k, size)) for size in sizes]
         activations: list[Activation] = _per_layer("activation", activation, n_layers)
         self.sources = nn.ModuleList(
             SourceLayer(
@@ -109,7 +119,8 @@ class CrossLayerTranscoder(nn.Module):
         """Codes of every layer, of what each reads [..., d_in]."""
         if len(xs) != self.n_layers:
             raise ValueError(f"xs: got {len(xs)} tensors, need one for each of {self.n_layers} layers")
-        return [source.encode(x) for (_, source), x in zip(self._numbered(), xs, strict=True)]
+        made = [source.encode(x) for (_, source), x in zip(self._numbered(), xs, strict=True)]
+        return made if self.k_across is None else keep_largest(made, self.k_across)
 
     def decode(self, target: int, codes: Sequence[Codes | None], part: str = "all") -> Tensor:
         """What the codes of layers 0 .. target write at layer `target`: [..., d_out], the skip connection not added.
@@ -167,7 +178,16 @@ class CrossLayerTranscoder(nn.Module):
     def extra_repr(self) -> str:
         """What repr() shows between the brackets."""
         skip = ", skip=True" if self.W_skip is not None else ""
-        return f"n_layers={self.n_layers}, d_in={self.d_in}, d_out={self.d_out}{skip}"
+        across = "" if self.k_across is None else f", TopK(k={self.k_across}) across layers"
+        return f"n_layers={self.n_layers}, d_in={self.d_in}, d_out={self.d_out}{across}{skip}"
+
+
+def _k_of(activation: object, latents: int) -> int:
+    if not isinstance(activation, TopK) or not activation.relu:
+        raise ValueError(f"activation: got {activation!r:.60}, need one TopK(k) where across_layers=True")
+    if activation.k > latents:
+        raise ValueError(f"activation: got k = {activation.k}, need at most n_latents = {latents} of all layers")
+    return activation.k
 
 
 def _per_layer(name: str, given: One | Sequence[One], n_layers: int) -> list[One]:

@@ -28,8 +28,9 @@ NOT_OFF = (
     ("saekernels probe", "--label-field"),
 )
 OFF = {
-    "--adapter", "--beside", "--breadth", "--checkpoint", "--clt", "--compat", "--control", "--csv", "--device-map",
-    "--edit", "--events", "--format", "--html", "--json", "--label-field", "--tasks", "--train-tokens", "--transcoders",
+    "--adapter", "--beside", "--breadth", "--checkpoint", "--clt", "--compat", "--control", "--crosscoder", "--csv",
+    "--device-map", "--edit", "--events", "--format", "--html", "--json", "--label-field", "--tasks", "--train-tokens",
+    "--transcoders",
 }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ FILES = {
     "source": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json")}),
     "path": (SITE, {**bad_inputs.FOLDERS, **bad_inputs.within("cfg.json")}),
     "--adapter": ("model", bad_inputs.FOLDERS),
-    **dict.fromkeys(("--clt", "--transcoders", "--beside"), ("model", bad_inputs.FOLDERS)),
+    **dict.fromkeys(("--clt", "--crosscoder", "--transcoders", "--beside"), ("model", bad_inputs.FOLDERS)),
     "a": ("report", bad_inputs.FILES),
     "b": ("report", bad_inputs.FILES),
 }  # fmt: skip

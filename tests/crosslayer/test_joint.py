@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import saekernels as sk
+from saekernels.crosslayer.running import RunningCodes
 from saekernels.crosslayer.site import layer_sites
 from saekernels.crosslayer.source import SourceLayer
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
@@ -141,6 +142,15 @@ def test_a_layer_is_decoded_once_to_all_that_is_replaced(
             without = model(e(2))
         assert made == calls
         assert torch.equal(model(e(2)), without)  # with gradients, pair by pair
+
+
+def test_a_layer_that_is_read_again_takes_later_codes_with_it() -> None:
+    running = RunningCodes([0, 1])
+    codes = chain_and_clt()[1].source(0).encode(e(2))
+    for layer in (0, 1, 0):
+        running.put(layer, codes)
+    with pytest.raises(ValueError, match="layer 1 of a cross-layer dictionary was not read in this forward pass"):
+        running.upto(1, codes.shape)
 
 
 def test_untouched_positions_stay() -> None:

@@ -108,6 +108,37 @@ def test_sums_of_several_targets(targets: int, monkeypatch: pytest.MonkeyPatch) 
         assert running._sums is None or running._sums.shape[1] > 1
 
 
+@pytest.mark.parametrize("rescaled", [False, True])
+@torch.no_grad()
+def test_topk_over_all_layers(rescaled: bool) -> None:
+    torch.manual_seed(0)
+    sizes, options = (3, 20, 16), {"d_out": 5, "rescale_by_decoder_norm": rescaled}
+    clt = CrossLayerTranscoder(8, sizes, 3, sk.TopK(9), across_layers=True, **options)  # type: ignore[arg-type]
+    for parameter in clt.parameters():
+        parameter.normal_()
+    clt.source(1).W_enc.mul_(3)  # this layer has more than its third
+    clt.source(2).W_enc[:12] = 0
+    xs = [torch.randn(2, 7, 8) for _ in range(3)]
+    pre = [(x @ clt.source(s).W_enc.T + clt.source(s).b_enc).relu() for s, x in enumerate(xs)]
+    scores = torch.cat([h * clt.source(s).W_dec.norm(dim=1) if rescaled else h for s, h in enumerate(pre)], -1)
+    kept = torch.zeros_like(scores).scatter(-1, scores.topk(9).indices, 1.0) * scores
+    counts = (kept > 0).sum(-1)
+    assert counts.max() == 9
+    codes = clt.encode(xs)
+    assert torch.equal(sum(one.l0() for one in codes), counts)  # type: ignore[arg-type]
+    assert len({int(one.l0().sum()) for one in codes}) == 3
+    for s, (one, dense) in enumerate(zip(codes, kept.split(sizes, -1), strict=True)):
+        torch.testing.assert_close(one.to_dense(), dense)
+        written = sum((pre[t] * (kept.split(sizes, -1)[t] > 0)) @ clt.source(t).decoder_to(s - t) for t in range(s + 1))
+        torch.testing.assert_close(clt.decode(s, codes), written + clt.b_dec[s])
+    with pytest.raises(ValueError, match=r"its TopK\(k=9\) chooses over all layers of a token"):
+        sk.layer_sites(clt, ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"xs: got tokens \[\[.*need the same for all layers"):
+        clt.encode([xs[0], xs[1], xs[2][:1]])
+    with pytest.raises(sk.FormatError, match="it has a choice over all layers"):
+        sk.save_cross_layer(CrossLayerTranscoder(8, 3, 2, sk.TopK(2), across_layers=True), "nowhere")
+
+
 def test_one_layer_is_a_transcoder_bit_for_bit() -> None:
     torch.manual_seed(0)
     clt = CrossLayerTranscoder(8, 32, 1, sk.TopK(4), d_out=6)
@@ -153,6 +184,8 @@ def test_gradients_are_those_of_the_dense_sum() -> None:
         ({"n_latents": [4, 4]}, "n_latents: got 2 of them, need one for each of 3 layers"),
         ({"pre_bias": "b_dec"}, "pre_bias: got 'b_dec'"),
         ({"activation": sk.TopK(9)}, "activation: got k = 9, need at most n_latents = 4"),
+        ({"activation": sk.TopK(13), "across_layers": True}, "got k = 13, need at most n_latents = 12 of all layers"),
+        ({"across_layers": True}, r"activation: got ReLU\(\), need one TopK"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, object], told: str) -> None:

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(_TESTS), str(_TESTS / "helpers")]  # as pytest has it; `fuzz` is then a package
+# As pytest has it; `fuzz` is then a package.
+sys.path[:0] = [str(_TESTS / one) for one in ("", "helpers", "helpers/subjects")]
 
 
 def positive(kind: type) -> Callable[[str], float]:

@@ -31,13 +31,15 @@ def _t(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def _torch(content: Any) -> bytes:
+def torch_file(content: Any) -> bytes:
+    """What torch.save makes of it."""
     out = io.BytesIO()
     torch.save(content, out)
     return out.getvalue()
 
 
-def _json(**content: Any) -> bytes:
+def json_file(**content: Any) -> bytes:
+    """These fields as JSON."""
     return json.dumps(content).encode()
 
 
@@ -49,7 +51,7 @@ def _saelens(activation: Any, **options: Any) -> Files:
 
 def _sparsify() -> Files:
     tensors = {"encoder.weight": _t(F, D), "encoder.bias": _t(F), "W_dec": _t(F, D), "b_dec": _t(D), "W_skip": _t(D, D)}
-    config = _json(activation="topk", expansion_factor=3, num_latents=F, k=K, d_in=D, skip_connection=True)
+    config = json_file(activation="topk", expansion_factor=3, num_latents=F, k=K, d_in=D, skip_connection=True)
     return {"cfg.json": config, "sae.safetensors": to_safetensors(tensors)}
 
 
@@ -61,7 +63,7 @@ def _gemma() -> Files:
 
 
 def _llama() -> Files:
-    config = _json(
+    config = json_file(
         d_model=D, expansion_factor=F / D, act_fn="jumprelu", jump_relu_threshold=0.5, norm_activation="dataset-wise",
         hook_point_in="a", hook_point_out="a", dataset_average_activation_norm={"in": 2.0, "out": 3.0},
     )  # fmt: skip
@@ -72,24 +74,24 @@ def _llama() -> Files:
 def _openai() -> Files:
     found = {"pre_bias": _t(D), "latent_bias": _t(F), "encoder.weight": _t(F, D), "decoder.weight": _t(D, F),
              "activation": "TopK", "activation_state_dict": {"k": K, "postact_fn": "ReLU"}}  # fmt: skip
-    return {"7.pt": _torch(found)}
+    return {"7.pt": torch_file(found)}
 
 
 def _dictionary() -> Files:
     tensors = {"encoder.weight": _t(F, D), "encoder.bias": _t(F), "decoder.weight": _t(D, F), "b_dec": _t(D),
                "k": torch.tensor(K), "threshold": torch.tensor(0.5)}  # fmt: skip
-    return {"ae.pt": _torch(tensors), "config.json": _json(trainer={"dict_class": "BatchTopKSAE", "k": K})}
+    return {"ae.pt": torch_file(tensors), "config.json": json_file(trainer={"dict_class": "BatchTopKSAE", "k": K})}
 
 
 def _goodfire() -> Files:
     tensors = {"encoder_linear.weight": _t(F, D), "encoder_linear.bias": _t(F),
                "decoder_linear.weight": _t(D, F), "decoder_linear.bias": _t(D)}  # fmt: skip
-    return {"l19.pth": _torch(tensors)}
+    return {"l19.pth": torch_file(tensors)}
 
 
 def _qwen() -> Files:
     tensors = {"W_enc": _t(F, D), "W_dec": _t(D, F), "b_enc": _t(F), "b_dec": _t(D)}
-    return {f"SAE-L0_{K}/layer3.sae.pt": _torch(tensors)}
+    return {f"SAE-L0_{K}/layer3.sae.pt": torch_file(tensors)}
 
 
 def _circuit() -> Files:
@@ -100,12 +102,12 @@ def _circuit() -> Files:
 def _state_dict() -> Files:
     tensors = {"W_enc": _t(D, F), "W_dec": _t(F, D), "b_enc": _t(F), "b_dec": _t(D)}
     wrapped = {"state_dict": {f"module.{n}": v for n, v in tensors.items()}, "cfg": {"activation": "topk", "k": K}}
-    return {"mine.pt": _torch(wrapped), "cfg.json": _json(apply_b_dec_to_input=True)}
+    return {"mine.pt": torch_file(wrapped), "cfg.json": json_file(apply_b_dec_to_input=True)}
 
 
 def _toy() -> Files:
     tensors = {"W_enc": _t(1, D, F), "_W_dec": _t(1, F, D), "b_enc": _t(1, F), "b_dec": _t(1, D)}
-    return {"toy.safetensors": to_safetensors(tensors), "cfg.json": _json(weight_normalize_eps=1e-8, d_in=D)}
+    return {"toy.safetensors": to_safetensors(tensors), "cfg.json": json_file(weight_normalize_eps=1e-8, d_in=D)}
 
 
 KINDS: dict[str, Callable[[], Files]] = {
@@ -149,18 +151,19 @@ def damaged(rng: random.Random) -> str:
         whole = rng.random() < 0.05
         if not whole:
             name = rng.choice(list(made))
-            made[name] = _spoilt(rng, name, made[name], str(canary))
+            made[name] = spoilt(rng, name, made[name], str(canary))
         for name, content in made.items():
             (folder / "sae" / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / "sae" / name).write_bytes(content)
-        _entry(rng, folder, made, whole)
+        entry(rng, folder, made, whole)
         return _judge(rng, folder / "sae", made, whole)
     finally:
         assert not canary.exists(), "a pickle was run"
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _spoilt(rng: random.Random, name: str, content: bytes, canary: str) -> bytes:
+def spoilt(rng: random.Random, name: str, content: bytes, canary: str) -> bytes:
+    """A file with damage of a kind that its format knows, or to its bytes."""
     kind = rng.random()
     if name.endswith(".json") and kind < 0.8:
         return mutate.text(rng, json.loads(content))
@@ -171,7 +174,7 @@ def _spoilt(rng: random.Random, name: str, content: bytes, canary: str) -> bytes
         if rng.random() < 0.4 and isinstance(found, dict):
             found["evil"] = Evil(canary)
         try:
-            return _torch(found) if rng.random() < 0.9 else pickle.dumps(found)
+            return torch_file(found) if rng.random() < 0.9 else pickle.dumps(found)
         except Exception:  # what cannot even be pickled is no case
             return b""
     return mutate.data(rng, content)
@@ -186,7 +189,7 @@ def _header(rng: random.Random, content: bytes) -> bytes:
     return told.to_bytes(8, "little") + text + content[8 + length :]
 
 
-def _entry(rng: random.Random, folder: Path, made: Files, whole: bool) -> None:
+def entry(rng: random.Random, folder: Path, made: Files, whole: bool) -> None:
     """Files that are missing, folders, links to nowhere or to themselves."""
     if whole or rng.random() < 0.85:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuzz import arguments, ops, readers, saes
+from fuzz import arguments, layers, ops, readers, saes
 from fuzz.engine import Target
 
 TARGETS: dict[str, Target] = {
@@ -16,6 +16,7 @@ TARGETS: dict[str, Target] = {
     "gradients": ops.gradients,
     "wrong arguments": arguments.wrong,
     "SAE files": saes.damaged,
+    "layers and crosscoders": layers.damaged,
     "text": readers.text,
     "tasks": readers.tasks,
     "families": readers.families,

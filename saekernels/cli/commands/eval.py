@@ -102,7 +102,7 @@ def _add_extras(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
     if replacement.asked(arguments):
-        one_process_only("--clt and --transcoders")
+        one_process_only("--clt, --crosscoder and --transcoders")
         return replacement.run(arguments)
     all_example = fill_from_example(arguments)
     check_options(arguments)

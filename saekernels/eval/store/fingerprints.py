@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saekernels.crosslayer.head_site import HeadSite
 from saekernels.crosslayer.site import LayerSite
 from saekernels.crosslayer.source import SourceLayer
 from saekernels.files.sampled import sampled
@@ -91,6 +92,11 @@ def _in_order(value: Any) -> Any:
 
 def of_sae(sae: nn.Module) -> str:
     """What an SAE selects by and how it is edited, for people, and its fingerprint."""
+    if isinstance(sae, HeadSite):
+        raise ValueError(
+            f"{sae}: its codes are those of passes of its own, over one text; give the whole crosscoder to "
+            "saekernels.evaluate_replacement"
+        )
     settings = [getattr(sae, name, None) for name in ("activation", "edits", "keep_error")]
     if isinstance(sae, LayerSite) and (sae.given is not None or sae.error is not None):
         raise ValueError(

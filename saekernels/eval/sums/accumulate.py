@@ -84,6 +84,10 @@ class SiteStats:
         if codes is not None:
             self._add_codes(codes, touched)
 
+    def count(self, fired: Tensor, active: int, positions: int) -> None:
+        """Activity alone: latents that fired [F] bool, how many were active over so many positions."""
+        self.active, self.positions, self.fired = self.active + active, self.positions + positions, self.fired | fired
+
     def _add_codes(self, codes: Codes, touched: Tensor) -> None:
         active = (codes.values != 0).cpu()
         indices = codes.indices.cpu().long()

@@ -64,7 +64,7 @@ def _of_layers(found: Layers) -> dict[str, Any]:
         "d_in": first.state["W_enc"].shape[1],
         "d_out": first.shape[2],
         "n_latents": [one.shape[0] for one in found.layers],
-        "activation": [repr(one.activation) for one in found.layers],
+        "activation": [repr(one.activation) + " over all layers" * found.across for one in found.layers],
         "rescale_by_decoder_norm": found.rescaled,
         "skip": "W_skip" in first.state,
         **_memory([one.state for one in found.layers], decoders, dtype, sum(mapped)),

@@ -88,6 +88,7 @@ class Layers:
 
     sites: where each layer reads and writes, None where the files do not say.
     rescaled: whether pre-activations are multiplied by decoder norms, and codes divided by them.
+    across: whether the layers' TopK chooses over all of them together.
     """
 
     path: Path
@@ -95,6 +96,7 @@ class Layers:
     metadata: Metadata
     sites: tuple[str, ...] | None
     rescaled: bool = False
+    across: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,10 +152,11 @@ class Layers:
                 first.state["W_enc"].shape[1],
                 [one.shape[0] for one in self.layers],
                 len(self.layers),
-                [one.activation for one in self.layers],
+                first.activation if self.across else [one.activation for one in self.layers],
                 d_out=first.shape[2],
                 rescale_by_decoder_norm=self.rescaled and not self.folds,
                 skip=skips == {True},
+                across_layers=self.across,
                 device="meta",
             )
         except ValueError as error:

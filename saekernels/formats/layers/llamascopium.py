@@ -2,7 +2,7 @@
 
 W_D.t [t + 1, F, d] holds what all layers up to t write at layer t. Thresholds, stored as logarithms, apply to
 pre-activations times the norm of a latent's decoders, concatenated, where `sparsity_include_decoder_norm`; as their
-`encode` has it (their `encode_single_layer` takes another norm).
+`encode` has it (their `encode_single_layer` takes another norm). "layertopk" is TopK over all layers of a token.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def read(folder: Path, k: int | None = None) -> Layers:
     tensors.done()
     metadata = Metadata(NAME, ignored=config.unknown(_WITHOUT_EFFECT))
     sites = tuple(a if a == b else f"{a} -> {b}" for a, b in zip(reads, writes, strict=True))
-    return Layers(folder, layers, metadata, sites, boolean(config, "sparsity_include_decoder_norm", config.path, True))
+    rescaled = boolean(config, "sparsity_include_decoder_norm", config.path, True)
+    return Layers(folder, layers, metadata, sites, rescaled, across=_function(config) == "layertopk")
 
 
 def _hooks(config: Config, name: str) -> list[str]:
@@ -87,22 +88,25 @@ def _layers(
 
 
 def _activation(config: Config, tensors: Tensors, n_layers: int, n_latents: int) -> tuple[Activation, Tensor | None]:
-    function = str(config.get("act_fn", "relu")).lower()
+    function = _function(config)
     if _THRESHOLDS in tensors:
         if function != "jumprelu":
             raise FormatError(f"{config.path}: 'act_fn' is {function!r:.40}, but {tensors.path.name} has thresholds")
         return JumpReLU(), tensors.take(_THRESHOLDS, n_layers, n_latents).float().exp()
-    if function == "topk":
+    if function in ("topk", "layertopk"):
         return TopK(integer(config, "top_k", config.path)), None
     if function == "relu":
         return ReLU(), None
     what = {
-        "layertopk": "it chooses over all layers of a token, so that codes of the first depend on the last",
         "batchlayertopk": "it chooses over all layers of a batch, so that codes of the first depend on the last",
         "batchtopk": "it chooses over a batch",
         "jumprelu": "there are no thresholds in the file",
     }.get(function, "it is not known")
-    raise FormatError(f"{config.path}: 'act_fn' is {function!r:.40}: {what}; need relu, topk, or thresholds")
+    raise FormatError(f"{config.path}: 'act_fn' is {function!r:.40}: {what}; need relu, topk, layertopk, or thresholds")
+
+
+def _function(config: Config) -> str:
+    return str(config.get("act_fn", "relu")).lower()
 
 
 def _scales(

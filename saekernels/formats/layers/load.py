@@ -53,12 +53,13 @@ def load_cross_layer(
             values that are no numbers. A file must not change while it is in use.
 
     Returns:
-        In eval mode: CrossLayerTranscoder, for `layer_sites`; or TranscoderSet, for its `at_sites`.
+        In eval mode: CrossLayerTranscoder, for `layer_sites` (one whose TopK is over all layers of a token takes
+        codes of a clean pass there); or TranscoderSet, for its `at_sites`.
 
     Raises:
         FileNotFoundError: there is no such path, or nothing under that id.
-        FormatError (a ValueError): an unknown format or architecture, one that cannot run layer by layer (a TopK over
-            several layers), a damaged or missing file, tensors that do not fit.
+        FormatError (a ValueError): an unknown format or architecture, one that chooses over a batch, a damaged or
+            missing file, tensors that do not fit.
         TypeError, ValueError: a dtype that no SAE can have, a revision of what is no hub id, a k that is no count.
     """
     if dtype is not None and dtype not in FLOATS:

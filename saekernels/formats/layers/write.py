@@ -91,6 +91,7 @@ def _refuse(transcoder: CrossLayerTranscoder | TranscoderSet, layers: Sequence[S
     }
     if isinstance(transcoder, CrossLayerTranscoder):
         lacks |= {
+            "a choice over all layers": transcoder.k_across is not None,
             "a skip connection": transcoder.W_skip is not None,
             "another width out than in": transcoder.d_in != transcoder.d_out,
             "layers of different sizes": any(one.n_latents != first.n_latents for one in layers),

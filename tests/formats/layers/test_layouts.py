@@ -80,6 +80,8 @@ def test_a_torch_file(tmp_path: Path) -> None:
 def test_thresholds_of_weighted_pre_activations(scale: float, tmp_path: Path) -> None:
     """Against the formula: pre-activations times norms of all targets concatenated are compared, codes are not so."""
     clt = made(3, 6, 3)
+    for s in range(3):
+        clt.source(s).threshold.mul_(16)  # type: ignore[union-attr]  # so that norms decide
     llamascopium(clt, tmp_path, norms=True, scale=scale)
     found = sk.load_cross_layer(tmp_path)
     xs = [torch.linspace(-2, 2, 15).view(5, 3) * (s + 1) for s in range(3)]
@@ -88,6 +90,8 @@ def test_thresholds_of_weighted_pre_activations(scale: float, tmp_path: Path) ->
         own = clt.source(s)
         pre, norms = x @ own.W_enc.T + own.b_enc, own.W_dec.norm(dim=1) * scale
         codes.append(torch.where(pre * norms > own.threshold, pre, 0.0))
+        first = own.decoder_to(0).norm(dim=1) * scale
+        assert s == 2 or bool(((pre * first > own.threshold) != (codes[-1] != 0)).any())
     for t, got in enumerate(found(xs)):  # type: ignore[operator]
         wanted = clt.b_dec[t] + sum(codes[s] @ decoder(clt, s, t) for s in range(t + 1))
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-4)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import saekernels as sk
 from layouts import circuit_tracer, clt_forge, crosslayer_coding, gemma_scope, llamascopium, made
+from saekernels.formats.layers.describe import describe_cross_layer
 
 
 def tensors(name: str, **changes: torch.Tensor | None) -> Callable[[Path], None]:
@@ -91,8 +92,8 @@ def test_one_line_says_what_is_wrong(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("function", ["layertopk", "batchlayertopk", "batchtopk"])
-def test_choosing_over_layers_or_a_batch_is_refused(function: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("function", ["batchlayertopk", "batchtopk"])
+def test_choosing_over_a_batch_is_refused(function: str, tmp_path: Path) -> None:
     llamascopium(made(3, 4, 2), tmp_path)
     tensors("sae_weights.safetensors", **{"activation_function.log_jumprelu_threshold": None})(tmp_path)
     config("config.json", act_fn=function, top_k=2)(tmp_path)
@@ -100,6 +101,11 @@ def test_choosing_over_layers_or_a_batch_is_refused(function: str, tmp_path: Pat
         sk.load_cross_layer(tmp_path)
     config("config.json", act_fn="topk")(tmp_path)
     assert sk.load_cross_layer(tmp_path).source(1).activation == sk.TopK(2)  # type: ignore[operator, union-attr]
+    config("config.json", act_fn="layertopk")(tmp_path)
+    found = sk.load_cross_layer(tmp_path)
+    assert isinstance(found, sk.CrossLayerTranscoder)
+    assert found.k_across == 2
+    assert describe_cross_layer(tmp_path)["activation"] == ["TopK(k=2) over all layers"] * 2  # type: ignore[index]
 
 
 def test_affine_codes_are_refused(tmp_path: Path) -> None:

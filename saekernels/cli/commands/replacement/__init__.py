@@ -1,1 +1,1 @@
-"""`saekernels eval --clt` and `--transcoders`: what replacing several layers together costs."""
+"""`saekernels eval --clt`, `--crosscoder` and `--transcoders`: what replacing several layers together costs."""

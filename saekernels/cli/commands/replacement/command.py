@@ -1,4 +1,4 @@
-"""`saekernels eval --clt PATH | --transcoders DIR`: its options, its checks, its call."""
+"""`saekernels eval --clt PATH | --crosscoder PATH | --transcoders DIR`: its options, its checks, its call."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from saekernels import example
+from saekernels.cli.commands.replacement.crosscoder import load_heads
 from saekernels.cli.commands.replacement.text import as_text
-from saekernels.cli.options.arguments import Parser, not_empty
+from saekernels.cli.options.arguments import Parser, not_empty, positive
 from saekernels.cli.options.inputs import DTYPES, pick_device
 from saekernels.cli.options.leave import leave_keywords
 from saekernels.cli.options.output import show, show_written, write_json
@@ -26,7 +27,12 @@ from saekernels.eval.studies.crosslayer.study import EVERY
 from saekernels.files.checked import write_whole
 from saekernels.formats import load_cross_layer
 
-_KINDS = {"clt": "a cross-layer transcoder", "transcoders": "transcoders, one for each layer"}
+_KINDS = {
+    "clt": "a cross-layer transcoder",
+    "crosscoder": "a crosscoder",
+    "transcoders": "transcoders, one for each layer",
+}
+_OPTIONS = "--clt, --crosscoder and --transcoders"
 # Of `eval`: what it asks for of SAEs that are spliced in one by one.
 _NOT_HERE: dict[str, Any] = {
     "sae": None,
@@ -51,9 +57,13 @@ def add_options(parser: Parser) -> None:
     group = parser.group("layers replaced together")
     clt = "a cross-layer transcoder in place of --sae: all its layers are replaced, jointly and otherwise"
     group.add_argument("--clt", metavar="PATH", type=not_empty, help=clt)
+    coder = "the same of a crosscoder: jointly if it is weakly causal, else by codes of clean passes"
+    group.add_argument("--crosscoder", metavar="PATH", type=not_empty, help=coder)
+    scales = "what each head of a crosscoder multiplies what it reads by (default: as the files say)"
+    group.add_argument("--head-scale", metavar="X", type=positive, nargs="+", help=scales)
     folder = "the same of a set of transcoders, one for each layer"
     group.add_argument("--transcoders", metavar="DIR", type=not_empty, help=folder)
-    beside = "with either: another one of either kind, whose joint loss is compared by document"
+    beside = "with any: another one, not a crosscoder, whose joint loss is compared by document"
     group.add_argument("--beside", metavar="PATH", type=not_empty, help=beside)
     sites = "where each layer reads and writes, 'READ -> WRITE' (default: as the files say)"
     group.add_argument("--sites", metavar="SITE", type=not_empty, nargs="+", help=sites)
@@ -69,12 +79,14 @@ def asked(arguments: argparse.Namespace) -> bool:
     """Whether layers are to be replaced together. InputError for options that are of the other kind."""
     given = [option for option in _KINDS if getattr(arguments, option)]
     if not given:
-        for option in ("beside", "sites", "domain", "sources", "no_affine"):
+        for option in ("beside", "sites", "domain", "sources", "no_affine", "head_scale"):
             if getattr(arguments, option):
-                raise InputError(f"--{_spelled(option)}: needs --clt or --transcoders, which it is about")
+                raise InputError(f"--{_spelled(option)}: needs --clt, --crosscoder or --transcoders")
         return False
     if len(given) > 1:
-        raise InputError("--clt and --transcoders: one is replaced at a time; --beside compares with another")
+        raise InputError(f"{_OPTIONS}: one is replaced at a time; --beside compares with another")
+    if arguments.head_scale and given[0] != "crosscoder":
+        raise InputError(f"--head-scale: not with --{given[0]}, which has no heads")
     for option, default in _NOT_HERE.items():
         if getattr(arguments, option) not in (None, default):
             raise InputError(f"--{_spelled(option)}: not with --{given[0]}, whose layers are replaced together")
@@ -98,9 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
     fill(arguments)
     check_outputs(arguments)
-    option = "clt" if arguments.clt else "transcoders"
     device = pick_device(arguments.device)
-    replacement = _load(option, getattr(arguments, option), device, arguments.sae_dtype)
+    replacement = _given(arguments, device)
     beside = _load("beside", arguments.beside, device, arguments.sae_dtype) if arguments.beside else None
     source = load_source(arguments, device)
     with progress_bar() as progress:
@@ -135,6 +146,13 @@ def run(arguments: argparse.Namespace) -> int:
     files = ((arguments.html, "open it in a browser"), (arguments.json, "the figures"))
     show_written([*files, (arguments.checkpoint, "the same command goes on from here")])
     return 0
+
+
+def _given(arguments: argparse.Namespace, device: torch.device) -> Any:
+    option = next(option for option in _KINDS if getattr(arguments, option))
+    if option == "crosscoder":
+        return load_heads(arguments.crosscoder, device, DTYPES[arguments.sae_dtype], arguments.head_scale)
+    return _load(option, getattr(arguments, option), device, arguments.sae_dtype)
 
 
 def _load(option: str, path: str, device: torch.device, dtype: str) -> Any:

@@ -22,8 +22,19 @@ from saekernels.eval.report.abbreviations import marked, note, table
 Section = tuple[str, str] | None
 GREEN = "#4c9f70"
 _JOINT = ("joint", "teacher_forced", "own", "cross", "error", "beside")
-_BASELINES = ("joint", "beside", "affine_full", "affine", "affine_across", "skip", "permuted", "mean", "zero")
-_HEADINGS = ("ΔCE nats [95 %]", "KL [95 %]", "top-1 [95 %]", "unsure [95 %]", "more than joint [95 %]")
+_AFFINE = ("affine_full", "affine", "affine_across", "affine_shared")
+_BASELINES = ("beside", *_AFFINE, "skip", "permuted", "mean", "zero")
+_HEADINGS = ("ΔCE nats [95 %]", "KL [95 %]", "top-1 [95 %]", "unsure [95 %]")
+
+
+def causal(result: Mapping[str, Any]) -> bool:
+    """Whether there is a joint run, the first one then; else that is the teacher-forced one."""
+    return bool(result.get("causal", True))
+
+
+def first_of(result: Mapping[str, Any]) -> str:
+    """The run that others are compared with."""
+    return str(result["runs"][0]["run"])
 
 
 def shown(estimate: Mapping[str, Any]) -> str:
@@ -52,47 +63,65 @@ def _colour(run: str) -> str:
     return {"joint": ORANGE, "beside": BLUE, "teacher_forced": BLUE}.get(run, GREEN)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str | Cell]:
+def _headings(result: Mapping[str, Any]) -> list[str]:
+    return [*_HEADINGS, f"more than {first_of(result).replace('_', '-')} [95 %]"]
+
+
+def _cells(row: Mapping[str, Any], first: str) -> list[str | Cell]:
     return [
         shown(row["delta_ce"]),
         number_interval(row["kl"]["value"], row["kl"]["ci95"]),
         percent_interval(row["top1"]["value"], row["top1"]["ci95"]),
         percent_interval(row["top1_unsure"]["value"], row["top1_unsure"]["ci95"]),
-        shown(row["over_joint"]) if "over_joint" in row else "-",
+        shown(row[f"over_{first}"]) if f"over_{first}" in row else "-",
     ]
 
 
 def joint_section(result: Mapping[str, Any]) -> Section:
-    """The joint run beside the teacher-forced one, and the parts of the decoder."""
-    rows = [row for row in result["runs"] if row["run"] in _JOINT]
+    """The joint run beside the teacher-forced one, and the parts of the decoder; or each layer alone."""
+    first = first_of(result)
+    rows = [row for row in result["runs"] if row["run"] in _JOINT or row["run"].startswith("only_")]
     scale = scale_of([row["delta_ce"] for row in rows])
-    lines = [[name_of(row), bar_of(scale, row["delta_ce"], _colour(row["run"])), *_cells(row)] for row in rows]
+    lines = [[name_of(row), bar_of(scale, row["delta_ce"], _colour(row["run"])), *_cells(row, first)] for row in rows]
     text = (
-        "Joint: every layer reads the model as replaced so far; teacher-forced: the codes are those of the clean "
-        "model. Their difference is what compounding costs. Unsure: over the "
-        f"{result['unsure_tokens']:,} tokens that the clean model gets right with a probability below "
-        f"{result['unsure_below']:.0%}. More than joint: paired by document."
+        f"Unsure: over the {result['unsure_tokens']:,} tokens that the clean model gets right with a probability below "
+        f"{result['unsure_below']:.0%}. More than {first.replace('_', '-')}: paired by document."
     )
-    headings: list[str | Cell] = ["run", axis(scale, marked("ΔCE, nats per token")), *_HEADINGS]
-    return "Joint beside teacher-forced", table(headings, lines) + note(text)
+    headings: list[str | Cell] = ["run", axis(scale, marked("ΔCE, nats per token")), *_headings(result)]
+    if not causal(result):
+        told = "Teacher-forced: the codes are those of a clean pass, at all layers; only N: at layer N alone. "
+        return "Teacher-forced, at all layers and at each alone", table(headings, lines) + note(told + text)
+    told = (
+        "Joint: every layer reads the model as replaced so far; teacher-forced: the codes are those of the clean "
+        "model. Their difference is what compounding costs. "
+    )
+    return "Joint beside teacher-forced", table(headings, lines) + note(told + text)
 
 
 def baseline_section(result: Mapping[str, Any]) -> Section:
     """The distance of every baseline from the clean model, on a logarithmic scale."""
     rows = {row["run"]: row for row in result["runs"]}
-    kept = [rows[name] for name in _BASELINES if name in rows]
+    kept = [rows[name] for name in (first_of(result), *_BASELINES) if name in rows]
     scale = log_scale(value for row in kept for value in (row["delta_ce"]["value"], *(row["delta_ce"]["ci95"] or ())))
     lines: list[list[str | Cell]] = []
     for row in kept:
         delta, colour = row["delta_ce"], _colour(row["run"])
         marks = [interval_line(scale, delta["ci95"]), point(scale, delta["value"], colour, _shape(row["run"]))]
         ranks = ", ".join(map(str, dict.fromkeys(row["ranks"]))) if "ranks" in row else "-"
-        lines.append([name_of(row), row_chart(scale, marks, shown(delta)), *_cells(row), Cell(ranks, kind="words")])
+        lines.append(
+            [
+                name_of(row),
+                row_chart(scale, marks, shown(delta)),
+                *_cells(row, first_of(result)),
+                Cell(ranks, kind="words"),
+            ]
+        )
     text = (
         "Distance from the clean model; what does not raise the loss has no place on a logarithmic scale. Means and "
         "maps were fitted on other documents. Where a linear map of the same rank comes close, sparsity bought nothing."
     )
-    headings: list[str | Cell] = ["run", axis(scale, marked("ΔCE, nats per token, logarithmic")), *_HEADINGS, "ranks"]
+    headings: list[str | Cell] = ["run", axis(scale, marked("ΔCE, nats per token, logarithmic")), *_headings(result)]
+    headings.append("ranks")
     return "Against honest baselines", table(headings, lines) + note(text)
 
 
@@ -136,27 +165,36 @@ def source_section(result: Mapping[str, Any]) -> Section:
 
 def layer_section(result: Mapping[str, Any]) -> Section:
     """How well each layer is reconstructed, and what of its latents is active."""
-    layers = result["layers"]
+    layers, joint = result["layers"], causal(result)
     kinds = {"joint": "fvu_joint", "teacher-forced": "fvu_teacher_forced", "drift": "fvu_drift"}
+    kinds = {name: key for name, key in kinds.items() if joint or name == "teacher-forced"}
+    active = {"joint": "l0_joint", "teacher-forced": "l0_teacher_forced"}
+    active = {name: key for name, key in active.items() if name in kinds}
+    used = "used_joint" if joint else "used_teacher_forced"
     labels = [str(row["layer"]) for row in layers]
     lines = {name: [row[key] for row in layers] for name, key in kinds.items()}
     colours = {"joint": ORANGE, "teacher-forced": BLUE, "drift": GREY}
-    chart = curves(labels, lines, "FVU", "layer", colours=colours)
+    chart = curves(labels, lines, "FVU", "layer", colours={name: colours[name] for name in kinds})
     _, names = short_sites([row["site"] for row in layers])
     rows: list[list[str | Cell]] = [
         [
             Cell(str(row["layer"]), names[row["site"]]),
             *(number(row[key]) for key in kinds.values()),
-            *(number(row[f"l0_{kind}"], 1) for kind in ("joint", "teacher_forced")),
-            f"{row['used_joint']:,} of {row['latents']:,}",
+            *(number(row[key], 1) for key in active.values()),
+            f"{row[used]:,} of {row['latents']:,}",
         ]
         for row in layers
     ]
-    headings = ["layer", *(f"FVU {name}" for name in kinds), "L0 joint", "L0 teacher-forced", "used"]
+    headings = ["layer", *(f"FVU {name}" for name in kinds), *(f"L0 {name}" for name in active), "used"]
     text = (
-        "FVU of what is written, against the MLP at the same input: that of the replaced model (joint), that of the "
-        "clean one (teacher-forced). Drift: of what is written in the joint run, against what the clean model writes."
+        "FVU of what is written, against the module that is replaced at the same input: that of the replaced model "
+        "(joint), that of the clean one (teacher-forced). Drift: of what is written in the joint run, against what the "
+        "clean model writes."
+        if joint
+        else "FVU of what is written, against the clean model."
     )
+    if "used" in result:
+        text += f" Latents used at any layer: {result['used']:,}."
     body = f'<div class="side"><div class="chart">{chart}</div>{table(headings, rows)}</div>'
     return "Reconstruction by layer", body + note(text)
 
@@ -164,7 +202,7 @@ def layer_section(result: Mapping[str, Any]) -> Section:
 def cost_section(result: Mapping[str, Any]) -> Section:
     """Parameters and flops of the replacement beside the model's own."""
     found = result["accounting"]
-    replaced = found["replaced"]
+    replaced = found.get("replaced", {})
     figures = {"parameters": "parameters", "flops_per_token": "flops per token"}
     scales = {key: linear_scale(row[key] for row in found.values()) for key in figures}
     lines: list[list[str | Cell]] = []
@@ -172,18 +210,18 @@ def cost_section(result: Mapping[str, Any]) -> Section:
         cells: list[str | Cell] = [name.replace("_", " ")]
         colour = {"replaced": GREY, "replacement": ORANGE, "beside": BLUE}.get(name, GREEN)
         for key in figures:
-            ratio = f"{row[key] / replaced[key]:.2f}x" if replaced[key] else "-"
+            ratio = f"{row[key] / replaced[key]:.2f}x" if replaced.get(key) else "-"
             cells += [row_chart(scales[key], [bar(scales[key], row[key], colour)], readable(row[key]))]
             cells += [readable(row[key]), ratio]
         lines.append(cells)
     headings: list[str | Cell] = ["what"]
     for key, title in figures.items():
         headings += [_axis(scales[key], title), title, "of what is replaced"]
-    l0 = result["l0"]["joint"]
+    l0 = result["l0"][first_of(result)]
+    told = "Replaced: the modules between what is read and what is written. " if replaced else ""
     text = (
-        "Replaced: the modules between what is read and what is written. Flops: encoders dense, decoders by active "
-        f"latents. Over all layers {number(l0['latents'], 1)} latents are active per token, {number(l0['pairs'], 1)} "
-        "pairs of a latent and a layer that it writes at."
+        f"{told}Flops: encoders dense, decoders by active latents. Over all layers {number(l0['latents'], 1)} latents "
+        f"are active per token, {number(l0['pairs'], 1)} pairs of a latent and a layer that it writes at."
     )
     return "Parameters and compute", table(headings, lines) + note(text)
 

@@ -11,25 +11,30 @@ from saekernels.display.html import Cell
 from saekernels.display.numbers import percent_interval, signed
 from saekernels.display.rows import axis, bar, interval_line, legend, linear_scale, point, row_chart
 from saekernels.eval.report.abbreviations import marked, note, table
-from saekernels.eval.report.replacement.charts import GREEN, Section, shown
+from saekernels.eval.report.replacement.charts import GREEN, Section, causal, first_of, shown
 
 
 def strata_section(result: Mapping[str, Any]) -> Section:
-    """ΔCE of the joint run in each stratum, with the teacher-forced one."""
+    """ΔCE of the first run in each stratum, with the teacher-forced one."""
+    first = first_of(result)
     rows = [(kind, row) for kind, strata in result["strata"].items() if len(strata) > 1 for row in strata]
     if not rows:
         return None
-    further = [run for run in ("affine", "zero", "beside") if run in rows[0][1]["runs"]]
-    deltas = [{run: row["runs"][run]["delta_ce"] for run in ("joint", "teacher_forced", *further)} for _, row in rows]
-    ends = [(one["value"], *(one["ci95"] or ())) for each in deltas for one in (each["joint"], each["teacher_forced"])]
+    further = [run for run in ("affine", "affine_shared", "zero", "beside") if run in rows[0][1]["runs"]]
+    deltas = [{run: row["runs"][run]["delta_ce"] for run in (first, "teacher_forced", *further)} for _, row in rows]
+    ends = [(one["value"], *(one["ci95"] or ())) for each in deltas for one in (each[first], each["teacher_forced"])]
     scale = linear_scale(value for own in ends for value in own)
     lines: list[list[str | Cell]] = []
+    name = first.replace("_", "-")
+    keys = {"joint": (ORANGE, "square"), "teacher-forced": (BLUE, "circle")}
+    keys = keys if causal(result) else {name: (BLUE, "square")}
     for (kind, row), each in zip(rows, deltas, strict=True):
-        joint, forced = each["joint"], each["teacher_forced"]
-        marks = [bar(scale, joint["value"], ORANGE), interval_line(scale, joint["ci95"])]
-        marks.append(point(scale, forced["value"], BLUE))
-        chart = row_chart(scale, marks, f"joint {shown(joint)}\nteacher-forced {shown(forced)}")
-        top1 = row["runs"]["joint"]["top1"]
+        marks = [bar(scale, each[first]["value"], keys[name][0]), interval_line(scale, each[first]["ci95"])]
+        if causal(result):
+            marks.append(point(scale, each["teacher_forced"]["value"], BLUE))
+        hover = [f"{run.replace('_', '-')} {shown(each[run])}" for run in dict.fromkeys((first, "teacher_forced"))]
+        chart = row_chart(scale, marks, "\n".join(hover))
+        top1 = row["runs"][first]["top1"]
         figures = [shown(each[run]) for run in each]
         lines.append(
             [
@@ -42,8 +47,7 @@ def strata_section(result: Mapping[str, Any]) -> Section:
         )
     named = [f"{run.replace('_', ' ')} [95 %]" for run in deltas[0]]
     headings: list[str | Cell] = ["stratum", axis(scale, marked("ΔCE, nats per token")), "tokens", *named]
-    headings.append("top-1 joint [95 %]")
-    keys = {"joint": (ORANGE, "square"), "teacher-forced": (BLUE, "circle")}
+    headings.append(f"top-1 {name} [95 %]")
     text = "Position: tokens of context before the predicted one. Frequency: the predicted token's share of this text."
     return "By stratum", legend(keys) + table(headings, lines) + note(text)
 

@@ -11,6 +11,7 @@ from saekernels.display.numbers import counted, number, number_interval, percent
 from saekernels.eval.report.abbreviations import marked, note
 from saekernels.eval.report.replacement.charts import (
     baseline_section,
+    causal,
     cost_section,
     joint_section,
     layer_section,
@@ -55,19 +56,25 @@ def replacement_page(result: Mapping[str, Any]) -> str:
 def reading(result: Mapping[str, Any]) -> str:
     """What the result says, in a sentence or two."""
     runs = {row["run"]: row for row in result["runs"]}
-    joint = runs["joint"]
-    delta = joint["delta_ce"]["value"]
-    subject = f"Replacing {counted(len(result['layers']), 'layer')} by a {result['replacement'].removesuffix('s')} each"
-    if result["replacement"] == "cross-layer transcoder":
-        subject = f"Replacing {counted(len(result['layers']), 'layer')} by a cross-layer transcoder"
+    first = result["runs"][0]
+    delta = first["delta_ce"]["value"]
+    kind = result["replacement"].removesuffix("s")
+    each = " each" if result["replacement"] == "transcoders" else ""
+    subject = f"Replacing {counted(len(result['layers']), 'layer')} by a {kind}{each}"
+    if not causal(result):
+        subject += ", with codes of clean passes,"
     if delta is None:
         return f"{subject} gives a loss that is not finite."
     verb = "raises" if delta >= 0 else "lowers"
     text = (
-        f"{subject} {verb} the loss from {number(result['clean_ce'])} to {number(joint['ce'])} nats per token "
-        f"({_shown(joint['delta_ce'])}); as long as the codes are those of the clean model it costs "
-        f"{_shown(runs['teacher_forced']['delta_ce'])}, so {_shown(result['compounding'])} is compounding"
+        f"{subject} {verb} the loss from {number(result['clean_ce'])} to {number(first['ce'])} nats per token "
+        f"({_shown(first['delta_ce'])})"
     )
+    if causal(result):
+        text += (
+            "; as long as the codes are those of the clean model it costs "
+            f"{_shown(runs['teacher_forced']['delta_ce'])}, so {_shown(result['compounding'])} is compounding"
+        )
     told = {"affine": "linear maps of the same rank cost", "zero": "writing nothing costs"}
     told = {run: f"{words} {_shown(runs[run]['delta_ce'])}" for run, words in told.items() if run in runs}
     return "; ".join([text, *told.values()]) + "."
@@ -75,14 +82,16 @@ def reading(result: Mapping[str, Any]) -> str:
 
 def _tiles(result: Mapping[str, Any]) -> list[Tile]:
     runs = {row["run"]: row for row in result["runs"]}
-    joint, forced = runs["joint"], runs["teacher_forced"]
-    kl, top1 = joint["kl"], joint["top1"]
+    first, forced = result["runs"][0], runs["teacher_forced"]
+    name, kl, top1 = first["run"].replace("_", "-"), first["kl"], first["top1"]
+    tiles = [Tile(f"ΔCE {name}, nats per token", signed(first["delta_ce"]["value"]), _interval(first["delta_ce"]))]
+    if causal(result):
+        tiles.append(Tile("ΔCE teacher-forced", signed(forced["delta_ce"]["value"]), _interval(forced["delta_ce"])))
+        tiles.append(Tile("compounding", signed(result["compounding"]["value"]), _interval(result["compounding"])))
     return [
-        Tile("ΔCE joint, nats per token", signed(joint["delta_ce"]["value"]), _interval(joint["delta_ce"])),
-        Tile("ΔCE teacher-forced", signed(forced["delta_ce"]["value"]), _interval(forced["delta_ce"])),
-        Tile("compounding", signed(result["compounding"]["value"]), _interval(result["compounding"])),
-        Tile("KL joint", number(kl["value"]), number_interval(kl["value"], kl["ci95"]).partition(" ")[2]),
-        Tile("top-1 joint", percent(top1["value"]), _percents(top1)),
+        *tiles,
+        Tile(f"KL {name}", number(kl["value"]), number_interval(kl["value"], kl["ci95"]).partition(" ")[2]),
+        Tile(f"top-1 {name}", percent(top1["value"]), _percents(top1)),
     ]
 
 

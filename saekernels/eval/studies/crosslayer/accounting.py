@@ -65,9 +65,14 @@ def replacement(subject: Subject, l0: Sequence[float]) -> dict[str, float]:
     return {"parameters": sum(one.numel() for one in subject.module.parameters()), "flops_per_token": flops}
 
 
-def affine(subject: Subject, ranks: Sequence[int], across: bool) -> dict[str, int]:
-    """Parameters and flops per token of affine maps of these ranks."""
+def affine(subject: Subject, ranks: Sequence[int], run: str) -> dict[str, int]:
+    """Parameters and flops per token of affine maps of these ranks, of the run of that name."""
     parameters = flops = width = 0
+    across = "across" in run
+    if "shared" in run:
+        whole = sum(d_in + d_out for d_in, d_out in subject.widths())
+        biases = sum(d_out for _, d_out in subject.widths())
+        return {"parameters": ranks[0] * whole + biases, "flops_per_token": 2 * ranks[0] * whole}
     for (d_in, d_out), rank in zip(subject.widths(), ranks, strict=True):
         width = width + d_in if across else d_in
         parameters += rank * (width + d_out) + d_out

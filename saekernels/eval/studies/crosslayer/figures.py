@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from saekernels.display.numbers import Interval
-from saekernels.eval.studies.crosslayer.runs import domain_of
+from saekernels.eval.studies.crosslayer.names import domain_of
 from saekernels.eval.studies.crosslayer.totals import columns_of
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.eval.sums.figures import finite

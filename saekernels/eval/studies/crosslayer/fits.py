@@ -35,7 +35,7 @@ class Fits:
         self.widths, self.domains = subject.widths(), list(domains)
         self.affine = affine
         self.together = affine and sum(d_in for d_in, _ in self.widths) <= MOST_WIDTH
-        self.sketch = Sketch(self.widths) if affine and not self.together else None
+        self.sketch = Sketch(self.widths) if affine and not self.together and not subject.same else None
         self.earlier: Earlier | None = None
         self.moments = [self._made() for _ in range(len(domains) + 1)]
         self._groups = [RowGroups(functools.partial(self._take, part)) for part in range(len(self.moments))]
@@ -138,6 +138,22 @@ class Fits:
                 block = whole[layer].part(slice(0, self.widths[layer][1]))
             made.append(fit_probes(block, [rank])[rank])
         return made
+
+    def shared_maps(self, rank: int, domain: str | None = None) -> list[AffineProbe]:
+        """Of each layer what the best affine code of that rank, one for all layers, writes there, of what all read.
+
+        Layers write where they read; that is PCA of all of it, each layer counting alike. domain: as of `maps`.
+        """
+        whole = self._whole(domain)[0].part(None)
+        sizes = [d_in for d_in, _ in self.widths]
+        spreads = (whole.xx.diagonal() / max(1, whole.count) - whole.mean_in.square()).clamp_min(0).split(sizes)
+        scales = torch.cat([one.sum().clamp_min(1e-300).rsqrt().expand(len(one)) for one in spreads])
+        alike = whole.part(None)
+        alike.sum_x, alike.xx = whole.sum_x * scales, whole.xx * scales * scales[:, None]
+        found, mean = fit_probes(alike, [rank])[rank], whole.mean_in.float()
+        down, up = found.W_enc * scales.float(), found.W_dec / scales.float()
+        parts_out = zip(up.split(sizes, 1), mean.split(sizes), strict=True)
+        return [AffineProbe(down, W_dec, mean, own) for W_dec, own in parts_out]
 
     def state(self) -> dict[str, Any]:
         """Everything, to be saved and given to `load`."""

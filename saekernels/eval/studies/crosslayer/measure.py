@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from saekernels.crosslayer.crosscoder import Crosscoder
 from saekernels.errors import InputError
 from saekernels.eval.arguments import check_choices, check_numbers, check_tokenizer
 from saekernels.eval.circumstances import name_of
@@ -24,6 +25,7 @@ from saekernels.eval.store.ranks import Ranks
 from saekernels.eval.store.run_folder import open_workspace
 from saekernels.eval.store.window_files import Spool, read_spool, write_spool
 from saekernels.eval.studies.crosslayer import accounting
+from saekernels.eval.studies.crosslayer.heads import Heads
 from saekernels.eval.studies.crosslayer.result import Measured, result
 from saekernels.eval.studies.crosslayer.study import EVERY, Study
 from saekernels.eval.studies.crosslayer.subject import Subject
@@ -72,27 +74,34 @@ def evaluate_replacement(
     Args:
         model, tokenizer, tokens, batch_size, context, bootstrap, seed, bos, model_name, leave_first, leave_norm,
             checkpoint, progress: as of `evaluate`.
-        replacement: a `CrossLayerTranscoder`, or a mapping from site to transcoder (`SAE`), in the model's order.
-        sites: of a cross-layer transcoder whose files do not say them.
+        replacement: a `CrossLayerTranscoder`, a `Crosscoder` of layers of this model, or a mapping from site to
+            transcoder (`SAE`), in the model's order. A crosscoder has no joint run, as it writes before it has read
+            all: its codes are those of clean passes, put in everywhere and at each layer alone.
+        sites: of a cross-layer transcoder or crosscoder whose files do not say them.
         beside: another such dictionary, whose joint run is compared with, paired by document.
         domain: one or several that maps are fitted on, and latents selected on, alone, to be measured everywhere: three
             runs for each. "all": each that has two documents; default the one with the most text.
         affine: whether affine maps are fitted and run.
         sources: also replace the first layers alone, one more each time, and switch off the codes of each layer in
-            turn: 2 L - 1 runs.
+            turn: 2 L - 1 runs. Not of what has no joint run.
         before: told in a sentence how many passes there will be, before they are made.
 
     Raises InputError (a ValueError) for sites that are unknown, in another order than the model's, or run twice, for
-    widths that do not fit, for a domain without documents to fit and measure, for too little text, a checkpoint of
-    another evaluation, and numbers out of range; TypeError for an argument of the wrong kind.
+    widths that do not fit, a crosscoder of several models or `beside`, a domain without documents to fit and measure,
+    too little text, a checkpoint of another evaluation, and numbers out of range; TypeError for an argument of the
+    wrong kind.
     """
     model = module_in(model)
     check_tokenizer(tokenizer)
     check_documents(documents)
     check_numbers(tokens=tokens, batch_size=batch_size, context=context, bootstrap=bootstrap, seed=seed)
     check_choices(bos, model_name, None)
-    subject = Subject("replacement", replacement, sites)
+    subject = _subject(replacement, sites)
     other = None if beside is None else Subject("beside", beside)
+    if other is not None and not other.causal:
+        raise InputError(f"beside: a {other.kind} cannot run in a pass, as the dictionary beside does")
+    if sources and not subject.causal:
+        raise InputError(f"sources: the codes of a {subject.kind} are of all layers at once; none can be switched off")
     context = context_of(model, tokenizer, context)
     head = find_head(model, None, context)
     rows = token_rows(model, head.vocabulary)
@@ -121,7 +130,7 @@ def evaluate_replacement(
         for one in (subject, other):
             _check_order(model, head, one, ids, batch_size)
         many = 8 if domain == EVERY else 1 if domain is None or isinstance(domain, str) else len(domain)
-        most = 17 + 3 * many + 2 * sources * len(subject.sites)
+        most = 17 + 3 * many + (2 * sources if subject.causal else 1) * len(subject.sites)
         spool = _spooled(workspace.folder, documents, cutter, tokens, seed, rows, most)
         study = Study(model, head, subject, other, spool, rule, domain, affine)
         names = study.names(sources)
@@ -159,12 +168,18 @@ def evaluate_replacement(
         }
 
 
+def _subject(replacement: Any, sites: Sequence[str] | None) -> Subject:
+    if isinstance(replacement, Crosscoder):
+        return Heads("replacement", replacement, sites)
+    return Subject("replacement", replacement, sites)
+
+
 def _check_order(model: Any, head: Head, subject: Subject | None, ids: torch.Tensor, batch_size: int) -> None:
     if subject is None:
         return
-    order = try_sites(model, head.body, subject.stands(), ids, batch_size)
+    order = try_sites(model, head.body, subject.places(), ids, batch_size)
     met = sorted(order, key=lambda site: order[site])
-    if met != list(subject.sites):
+    if subject.causal and met != list(subject.sites):
         raise InputError(f"{subject.name}: its layers are at {list(subject.sites)}, but the model runs them as {met}")
 
 

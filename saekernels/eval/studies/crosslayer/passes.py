@@ -75,9 +75,9 @@ class Passes:
                 continue
             reads = [x[kept.to(x.device)] for x in clean.reads]
             fits.add(part, reads, [y[kept.to(y.device)] for y in clean.writes])
-            named = part < len(fits.domains)
+            named = part < len(fits.domains) and self.subject.causal
             if named or count:
-                codes = [self.subject.encode(number, x) for number, x in enumerate(reads)]
+                codes = self.subject.encode_all(reads)
                 if named:
                     fits.meet(part, codes)
                 if count:
@@ -115,7 +115,7 @@ class Passes:
         ids = batch.ids.to(input_device(self.left.model))
         for name in runs.names:
             observer = self._observer(name, clean, totals)
-            with runs.splice(self.left.model, name, codes, untouched, observer):
+            with runs.splice(self.left.model, name, codes, clean.reads, untouched, observer):
                 together.add(name, self.head.hidden(ids, batch.rows))
             advance()
         together.flush()
@@ -124,12 +124,14 @@ class Passes:
 
     def _forced(self, clean: Clean, totals: Totals) -> list[Codes | None]:
         """The codes of the clean model, and how well they reconstruct there."""
-        codes: list[Codes | None] = []
+        codes: list[Codes | None] = [*self.subject.encode_all(clean.reads)]
         for number, (x, y, touched) in enumerate(zip(clean.reads, clean.writes, clean.touched, strict=True)):
-            own = self.subject.encode(number, x)
-            codes.append(own)
             x_hat = self.subject.write(number, codes, x).to(y.device)
-            totals.stats["teacher_forced"][number].add(x_hat, y, own, touched)
+            totals.stats["teacher_forced"][number].add(x_hat, y, codes[number], touched)
+        if "shared" in totals.stats:
+            everywhere = torch.stack([one.cpu() for one in clean.touched]).all(0)
+            fired, active = self.subject.distinct(codes, everywhere)
+            totals.stats["shared"][0].count(fired, active, int(everywhere.sum()))
         return codes
 
     def _observer(self, name: str, clean: Clean, totals: Totals) -> Any:

@@ -40,8 +40,7 @@ def changed(subject: Subject, change: Change) -> Callable[[int], Put]:
 def permuted(subject: Subject, seed: int) -> Change:
     """A decoder that was never fitted: the codes are those of the encoders, the rows those of other latents."""
     made = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(subject.layer(number).n_latents, generator=made) for number in subject.layers]
-    norms = [subject.layer(number).decoder_norms().detach().float() for number in subject.layers]
+    orders, norms = subject.orders(made), subject.norms()
     return lambda number, codes: subject.permuted(number, codes, orders[number], norms[number])
 
 
@@ -78,6 +77,32 @@ def across_layers(probes: Sequence[AffineProbe], told: Sequence[AffineProbe] | N
             out: Tensor = probe(torch.cat([*(one.to(own.device) for one in before), own], -1))
             if number + 1 == len(probes):
                 running.clear()
+            return out
+
+        return put
+
+    return at
+
+
+def of_clean_reads(
+    run: str, probes: Sequence[AffineProbe], told: Sequence[AffineProbe] | None, reads: Sequence[Tensor]
+) -> Callable[[int], Put]:
+    """Of each layer: an affine map of what was read in the clean pass, at that layer, at all so far, or at all of them.
+
+    reads: [..., d_in] of each layer. told: as of `across_layers`.
+    """
+
+    def at(number: int) -> Put:
+        probe = probes[number]
+        last = len(reads) if run == "affine_shared" else number + 1
+        first = number if run in ("affine", "affine_full") else 0
+
+        def put(x: Tensor, y: Tensor) -> Tensor:
+            seen = [one.to(probe.W_dec.device, probe.W_dec.dtype) for one in reads[first:last]]
+            if run == "affine_across" and told is not None:
+                before = zip(told, seen[:-1], strict=False)
+                seen[:-1] = [telling(one.to(x_before.device), x_before) for one, x_before in before]
+            out: Tensor = probe(torch.cat(seen, -1))
             return out
 
         return put

@@ -16,7 +16,7 @@ from saekernels.eval.store.window_files import Spool
 from saekernels.eval.studies.crosslayer import accounting
 from saekernels.eval.studies.crosslayer.figures import Losses, extrapolation, strata_figures, transfer
 from saekernels.eval.studies.crosslayer.fits import MOST_WIDTH, Fits
-from saekernels.eval.studies.crosslayer.runs import domain_of, meaning
+from saekernels.eval.studies.crosslayer.names import domain_of, meaning
 from saekernels.eval.studies.crosslayer.subject import Subject
 from saekernels.eval.studies.crosslayer.totals import SURE, Totals, columns_of
 from saekernels.eval.sums.accumulate import SiteStats
@@ -59,21 +59,23 @@ def result(
             row["domain"] = domain
         if name in found.ranks:
             row["ranks"] = found.ranks[name]
-        if name != "joint":
-            row["over_joint"] = losses.difference(name, "joint")
+        if name != names[0]:
+            row[f"over_{names[0]}"] = losses.difference(name, names[0])
         runs.append(row)
     domains = sorted(set(spool.domains))
     several = len(domains) > 1
     return {
         "schema": SCHEMA,
-        "replacement": "cross-layer transcoder" if found.subject.across else "transcoders",
+        "replacement": found.subject.kind,
+        "causal": found.subject.causal,
         "documents": {"fitted": sum(found.half), "measured": len(found.half) - sum(found.half)},
         "tokens": losses.tokens,
         "unsure_tokens": losses.unsure,
         "clean_ce": losses.ce("clean"),
         "runs": runs,
-        "compounding": losses.difference("joint", "teacher_forced"),
+        "compounding": losses.difference("joint", "teacher_forced") if found.subject.causal else None,
         "layers": _layers(found),
+        **({"used": int(found.totals.stats["shared"][0].fired.sum())} if found.subject.shared else {}),
         "l0": _l0(found),
         "accounting": _accounting(found),
         "strata": strata_figures(found.records, spool.domains, found.strata.slices(), names, samples, seed),
@@ -96,19 +98,12 @@ def _layers(found: Measured) -> list[dict[str, Any]]:
     stats = found.totals.stats
     rows = []
     for number, site in enumerate(found.subject.sites):
-        joint, forced, drift = (stats[kind][number] for kind in ("joint", "teacher_forced", "drift"))
-        own = {
-            "layer": number,
-            "site": site,
-            "fvu_joint": finite(joint.fvu),
-            "fvu_teacher_forced": finite(forced.fvu),
-            "fvu_drift": finite(drift.fvu),
-            "l0_joint": finite(joint.l0),
-            "l0_teacher_forced": finite(forced.l0),
-            "latents": found.subject.layer(number).n_latents,
-            "used_joint": int(joint.fired.sum()),
-            "used_teacher_forced": int(forced.fired.sum()),
-        }
+        kinds = [kind for kind in ("joint", "teacher_forced") if kind in stats]
+        own = {"layer": number, "site": site}
+        own |= {f"fvu_{kind}": finite(stats[kind][number].fvu) for kind in (*kinds, "drift") if kind in stats}
+        own |= {f"l0_{kind}": finite(stats[kind][number].l0) for kind in kinds}
+        own["latents"] = found.subject.layer(number).n_latents
+        own |= {f"used_{kind}": int(stats[kind][number].fired.sum()) for kind in kinds}
         rows.append(own)
     return rows
 
@@ -121,29 +116,41 @@ def _l0(found: Measured) -> dict[str, dict[str, float | None]]:
         pairs = [one * subject.targets(number) for number, one in enumerate(l0)]
         return {"latents": finite(sum(l0)), "pairs": finite(sum(pairs))}
 
-    made = {kind: both(found.subject, found.totals.stats[kind]) for kind in ("joint", "teacher_forced")}
+    stats = found.totals.stats
+    kinds: tuple[str, ...] = ("joint", "teacher_forced")
+    made = {kind: both(found.subject, stats[kind]) for kind in kinds if kind in stats}
+    if "shared" in stats:
+        made["teacher_forced"]["latents"] = finite(stats["shared"][0].l0)
     if found.beside is not None:
         made["beside"] = both(found.beside, found.totals.stats["beside"])
     return made
 
 
 def _accounting(found: Measured) -> dict[str, dict[str, float]]:
-    l0 = [one.l0 if one.positions else 0.0 for one in found.totals.stats["joint"]]
-    made: dict[str, dict[str, float]] = {
-        "replaced": dict(found.replaced),
-        "replacement": accounting.replacement(found.subject, l0),
-    }
+    l0 = [one.l0 if one.positions else 0.0 for one in found.totals.stats[found.names[0]]]
+    made: dict[str, dict[str, float]] = {"replaced": dict(found.replaced)} if found.replaced["parameters"] else {}
+    made["replacement"] = accounting.replacement(found.subject, l0)
     if found.beside is not None:
         other = [one.l0 if one.positions else 0.0 for one in found.totals.stats["beside"]]
         made["beside"] = accounting.replacement(found.beside, other)
     for name in found.ranks:
         if domain_of(name)[1] is None:
-            made[name] = dict(accounting.affine(found.subject, found.ranks[name], "across" in name))
+            made[name] = dict(accounting.affine(found.subject, found.ranks[name], name))
     return made
 
 
 def _notes(found: Measured, several: bool, losses: Losses) -> list[str]:
     notes = []
+    if not found.subject.causal:
+        notes.append(
+            f"A {found.subject.kind} writes first what hangs on what it reads last, so it cannot run in a pass: its "
+            "codes are those of a clean pass over the same tokens (teacher-forced), put in at all layers or at one."
+        )
+        last = f"only_{len(found.subject.sites) - 1}"
+        if last in found.names and losses.ce(last) == losses.ce("teacher_forced"):
+            notes.append(f"What the last layer puts in overwrites the rest: teacher_forced is {last}.")
+    if found.fits.affine and not found.fits.together and found.subject.shared:
+        notes.append(f"The layers together read more than {MOST_WIDTH:,} numbers: affine_shared is left out.")
     if found.fits.earlier is not None:
         told = sum(one.rank for one in found.fits.earlier.told[:-1])
         notes.append(

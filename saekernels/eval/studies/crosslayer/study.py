@@ -18,8 +18,9 @@ from saekernels.eval.store.document_sums import Journal
 from saekernels.eval.store.resumable import Pass
 from saekernels.eval.store.window_files import Spool, early_windows
 from saekernels.eval.studies.crosslayer.fits import Fits
+from saekernels.eval.studies.crosslayer.names import names_of, ranks_of
 from saekernels.eval.studies.crosslayer.passes import Passes
-from saekernels.eval.studies.crosslayer.runs import Runs, names_of, ranks_of
+from saekernels.eval.studies.crosslayer.runs import Runs
 from saekernels.eval.studies.crosslayer.subject import Subject
 from saekernels.eval.studies.crosslayer.totals import Totals, columns_of
 from saekernels.eval.sums.accumulate import DocumentSums
@@ -45,7 +46,7 @@ class Study:
         affine: bool,
     ) -> None:
         self.subject, self.beside, self.spool = subject, beside, spool
-        stands = {**({} if beside is None else beside.stands()), **subject.stands()}
+        stands = {**({} if beside is None else beside.stands()), **subject.places()}
         self.left = SiteNorms(model, head, stands, rule)
         self.passes = Passes(self.left, subject, beside)
         self.half = alternate(spool.domains)
@@ -142,9 +143,11 @@ class Study:
     def _totals(self, names: Sequence[str]) -> Totals:
         means = self.fits.means()
         sizes = [self.subject.layer(number).n_latents for number in self.subject.layers]
-        kinds = ("joint", "teacher_forced", "drift")
+        kinds = ("joint", "teacher_forced", "drift") if self.subject.causal else ("teacher_forced",)
         all_sizes: Mapping[str, list[int]] = dict.fromkeys(kinds, sizes)
         centres: Mapping[str, list[torch.Tensor]] = dict.fromkeys(kinds, means)
+        if self.subject.shared:
+            all_sizes, centres = {**all_sizes, "shared": sizes[:1]}, {**centres, "shared": [torch.zeros(1)]}
         if self.beside is not None:
             own = [self.beside.layer(number).n_latents for number in self.beside.layers]
             zeros = [torch.zeros(d_out) for _, d_out in self.beside.widths()]

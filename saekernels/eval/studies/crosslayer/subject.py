@@ -16,6 +16,7 @@ from saekernels.errors import InputError, InputTypeError, kind_of
 from saekernels.eval.store import fingerprints as identity
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
+from saekernels.splice.sites import has_two_ends
 
 
 class Subject:
@@ -26,14 +27,18 @@ class Subject:
         given: a `CrossLayerTranscoder`, a set of transcoders (`at_sites`), or site -> transcoder (an `SAE`).
         sites: of each layer, where the files do not say them.
 
-    Raises InputError where no sites are known, TypeError for anything else.
+    Raises InputError where no sites are known, TypeError for anything else. Crosscoders: heads.py beside this file.
     """
+
+    causal = True
+    """Whether it can run in a pass as it reads; else its codes are those of clean passes."""
 
     def __init__(self, name: str, given: Any, sites: Sequence[str] | None = None) -> None:
         self.across = isinstance(given, CrossLayerTranscoder)
         if self.across:
+            self.causal = given.k_across is None
             try:
-                self._stands = layer_sites(given, sites)
+                self._stands = layer_sites(given, sites, codes=None if self.causal else [None] * given.n_layers)
             except ValueError as error:
                 raise InputError(f"{name}: {error}") from error
             self.module: nn.Module = given
@@ -59,6 +64,24 @@ class Subject:
         self.sites = tuple(self._stands)
 
     @property
+    def kind(self) -> str:
+        """In words."""
+        if not self.across:
+            return "transcoders"
+        what = "weakly causal crosscoder" if self.same else "cross-layer transcoder"
+        return what if self.causal else f"{what} with TopK over all layers"
+
+    @property
+    def same(self) -> bool:
+        """Whether it writes where it reads, so that the identity is an affine map between the two."""
+        return not any(has_two_ends(site) for site in self.sites)
+
+    @property
+    def shared(self) -> bool:
+        """Whether one code serves all layers."""
+        return False
+
+    @property
     def layers(self) -> range:
         """Numbers of the layers."""
         return range(len(self.sites))
@@ -70,6 +93,10 @@ class Subject:
     def stands(self, **options: Any) -> dict[str, Any]:
         """Site -> what stands there in a joint splice; options as of `layer_sites`."""
         return layer_sites(self._clt, self.sites, **options) if self.across else dict(self._stands)
+
+    def places(self) -> dict[str, Any]:
+        """Site -> what has its widths, for passes that put nothing of the dictionary in."""
+        return dict(self._stands)
 
     @property
     def devices(self) -> list[torch.device]:
@@ -89,6 +116,12 @@ class Subject:
         own = self.layer(number)
         codes: Codes = own.encode(x.to(own.W_dec.device, own.W_dec.dtype))
         return codes
+
+    def encode_all(self, reads: Sequence[Tensor]) -> list[Codes]:
+        """Codes of every layer, of what each reads [..., d_in]."""
+        if not self.causal:
+            return self._clt.encode([x.to(own) for x, own in zip(reads, self._weights, strict=True)])
+        return [self.encode(number, x) for number, x in enumerate(reads)]
 
     def write(self, number: int, codes: Sequence[Codes | None], x: Tensor) -> Tensor:
         """[..., d_out]: what codes of layers 0 .. number write at that layer, and the skip connection of x."""
@@ -122,13 +155,21 @@ class Subject:
 
         order [F]: of which latent; norms [F]: of the decoder's rows.
         """
-        at = codes.indices.long()
-        own = self.layer(number)
-        other = order.to(at.device)[at]
-        values = codes.values
-        if not own.rescale_by_decoder_norm:  # else values are in units of the row's norm, which decoding takes out
-            values = (values * (norms[at] / norms[other].clamp_min(torch.finfo(norms.dtype).tiny))).to(values.dtype)
-        return dataclasses.replace(codes, values=values, indices=other.to(codes.indices.dtype))
+        # Values may be in units of the row's norm, which decoding takes out.
+        weigh = not self.layer(number).rescale_by_decoder_norm
+        return permuted(codes, order, norms if weigh else None)
+
+    def orders(self, made: torch.Generator) -> list[Tensor]:
+        """[F] of each layer, at random: in the direction of which latent each one writes in the permuted run."""
+        return [torch.randperm(self.layer(number).n_latents, generator=made) for number in self.layers]
+
+    def norms(self) -> list[Tensor]:
+        """[F] of each layer: of its decoder's rows."""
+        return [self.layer(number).decoder_norms().detach().float() for number in self.layers]
+
+    def distinct(self, codes: Sequence[Codes | None], touched: Tensor) -> tuple[Tensor, int]:
+        """Of codes that serve all layers: which latents are active at any [F] bool, and how many over these tokens."""
+        raise NotImplementedError("layers have latents of their own")
 
     def kept(self, codes: Codes, latents: Tensor) -> Codes:
         """Codes with the latents alone that `latents` [F] bool names."""
@@ -142,6 +183,22 @@ class Subject:
         return {f"{self.name} {site}": one for site, one in identity.of_saes(self._stands).items()}
 
     @property
+    def _weights(self) -> list[Tensor]:
+        return [self.layer(number).W_dec for number in self.layers]
+
+    @property
     def _clt(self) -> CrossLayerTranscoder:
         assert isinstance(self.module, CrossLayerTranscoder)
         return self.module
+
+
+def permuted(codes: Codes, order: Tensor, norms: Tensor | None) -> Codes:
+    """Codes whose latents are others, order [F], with values that keep the norm of what each writes, norms [F]."""
+    at = codes.indices.long()
+    other = order.to(at.device)[at]
+    values = codes.values
+    if norms is not None:
+        # A row of norm 0 writes nothing, whatever its code.
+        ratio = torch.where(norms[other] > 0, norms[at] / norms[other], 0)
+        values = (values * ratio).to(values.dtype)
+    return dataclasses.replace(codes, values=values, indices=other.to(codes.indices.dtype))

@@ -38,7 +38,8 @@ class Totals:
     """Kind -> of each layer: FVU, L0 and latents used.
 
     Kinds: "joint" (against what the MLP makes of the same running input), "teacher_forced" (in the clean model),
-    "drift" (what is written in the joint run against what the clean model writes), "beside" (joint, of the other one).
+    "drift" (what is written in the joint run against what the clean model writes), "beside" (joint, of the other one),
+    "shared" (one row: codes that serve all layers, each latent counted once).
 
     Args:
         sizes: kind -> latents of each layer; centres: kind -> [d_out] of each layer, about which moments are taken.
