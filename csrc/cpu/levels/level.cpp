@@ -23,31 +23,38 @@ namespace saekernels {
 namespace {
 
 #if defined(SK_HAVE_X86_LEVELS)
-// Not every compiler's __builtin_cpu_supports knows this name.
-bool has_f16c() {
-  unsigned a, b, c, d;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-}
+bool has(unsigned bits, unsigned needed) { return (bits & needed) == needed; }
+
+// What the processor has and the system saves. Asked of the processor itself: not every compiler's
+// __builtin_cpu_supports knows all the names, and Zig's says no to each of them.
+struct X86Features {
+  bool avx2 = false, avx512 = false, vnni = false, bf16 = false, tiles = false;
+
+  X86Features() {
+    constexpr unsigned kFma = 1u << 12, kSavedBySystem = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+    constexpr unsigned kAvx2 = 1u << 5, kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+    constexpr unsigned kVnni = 1u << 11, kTiles = 1u << 24 | 1u << 25 | 1u << 22;             // TILE, INT8, BF16
+    constexpr unsigned kAvxState = 3u << 1, kAvx512State = kAvxState | 7u << 5, kTileState = 3u << 17;
+    unsigned a, b, c, d;
+    if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !has(c, kFma | kSavedBySystem | kAvx | kF16c)) return;
+    unsigned saved, unused;
+    __asm__("xgetbv" : "=a"(saved), "=d"(unused) : "c"(0));
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return;
+    avx2 = has(saved, kAvxState) && has(b, kAvx2);
+    avx512 = avx2 && has(saved, kAvx512State) && has(b, kAvx512);
+    vnni = avx512 && has(c, kVnni);
+    tiles = vnni && has(saved, kTileState) && has(d, kTiles);
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) bf16 = vnni && has(a, 1u << 5);
+  }
+};
 #endif
 
 #if defined(SK_HAVE_BF16_LEVELS)
-bool has_avx512_bf16() {
-  unsigned a, b, c, d;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
-}
-
-// The processor has tiles with bf16 and int8 products, the system saves them, and gives this process leave to use them.
-bool has_amx() {
+// Linux gives a process leave to use tiles when asked.
+bool may_use_tiles() {
 #if defined(__linux__)
-  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22, kSavedBySystem = 1u << 27;
-  constexpr unsigned kTileState = 3u << 17;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  unsigned a, b, c, d;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (~d & (kTile | kInt8 | kBf16)) != 0) return false;
-  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kSavedBySystem) == 0) return false;
-  unsigned low, high;
-  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return (low & kTileState) == kTileState && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
@@ -79,18 +86,14 @@ struct ArmFeatures {
 std::vector<const Level*> find_supported() {
   std::vector<const Level*> found;
 #if defined(SK_HAVE_X86_LEVELS)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const X86Features x86;
 #if defined(SK_HAVE_BF16_LEVELS)
-  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-  if (vnni && has_amx()) found.push_back(&kAmxLevel);
-  if (vnni && has_avx512_bf16()) found.push_back(&kAvx512Bf16Level);
-  if (vnni) found.push_back(&kAvx512VnniLevel);
+  if (x86.tiles && may_use_tiles()) found.push_back(&kAmxLevel);
+  if (x86.bf16) found.push_back(&kAvx512Bf16Level);
+  if (x86.vnni) found.push_back(&kAvx512VnniLevel);
 #endif
-  if (avx512) found.push_back(&kAvx512Level);
-  if (avx2) found.push_back(&kAvx2Level);
+  if (x86.avx512) found.push_back(&kAvx512Level);
+  if (x86.avx2) found.push_back(&kAvx2Level);
 #endif
 #if defined(SK_HAVE_ARM_LEVELS)
   const ArmFeatures arm;
