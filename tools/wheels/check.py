@@ -28,7 +28,7 @@ import array, glob, importlib.util, sys
 spec = importlib.util.spec_from_file_location("_cpu", path)
 native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
-for level in native.supported_simd_levels():
+for level in native.supported_simd_levels().split(","):
     native.set_simd_level(level)
     scores = array.array("f", [1, 5, 3, 4, 9, 7, 8, 2])
     values, indices = array.array("f", bytes(16)), array.array("i", bytes(16))
@@ -36,7 +36,7 @@ for level in native.supported_simd_levels():
     native.topk((address(scores), 2, 4, 4, 1, 0), 2, 1, address(values), address(indices))
     assert values.tolist() == [5, 4, 9, 8], (level, values)
     assert indices.tolist() == [1, 3, 0, 2], (level, indices)
-print("native module:", native.compiler(), "levels", *native.supported_simd_levels())
+print("native module:", native.compiler(), "levels", native.supported_simd_levels())
 """
 
 
