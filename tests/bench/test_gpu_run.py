@@ -73,7 +73,7 @@ def no_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_check_passes_here() -> None:
     outcomes = checks.gate(CPU)
     assert [outcome for outcome in outcomes if outcome.wrong] == []
-    assert len(outcomes) == len(checks.CHECKS) == 13
+    assert len(outcomes) == len(checks.CHECKS) == 14
 
 
 FAULTS = {
