@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from saekernels.errors import InputError
 from saekernels.generation.watch import Fired
 
 Reason = Literal["eos", "length", "latent", "criteria"]
@@ -73,6 +75,8 @@ class Texts:
         at = self.start + column
         if at < self.fresh:
             return
+        if not math.isfinite(value):
+            raise InputError(f"{site}:{latent} fires at {value}: what the SAEs put in, edits among it, is too large")
         generated = at >= self.prompt
         event = Fired(row, self.positions[row][column], self.ids[row][column], generated, site, latent, value, stop)
         self._pending.append((row, event.position, order, event))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saekernels.errors import InputError
+from saekernels.ops import _check
 from saekernels.sae.codes import Codes
 
 
@@ -21,7 +22,7 @@ class Watch:
     latent: None for all of them. stop: end a text once such a value is at a token that the model wrote (not at one of
     its prompt).
 
-    Raises InputError for a negative latent, and for a threshold that is negative or not finite.
+    Raises InputError for a latent that is no index, and for a threshold that is no number, negative or not finite.
     """
 
     site: str
@@ -30,10 +31,13 @@ class Watch:
     stop: bool = False
 
     def __post_init__(self) -> None:
-        if self.latent is not None and (isinstance(self.latent, bool) or self.latent < 0):
-            raise InputError(f"watch: got latent {self.latent!r}, need an index from 0, or None for all")
-        if not 0 <= self.threshold < math.inf:
-            raise InputError(f"watch: got threshold {self.threshold:g}, need a finite number from 0")
+        if self.latent is not None:
+            latent = _check.integer(self.latent)
+            if latent is None or latent < 0:
+                raise InputError(f"watch: got latent {self.latent!r:.40}, need an index from 0, or None for all")
+            object.__setattr__(self, "latent", latent)
+        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold < math.inf:
+            raise InputError(f"watch: got threshold {self.threshold!r:.40}, need a finite number from 0")
 
     def __str__(self) -> str:
         """As the command line takes it."""

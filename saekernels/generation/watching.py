@@ -23,6 +23,7 @@ from saekernels.splice.replacement import autocast_off
 _REFUSED = {
     "num_beams": 1,
     "num_return_sequences": 1,
+    "guidance_scale": 1.0,
     "assistant_model": None,
     "prompt_lookup_num_tokens": None,
     "custom_generate": None,
@@ -137,16 +138,23 @@ class Watching:
         not one growing text: beams, several texts a prompt, assistants.
         """
         mask = _checked(input_ids, attention_mask)
-        config = options.get("generation_config") or self._model.generation_config
+        own = self._model.generation_config
+        given = options.get("generation_config") or own
+
+        def setting(name: str) -> Any:
+            """As transformers takes it: what a config leaves open is as in the model's own."""
+            value = options.get(name, getattr(given, name, None))
+            return getattr(own, name, None) if value is None else value
+
         for name, plain in _REFUSED.items():
-            value = options.get(name, getattr(config, name, None))
+            value = setting(name)
             if value is not None and value != plain:
                 raise InputError(f"{name}: got {value!r:.40}, need {plain!r}: each row is one text, token by token")
-        if options.get("stop_strings", getattr(config, "stop_strings", None)) is not None:
+        if setting("stop_strings") is not None:
             raise InputError("stop_strings: give transformers.StopStringCriteria in stopping_criteria instead")
         if self._splice is None or self._texts is not None:
             raise RuntimeError("generate: works inside its `with` block, one call at a time")
-        eos = _ids(options.get("eos_token_id", config.eos_token_id))
+        eos = _ids(setting("eos_token_id"))
         texts = self._texts = Texts(mask.bool(), eos, list(stopping_criteria), on_token, self._on_event)
         options = {**options, "disable_compile": True, "stopping_criteria": [texts]}
         try:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saekernels.errors import InputError
 from saekernels.ops import _check
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
@@ -65,6 +66,10 @@ def edit_codes(codes: Codes, edits: Sequence[Edit]) -> Codes:
     for edit in edits:
         if edit.latent >= codes.n_latents:
             raise ValueError(f"edits: latent {edit.latent} is not among the SAE's {codes.n_latents}")
+        most = torch.finfo(codes.values.dtype).max
+        if any(abs(value) > most for value in edit.values):
+            kind = str(codes.values.dtype).removeprefix("torch.")
+            raise InputError(f"edits: latent {edit.latent} gets {edit.values!r}, which {kind} does not hold")
     latents = list(dict.fromkeys(edit.latent for edit in edits))
     if not latents:
         return codes

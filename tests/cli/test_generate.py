@@ -12,6 +12,9 @@ import pytest
 import cli
 import tiny_lm
 from cli import SITE
+from saekernels.cli.commands.generation.live import marks
+from saekernels.cli.commands.generation.text import legend
+from saekernels.generation.watch import Watch
 
 PROMPT = "Some days"
 
@@ -74,6 +77,14 @@ def test_an_edit_shows_both_texts(good: dict[str, Path], tmp_path: Path) -> None
     assert "The texts are the same." in shown
 
 
+def test_the_legend_tells_two_thresholds_of_a_latent_apart() -> None:
+    watches = [Watch(SITE, 3, 0.5), Watch(SITE, 3, 2.0, stop=True), Watch(SITE, 4, 1.0, stop=True)]
+    assert legend(watches, marks(watches)).splitlines() == [
+        f"a: {SITE}:3>0.5, above 2 it ends the text",
+        f"b: {SITE}:4>1, which ends the text",
+    ]
+
+
 def test_a_latent_stops_the_text(good: dict[str, Path], tmp_path: Path) -> None:
     shown, found = kept(good, tmp_path, "--stop", SITE)
     (text,) = found["prompts"][0]["texts"]
@@ -125,6 +136,10 @@ def test_a_seed_repeats_a_sample(good: dict[str, Path], tmp_path: Path) -> None:
         (["--watch", f"{SITE}:3>x"], "argument --watch: need SITE:LATENT>THRESHOLD"),
         (["--stop", f"{SITE}:3>-1"], "need a finite number from 0"),
         (["--edit", f"{SITE}:99:zero"], "edits: model.layers.0 has latents 0 to 63, got 99"),
+        (["--edit", f"{SITE}:9:set:1e300"], "edits: latent 9 gets (1e+300,), which float32 does not hold"),
+        (["--json", "-"], "--json: got -, need a path; --events - writes to stdout"),
+        (["--json", "blank.txt", "--events", "blank.txt"], "--json and --events: both are"),
+        (["--prompts", "good.txt", "--events", "good.txt"], "is the file of --prompts; it would be overwritten"),
         (["--top-p", "0"], "--top-p: got 0, need a number above 0, at most 1"),
         (["--temperature", "hot"], "argument --temperature: need a number from 0, got 'hot'"),
         (["--seed", "1" + "0" * 30], "--seed: need less than 2^63"),
@@ -133,10 +148,13 @@ def test_a_seed_repeats_a_sample(good: dict[str, Path], tmp_path: Path) -> None:
 def test_what_is_refused(good: dict[str, Path], tmp_path: Path, more: list[str], told: str) -> None:
     (tmp_path / "bad.txt").write_bytes("naïve".encode("latin-1"))
     (tmp_path / "blank.txt").write_text(" \n\n")
+    (tmp_path / "good.txt").write_text("Some\n")
     (tmp_path / "ids.jsonl").write_text('{"input_ids": [1, 2]}\n')
     more = [str(tmp_path / one) if (tmp_path / one).is_file() else one for one in more]
     ended = cli.run(argv(good, *more))
-    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended
+    assert not ended.out or "1e300" in more[-1], "nothing is shown before what is known from the start"
+    assert (tmp_path / "good.txt").read_text() == "Some\n"
     assert told in ended.err
 
 

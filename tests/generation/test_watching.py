@@ -6,13 +6,15 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 import tiny_lm
 from saekernels.errors import InputError
-from saekernels.generation.texts import Generated
+from saekernels.generation.texts import Generated, Texts
 from saekernels.generation.watch import Fired, Watch
 from saekernels.generation.watching import watching
 from saekernels.sae.edits import Edit, EditedSAE
@@ -131,6 +133,22 @@ def test_a_text_that_has_ended_makes_no_events(model: Any) -> None:
     assert made[1] == free[1] or eos in free[1].ids
 
 
+def test_what_a_config_leaves_open_is_as_in_the_models_own(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    eos = generate(model)[0].ids[2]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", eos)
+    config = GenerationConfig(max_new_tokens=NEW, pad_token_id=2)
+    with watching(model, saes(), untouched=[0, 1, 2]) as watched:
+        made = watched.generate(**prompts(), generation_config=config)
+    assert (made[0].reason, made[0].ids[-1]) == ("eos", eos)
+
+
+def test_codes_without_bounds_are_refused() -> None:
+    texts = Texts(torch.ones(1, 2, dtype=torch.bool), [], [], None, print)
+    texts.begin_pass(torch.tensor([[5, 6]]))
+    with pytest.raises(InputError, match="x:3 fires at inf: what the SAEs put in, edits among it, is too large"):
+        texts.add(0, 1, 0, "x", 3, float("inf"), False)
+
+
 def test_a_watch_that_stops_ends_the_text_at_its_token(model: Any) -> None:
     free = generate(model)
     event = next(
@@ -169,6 +187,7 @@ def test_sampling_is_that_of_transformers(model: Any) -> None:
     [
         ({"num_beams": 2}, "num_beams: got 2, need 1"),
         ({"num_return_sequences": 3, "do_sample": True}, "num_return_sequences: got 3, need 1"),
+        ({"guidance_scale": 1.5}, "guidance_scale: got 1.5, need 1.0"),
         ({"stop_strings": "x"}, "stop_strings: give transformers.StopStringCriteria"),
         ({"watches": [Watch("x", 1)]}, "watches: there is no SAE 'x'; there are model.layers.0"),
         ({"watches": [Watch(SITES[0], 64)]}, "watches: model.layers.0 has latents 0 to 63, got 64"),
@@ -188,7 +207,11 @@ def test_what_cannot_be_watched_is_refused(model: Any, options: dict[str, Any], 
 
 
 def test_thresholds_and_latents_are_checked() -> None:
-    with pytest.raises(InputError, match="watch: got threshold -1, need a finite number from 0"):
+    with pytest.raises(InputError, match=r"watch: got threshold -1\.0, need a finite number from 0"):
         Watch("x", 1, -1.0)
-    with pytest.raises(InputError, match="watch: got latent -1, need an index from 0"):
-        Watch("x", -1)
+    for latent in (-1, 1.5, "3", True):
+        with pytest.raises(InputError, match=f"watch: got latent {latent!r}, need an index from 0"):
+            Watch("x", latent)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="watch: got threshold '5', need a finite number"):
+        Watch("x", None, "5")  # type: ignore[arg-type]
+    assert Watch("x", np.int64(3)) == Watch("x", 3)  # type: ignore[arg-type]

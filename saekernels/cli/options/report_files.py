@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 
 from saekernels.cli.options.output import OutputError, show, show_written
 from saekernels.cli.options.progress import say_finished
@@ -30,17 +32,27 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         require_matplotlib()
 
 
+@contextlib.contextmanager
+def shown(text: str) -> Iterator[None]:
+    """Show the text, then do what is within, also where nobody can see it.
+
+    Files are then all that stays of hours of work. Raises what kept the text from being seen at the end.
+    """
+    unseen: Exception | None = None
+    try:
+        show(text)
+    except (OutputError, BrokenPipeError) as error:
+        unseen = error
+    yield
+    if unseen is not None:
+        raise unseen
+
+
 def deliver(report: Report, failures: list[str], arguments: argparse.Namespace) -> int:
     """Show the report and write its files."""
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
-    unseen: Exception | None = None
-    try:
-        show(as_text(report))
-    except (OutputError, BrokenPipeError) as error:
-        unseen = error  # the files are then all that stays of hours of work
-    _write(report, arguments)
-    if unseen is not None:
-        raise unseen
+    with shown(as_text(report)):
+        _write(report, arguments)
     _say_where(arguments)
     if failures:
         raise InputError(f"{'; '.join(failures)}; the report is without that part")

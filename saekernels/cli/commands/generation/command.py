@@ -29,7 +29,7 @@ from saekernels.cli.options.source import (
 )
 from saekernels.errors import InputError
 from saekernels.eval.text.windows import special_ids
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import check_writable, same_file, write_whole
 from saekernels.generation.texts import Generated
 from saekernels.generation.watch import Watch
 from saekernels.generation.watching import watching
@@ -134,9 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--top-p: got {arguments.top_p:g}, need a number above 0, at most 1")
     if arguments.seed >= 2**63:
         raise InputError(f"--seed: need less than 2^63, got {arguments.seed}")
-    for path in (arguments.json, None if live else arguments.events):
-        if path:
-            check_writable(path)
+    _check_outputs(arguments)
     source = load_source(arguments, read=False)
     session = _Session(arguments, source)
     new = arguments.max_new_tokens
@@ -160,6 +158,21 @@ def run(arguments: argparse.Namespace) -> int:
     if not live:
         show_written([(arguments.events, "one JSON object a line"), (arguments.json, "texts and events")])
     return 0
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Before anything is written: can it be, and over nothing that is read or written, too?"""
+    if arguments.json == "-":
+        raise InputError("--json: got -, need a path; --events - writes to stdout")
+    live = arguments.events == "-"
+    outputs = {"--json": arguments.json, "--events": None if live else arguments.events}
+    given = {option: path for option, path in outputs.items() if path}
+    for option, path in given.items():
+        check_writable(path)
+        if arguments.prompts not in (None, "-") and same_file(path, arguments.prompts):
+            raise InputError(f"{option}: {path} is the file of --prompts; it would be overwritten")
+    if len(given) == 2 and same_file(*given.values()):
+        raise InputError(f"--json and --events: both are {arguments.json}")
 
 
 class _Session:

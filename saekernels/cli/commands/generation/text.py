@@ -21,8 +21,11 @@ def legend(watches: Sequence[Watch], letters: Mapping[tuple[str, int], str]) -> 
     lines = []
     for (site, latent), letter in letters.items():
         own = [watch for watch in watches if (watch.site, watch.latent) == (site, latent)]
-        stops = ", which ends the text" if any(watch.stop for watch in own) else ""
-        lines.append(f"{letter}: {min(own, key=lambda one: one.threshold)}{stops}\n")
+        first = min(own, key=lambda one: one.threshold)
+        end = min((watch.threshold for watch in own if watch.stop), default=None)
+        ends = f", above {end:g} it ends the text" if end is not None and end > first.threshold else ""
+        ends = ", which ends the text" if end == first.threshold else ends
+        lines.append(f"{letter}: {first}{ends}\n")
     return "".join(lines)
 
 

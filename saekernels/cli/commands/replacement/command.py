@@ -11,12 +11,13 @@ import torch
 from saekernels import example
 from saekernels.cli.commands.replacement.crosscoder import load_heads
 from saekernels.cli.commands.replacement.text import as_text
+from saekernels.cli.options import checkpoint
 from saekernels.cli.options.arguments import Parser, not_empty, positive
 from saekernels.cli.options.inputs import DTYPES, pick_device
 from saekernels.cli.options.leave import leave_keywords
-from saekernels.cli.options.output import show, show_written, write_json
+from saekernels.cli.options.output import show_written, write_json
 from saekernels.cli.options.progress import progress_bar, say, say_finished
-from saekernels.cli.options.report_files import check_outputs
+from saekernels.cli.options.report_files import check_outputs, shown
 from saekernels.cli.options.source import BOS, EXAMPLE_NAME, load_source
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.errors import InputError, first_line, missing_extra
@@ -97,6 +98,8 @@ def fill(arguments: argparse.Namespace) -> None:
     """Model and text of the bundled example where none are given."""
     if arguments.model and not arguments.data:
         raise InputError("--model needs --data as well")
+    if lone := checkpoint.asked(arguments, checkpoint.SAES):
+        raise InputError(f"{lone[0]}: it is about the checkpoints of --sae, which are not here")
     if not arguments.data and example.MISSING:
         raise InputError(f"{example.MISSING}; or give --model and --data")
     changed = arguments.model or arguments.data or arguments.adapter
@@ -139,10 +142,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     found["run"] |= {**source.facts, "command": shlex.join(["saekernels", *arguments.argv])}
     say_finished(found["tokens"], found["run"]["passes"], found["run"]["seconds"])
-    show(source.told() + as_text(found))
-    write_json(arguments.json, found)
-    if arguments.html:
-        write_whole(arguments.html, replacement_page(found))
+    with shown(source.told() + as_text(found)):
+        write_json(arguments.json, found)
+        if arguments.html:
+            write_whole(arguments.html, replacement_page(found))
     files = ((arguments.html, "open it in a browser"), (arguments.json, "the figures"))
     show_written([*files, (arguments.checkpoint, "the same command goes on from here")])
     return 0

@@ -170,5 +170,8 @@ def _domains(spool: Spool, half: Sequence[bool], wanted: str | Sequence[str] | N
         named = list(dict.fromkeys([wanted] if isinstance(wanted, str) else wanted))
     for name in named:
         if documents[name] < 2:
-            raise InputError(f"domain: {name!r} has {documents[name]} documents here, need two or more")
+            here = ", ".join(f"{one} {number}" for one, number in sorted(documents.items()))
+            raise InputError(
+                f"domain: {name!r} has {documents[name]} documents here, need two or more; there are {here}"
+            )
     return named if len(documents) > 1 else []
