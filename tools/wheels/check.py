@@ -67,8 +67,10 @@ def check(python: str, dist: Path, with_torch: bool) -> None:
         quiet = ["-q", "-n0", "-p", "no:cacheprovider", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
         passed = _told([str(scripts / "pytest"), *quiet, *tests], alone, cwd=place).strip().splitlines()[-1]
         figures = _told([str(scripts / "saekernels"), "eval"], alone, cwd=place)
-        (together,) = re.findall(r"all.together.*", figures)[:1]
-        print(f"{wheel.name}: cpu usable; conformance: {passed}; saekernels eval: {' '.join(together.split())}")
+        together = re.search(r"^ ?(?:all )?together .*", figures, re.MULTILINE)
+        if together is None:
+            sys.exit(f"{wheel.name}: saekernels eval prints no figures:\n{figures[-4000:]}")
+        print(f"{wheel.name}: cpu usable; conformance: {passed}; saekernels eval: {' '.join(together[0].split())}")
 
 
 def _told(command: list[str], environment: dict[str, str] | None = None, **options: object) -> str:
