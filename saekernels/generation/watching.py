@@ -130,7 +130,7 @@ class Watching:
             stopping_criteria: further ones, of transformers.
             on_token: called as ``on_token(row, id)`` for every new token, before what fires at that token.
 
-        A pass is never compiled, since compiled code ignores what is spliced in. Padding, and what a batch still
+        A pass is never compiled, since what fires is read by the host at every site. Padding, and what a batch still
         computes of a text that has ended, makes no events. A watch that stops ends a text with the token at which it
         fired; the one that the model had already chosen next is left off.
 

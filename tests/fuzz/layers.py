@@ -19,8 +19,8 @@ from torch import Tensor
 import layouts
 import saekernels as sk
 from fuzz import mutate
-from fuzz.engine import ACCEPTED, Rejected
-from fuzz.saes import Files, entry, json_file, spoilt, torch_file
+from fuzz.engine import ACCEPTED
+from fuzz.saes import Files, entry, json_file, refusing, spoilt, torch_file
 from saekernels.formats.layers.describe import describe_cross_layer
 
 D, F, L = 3, 4, 2
@@ -135,25 +135,16 @@ def _judge(rng: random.Random, kind: str, folder: Path, made: Files, whole: bool
     place = folder if rng.random() < 0.8 else folder / rng.choice(list(made))
     place = folder if whole else place
     options: dict[str, Any] = {"dtype": rng.choice([None, torch.float32, torch.bfloat16])}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if kind in CROSSCODERS:
-                scale = [0.5, 2.0] if kind == "ckkissane" else None
-                scale = scale if whole else rng.choice([scale, scale, None, [1.0], [float("nan"), 1.0]])
-                found: Any = sk.load_crosscoder(place, input_scale=scale, **options)
-            else:
-                facts = describe_cross_layer(place)
-                found = sk.load_cross_layer(place, lazy=rng.random() < 0.5, **options)
-                assert facts is None or facts["parameters"] == sum(one.numel() for one in found.parameters())
-    except (sk.FormatError, FileNotFoundError) as error:
-        assert not whole, f"{folder}: {error}"
-        raise Rejected from error
-    except OSError as error:
-        raise Rejected from error
-    except (TypeError, ValueError) as error:
-        assert str(error).strip(), "says nothing"
-        raise Rejected from error
+    with refusing(folder, whole), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind in CROSSCODERS:
+            scale = [0.5, 2.0] if kind == "ckkissane" else None
+            scale = scale if whole else rng.choice([scale, scale, None, [1.0], [float("nan"), 1.0]])
+            found: Any = sk.load_crosscoder(place, input_scale=scale, **options)
+        else:
+            facts = describe_cross_layer(place)
+            found = sk.load_cross_layer(place, lazy=rng.random() < 0.5, **options)
+            assert facts is None or facts["parameters"] == sum(one.numel() for one in found.parameters())
     assert sum(one.numel() for one in found.parameters()) < 10**8
     _run(found)
     return ACCEPTED

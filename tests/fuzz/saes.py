@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -10,7 +11,7 @@ import pickle
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,11 +205,11 @@ def entry(rng: random.Random, folder: Path, made: Files, whole: bool) -> None:
         path.symlink_to("/nowhere/at/all")
 
 
-def _judge(rng: random.Random, folder: Path, made: Files, whole: bool) -> str:
-    inner = [folder / name for name in made] if len(made) == 1 or rng.random() < 0.2 else [folder]
-    place = rng.choice([folder, *inner]) if not whole else inner[0]
+@contextlib.contextmanager
+def refusing(folder: Path, whole: bool) -> Iterator[None]:
+    """Loading that may refuse what lies in a folder, in words; what is whole is not refused for its format."""
     try:
-        sae = sk.load(place, dtype=rng.choice([None, torch.float32, torch.bfloat16]))
+        yield
     except (sk.FormatError, FileNotFoundError) as error:
         assert not whole, f"{folder}: {error}"
         raise Rejected from error
@@ -217,6 +218,13 @@ def _judge(rng: random.Random, folder: Path, made: Files, whole: bool) -> str:
     except (TypeError, ValueError) as error:
         assert str(error).strip(), "says nothing"
         raise Rejected from error
+
+
+def _judge(rng: random.Random, folder: Path, made: Files, whole: bool) -> str:
+    inner = [folder / name for name in made] if len(made) == 1 or rng.random() < 0.2 else [folder]
+    place = rng.choice([folder, *inner]) if not whole else inner[0]
+    with refusing(folder, whole):
+        sae = sk.load(place, dtype=rng.choice([None, torch.float32, torch.bfloat16]))
     assert sae.n_latents * (sae.d_in + sae.d_out) < 10**8
     out = sae(torch.randn(2, sae.d_in))
     assert out.shape == (2, sae.d_out)
