@@ -77,7 +77,7 @@ def made(layers: int = 4) -> dict[str, Any]:
         "extrapolation": {
             "rows": [
                 dict(zip(("run", "like", "domain"), (name, *name.split("@")), strict=True))
-                | {side: figure() for side in sides}
+                | {"positions": 1_200, **{side: figure() for side in sides}}
                 for name in narrow
             ],
             "transfer": [
@@ -146,7 +146,8 @@ def test_the_page_shows_the_figures_of_the_record(record: dict[str, Any], page: 
         assert shown(one["runs"]["joint"]["delta_ce"]) in strata[f"domain {one['name']}"]
     narrow = rows("inside-one-domain-and-elsewhere")
     for one in record["extrapolation"]["rows"]:
-        assert [shown(one[name]) for name in ("inside", "outside")] == narrow[one["run"]][2:4]
+        assert narrow[one["run"]][2] == f"{one['positions']:,}"
+        assert [shown(one[name]) for name in ("inside", "outside")] == narrow[one["run"]][3:5]
     assert shown(record["extrapolation"]["rows"][0]["price"]) == narrow[record["extrapolation"]["rows"][0]["run"]][-1]
     costs = rows("parameters-and-compute")
     for name, one in record["accounting"].items():

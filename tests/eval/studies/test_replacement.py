@@ -237,6 +237,8 @@ def test_every_run_against_a_dense_loop(found: dict[str, Any], by_hand: ByHand) 
                 assert one["value"] == rows[run]["inside" if source == name else "outside"]["value"]
     told = rows["affine@a"]
     assert (told["like"], told["domain"]) == ("affine", "a")
+    fitted = [one for one in by_hand.fitted if one.domain == "a"]
+    assert told["positions"] == sum(len(one.ids or ()) for one in fitted) == rows["joint@a"]["positions"]
     assert told["whole_outside"]["value"] == pytest.approx(by_hand.ce(writes["affine"], "b") - clean["b"], abs=2e-5)
     price = told["outside"]["value"] - told["whole_outside"]["value"]
     assert told["price"]["value"] == pytest.approx(price, abs=1e-12)

@@ -29,8 +29,8 @@ _LAYERS = (
 )
 _ELSEWHERE = (
     "RUN@DOMAIN: maps fitted on that domain alone; for joint, only latents that are active somewhere in its fitted "
-    "half. Its like: fitted on everything, or with all latents. price: what having seen that domain alone costs "
-    "elsewhere, paired."
+    "half, of so many positions (fitted on). Its like: fitted on everything, or with all latents. price: what having "
+    "seen that domain alone costs elsewhere, paired."
 )
 _CLEAN_LAYERS = (
     "FVU: of what is written, against the clean model. L0: active latents per token; used: latents that were active "
@@ -116,10 +116,10 @@ def _domains(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _elsewhere(rows: Sequence[Mapping[str, Any]]) -> str:
-    headings = ["run", "ΔCE in its domain [95 %]", "elsewhere [95 %]", "of its like, there [95 %]", "elsewhere [95 %]"]
-    headings.append("price [95 %]")
+    headings = ["run", "fitted on", "ΔCE in its domain [95 %]", "elsewhere [95 %]", "of its like, there [95 %]"]
+    headings += ["elsewhere [95 %]", "price [95 %]"]
     shown = ("inside", "outside", "whole_inside", "whole_outside", "price")
-    made = [[row["run"], *(_signed(row[figure]) for figure in shown)] for row in rows]
+    made = [[row["run"], f"{row['positions']:,}", *(_signed(row[figure]) for figure in shown)] for row in rows]
     return text_table(headed(headings, made), made, after=_ELSEWHERE)
 
 

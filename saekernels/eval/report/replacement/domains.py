@@ -68,9 +68,10 @@ def elsewhere_section(result: Mapping[str, Any]) -> Section:
             marks += [interval_line(scale, row[kind]["ci95"], mark[0]), point(scale, row[kind]["value"], *mark)]
         chart = row_chart(scale, marks, "\n".join(f"{kind} {shown(row[kind])}" for kind in kinds))
         figures = [shown(row[one]) for one in (*kinds, "whole_inside", "whole_outside", "price")]
-        lines.append([row["run"], chart, *figures])
-    headings: list[str | Cell] = ["run", axis(scale, marked("ΔCE, nats per token")), "in its domain [95 %]"]
-    headings += ["elsewhere [95 %]", "its like there [95 %]", "its like elsewhere [95 %]", "price [95 %]"]
+        lines.append([row["run"], chart, f"{row['positions']:,}", *figures])
+    headings: list[str | Cell] = ["run", axis(scale, marked("ΔCE, nats per token")), "positions fitted on"]
+    headings += ["in its domain [95 %]", "elsewhere [95 %]", "its like there [95 %]", "its like elsewhere [95 %]"]
+    headings.append("price [95 %]")
     text = (
         "RUN@DOMAIN: maps fitted on that domain alone; for joint, only latents that are active somewhere in the half "
         "of it that is fitted on. Its like: fitted on everything, or with all latents. Price: what having seen one "

@@ -80,7 +80,10 @@ def result(
         "accounting": _accounting(found),
         "strata": strata_figures(found.records, spool.domains, found.strata.slices(), names, samples, seed),
         "extrapolation": {
-            "rows": extrapolation(found.records, spool.domains, names, samples, seed),
+            "rows": [
+                {**row, "positions": found.fits.rows(row["domain"])}
+                for row in extrapolation(found.records, spool.domains, names, samples, seed)
+            ],
             "transfer": transfer(found.records, spool.domains, names, samples, seed),
         }
         if several
