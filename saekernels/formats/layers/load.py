@@ -15,6 +15,7 @@ from saekernels.formats.layers import (
     circuit_tracer,
     clt_forge,
     crosslayer_coding,
+    folders,
     gemma_scope,
     llamascopium,
     refused,
@@ -24,7 +25,7 @@ from saekernels.formats.layers.found import Apart, Layers
 from saekernels.formats.load import finish
 from saekernels.ops import _check
 
-LAYERED = (circuit_tracer, gemma_scope, llamascopium, clt_forge, crosslayer_coding, refused, transcoder_set)
+LAYERED = (circuit_tracer, gemma_scope, llamascopium, clt_forge, crosslayer_coding, refused, transcoder_set, folders)
 
 
 def load_cross_layer(
@@ -38,8 +39,8 @@ def load_cross_layer(
 ) -> CrossLayerTranscoder | TranscoderSet:
     """Load a cross-layer transcoder, a weakly causal crosscoder, or a set of per-layer transcoders.
 
-    Reads circuit-tracer (both), Gemma Scope 2 (both of the first), Llamascopium, CLT-Forge and crosslayer-coding; the
-    format is recognised by its files (docs/reference/formats.md).
+    Reads circuit-tracer (both), Gemma Scope 2 (both of the first), Llamascopium, CLT-Forge, crosslayer-coding and a
+    folder for each transcoder; the format is recognised by its files (docs/reference/formats.md).
 
     Args:
         path: the folder, or its config; or a Hugging Face hub id "owner/name/folder/in/it", which is downloaded.

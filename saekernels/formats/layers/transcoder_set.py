@@ -41,7 +41,7 @@ def read(folder: Path, k: int | None = None) -> Apart:
         raise FormatError(f"{folder}: neither layer_N.safetensors nor a list 'transcoders' in its config")
     # Of a set's own files its config counts; of those elsewhere what lies beside them.
     made = tuple(_open(file, k) for file in files)
-    _same(made, files)
+    same_widths(made, files)
     config.kept("activation", "activation_fn", "k")
     ends = [told(config, f"feature_{end}_hook", str) for end in ("input", "output")]
     metadata = Metadata(NAME, model=told(config, "model_name", str), ignored=config.unknown(WITHOUT_EFFECT))
@@ -52,7 +52,7 @@ def _open(file: Path, k: int | None) -> Checkpoint:
     return open_checkpoint(file, dtype=None, input_scale=None, k=k, revision=None)
 
 
-def _same(made: tuple[Checkpoint, ...], files: list[Path]) -> None:
+def same_widths(made: tuple[Checkpoint, ...], files: list[Path]) -> None:
     """FormatError where layers have other widths than the first."""
     widths = [(one.state["W_enc"].shape[1], one.state["W_dec"].shape[1]) for one in made]
     for file, width in zip(files, widths, strict=True):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import saekernels as sk
 from saekernels.example import MODEL_DIR
 from saekernels.formats.layers.describe import describe_cross_layer
+from saekernels.sae.metadata import Metadata
 
 CONFIG = "model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
 
@@ -96,3 +97,33 @@ def test_one_file_is_a_transcoder(tmp_path: Path) -> None:
     (tmp_path / "layer_0.safetensors").unlink()
     assert describe_cross_layer(tmp_path) is None
     assert sk.load(tmp_path).metadata.reads == "blocks.1.mlp.hook_in"  # type: ignore[union-attr]
+
+
+def saved(folder: Path, reads: str, writes: str) -> sk.SAE:
+    sae = sk.SAE(4, 12, sk.TopK(3))
+    with torch.no_grad():
+        for value in sae.parameters():
+            value.normal_()
+    sae.metadata = Metadata("", "toy", reads, writes)
+    sk.save(sae, folder)
+    return sae.eval()
+
+
+def test_a_folder_for_each_transcoder(tmp_path: Path) -> None:
+    places = {layer: f"model.layers.{layer}.mlp" for layer in (10, 2)}
+    made = {layer: saved(tmp_path / place, f"{place}@input", place) for layer, place in places.items()}
+    found = sk.load_cross_layer(tmp_path)
+    assert isinstance(found, sk.TranscoderSet)
+    assert found.metadata is not None
+    assert found.sites == tuple(f"{places[layer]}@input -> {places[layer]}" for layer in (2, 10))
+    assert found.metadata.model == "toy"
+    x = torch.randn(5, 4)
+    for number, layer in enumerate((2, 10)):
+        assert torch.equal(found.transcoder(number)(x), made[layer](x))
+
+
+def test_an_sae_is_no_transcoder_of_a_set(tmp_path: Path) -> None:
+    for layer in range(2):
+        saved(tmp_path / str(layer), "blocks.0", "blocks.0")
+    with pytest.raises(ValueError, match=r"0: an SAE that replaces what it reads, blocks\.0; a set takes transcoders"):
+        sk.load_cross_layer(tmp_path)
