@@ -41,6 +41,7 @@ def encode_among(
     k: int,
     pre_bias: Tensor | None = None,
     scale: Tensor | None = None,
+    activation: str = "none",
 ) -> TopKCodes:
     """The k largest pre-activations of each row among some latents, signed, as indices of the whole encoder.
 
@@ -51,6 +52,7 @@ def encode_among(
         latents: [n] int64, each once.
         k: 1 <= k <= n.
         scale: [F], none below 0, or None: what is compared is a pre-activation times its latent's scale.
+        activation: "abs" to compare magnitudes.
 
     Returns:
         TopKCodes: values [T, k], the pre-activations themselves, and indices [T, k] int32, unordered.
@@ -58,7 +60,7 @@ def encode_among(
     with torch.no_grad():
         rows, bias = W_enc[latents], None if b_enc is None else b_enc[latents]
         of_rows = None if scale is None else positive(scale[latents])
-        values, chosen = encode_topk(x, rows, bias, k=k, pre_bias=pre_bias, scale=of_rows, activation="none")
+        values, chosen = encode_topk(x, rows, bias, k=k, pre_bias=pre_bias, scale=of_rows, activation=activation)
         indices = latents[chosen.long()].int()
     csr = CsrCodes(values.flatten(), indices.flatten(), uniform_offsets(len(x), k, x.device))
     return TopKCodes(with_gradients(csr, x, W_enc, b_enc, pre_bias).view_as(values), indices)

@@ -7,7 +7,6 @@ the entries, what is decoded is pre, and the losses' gradient with respect to n 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,25 +14,12 @@ from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
 from saekernels.adapters.patch import STATE, State
+from saekernels.adapters.sae_lens.dead import NORMALISED, Batch, auxiliary
 from saekernels.adapters.sae_lens.step import hidden_pre, mse, output, own_step, reason_for_own, reconstruct
-from saekernels.adapters.weights import CurrentWeights
-from saekernels.ops import CsrCodes, decode
+from saekernels.ops import CsrCodes
 from saekernels.sae.batch_topk import encode_batch_topk
 from saekernels.sae.codes import Codes
-from saekernels.sae.entries import encode_among
 from saekernels.sae.prefixes import decode_prefixes
-
-_NORMALISED = ("constant_norm_rescale", "layer_norm")
-
-
-@dataclass
-class _Batch:
-    """One step: sae_in [T, d_in], which the encoder reads; norms [F] of the decoder's rows, or None."""
-
-    module: Any
-    weights: CurrentWeights
-    sae_in: Tensor
-    norms: Tensor | None
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -57,13 +43,13 @@ def _step(module: Any, step_input: TrainStepInput, widths: list[int]) -> TrainSt
     state.note_step()
     weights = state.weights.of(module)
     norms = weights.decoder_norms() if module.cfg.rescale_acts_by_decoder_norm else None
-    batch = _Batch(module, weights, module.process_sae_in(x), norms)
+    batch = Batch(module, weights, module.process_sae_in(x), norms)
     csr, codes = _encode(batch, state)
     levels = decode_prefixes(csr, weights.W_dec, widths or [weights.n_latents])
     prefixes = [decoded + module.b_dec for decoded in levels.unbind(1)]
     out = reconstruct(module, prefixes[-1])
     losses = {"mse_loss": mse(module, out, x)}
-    losses["auxiliary_reconstruction_loss"] = _auxiliary(batch, step_input, out, prefixes, widths)
+    losses["auxiliary_reconstruction_loss"] = auxiliary(batch, step_input, out, prefixes, widths)
     module.update_topk_threshold(codes.values)
     for width, partial in zip(widths[:-1], prefixes, strict=False):
         losses[f"inner_mse_loss_{width}"] = mse(module, partial, x)
@@ -75,7 +61,7 @@ def _step(module: Any, step_input: TrainStepInput, widths: list[int]) -> TrainSt
 def _odd(module: Any, x: Tensor, widths: list[int]) -> str | None:
     """What this class's own code does in a way of its own."""
     latents = module.cfg.d_sae
-    if module.cfg.normalize_activations in _NORMALISED:
+    if module.cfg.normalize_activations in NORMALISED:
         return f"its inputs are normalised by {module.cfg.normalize_activations!r}"
     if not 1 <= int(module.cfg.k * len(x)) <= len(x) * latents:
         return f"it selects {int(module.cfg.k * len(x))} of {len(x) * latents} latents"
@@ -84,7 +70,7 @@ def _odd(module: Any, x: Tensor, widths: list[int]) -> str | None:
     return None
 
 
-def _encode(batch: _Batch, state: State) -> tuple[CsrCodes, Codes]:
+def _encode(batch: Batch, state: State) -> tuple[CsrCodes, Codes]:
     """Entries with the values pre, and codes with f; both differentiable."""
     x, module, norms = batch.sae_in, batch.module, batch.norms
     csr = encode_batch_topk(
@@ -99,31 +85,3 @@ def _encode(batch: _Batch, state: State) -> tuple[CsrCodes, Codes]:
     least = float(f.detach().min()) if f.numel() else 0.0
     state.memory["least"] = least if math.isfinite(least) else 0.0
     return csr, Codes(f, csr.indices, csr.offsets, x.shape[:-1], batch.weights.n_latents)
-
-
-def _auxiliary(
-    batch: _Batch, step_input: TrainStepInput, out: Tensor, prefixes: list[Tensor], widths: list[int]
-) -> Tensor:
-    """How badly dead latents reconstruct what is missing, of all latents or level by level; a scalar."""
-    dead, cfg = step_input.dead_neuron_mask, batch.module.cfg
-    if dead is None or not bool(dead.any()):
-        return out.new_tensor(0.0)
-    bounds, decoded = [0, len(dead)], [out]
-    if widths and cfg.use_matryoshka_aux_loss:
-        bounds, decoded = [0, *widths], prefixes
-    losses = []
-    for start, end, partial in zip(bounds, bounds[1:], decoded, strict=False):
-        latents = dead[start:end].nonzero()[:, 0] + start
-        if len(latents):
-            losses.append(_dead_loss(batch, (step_input.sae_in - partial).detach(), latents))
-    return cfg.aux_loss_coefficient * torch.stack(losses).sum()
-
-
-def _dead_loss(batch: _Batch, residual: Tensor, latents: Tensor) -> Tensor:
-    """How badly the best d_in / 2 of some latents [n] reconstruct a residual [T, d_in]; signed, scaled down for few."""
-    W_enc, b_enc = batch.weights.W_enc, batch.module.b_enc
-    at_most = residual.shape[-1] // 2
-    scale, k = min(len(latents) / at_most, 1.0), min(at_most, len(latents))
-    pre = encode_among(batch.sae_in, W_enc, b_enc, latents, k=k, scale=batch.norms)
-    guess = decode(*pre, batch.weights.W_dec)
-    return scale * (guess - residual).pow(2).sum(dim=-1).mean()

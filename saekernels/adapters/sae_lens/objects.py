@@ -32,6 +32,7 @@ from saekernels.adapters.sae_lens.batch_topk import batch_topk_step, matryoshka_
 from saekernels.adapters.sae_lens.jumprelu import jumprelu_step
 from saekernels.adapters.sae_lens.l1 import gated_step, standard_step
 from saekernels.adapters.sae_lens.step import hidden_pre, hooked, reconstruct, sample, usual
+from saekernels.adapters.sae_lens.topk import topk_step
 from saekernels.adapters.weights import CurrentWeights, LiveWeights, Rows, Settings
 from saekernels.sae.activations import (
     AbsTopK,
@@ -247,7 +248,11 @@ def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
 
 
 def _training_forward_pass(module: Any, step_input: Any) -> Any:
-    """The tool's own step: encode, decode, losses. It asks for no gradient of dense latents."""
+    """The whole step from sparse entries, or the tool's own, which asks for no gradient of dense latents."""
+    activation = "abs" if kind_of(module) is abstopk_sae.AbsTopKTrainingSAE else "relu"
+    found = topk_step(module, step_input, activation)
+    if found is not None:
+        return found
     state: State = module.__dict__[STATE]
     reason = _reason_for_own(module, step_input.sae_in)
     if reason is None:

@@ -38,18 +38,6 @@ def test_steps_of_sae_lens(name: str) -> None:
     assert sk.step_counts(holder) == (3, {"a hook is on its latents": 1})
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_steps_of_sae_lens_topk(sparse: bool) -> None:
-    pytest.importorskip("sae_lens")
-    from live_saes import lens_training as made
-
-    ours = sk.accelerate(made("topk", k=5, use_sparse_activations=sparse, rescale_acts_by_decoder_norm=False)())
-    x = torch.randn(30, 16)
-    lens_training.step(ours, x)
-    reason = "its latents are sparse tensors of its own (use_sparse_activations)"
-    assert sk.step_counts(ours) == ((0, {reason: 1}) if sparse else (1, {}))
-
-
 def test_steps_of_a_trainer() -> None:
     ours, x = dictionary_training.pair("gated", SHAPE)[1:]
     for step in range(3):

@@ -16,6 +16,10 @@ from saekernels.adapters.patch import state_of
 # (tokens, d_in, latents, k)
 SHAPES = [(16, 16, 64, 3), (64, 48, 512, 8.5), (33, 24, 300, 0.5), (1, 8, 40, 4), (200, 20, 1024, 16)]
 CLASSES: dict[str, dict[str, Any]] = {
+    "topk": {},
+    "topk, not rescaled": {"rescale_acts_by_decoder_norm": False, "apply_b_dec_to_input": False},
+    "topk, as sparse tensors": {"use_sparse_activations": True, "rescale_acts_by_decoder_norm": False},
+    "abstopk": {},
     "batchtopk": {},
     "batchtopk, not rescaled": {"rescale_acts_by_decoder_norm": False},
     "batchtopk, no b_dec": {"apply_b_dec_to_input": False, "aux_loss_coefficient": 0.3},
@@ -35,7 +39,7 @@ for mode in ("step", "tanh", "quadratic"):
         }  # fmt: skip
 CLASSES |= {"standard": {}, "standard, no b_dec": {"apply_b_dec_to_input": False}, "gated": {}}
 BATCH = ["batchtopk", "matryoshka_batchtopk"]
-ONE_OF_EACH = [*BATCH, "jumprelu, step", "standard", "gated"]
+ONE_OF_EACH = ["topk", "abstopk", *BATCH, "jumprelu, step", "standard", "gated"]
 
 
 def pair(name: str, shape: tuple[int, int, int, float], **more: Any) -> tuple[Any, Any, Tensor]:
@@ -43,7 +47,7 @@ def pair(name: str, shape: tuple[int, int, int, float], **more: Any) -> tuple[An
     tokens, d, latents, k = shape
     architecture, options = name.split(",")[0], {"d_in": d, "d_sae": latents, **CLASSES.get(name, {}), **more}
     if "topk" in architecture:
-        options["k"] = k
+        options["k"] = k if "batch" in architecture else max(1, int(k))
     if architecture.startswith("matryoshka"):
         options["matryoshka_widths"] = [latents // 8, latents // 4, latents]
     torch.manual_seed(0)
@@ -85,7 +89,8 @@ def same(ours: Any, theirs: Any, out: Any, own: Any) -> None:
         near(out.losses[name].detach(), want.detach(), 1e-6)
     near(out.loss.detach(), own.loss.detach(), 1e-6)
     near(out.sae_out.detach(), own.sae_out.detach(), 1e-5)
-    near((out.feature_acts + 0).detach(), own.feature_acts.detach(), 1e-5)
+    assert out.feature_acts.is_sparse == own.feature_acts.is_sparse
+    near(out.feature_acts.to_dense().detach() + 0, own.feature_acts.to_dense().detach(), 1e-5)
     near((out.hidden_pre + 0).detach(), own.hidden_pre.detach(), 1e-5)
     for (name, value), other in zip(theirs.named_parameters(), ours.parameters(), strict=True):
         assert (value.grad is None) == (other.grad is None), name
