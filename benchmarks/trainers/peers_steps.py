@@ -14,7 +14,6 @@ import saekernels as sk
 from saekernels.bench.measure import trainers
 from saekernels.optim import Adam
 
-K = 32
 KINDS = {"batchtopk": "batch_topk", "matryoshka_batchtopk": "matryoshka"}
 Step = Callable[[int], float]
 
@@ -23,7 +22,7 @@ def dictionary_step(args: argparse.Namespace, fast: bool) -> Step:
     """One `update` of dictionary_learning's trainer, by number: the loss. The same for the same arguments."""
     torch.manual_seed(0)
     kind = KINDS.get(args.architecture, args.architecture)
-    trainer = trainers.dictionary_trainer(kind, args.synthetic, args.latents, K, args.lr)
+    trainer = trainers.dictionary_trainer(kind, args.synthetic, args.latents, args.k, args.lr)
     data = _rows(trainer.ae, args)
     _kill(trainer, args)
     if fast:
@@ -43,7 +42,9 @@ def sparsify_step(args: argparse.Namespace, fast: bool) -> Step:
     from sparsify import SparseCoder, SparseCoderConfig
 
     torch.manual_seed(0)
-    coder = SparseCoder(args.synthetic, SparseCoderConfig(num_latents=args.latents, k=K, multi_topk=args.multi_topk))
+    coder = SparseCoder(
+        args.synthetic, SparseCoderConfig(num_latents=args.latents, k=args.k, multi_topk=args.multi_topk)
+    )
     data = _rows(coder, args)
     dead = torch.rand(args.latents) < args.dead if args.dead else None
     if fast:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 import saekernels as sk
-from peers_steps import KINDS, K, dictionary_step, sparsify_step
+from peers_steps import KINDS, dictionary_step, sparsify_step
 from saekernels import example
 from saekernels.bench.measure import trainers
 
@@ -59,7 +59,7 @@ def lens_trainer(args: argparse.Namespace, fast: bool) -> Any:
     data = torch.randn(8 * args.batch, args.synthetic) if args.synthetic else activations(8 * args.batch)
     kind = KINDS.get(args.architecture, args.architecture)
     options = {"jumprelu_init_threshold": 0.5} if args.late and kind == "jumprelu" else {}
-    sae = trainers.saelens_sae(kind, data.shape[1], args.latents, K, **options)
+    sae = trainers.saelens_sae(kind, data.shape[1], args.latents, args.k, **options)
     if args.late:
         data = late(sae, len(data))
 
@@ -154,7 +154,7 @@ def run_sparsify(args: argparse.Namespace, fast: bool) -> tuple[list[float], lis
     dataset = Dataset.from_dict({"input_ids": windows}).with_format("torch")
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
-            SparseCoderConfig(num_latents=args.latents, k=K), batch_size=rows, grad_acc_steps=1, layers=[SITE_LAYER],
+            SparseCoderConfig(num_latents=args.latents, k=args.k), batch_size=rows, grad_acc_steps=1, layers=[SITE_LAYER],
             log_to_wandb=False, save_dir=folder, save_every=10**9, auxk_alpha=0.0,
             optimizer=args.optimizer,
         )  # fmt: skip
@@ -177,8 +177,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=1024, help="tokens per step")
     parser.add_argument("--latents", type=int, default=5120)
+    parser.add_argument("--k", type=int, default=32, help="active latents of a token")
     kinds = ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
-    parser.add_argument("--architecture", choices=kinds, default="topk", help="what is trained; k is 32")
+    parser.add_argument("--architecture", choices=kinds, default="topk", help="what is trained")
     about = "sparsify's; signum takes only signs of gradients, so rounding near 0 shows in the loss after some steps"
     parser.add_argument("--optimizer", choices=["adam", "signum", "muon"], default="adam", help=about)
     parser.add_argument("--lr", type=float, default=3e-4)

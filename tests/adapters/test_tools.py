@@ -133,7 +133,7 @@ def test_hidden_pre_activations_are_made_only_for_who_reads_them() -> None:
 
 
 def arguments(**changes: Any) -> argparse.Namespace:
-    plain = {"steps": 12, "batch": 256, "latents": 640, "lr": 3e-4, "synthetic": 0, "optimizer": "adam"}
+    plain = {"steps": 12, "batch": 256, "latents": 640, "k": 32, "lr": 3e-4, "synthetic": 0, "optimizer": "adam"}
     plain |= {"architecture": "topk", "late": False, "dead_after": None, "our_optimizer": False}
     return argparse.Namespace(**{**plain, **changes})
 

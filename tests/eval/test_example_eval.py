@@ -56,16 +56,15 @@ def loaded() -> tuple[Any, Any, dict[str, sk.SAE]]:
     return model, AutoTokenizer.from_pretrained(example.MODEL_DIR), saes
 
 
-def test_batches_of_1_3_and_8_give_the_same_numbers() -> None:
+def test_batches_of_3_and_8_give_the_same_numbers() -> None:
     model, tokenizer, saes = loaded()
     documents = sk.load_documents([str(example.EVAL_DATA)])
     whole = {}
-    for size in (1, 3, 8):
-        report = sk.evaluate(model, tokenizer, saes, documents, tokens=2500, batch_size=size, bootstrap=0)
+    for size in (3, 8):
+        report = sk.evaluate(model, tokenizer, saes, documents, tokens=2000, batch_size=size, bootstrap=0)
         rows = [*report.sites, report.all_sites]
         whole[size] = [n for row in rows for n in (row.delta_ce.nats, *vars(row.ce).values(), row.kl, row.fvu, row.l0)]
-    assert whole[3] == pytest.approx(whole[1], abs=1e-6)
-    assert whole[8] == pytest.approx(whole[1], abs=1e-6)
+    assert whole[8] == pytest.approx(whole[3], abs=1e-6)
 
 
 @torch.inference_mode()

@@ -65,8 +65,8 @@ def working_memory(T: int, F: int, what: str, screen: str) -> float:
     return float(done.stdout)
 
 
-# In every run each screen and each way to call it: the rest is the same code, for half a minute more.
-CALLS = {"fp32": "top-k", "bf16": "top-k, unprepared", "int16": "threshold", "int8": "threshold"}
+# In every run three screens and each way to call one: the rest is the same code, for a minute more.
+CALLS = {"fp32": "top-k", "bf16": "top-k, unprepared", "int16": "threshold", "int8": ""}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_at_most_64_mib_for_4096_rows_and_131072_latents(what: str, screen: str)
 @pytest.mark.parametrize(
     ("what", "dtype"),
     [
-        ("loss", "float32"),
+        pytest.param("loss", "float32", marks=pytest.mark.slow),
         ("loss gradient", "bfloat16"),
         pytest.param("loss", "bfloat16", marks=pytest.mark.slow),
         pytest.param("loss gradient", "float32", marks=pytest.mark.slow),
@@ -101,9 +101,9 @@ def test_the_gradient_of_the_unembedding_grows_with_tokens_alone(dtype: str) -> 
 
     Without products of bfloat16 in hardware they are widened for those of float32.
     """
-    few, many = (working_memory(T, 131072, f"loss gradient, W_U, {dtype}", "auto") for T in (512, 4096))
+    few, many = (working_memory(T, 131072, f"loss gradient, W_U, {dtype}", "auto") for T in (256, 2048))
     element = 2 if dtype == "bfloat16" and cpu.simd_level() in ("amx", "avx512_bf16", "neon_bf16") else 4
-    assert many - few <= 1.2 * (4096 - 512) * 2 * (2 * 768 * element + 96 * (2 * element + 4)) / 2**20
+    assert many - few <= 1.2 * (2048 - 256) * 2 * (2 * 768 * element + 96 * (2 * element + 4)) / 2**20
     assert few <= 40
 
 

@@ -13,7 +13,14 @@ pytestmark = pytest.mark.peers
 
 
 def arguments(**changes: Any) -> argparse.Namespace:
-    plain = {"tool": "dictionary_learning", "architecture": "topk", "synthetic": 16, "latents": 256, "batch": 64}
+    plain = {
+        "tool": "dictionary_learning",
+        "architecture": "topk",
+        "synthetic": 16,
+        "latents": 256,
+        "k": 32,
+        "batch": 64,
+    }
     plain |= {"steps": 5, "lr": 1e-3, "late": False, "dead": 0.0, "multi_topk": False, "our_optimizer": False}
     return argparse.Namespace(**{**plain, "cpu_time": True, **changes})
 
