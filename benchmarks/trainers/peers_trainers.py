@@ -154,8 +154,8 @@ def run_sparsify(args: argparse.Namespace, fast: bool) -> tuple[list[float], lis
     dataset = Dataset.from_dict({"input_ids": windows}).with_format("torch")
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
-            SparseCoderConfig(num_latents=args.latents, k=args.k), batch_size=rows, grad_acc_steps=1, layers=[SITE_LAYER],
-            log_to_wandb=False, save_dir=folder, save_every=10**9, auxk_alpha=0.0,
+            SparseCoderConfig(num_latents=args.latents, k=args.k), batch_size=rows, grad_acc_steps=1,
+            layers=[SITE_LAYER], log_to_wandb=False, save_dir=folder, save_every=10**9, auxk_alpha=0.0,
             optimizer=args.optimizer,
         )  # fmt: skip
         trainer = Trainer(config, dataset, model)
