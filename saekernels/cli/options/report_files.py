@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 
-from saekernels.cli.options.output import OutputError, show, show_written
+from saekernels.cli.options.output import show, show_written, shown
 from saekernels.cli.options.progress import say_finished
 from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
@@ -30,22 +28,6 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         raise InputError(f"--json and --html: both are {arguments.json}")
     if arguments.html:
         require_matplotlib()
-
-
-@contextlib.contextmanager
-def shown(text: str) -> Iterator[None]:
-    """Show the text, then do what is within, also where nobody can see it.
-
-    Files are then all that stays of hours of work. Raises what kept the text from being seen at the end.
-    """
-    unseen: Exception | None = None
-    try:
-        show(text)
-    except (OutputError, BrokenPipeError) as error:
-        unseen = error
-    yield
-    if unseen is not None:
-        raise unseen
 
 
 def deliver(report: Report, failures: list[str], arguments: argparse.Namespace) -> int:
