@@ -11,6 +11,7 @@ from saekernels.errors import InputError
 from saekernels.eval import Report
 from saekernels.eval.report.page import page
 from saekernels.eval.report.terminal import as_text
+from saekernels.eval.store.run_folder import check_folder
 from saekernels.eval.text.sources import files_of
 from saekernels.files.checked import check_writable, same_file, write_whole
 
@@ -26,6 +27,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
                 raise InputError(f"{option}: {path} is the file {file} of --data; it would be overwritten")
     if len(given) == 2 and same_file(arguments.json, arguments.html):
         raise InputError(f"--json and --html: both are {arguments.json}")
+    check_folder(arguments.checkpoint)
     if arguments.html:
         require_matplotlib()
 
