@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 
 class InputError(ValueError):
     """Bad input from the user: a file, a name, a size or a value. The command line prints it and exits with 2."""
@@ -9,6 +12,15 @@ class InputError(ValueError):
 
 class InputTypeError(InputError, TypeError):
     """Bad input of the wrong kind."""
+
+
+def check_each(name: str, given: object, kind: type) -> None:
+    """InputTypeError unless what was given as the argument `name` is a sequence of these."""
+    wrong = [] if isinstance(given, Sequence) else [given]
+    wrong = wrong or [one for one in cast(Sequence[object], given) if not isinstance(one, kind)]
+    if wrong:
+        one = f" with {kind_of(wrong[0])}" if isinstance(given, Sequence) else ""
+        raise InputTypeError(f"{name}: got {kind_of(given)}{one}, need a sequence of saekernels.{kind.__name__}")
 
 
 def missing_extra(package: str, purpose: str, extra: str = "eval") -> InputError:

@@ -26,7 +26,7 @@ from saekernels.cli.commands import scaling as scaling_command
 from saekernels.cli.commands.controls import command as controls_command
 from saekernels.cli.commands.generation import command as generation_command
 from saekernels.cli.commands.reuse import command as reuse_command
-from saekernels.cli.options.arguments import Parser
+from saekernels.cli.options.arguments import Parser, as_typed
 from saekernels.cli.options.output import OutputError, flushed
 from saekernels.cli.options.processes import LOST, one_process_only, stopped
 from saekernels.errors import InputError, first_line
@@ -104,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RankLostError as error:
         return _fail(f"{name}: {stopped(str(error), getattr(arguments, 'checkpoint', None))}", LOST)
     except InputError as error:
-        return _fail(f"{name}: error: {error}", BAD_INPUT)
+        told = str(error) if arguments is None else as_typed(str(error), arguments.options, arguments.argv)
+        return _fail(f"{name}: error: {told}", BAD_INPUT)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

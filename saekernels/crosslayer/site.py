@@ -15,7 +15,7 @@ from saekernels.crosslayer.transcoders import sites_of
 from saekernels.ops import _check
 from saekernels.sae.activations import Activation
 from saekernels.sae.codes import Codes
-from saekernels.sae.edits import Edit, edit_codes
+from saekernels.sae.edits import Edit, check_edits, edit_codes
 from saekernels.sae.metadata import Metadata
 
 
@@ -182,10 +182,11 @@ def layer_sites(
     made = {name: LayerSite(transcoder, layer, running, part) for layer, name in enumerate(names)}
     for name, site in made.items():
         site.given = kept
-        site.edits = tuple((edits or {}).get(site.layer, ()))
+        own = (edits or {}).get(site.layer, ())
+        check_edits(own, site.n_latents, site.W_dec.dtype, repr(name))
+        site.edits = tuple(own)
         site.error = (errors or {}).get(site.layer)
         site.before = {other: one for other, one in made.items() if one.layer < site.layer and one.reads}
-        _check_edits(name, site)
     return made
 
 
@@ -194,9 +195,3 @@ def _check_layers(argument: str, layers: Sequence[int] | Mapping[int, Any] | Non
         whole = _check.integer(layer)
         if whole is None or not 0 <= whole < n_layers:
             raise ValueError(f"{argument}: got layer {layer!r}, need one of 0 to {n_layers - 1}")
-
-
-def _check_edits(name: str, site: LayerSite) -> None:
-    wrong = [edit.latent for edit in site.edits if edit.latent >= site.n_latents]
-    if wrong:
-        raise ValueError(f"edits: latent {wrong[0]} is not among the {site.n_latents} of {name!r}")

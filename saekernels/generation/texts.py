@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 from saekernels.errors import InputError
 from saekernels.generation.watch import Fired
 
-Reason = Literal["eos", "length", "latent", "criteria"]
+Reason = Literal["eos", "length", "latent", "time", "criteria"]
 OnToken = Callable[[int, int], Any]
 OnEvent = Callable[[Fired], Any]
 
@@ -23,8 +24,9 @@ class Generated:
     """What was written after one prompt.
 
     ids: the new tokens, without padding; the one that ends a text (eos) is among them. reason: why it ended: "eos",
-    "length", "latent" (a watch that stops), or "criteria" (a stopping criterion that was given). stopped_by: the event
-    that ended it; the text then ends with that event's token. events: all of this text, in order.
+    "length", "latent" (a watch that stops), "time" (`max_time` was over), or "criteria" (a stopping criterion that was
+    given). stopped_by: the event that ended it; the text then ends with that event's token. events: all of this text,
+    in order.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -39,13 +41,20 @@ class Texts:
     Args:
         mask: [B, P] bool, where the prompts are no padding.
         eos: token ids that end a text.
+        max_time: seconds, after which all texts end.
         others: further criteria, as transformers takes them.
         on_token: called as ``on_token(row, id)`` for every new token of a text that goes on.
         on_event: called for every event, token by token, once the pass that read the token is over.
     """
 
     def __init__(
-        self, mask: Tensor, eos: Collection[int], others: Sequence[Any], on_token: OnToken | None, on_event: OnEvent
+        self,
+        mask: Tensor,
+        eos: Collection[int],
+        max_time: float,
+        others: Sequence[Any],
+        on_token: OnToken | None,
+        on_event: OnEvent,
     ) -> None:
         self.real = mask
         self.prompt = mask.shape[1]
@@ -53,6 +62,7 @@ class Texts:
         self._ended = [False] * len(mask)
         self._eos, self._others = frozenset(eos), others
         self._on_token, self._on_event = on_token, on_event
+        self._until = time.monotonic() + max_time
         self._seen = 0
         self._pending: list[tuple[int, int, int, Fired]] = []
         self.start = self.fresh = 0
@@ -85,6 +95,7 @@ class Texts:
         """Called by `generate` after each new token, input_ids [B, P + n]: which rows [B] have ended."""
         self.tell_events()
         self._end_by_latent()
+        late = time.monotonic() > self._until
         ended_by = [one(input_ids, scores, **options).tolist() for one in self._others]
         for row, token in enumerate(input_ids[:, -1].tolist()):
             if self._ended[row]:
@@ -97,6 +108,8 @@ class Texts:
                 self._end(row, "eos")
             elif any(one[row] for one in ended_by):
                 self._end(row, "criteria")
+            elif late:
+                self._end(row, "time")
         ended = torch.tensor(self._ended, device=self.real.device)
         self.real = torch.cat([self.real, ~ended.unsqueeze(1)], 1)
         return ended.to(input_ids.device)

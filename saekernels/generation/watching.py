@@ -10,26 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.crosslayer.site import LayerSite
-from saekernels.errors import InputError, kind_of
+from saekernels.errors import InputError
+from saekernels.generation.arguments import Settings, check_watched, checked_mask, criteria, given_saes
 from saekernels.generation.texts import Generated, OnEvent, OnToken, Texts
 from saekernels.generation.watch import Fired, Watch, entries_above
 from saekernels.sae.codes import Codes
 from saekernels.sae.edits import Edit, EditedSAE
 from saekernels.splice.context import Splice, splice
-from saekernels.splice.given import as_sae
 from saekernels.splice.replacement import autocast_off
-
-# Ways to generate in which a row is not one text that grows by a token per pass.
-_REFUSED = {
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "guidance_scale": 1.0,
-    "assistant_model": None,
-    "prompt_lookup_num_tokens": None,
-    "custom_generate": None,
-    "inputs_embeds": None,
-    "return_dict_in_generate": False,
-}
 
 
 @contextlib.contextmanager
@@ -58,11 +46,12 @@ def watching(
         leave_first, leave_norm: positions that stay as they are, as in `splice`; they make no events.
         on_event: called with each `Fired` as soon as the pass that read its token is over.
 
-    Raises InputError (a ValueError) for a watch or an edit of what is not there, and as `splice`.
+    Raises InputError (a ValueError) for a watch or an edit of what is not there, one too large, and as `splice`;
+    InputTypeError (a TypeError, too) for watches, edits or SAEs in another form than these.
     """
-    given = {site: as_sae(sae, model, site, "saes") for site, sae in saes.items()}
+    given = given_saes(saes, model)
+    check_watched(given, watches, edits)
     edits = dict(edits or {})
-    _check(given, watches, edits)
     looks: dict[str, list[Codes]] = {}
     stands: dict[str, Any] = {}
     for site, sae in given.items():
@@ -137,26 +126,14 @@ class Watching:
         Raises InputError (a ValueError) for ids or a mask of another form, and for ways to generate in which a row is
         not one growing text: beams, several texts a prompt, assistants.
         """
-        mask = _checked(input_ids, attention_mask)
-        own = self._model.generation_config
-        given = options.get("generation_config") or own
-
-        def setting(name: str) -> Any:
-            """As transformers takes it: what a config leaves open is as in the model's own."""
-            value = options.get(name, getattr(given, name, None))
-            return getattr(own, name, None) if value is None else value
-
-        for name, plain in _REFUSED.items():
-            value = setting(name)
-            if value is not None and value != plain:
-                raise InputError(f"{name}: got {value!r:.40}, need {plain!r}: each row is one text, token by token")
-        if setting("stop_strings") is not None:
-            raise InputError("stop_strings: give transformers.StopStringCriteria in stopping_criteria instead")
+        mask = checked_mask(input_ids, attention_mask)
+        settings = Settings(self._model.generation_config, options)
         if self._splice is None or self._texts is not None:
             raise RuntimeError("generate: works inside its `with` block, one call at a time")
-        eos = _ids(setting("eos_token_id"))
-        texts = self._texts = Texts(mask.bool(), eos, list(stopping_criteria), on_token, self._on_event)
-        options = {**options, "disable_compile": True, "stopping_criteria": [texts]}
+        others = criteria(stopping_criteria)
+        texts = Texts(mask.bool(), settings.eos, settings.max_time, others, on_token, self._on_event)
+        self._texts = texts
+        options = {**options, "disable_compile": True, "max_time": None, "stopping_criteria": [texts]}
         try:
             self._model.generate(input_ids=input_ids, attention_mask=mask, **options)
             texts.tell_events()
@@ -224,37 +201,3 @@ def _look_on(sae: Any, found: list[Codes]) -> Callable[[Tensor, Tensor], Tensor]
         return target
 
     return look
-
-
-def _check(saes: Mapping[str, Any], watches: Sequence[Watch], edits: Mapping[str, Sequence[Edit]]) -> None:
-    if not saes:
-        raise InputError("saes: got none, need a mapping from site to SAE")
-    named = [("watches", watch.site, watch.latent) for watch in watches]
-    named += [("edits", site, edit.latent) for site, ones in edits.items() for edit in ones]
-    for argument, site, latent in named:
-        if site not in saes:
-            raise InputError(f"{argument}: there is no SAE {site!r}; there are {', '.join(saes)}")
-        if latent is not None and latent >= saes[site].n_latents:
-            last = saes[site].n_latents - 1
-            raise InputError(f"{argument}: {site} has latents 0 to {last}, got {latent}")
-
-
-def _checked(input_ids: Any, mask: Any) -> Tensor:
-    """The attention mask [B, P] int64, checked with the ids."""
-    if not isinstance(input_ids, Tensor) or input_ids.is_floating_point() or input_ids.ndim != 2:
-        got = list(input_ids.shape) if isinstance(input_ids, Tensor) else kind_of(input_ids)
-        raise InputError(f"input_ids: got {got}, need a tensor [B, P] of token ids")
-    mask = torch.ones_like(input_ids) if mask is None else mask
-    if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
-        got = list(mask.shape) if isinstance(mask, Tensor) else kind_of(mask)
-        raise InputError(f"attention_mask: got {got}, need a tensor {list(input_ids.shape)}")
-    if not input_ids.numel() or not bool((mask[:, -1] != 0).all()):
-        raise InputError("input_ids: every prompt needs a token, and padding to its left, not its right")
-    return (mask != 0).long()
-
-
-def _ids(value: Any) -> list[int]:
-    """eos_token_id as it is given: an id, several, a tensor, or None."""
-    if value is None:
-        return []
-    return [int(one) for one in torch.as_tensor(value).reshape(-1).tolist()]

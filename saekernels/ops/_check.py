@@ -33,13 +33,18 @@ def tensor(name: str, value: object) -> None:
 def tensors(**values: object) -> None:
     """`tensor` for each argument, before the dispatcher turns a wrong type into a RuntimeError; None is let through.
 
-    NotImplementedError for a tensor with a forward-mode tangent, which the ops would drop without a word.
+    NotImplementedError for a tensor with a forward-mode tangent.
     """
     for name, value in values.items():
-        if value is None:
-            continue
-        tensor(name, value)
-        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:
+        if value is not None:
+            tensor(name, value)
+    no_tangents(**values)
+
+
+def no_tangents(**values: Any) -> None:
+    """NotImplementedError for a tensor with a forward-mode tangent, which the ops would drop without a word."""
+    for name, value in values.items() if forward_ad._current_level >= 0 else ():
+        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
             raise NotImplementedError(
                 f"{name}: got a forward-mode tangent; only reverse-mode gradients are implemented"
             )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from saekernels.ops import _check
 from saekernels.ops._direct import direct
@@ -83,7 +84,9 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
 
     def checked(*args: Any, **kwargs: Any) -> Op:
         made = op(*args, **kwargs)
-        _check.in_one_place(**{tensor: getattr(made, tensor) for tensor in tensor_names})
+        held = {tensor: getattr(made, tensor) for tensor in tensor_names}
+        _check.in_one_place(**held)
+        _check.no_tangents(**held)
         made.check()
         return made
 
@@ -104,7 +107,8 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
     if not composite:
         torch.library.register_fake(qualified, fake, lib=LIBRARY)
     if op.backward is not Op.backward:
-        torch.library.register_autograd(qualified, op.backward, setup_context=setup_context, lib=LIBRARY)
+        library: Any = _RefusingForwardMode(names)
+        torch.library.register_autograd(qualified, op.backward, setup_context=setup_context, lib=library)
     for device, key in AUTOCAST_DEVICES.items() if op.MATRICES else ():
         LIBRARY.impl(name, _autocast_rule(name, op, device, key), key)
 
@@ -132,6 +136,23 @@ def register(name: str, op: type[Op]) -> Callable[..., Any]:
         return inner(*tensors, **options)
 
     return call
+
+
+class _RefusingForwardMode:
+    """The library, as torch registers a gradient in it: the kernel looks for tangents first, and would drop them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def impl(self, name: str, kernel: Callable[..., Any], key: str, **options: Any) -> None:
+        """As torch.library.Library; `kernel` is also given the set of dispatch keys."""
+
+        def refusing(keys: Any, *args: Any, **kwargs: Any) -> Any:
+            if forward_ad._current_level >= 0:
+                _check.no_tangents(**dict(zip(self._names, args, strict=False)))
+            return kernel(keys, *args, **kwargs)
+
+        LIBRARY.impl(name, refusing, key, **options)
 
 
 # By annotation: the type of an option, and the types that need no second look (an int has a range).

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from saekernels.errors import InputError
+from saekernels.display.numbers import counted
+from saekernels.errors import InputError, check_each
 from saekernels.ops import _check
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
@@ -34,15 +36,17 @@ class Edit:
     only_active: bool = False
 
     def __post_init__(self) -> None:
-        if self.operation not in _VALUES:
+        if not isinstance(self.operation, str) or self.operation not in _VALUES:
             raise ValueError(f"operation: got {self.operation!r}, need one of {', '.join(_VALUES)}")
         latent = _check.integer(self.latent)
         if latent is None or latent < 0:
             raise ValueError(f"latent: got {self.latent!r}, need an index from 0")
         object.__setattr__(self, "latent", latent)
         wanted = _VALUES[self.operation]
-        if len(self.values) != wanted or not all(math.isfinite(value) for value in self.values):
-            raise ValueError(f"values: {self.operation} needs {wanted} finite numbers, got {self.values!r}")
+        if not _are_numbers(self.values) or len(self.values) != wanted:
+            needs = f"a tuple of {counted(wanted, 'finite number')}"
+            raise ValueError(f"values: {self.operation} needs {needs}, got {self.values!r:.80}")
+        object.__setattr__(self, "values", tuple(self.values))
         if self.operation == "clamp" and self.values[0] > self.values[1]:
             raise ValueError(f"values: clamp needs a low and a high value, got {self.values!r}")
 
@@ -58,18 +62,32 @@ class Edit:
         return torch.where(z != 0, new, z) if self.only_active else new
 
 
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, Sequence) and all(
+        isinstance(value, Real | Tensor) and math.isfinite(value) for value in values
+    )
+
+
+def check_edits(edits: Sequence[Edit], n_latents: int, dtype: torch.dtype, of: str = "the SAE") -> None:
+    """InputError for a latent that is not there, or a value that codes of this dtype do not hold; of: whose edits.
+
+    InputTypeError (a TypeError) for anything but a sequence of `Edit`.
+    """
+    check_each("edits", edits, Edit)
+    for edit in edits:
+        if edit.latent >= n_latents:
+            raise InputError(f"edits: latent {edit.latent} is not among the {n_latents} of {of}")
+        if any(abs(value) > torch.finfo(dtype).max for value in edit.values):
+            kind = str(dtype).removeprefix("torch.")
+            raise InputError(f"edits: latent {edit.latent} gets {edit.values!r}, which {kind} does not hold")
+
+
 def edit_codes(codes: Codes, edits: Sequence[Edit]) -> Codes:
     """The codes with edits applied in order; tokens gain one entry for every edited latent. Differentiable.
 
-    No tensor of size tokens x latents is made. Raises ValueError for a latent that the SAE does not have.
+    No tensor of size tokens x latents is made. Raises as `EditedSAE`.
     """
-    for edit in edits:
-        if edit.latent >= codes.n_latents:
-            raise ValueError(f"edits: latent {edit.latent} is not among the SAE's {codes.n_latents}")
-        most = torch.finfo(codes.values.dtype).max
-        if any(abs(value) > most for value in edit.values):
-            kind = str(codes.values.dtype).removeprefix("torch.")
-            raise InputError(f"edits: latent {edit.latent} gets {edit.values!r}, which {kind} does not hold")
+    check_edits(edits, codes.n_latents, codes.values.dtype)
     latents = list(dict.fromkeys(edit.latent for edit in edits))
     if not latents:
         return codes
@@ -118,14 +136,13 @@ class EditedSAE(nn.Module):
         keep_error: add what the unedited SAE gets wrong back in, so that only the edit changes anything:
             x + decode(edited) - decode(codes). For SAEs that read and replace one activation.
 
-    Raises ValueError for a latent that the SAE does not have, or `keep_error` with a transcoder.
+    Raises ValueError for a latent that the SAE does not have, a value that its dtype does not hold, or `keep_error`
+    with a transcoder; TypeError for edits that are no sequence of `Edit`.
     """
 
     def __init__(self, sae: SAE, edits: Sequence[Edit], keep_error: bool = False) -> None:
         super().__init__()
-        unknown = [edit.latent for edit in edits if edit.latent >= sae.n_latents]
-        if unknown:
-            raise ValueError(f"edits: latent {unknown[0]} is not among the SAE's {sae.n_latents}")
+        check_edits(edits, sae.n_latents, sae.W_dec.dtype)
         if keep_error and sae.d_in != sae.d_out:
             raise ValueError(f"keep_error: needs an SAE of one activation, got d_in {sae.d_in} and d_out {sae.d_out}")
         self.sae, self.edits, self.keep_error = sae, tuple(edits), keep_error

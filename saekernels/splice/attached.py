@@ -8,8 +8,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from saekernels.errors import InputError
+from saekernels.splice.sites import Site, take_input, take_output
+
+Replace = Callable[[Tensor, Tensor], Tensor]
 
 
 class Hooks:
@@ -33,6 +38,47 @@ class Hooks:
         """As `register_forward_hook`."""
         self._handles.append(module.register_forward_hook(hook, **options))
         self._mark(module)
+
+    def at_site(self, site: Site, replace: Replace) -> None:
+        """Have what a site's module gives or takes replaced by what `replace` makes of (what is read, that)."""
+        seen: list[Tensor] = []  # what was read and not yet answered, where another module shows it
+
+        def see_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[:] = [take_input(site, site.read, args, kwargs)[0]]
+
+        def see_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            seen[:] = [take_output(site, site.read, output)[0]]
+
+        def read(target: Tensor) -> Tensor:
+            if site.same:
+                return target
+            if not seen:
+                raise InputError(
+                    f"site {site.name!r}: {site.write.path!r} came before {site.read.path!r} in this forward pass, so "
+                    "there was nothing to read"
+                )
+            return seen.pop()
+
+        def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            target, put = take_input(site, site.write, args, kwargs)
+            return put(replace(read(target), target))
+
+        def on_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            target, put = take_output(site, site.write, output)
+            if site.one_call and site.read.is_input:
+                return put(replace(take_input(site, site.read, args, kwargs)[0], target))
+            if site.one_call:
+                return put(replace(target, target))
+            return put(replace(read(target), target))
+
+        if not site.one_call and site.read.is_input:
+            self.before(site.read.module, see_input, with_kwargs=True)
+        elif not site.one_call:
+            self.after(site.read.module, see_output)
+        if site.write.is_input:
+            self.before(site.write.module, on_input, with_kwargs=True)
+        else:
+            self.after(site.write.module, on_output, with_kwargs=True)
 
     def remove(self) -> None:
         """Take all away; modules are as they were."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from saekernels.errors import InputError
 from saekernels.splice.attached import Hooks
 from saekernels.splice.contradictions import OriginWarning, contradictions
 from saekernels.splice.leave import Leave, LeftInPass
 from saekernels.splice.mask import Given, Untouched
 from saekernels.splice.replacement import Function, Mode, Replacement, plan_replacement, with_error
-from saekernels.splice.sites import put_part, take_input, take_output
+from saekernels.splice.sites import put_part
 from saekernels.splice.taps import Taps
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Splice:
             self._untouched.attach(self._hooks)
             self._left.attach(self._hooks)
             for plan in self._plans:
-                self._hook(plan)
+                self._hooks.at_site(plan.site, partial(self._replace, plan))
             self._taps.attach(self._hooks)
         except BaseException:
             self._remove()
@@ -202,47 +202,6 @@ class Splice:
             self._in_compiled[name].seen = True
         else:
             self._calls[name] += 1
-
-    def _hook(self, plan: Replacement) -> None:
-        site = plan.site
-        seen: list[Tensor] = []  # what was read and not yet answered, where another module shows it
-
-        def see_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen[:] = [take_input(site, site.read, args, kwargs)[0]]
-
-        def see_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            seen[:] = [take_output(site, site.read, output)[0]]
-
-        def read(target: Tensor) -> Tensor:
-            if site.same:
-                return target
-            if not seen:
-                raise InputError(
-                    f"site {site.name!r}: {site.write.path!r} came before {site.read.path!r} in this forward pass, so "
-                    "there was nothing to read"
-                )
-            return seen.pop()
-
-        def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            target, put = take_input(site, site.write, args, kwargs)
-            return put(self._replace(plan, read(target), target))
-
-        def on_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            target, put = take_output(site, site.write, output)
-            if site.one_call and site.read.is_input:
-                return put(self._replace(plan, take_input(site, site.read, args, kwargs)[0], target))
-            if site.one_call:
-                return put(self._replace(plan, target, target))
-            return put(self._replace(plan, read(target), target))
-
-        if not site.one_call and site.read.is_input:
-            self._hooks.before(site.read.module, see_input, with_kwargs=True)
-        elif not site.one_call:
-            self._hooks.after(site.read.module, see_output)
-        if site.write.is_input:
-            self._hooks.before(site.write.module, on_input, with_kwargs=True)
-        else:
-            self._hooks.after(site.write.module, on_output, with_kwargs=True)
 
     def _replace(self, plan: Replacement, source: Tensor, whole: Tensor) -> Tensor:
         """What goes in the place of ``whole``, from what was read: same shape, dtype and device."""

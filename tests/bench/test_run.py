@@ -206,7 +206,7 @@ def test_shares_of_the_better_ceilings(record: Record) -> None:
 def test_shapes_pick_the_ops_that_they_fit() -> None:
     assert {case.op.name for case in plan(Settings(shapes=(LOSS_SHAPE,)))} == {"loss", "loss_train"}
     assert not {"loss", "loss_train"} & {case.op.name for case in plan(Settings(shapes=(SHAPE,)))}
-    with pytest.raises(ValueError, match="loss needs shapes T,d,V, and none is given"):
+    with pytest.raises(ValueError, match=r"got [\d,]+, loss needs T,d,V"):
         plan(Settings(ops=("loss",), shapes=(SHAPE,)))
 
 

@@ -131,12 +131,13 @@ def test_a_seed_repeats_a_sample(good: dict[str, Path], tmp_path: Path) -> None:
         (["--prompts", "ids.jsonl"], "holds token ids, need texts"),
         (["--max-new-tokens", "50"], "tokens, and --max-new-tokens is 50, need at most 24 together"),
         (["--sites", "x"], "--sites: there is no SAE 'x'; there are model.layers.0, model.layers.1"),
-        (["--watch", "x:3"], "watches: there is no SAE 'x'"),
+        (["--watch", "x:3"], "--watch: there is no SAE 'x'"),
+        (["--stop", "x:3"], "--stop: there is no SAE 'x'"),
         (["--watch", f"{SITE}:64"], "has latents 0 to 63, got 64"),
         (["--watch", f"{SITE}:3>x"], "argument --watch: need SITE:LATENT>THRESHOLD"),
         (["--stop", f"{SITE}:3>-1"], "need a finite number from 0"),
-        (["--edit", f"{SITE}:99:zero"], "edits: model.layers.0 has latents 0 to 63, got 99"),
-        (["--edit", f"{SITE}:9:set:1e300"], "edits: latent 9 gets (1e+300,), which float32 does not hold"),
+        (["--edit", f"{SITE}:99:zero"], "--edit: model.layers.0 has latents 0 to 63, got 99"),
+        (["--edit", f"{SITE}:9:set:1e300"], "--edit: latent 9 gets (1e+300,), which float32 does not hold"),
         (["--json", "-"], "--json: got -, need a path; --events - writes to stdout"),
         (["--json", "blank.txt", "--events", "blank.txt"], "--json and --events: both are"),
         (["--prompts", "good.txt", "--events", "good.txt"], "is the file of --prompts; it would be overwritten"),
@@ -153,7 +154,7 @@ def test_what_is_refused(good: dict[str, Path], tmp_path: Path, more: list[str],
     more = [str(tmp_path / one) if (tmp_path / one).is_file() else one for one in more]
     ended = cli.run(argv(good, *more))
     assert (ended.code, ended.err.count("\n")) == (2, 1), ended
-    assert not ended.out or "1e300" in more[-1], "nothing is shown before what is known from the start"
+    assert not ended.out, "nothing is shown before what is known from the start"
     assert (tmp_path / "good.txt").read_text() == "Some\n"
     assert told in ended.err
 

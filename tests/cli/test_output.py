@@ -150,12 +150,23 @@ def test_a_closed_stdout_is_an_error(capsys: pytest.CaptureFixture[str], monkeyp
     assert capsys.readouterr().err == "saekernels info: error: cannot write to stdout: it is closed\n"
 
 
+def test_files_are_written_where_nobody_can_see_the_text(
+    good: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    writes = ["generate", "Some", "--max-new-tokens", "2", "--model", str(good["model"])]
+    for number, argv in enumerate([[*writes, "--sae", f"model.layers.0={good['sae']}"], ["plan"]]):
+        file = tmp_path / f"{number}.json"
+        assert main([*argv, "--json", str(file)]) == 1
+        assert json.loads(file.read_text())
+
+
 def test_a_message_is_one_line_whatever_the_names_in_it(
     files: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert "data: two lines.txt does not exist" in fails(capsys, arguments(files, data=["two\nlines.txt"]))
+    assert "error: --data: two lines.txt does not exist" in fails(capsys, arguments(files, data=["two\nlines.txt"]))
 
 
 def test_an_unwritable_stderr_does_not_cost_the_files(

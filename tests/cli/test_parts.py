@@ -51,7 +51,7 @@ def test_edits_are_further_saes_of_their_site(files: Files, tmp_path: Path) -> N
         (["--keep-error"], "--keep-error: needs --edit"),
         (["--edit", "x"], "need SITE:LATENT:OP"),
         (["--edit", f"{SITES[0]}:3:double"], "need SITE:LATENT:OP"),
-        (["--edit", f"{SITES[0]}:3:scale"], "scale needs 1 finite numbers"),
+        (["--edit", f"{SITES[0]}:3:scale"], "scale needs a tuple of 1 finite number"),
         (["--edit", f"{SITES[0]}:3:scale:much"], "could not convert"),
         (["--edit", f"{SITES[0]}:3:scale:nan"], "scale needs 1 finite numbers"),
         (["--edit", f"{SITES[0]}:64:zero"], "latent 64 is not among the SAE's 64"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_what_a_config_leaves_open_is_as_in_the_models_own(model: Any, monkeypat
 
 
 def test_codes_without_bounds_are_refused() -> None:
-    texts = Texts(torch.ones(1, 2, dtype=torch.bool), [], [], None, print)
+    texts = Texts(torch.ones(1, 2, dtype=torch.bool), [], math.inf, [], None, print)
     texts.begin_pass(torch.tensor([[5, 6]]))
     with pytest.raises(InputError, match="x:3 fires at inf: what the SAEs put in, edits among it, is too large"):
         texts.add(0, 1, 0, "x", 3, float("inf"), False)
@@ -170,6 +171,8 @@ def test_a_further_criterion_ends_its_row(model: Any) -> None:
 
     made = generate(model, stopping_criteria=[first_row])
     assert [one.reason for one in made] == ["criteria", "length"]
+    for late in ({"max_time": 1e-9}, {"generation_config": GenerationConfig(max_time=1e-9)}):
+        assert [(len(one.ids), one.reason) for one in generate(model, **late)] == [(1, "time"), (1, "time")]
     assert [len(one.ids) for one in made] == [2, NEW]
 
 
@@ -192,6 +195,13 @@ def test_sampling_is_that_of_transformers(model: Any) -> None:
         ({"watches": [Watch("x", 1)]}, "watches: there is no SAE 'x'; there are model.layers.0"),
         ({"watches": [Watch(SITES[0], 64)]}, "watches: model.layers.0 has latents 0 to 63, got 64"),
         ({"edits": {"x": [Edit(1, "zero")]}}, "edits: there is no SAE 'x'"),
+        ({"watches": Watch(SITES[0], 1)}, "watches: got Watch, need a sequence of saekernels.Watch"),
+        ({"watches": iter([Watch(SITES[0])])}, "watches: got list_iterator, need a sequence of"),
+        ({"edits": [Edit(1, "zero")]}, "edits: got list, need a mapping from site to a sequence of saekernels.Edit"),
+        ({"edits": {SITES[0]: Edit(1, "zero")}}, "edits: 'model.layers.0': got Edit, need a sequence of"),
+        ({"edits": {SITES[0]: [Edit(1, "set", (1e39,))]}}, "edits: latent 1 gets .*, which float32 does not hold"),
+        ({"stopping_criteria": lambda ids, scores: ids[:, 0] > 0}, "stopping_criteria: got function, need a sequence"),
+        ({"max_time": "1"}, "max_time: got '1', need a positive number of seconds"),
         ({"watches": [], "keep_error": True}, "keep_error: with neither watches nor edits"),
         ({"attention_mask": torch.tensor([[1, 0]])}, "needs a token, and padding to its left, not its right"),
         ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "every prompt needs a token"),

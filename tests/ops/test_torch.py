@@ -275,20 +275,38 @@ def test_forward_mode_is_refused_rather_than_dropped() -> None:
     from torch.autograd import forward_ad
 
     x, W = torch.randn(3, 8), torch.randn(16, 8)
+    ops, indices, targets = (
+        torch.ops.saekernels,
+        torch.zeros(3, 8, dtype=torch.int32),
+        torch.zeros(3, dtype=torch.int64),
+    )
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, torch.ones_like(x))
         for call in (
             lambda: sk.encode_topk(dual, W, k=3),
             lambda: sk.encode_threshold(dual, W),
             lambda: sk.topk(dual, 3),
-            lambda: sk.decode(dual, torch.zeros(3, 8, dtype=torch.int32), W),
-            lambda: sk.linear_ce_kl(dual, dual, W, torch.zeros(3, dtype=torch.int64)),
+            lambda: sk.decode(dual, indices, W),
+            lambda: sk.linear_ce_kl(dual, dual, W, targets),
+            lambda: ops.encode_topk(dual, W, k=3),
+            lambda: ops.encode_topk(x, W.requires_grad_(), dual[0, :1].expand(16), k=3),
+            lambda: ops.topk(dual, 3),
+            lambda: ops.decode(dual, indices, W),
         ):
             with pytest.raises(NotImplementedError, match="got a forward-mode tangent; only reverse-mode"):
                 call()
         sk.encode_topk(x, W, k=3)
     with pytest.raises(NotImplementedError, match="x: got a forward-mode tangent"):
         torch.func.jacfwd(lambda a: sk.encode_topk(a, W, k=3).values.sum())(x[0])
+    for name, call in (
+        ("x", lambda a: ops.encode_topk(a, W, k=3)[0]),
+        ("x", lambda a: ops.encode_threshold(a, W)[0]),
+        ("scores", lambda a: ops.topk(a, 3)[0]),
+        ("W_dec", lambda a: ops.decode(x, indices, a)),
+        ("h_p", lambda a: ops.linear_ce_kl(a, x, W, targets)[0]),
+    ):
+        with pytest.raises(NotImplementedError, match=f"{name}: got a forward-mode tangent"):
+            torch.func.jvp(call, (x,), (x,))
 
 
 def test_codes_may_be_changed_in_place_under_autograd() -> None:

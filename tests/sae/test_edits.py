@@ -123,10 +123,14 @@ def test_an_edited_sae_stands_in_a_model() -> None:
         (lambda: Edit(1, "double"), "operation: got 'double', need one of zero, scale"),  # type: ignore[arg-type]
         (lambda: Edit(-1, "zero"), "latent: got -1"),
         (lambda: Edit(True, "zero"), "latent: got True"),
-        (lambda: Edit(1, "scale"), "scale needs 1 finite numbers"),
-        (lambda: Edit(1, "set", (float("nan"),)), "set needs 1 finite"),
+        (lambda: Edit(1, "scale"), "scale needs a tuple of 1 finite number, got \\(\\)"),
+        (lambda: Edit(1, "set", (float("nan"),)), "set needs a tuple of 1 finite number"),
         (lambda: Edit(1, "clamp", (2.0, 1.0)), "clamp needs a low and a high"),
-        (lambda: EditedSAE(tiny_lm.sae(), [Edit(64, "zero")]), "latent 64 is not among the SAE's 64"),
+        (lambda: Edit(1, "set", 1.5), "set needs a tuple of 1 finite number, got 1.5"),  # type: ignore[arg-type]
+        (lambda: EditedSAE(tiny_lm.sae(), [Edit(5, "add", (1e39,))]), r"gets \(1e\+39,\), which float32 does not hold"),
+        (lambda: EditedSAE(tiny_lm.sae(), Edit(5, "zero")), "edits: got Edit, need a sequence"),  # type: ignore[arg-type]
+        (lambda: EditedSAE(tiny_lm.sae(), [5]), "edits: got list with int, need a"),  # type: ignore[list-item]
+        (lambda: EditedSAE(tiny_lm.sae(), [Edit(64, "zero")]), "latent 64 is not among the 64 of the SAE"),
         (lambda: edit_codes(tiny_lm.sae().encode(torch.ones(1, 32)), [Edit(70, "zero")]), "latent 70 is not"),
         (
             lambda: EditedSAE(sk.SAE(8, 16, sk.TopK(2), d_out=4, pre_bias="none"), [], keep_error=True),

@@ -73,7 +73,8 @@ def plan(settings: Settings) -> list[Case]:
         elif settings.shapes is not None:
             shapes = tuple(shape for shape in settings.shapes if bool(shape.k) == bool(op.shapes[0].k))
             if settings.ops and not shapes:
-                raise ValueError(f"{op.name} needs shapes {','.join(op.shapes[0].sizes())}, and none is given")
+                sizes = ",".join(map(str, settings.shapes[0].sizes().values()))
+                raise ValueError(f"got {sizes}, {op.name} needs {','.join(op.shapes[0].sizes())}")
         for shape in shapes:
             if op.name in POSITIVE and 2 * shape.k > shape.F:
                 raise ValueError(f"{op.name}: got k = {shape.k} of {shape.F} latents, need at most half of them active")

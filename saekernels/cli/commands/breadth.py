@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show, show_written, write_json
+from saekernels.cli.options.output import show_written, shown, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, Source, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.charts import require_matplotlib
@@ -65,12 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html:
         require_matplotlib()
     named = (arguments.domain, arguments.template, arguments.token)
-    source = load_source(arguments)
+    source = load_source(arguments, domains=filter(None, [arguments.domain]))
     result = breadth_of(source, arguments, arguments.site, named, arguments.ranks)
-    show(source.told() + print_breadth(result))
-    write_json(arguments.json, result)
-    if arguments.html:
-        write_whole(arguments.html, breadth_page(result))
+    with shown(source.told() + print_breadth(result)):
+        write_json(arguments.json, result)
+        if arguments.html:
+            write_whole(arguments.html, breadth_page(result))
     show_written([(arguments.html, "open it in a browser"), (arguments.json, "the figures")])
     return 0
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
-from saekernels.cli.options.output import show, show_written, write_json
+from saekernels.cli.options.output import show_written, shown, write_json
 from saekernels.eval.report.compare import as_text, compare, read_report
 from saekernels.eval.sums.bootstrap import MOST_REPLICATES
 from saekernels.files.checked import check_writable
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(arguments.json)
     first, second = read_report(arguments.a), read_report(arguments.b)
     found = compare(first, second, (arguments.a, arguments.b), arguments.bootstrap, arguments.seed)
-    show(as_text(found))
-    write_json(arguments.json, found.to_dict())
+    with shown(as_text(found)):
+        write_json(arguments.json, found.to_dict())
     show_written([(arguments.json, "the figures")])
     return 0

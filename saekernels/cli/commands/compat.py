@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import shown, write_json
 from saekernels.cli.options.source import BOS, Source
 from saekernels.display.numbers import short_sites
 from saekernels.display.tables import text_table
@@ -71,21 +71,27 @@ def run_compat(arguments: argparse.Namespace, source: Source) -> int:
     special = _special(tokenizer)
     pad = tokenizer.pad_token_id
     found = peer_metrics(arguments.compat, source.model, source.saes, batches, ignore=special, pad=pad)
-    show(source.told() + _text(found, len(batches) * size * context))
+    with shown(source.told() + _text(found, len(batches) * size * context)):
+        _write(arguments, source, found, context, size, len(batches))
+    return 0
+
+
+def _write(
+    arguments: argparse.Namespace, source: Source, found: Sequence[PeerMetrics], context: int, size: int, batches: int
+) -> None:
     if arguments.format:
         for one in found:
-            _write_core(arguments, source, one, context, size, len(batches))
+            _write_core(arguments, source, one, context, size, batches)
     elif arguments.json:
         result = {
             "compat": arguments.compat,
             "model": arguments.model_name,
             **source.facts,
-            "tokens": len(batches) * size * context,
+            "tokens": batches * size * context,
             "context": context,
             "results": [{"site": one.entry, "metrics": one.metrics} for one in found],
         }
-        write_whole(arguments.json, json.dumps(_finite(result), indent=1, allow_nan=False) + "\n")
-    return 0
+        write_json(arguments.json, _finite(result))
 
 
 def _special(tokenizer: Any) -> list[int]:

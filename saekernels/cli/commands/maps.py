@@ -7,7 +7,7 @@ from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
 from saekernels.cli.options.leave import add_leave, leave_keywords, left_line
-from saekernels.cli.options.output import show, show_written, write_json
+from saekernels.cli.options.output import show_written, shown, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.numbers import percent, with_interval
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     fill_from_example(arguments)
     if arguments.json:
         check_writable(arguments.json)
-    source = load_source(arguments)
+    source = load_source(arguments, domains=filter(None, [arguments.domain]))
     entries = list(source.saes)
     ends = [arguments.upstream or entries[max(0, len(entries) - 2)], arguments.downstream or entries[-1]]
     for option, entry in zip(("--upstream", "--downstream"), ends, strict=True):
@@ -82,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
             **leave_keywords(arguments),
         )
     result = {"model": arguments.model_name, **source.facts, **found}
-    show(source.told() + _text(result))
-    write_json(arguments.json, result)
+    with shown(source.told() + _text(result)):
+        write_json(arguments.json, result)
     show_written([(arguments.json, "the figures")])
     return 0
 

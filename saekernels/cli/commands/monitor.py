@@ -10,7 +10,7 @@ from typing import Any
 
 from saekernels.cli.options.arguments import not_empty
 from saekernels.cli.options.leave import add_leave, leave_keywords, left_line
-from saekernels.cli.options.output import show, show_written
+from saekernels.cli.options.output import show_written, shown
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
 from saekernels.display.numbers import number, percent, signed
@@ -96,8 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         for one in found
     ]
-    show(source.told() + text_table(_HEADINGS, rows, after=_LEGEND + left_line(leave_keywords(arguments))))
-    if arguments.events:
-        write_whole(arguments.events, "".join(line + "\n" for line in events))
+    text = text_table(_HEADINGS, rows, after=_LEGEND + left_line(leave_keywords(arguments)))
+    with shown(source.told() + text):
+        if arguments.events:
+            write_whole(arguments.events, "".join(line + "\n" for line in events))
     show_written([(arguments.events, "one JSON object a line")])
     return 0

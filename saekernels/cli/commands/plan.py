@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +10,10 @@ from saekernels.bench.scale import Job, Prediction, predict
 from saekernels.bench.scale.machine import GPUS, here
 from saekernels.cli.options.arguments import at_least, count, names_of, not_empty
 from saekernels.cli.options.inputs import DTYPES
-from saekernels.cli.options.output import show, show_written
+from saekernels.cli.options.output import show_written, shown, write_json
 from saekernels.errors import InputError
 from saekernels.eval.passes.plan import BASELINES
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import check_writable
 
 _SIZES = {
     "model": {
@@ -93,11 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
         choices = [replace(job, latent_parallel=n) for n in divisors]
         job = next((one for one in choices if predict(one, machine).fits), choices[-1])
     found = predict(job, machine)
-    show(_text(job, machine.card.name, found))
-    if arguments.json:
-        settings = {**vars(job), "dtype": arguments.dtype, "sae_dtype": arguments.sae_dtype}
-        record = {"machine": machine.card.name, "job": settings, "prediction": found.to_dict()}
-        write_whole(arguments.json, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    settings = {**vars(job), "dtype": arguments.dtype, "sae_dtype": arguments.sae_dtype}
+    with shown(_text(job, machine.card.name, found)):
+        write_json(arguments.json, {"machine": machine.card.name, "job": settings, "prediction": found.to_dict()})
     show_written([(arguments.json, "the figures")])
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from saekernels.cli.options.arguments import Parser, at_least, not_empty
 from saekernels.cli.options.leave import add_leave, leave_keywords
-from saekernels.cli.options.output import show, show_written
+from saekernels.cli.options.output import show_written, shown
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import (
     BOS,
@@ -107,9 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     command = shlex.join(["saekernels", *arguments.argv])
     result = {"model": arguments.model_name, **source.facts, "command": command, **found}
-    show(source.told() + print_probes(result))
-    if arguments.json:
-        write_whole(arguments.json, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    with shown(source.told() + print_probes(result)):
+        if arguments.json:
+            write_whole(arguments.json, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     show_written([(arguments.json, "the figures")])
     return 0
 

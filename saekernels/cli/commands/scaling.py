@@ -9,7 +9,7 @@ from typing import Any
 from saekernels.cli.options.arguments import at_least, not_empty, tokens_or_all
 from saekernels.cli.options.inputs import DTYPES, pick_device
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
-from saekernels.cli.options.output import show
+from saekernels.cli.options.output import showing
 from saekernels.cli.options.progress import progress_bar
 from saekernels.display.numbers import readable
 from saekernels.errors import InputError, first_line
@@ -74,26 +74,26 @@ def run(arguments: argparse.Namespace) -> int:
     documents = load_documents(arguments.data, text_field=arguments.text_field, seed=arguments.seed)
     members: list[Member] = []
     context = arguments.context
-    for name in arguments.model:
-        model = load_model(ModelNames(name), device, arguments.dtype).model
-        with progress_bar() as progress:
-            found = measure_losses(
-                model,
-                tokenizer,
-                documents,
-                tokens=arguments.tokens,
-                context=context,
-                seed=arguments.seed,
-                batch_size=arguments.batch_size,
-                progress=progress,
-            )
-        if context is not None and found.context != context:
-            raise InputError(f"--context: {name} has windows of {found.context} tokens, the others {context}")
-        context = found.context
-        members.append(make_member(_label(name), model, found, trained.get(name)))
-        show(f"{name}: {readable(members[-1].parameters)} parameters, {members[-1].loss:.4f} nats per token\n")
-    family = make_family(members, found.ids, found.tokens, found.context, len(tokenizer))
-    family.write(arguments.out)
+    with showing() as say:
+        for name in arguments.model:
+            model = load_model(ModelNames(name), device, arguments.dtype).model
+            with progress_bar() as progress:
+                found = measure_losses(
+                    model,
+                    tokenizer,
+                    documents,
+                    tokens=arguments.tokens,
+                    context=context,
+                    seed=arguments.seed,
+                    batch_size=arguments.batch_size,
+                    progress=progress,
+                )
+            if context is not None and found.context != context:
+                raise InputError(f"--context: {name} has windows of {found.context} tokens, the others {context}")
+            context = found.context
+            members.append(make_member(_label(name), model, found, trained.get(name)))
+            say(f"{name}: {readable(members[-1].parameters)} parameters, {members[-1].loss:.4f} nats per token\n")
+        make_family(members, found.ids, found.tokens, found.context, len(tokenizer)).write(arguments.out)
     return 0
 
 

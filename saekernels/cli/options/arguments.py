@@ -8,12 +8,22 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NoReturn
 
 from saekernels.cli.options.output import show
 
 WIDTH = 100
+# Arguments of functions whose values come by options of other names.
+_COME_BY = {
+    "documents": ("--data",),
+    "edits": ("--edit",),
+    "replacement": ("--clt", "--crosscoder", "--transcoders"),
+    "saes": ("--sae",),
+    "sites": ("--sae",),
+    "watches": ("--watch", "--stop"),
+}
+_ARGUMENT = re.compile(r"([a-z][a-z_]*): ")
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -83,10 +93,15 @@ class Parser(argparse.ArgumentParser):
         self.group(title)._group_actions.extend(commands._choices_actions[before:])
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Nothing may stay unknown: a subcommand's parser says so itself, and points to its own help."""
+        """Nothing may stay unknown: a subcommand's parser says so itself, and points to its own help.
+
+        The namespace says under `options` which ones the command has.
+        """
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        # The innermost parser is the first to be done.
+        namespace.options = getattr(namespace, "options", None) or frozenset(self._option_string_actions)
         return namespace, unknown
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -98,6 +113,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def as_typed(message: str, known: Container[str], argv: Sequence[str]) -> str:
+    """The message of an error with the option in the place of the function's argument that it begins with.
+
+    known: the options of the command; argv: what was typed. A message that begins otherwise stays as it is.
+    """
+    named = _ARGUMENT.match(message)
+    if named is None:
+        return message
+    others = [option for option in _COME_BY.get(named[1], ()) if option in known]
+    typed = [option for option in others if any(f"{word}=".startswith(f"{option}=") for word in argv)]
+    own = f"--{named[1].replace('_', '-')}"
+    options = typed or ([own] if own in known else others[:1])
+    return f"{' and '.join(options)}: {message[named.end() :]}" if options else message
 
 
 def not_empty(text: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from saekernels.files.checked import write_whole
@@ -23,6 +23,37 @@ def show(text: str) -> None:
             raise OutputError("it is closed")
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def showing(goes_on: bool = True) -> Iterator[Callable[[str], None]]:
+    """What shows texts within; if `goes_on`, also where nobody can see them.
+
+    Files are then all that stays of hours of work. Raises what kept the texts from being seen at the end.
+    """
+    unseen: list[Exception] = []
+
+    def say(text: str) -> None:
+        if unseen:
+            return
+        try:
+            show(text)
+        except (OutputError, BrokenPipeError) as error:
+            if not goes_on:
+                raise
+            unseen.append(error)
+
+    yield say
+    if unseen:
+        raise unseen[0]
+
+
+@contextlib.contextmanager
+def shown(text: str) -> Iterator[None]:
+    """Show the text, then do what is within, as `showing`."""
+    with showing() as say:
+        say(text)
+        yield
 
 
 def write_json(path: str | None, result: Mapping[str, Any]) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 
-from saekernels.cli.options.output import OutputError, show, show_written
+from saekernels.cli.options.output import show, show_written, shown
 from saekernels.cli.options.progress import say_finished
 from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
 from saekernels.eval import Report
 from saekernels.eval.report.page import page
 from saekernels.eval.report.terminal import as_text
+from saekernels.eval.store.run_folder import check_folder
 from saekernels.eval.text.sources import files_of
 from saekernels.files.checked import check_writable, same_file, write_whole
 
@@ -28,24 +27,9 @@ def check_outputs(arguments: argparse.Namespace) -> None:
                 raise InputError(f"{option}: {path} is the file {file} of --data; it would be overwritten")
     if len(given) == 2 and same_file(arguments.json, arguments.html):
         raise InputError(f"--json and --html: both are {arguments.json}")
+    check_folder(arguments.checkpoint)
     if arguments.html:
         require_matplotlib()
-
-
-@contextlib.contextmanager
-def shown(text: str) -> Iterator[None]:
-    """Show the text, then do what is within, also where nobody can see it.
-
-    Files are then all that stays of hours of work. Raises what kept the text from being seen at the end.
-    """
-    unseen: Exception | None = None
-    try:
-        show(text)
-    except (OutputError, BrokenPipeError) as error:
-        unseen = error
-    yield
-    if unseen is not None:
-        raise unseen
 
 
 def deliver(report: Report, failures: list[str], arguments: argparse.Namespace) -> int:

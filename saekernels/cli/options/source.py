@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 from saekernels.errors import InputError
 from saekernels.eval import Document, load_documents
 from saekernels.eval.sums.bootstrap import MOST_REPLICATES
+from saekernels.eval.text.documents import check_domains
 
 BOS = {"auto": None, "always": True, "never": False}
 EXAMPLE_NAME = "saekernels example"
@@ -115,11 +116,16 @@ def add_bootstrap(parser: Parser) -> None:
 
 
 def load_source(
-    arguments: argparse.Namespace, device: torch.device | None = None, group: Any = None, read: bool = True
+    arguments: argparse.Namespace,
+    device: torch.device | None = None,
+    group: Any = None,
+    read: bool = True,
+    domains: Iterable[str] = (),
 ) -> Source:
     """Load what the options name, onto `device` in place of theirs.
 
-    group: the processes over which each SAE is spread, if it is. read: the text, too, and not none instead.
+    group: the processes over which each SAE is spread, if it is. read: the text, too, and not none instead. domains:
+    which the text has to hold two documents of, where that can be seen before the model is loaded.
     Raises InputError for what cannot be loaded.
     """
     device = device or pick_device(arguments.device)
@@ -133,6 +139,8 @@ def load_source(
             label_fields=arguments.label_field,
             seed=arguments.seed,
         )
+        if isinstance(documents, Sequence):
+            check_domains([document.domain for document in documents], domains)
     device_map = read_device_map(getattr(arguments, "device_map", None))
     names = ModelNames.of(arguments)
     loaded = load_model(names, device, arguments.dtype, device_map)

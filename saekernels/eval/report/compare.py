@@ -16,6 +16,7 @@ from saekernels.eval.report.reading import ABBREVIATIONS, headed
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
 from saekernels.files.checked import is_column, read_json
 
+_ALL = "all"
 _LEGEND = "\n".join(f"{name}: {ABBREVIATIONS[name]}." for name in ("CE", "ΔCE", "nats", "[95 %]", "KL"))
 
 
@@ -81,8 +82,9 @@ def compare(
 ) -> Comparison:
     """Paired differences B - A of every target that both have.
 
-    A target is matched by its name; where each report has a single site, those are matched, whatever their names. Sums
-    are over documents in both with the same number of tokens; both see the same resampled documents.
+    A target is matched by its name; where each report has a single site, those are matched, whatever their names. All
+    sites together are matched though they be others; the row's name and a note then say so. Sums are over documents
+    in both with the same number of tokens; both see the same resampled documents.
 
     Raises InputError if no document or no target is in both.
     """
@@ -98,6 +100,9 @@ def compare(
     if not matched:
         raise InputError(f"compare: no target in common: {_targets(a)} and {_targets(b)}")
 
+    together = [{name.partition("#")[0] for name in _targets(report) if name != _ALL} for report in (a, b)]
+    others = _other_sites(*together)
+
     def column(side: int, values: list[float | None]) -> np.ndarray:
         return np.asarray([np.nan if v is None else v for v in values])[rows[side]] * tokens
 
@@ -106,10 +111,11 @@ def compare(
     for first, second in matched:
         deltas = [column(i, tables[i]["spliced"][name]) - clean[i] for i, name in enumerate((first, second))]
         kls = [column(i, tables[i]["kl"][name]) for i, name in enumerate((first, second))]
-        made.append(
-            _difference(first if first == second else f"{first} / {second}", tokens, deltas, kls, samples, seed)
-        )
-    notes = []
+        name = first if first == second else f"{first} / {second}"
+        if name == _ALL and others:
+            name = f"{_ALL} ({len(together[0])} / {len(together[1])} sites)"
+        made.append(_difference(name, tokens, deltas, kls, samples, seed))
+    notes = [others] if others and any(first == _ALL for first, _ in matched) else []
     left_out = [len(keys[i]) - len(pairs) for i in (0, 1)]
     if any(left_out):
         notes.append(f"Left out: {left_out[0]} documents of A and {left_out[1]} of B that the other has not whole.")
@@ -117,6 +123,18 @@ def compare(
     if abs(clean_difference) > 1e-6:
         notes.append(f"The clean models differ by {clean_difference:+.6f} nats per token: not the same model or dtype.")
     return Comparison(names, len(pairs), int(tokens.sum()), clean_difference, made, notes)
+
+
+def _other_sites(a: set[str], b: set[str]) -> str:
+    """What to know of all sites together where they are not the same ones; "" where they are."""
+    if a == b:
+        return ""
+    lone = "; ".join(
+        f"{side} alone has {', '.join(sorted(own)) if len(own) < 4 else counted(len(own), 'site')}"
+        for side, own in (("A", a - b), ("B", b - a))
+        if own
+    )
+    return f"All sites together are others: {lone}. Their difference is that of the sites, too."
 
 
 def _targets(report: Mapping[str, Any]) -> list[str]:

@@ -127,8 +127,15 @@ def discard_temporary() -> None:
         shutil.rmtree(_TEMPORARY.pop(), ignore_errors=True)
 
 
+def check_folder(path: str | os.PathLike[str] | None) -> None:
+    """InputError where something else than a folder is in the place of one; None was not asked for."""
+    if path is not None and os.path.lexists(path) and not os.path.isdir(path):
+        raise InputError(f"checkpoint: {os.fspath(path)} is no folder, need one, or a new name")
+
+
 @contextlib.contextmanager
 def _kept(path: Path) -> Iterator[Path]:
+    check_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / _LOCK, "w")  # noqa: SIM115

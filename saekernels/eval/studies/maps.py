@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from saekernels.display.numbers import Interval
-from saekernels.errors import InputError
 from saekernels.eval.passes.moments import fixed_k
 from saekernels.eval.passes.two_passes import Advance, Progress
 from saekernels.eval.studies.latent_maps import fit_map
 from saekernels.eval.studies.map_passes import MapPasses
 from saekernels.eval.sums.bootstrap import percentiles, resample_totals
-from saekernels.eval.text.documents import Document
+from saekernels.eval.text.documents import Document, check_domains
 from saekernels.eval.text.slices import alternate
 from saekernels.eval.text.windows import Tokens, Window, chosen
 from saekernels.sae.module import SAE
@@ -84,8 +83,7 @@ def measure_maps(
             names.append(document.domain)
             windows += own
         domain = domain or max(set(names), key=lambda name: sum(names[w.document] == name for w in windows))
-        if names.count(domain) < 2:
-            raise InputError(f"maps: the domain {domain!r} has {names.count(domain)} documents here, need two or more")
+        check_domains(names, [domain])
         half = alternate(names)
         fit = [w for w in windows if half[w.document]]
         test = [w for w in windows if not half[w.document]]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from saekernels.display.numbers import counted
 from saekernels.errors import InputError, first_line, kind_of
 
 
@@ -59,6 +61,16 @@ def check_document(document: object, number: int) -> None:
     """TypeError unless the document with this number is one."""
     if not isinstance(document, Document):
         raise TypeError(f"documents: number {number} is {kind_of(document)}, need a saekernels.Document")
+
+
+def check_domains(domains: Sequence[str], wanted: Iterable[str]) -> None:
+    """InputError for a domain without two documents, one to fit on and one to measure; domains: of each document."""
+    documents = Counter(domains)
+    for name in wanted:
+        if documents[name] < 2:
+            there = ", ".join(f"{one} {number}" for one, number in sorted(documents.items()))
+            here = f"{name!r} has {counted(documents[name], 'document')} here"
+            raise InputError(f"domain: {here}, need two or more; there are {there}")
 
 
 def digest(documents: Iterable[Document]) -> str:

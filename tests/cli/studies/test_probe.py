@@ -79,6 +79,7 @@ def test_answers_are_shown_beside_the_probes(tmp_path: Path, capsys: pytest.Capt
         (["--positive", "x"], "the field 'label' has no value 'x' (--positive); it has 'false', 'true'"),
         (["--group-field", "label"], "labels: labels: 0 positive texts held out, need at least 8 of each class"),
         (["--labels", "nowhere.csv"], "labels: nowhere.csv does not exist"),
+        (["--latents", "65"], "error: --latents: model.layers.0 has 64, need 1 to as many, got 65"),
         (["--sae", "model.layers.9=x"], "--sae model.layers.9=x: "),
         (["--text-field", "body"], "line 1 has no text in the field 'body'; its fields: 'text', 'label', 'language'"),
     ],

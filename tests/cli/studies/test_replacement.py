@@ -151,7 +151,10 @@ def test_what_a_path_holds(tmp_path: Path) -> None:
         (["--clt", "a", "--baselines", "zero"], "--baselines: not with --clt"),
         (["--clt", "a", "--control", "random_decoder"], "--control: not with --clt"),
         (["--clt", "a", "--sae-k", "3"], "--sae-k: it is about the checkpoints of --sae, which are not here"),
-        (["--clt", "a", "--domain", "nowhere"], "domain: 'nowhere' has 0 documents here, need two or more; there are"),
+        (
+            ["--clt", "a", "--domain", "nowhere"],
+            "--domain: 'nowhere' has 0 documents here, need two or more; there are",
+        ),
         (["--sources"], "--sources: needs --clt, --crosscoder or --transcoders"),
         (["--clt", "a", "--sites", SITES[0]], "need one for each of 2 layers"),
     ],

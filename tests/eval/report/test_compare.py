@@ -65,6 +65,17 @@ def test_differences_and_intervals_by_hand() -> None:
     assert turned.ci95[0] == pytest.approx(-row.ci95[1])
 
 
+def test_all_sites_together_are_named_where_they_are_others() -> None:
+    fewer = report()
+    for figures in (fewer["documents_table"]["spliced"], fewer["documents_table"]["kl"]):
+        del figures[SITES[1]]
+    found = compare(report(), fewer, ("a", "b"))
+    assert [row.target for row in found.rows] == [SITES[0], "all (2 / 1 sites)"]
+    assert found.notes == [
+        f"All sites together are others: A alone has {SITES[1]}. Their difference is that of the sites, too."
+    ]
+
+
 def test_only_documents_in_both_count() -> None:
     found = compare(report(), report(tokens=200), ("a", "b"))
     shared = len(report(tokens=200)["documents_table"]["ids"])

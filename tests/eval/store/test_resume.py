@@ -59,7 +59,7 @@ def test_another_evaluation_is_not_continued(changes: dict[str, Any], message: s
 
 def test_folders_that_cannot_serve_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"checkpoint: cannot use .*file"):
+    with pytest.raises(InputError, match=r"checkpoint: .*file is no folder, need one"):
         run(tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")

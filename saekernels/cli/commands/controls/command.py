@@ -11,7 +11,7 @@ from saekernels import example
 from saekernels.cli.commands.controls.text import as_text
 from saekernels.cli.options.arguments import Parser, names_of, not_empty, positive
 from saekernels.cli.options.leave import add_leave
-from saekernels.cli.options.output import show, show_written, write_json
+from saekernels.cli.options.output import show_written, shown, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.errors import InputError
@@ -91,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     found["run"]["command"] = shlex.join(["saekernels", *arguments.argv])
     result = {"model": arguments.model_name, "context": context, **source.facts, **found}
-    show(source.told() + as_text(result))
-    write_json(arguments.json, result)
+    with shown(source.told() + as_text(result)):
+        write_json(arguments.json, result)
     show_written([(arguments.json, "the figures")])
     return 0
 

@@ -35,7 +35,8 @@ def ending(made: Generated) -> str:
     if made.stopped_by is not None:
         by = made.stopped_by
         return end + f"stopped: {by.site}:{by.latent} is {by.value:.3f} at token {by.position}"
-    return end + {"eos": "ended by itself", "length": "ended by --max-new-tokens"}[made.reason]
+    by_config = "ended by max_time, which the model's generation config sets"
+    return end + {"eos": "ended by itself", "length": "ended by --max-new-tokens", "time": by_config}[made.reason]
 
 
 def strongest(made: Generated, tokenizer: Any, tokens: int) -> str:

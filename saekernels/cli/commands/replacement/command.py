@@ -15,9 +15,9 @@ from saekernels.cli.options import checkpoint
 from saekernels.cli.options.arguments import Parser, not_empty, positive
 from saekernels.cli.options.inputs import DTYPES, pick_device
 from saekernels.cli.options.leave import leave_keywords
-from saekernels.cli.options.output import show_written, write_json
+from saekernels.cli.options.output import show_written, shown, write_json
 from saekernels.cli.options.progress import progress_bar, say, say_finished
-from saekernels.cli.options.report_files import check_outputs, shown
+from saekernels.cli.options.report_files import check_outputs
 from saekernels.cli.options.source import BOS, EXAMPLE_NAME, load_source
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.errors import InputError, first_line, missing_extra
@@ -116,7 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     device = pick_device(arguments.device)
     replacement = _given(arguments, device)
     beside = _load("beside", arguments.beside, device, arguments.sae_dtype) if arguments.beside else None
-    source = load_source(arguments, device)
+    named = () if arguments.domain == [EVERY] else arguments.domain or ()
+    source = load_source(arguments, device, domains=named)
     with progress_bar() as progress:
         found = evaluate_replacement(
             source.model,

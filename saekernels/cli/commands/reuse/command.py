@@ -9,7 +9,7 @@ from typing import Any
 from saekernels.cli.commands.reuse.text import as_text
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.leave import add_leave
-from saekernels.cli.options.output import show, show_written, write_json
+from saekernels.cli.options.output import show_written, shown, write_json
 from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
 from saekernels.errors import InputError
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = measure_reuse(source.model, tokens, source.saes, source.documents, options, progress=progress)
     found["run"]["command"] = shlex.join(["saekernels", *arguments.argv])
     result = {"model": arguments.model_name, "context": context, **source.facts, **found}
-    show(source.told() + as_text(result))
-    write_json(arguments.json, result)
+    with shown(source.told() + as_text(result)):
+        write_json(arguments.json, result)
     show_written([(arguments.json, "the figures, of every SAE and pair of domains")])
     return 0

@@ -12,7 +12,7 @@ from saekernels.crosslayer.crosscoder import Crosscoder
 from saekernels.crosslayer.head_site import HeadSite, head_sites
 from saekernels.errors import InputError
 from saekernels.eval.store import fingerprints as identity
-from saekernels.eval.studies.crosslayer.subject import Subject, permuted
+from saekernels.eval.studies.crosslayer.subject import Subject, permuted, refused
 from saekernels.sae.codes import Codes
 from saekernels.sae.probes import AffineProbe
 
@@ -30,7 +30,7 @@ class Heads(Subject):
         try:
             models = head_sites(given, *([] if sites is None else [sites]))
         except ValueError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise refused(name, error) from error
         if len(models) > 1:
             raise InputError(
                 f"{name}: its {len(models)} heads are at {next(iter(models[0]))!r} of as many models, and one is "

@@ -27,9 +27,9 @@ from saekernels.eval.store.window_files import Spool, read_spool, write_spool
 from saekernels.eval.studies.crosslayer import accounting
 from saekernels.eval.studies.crosslayer.heads import Heads
 from saekernels.eval.studies.crosslayer.result import Measured, result
-from saekernels.eval.studies.crosslayer.study import EVERY, Study
+from saekernels.eval.studies.crosslayer.study import EVERY, Study, named_domains
 from saekernels.eval.studies.crosslayer.subject import Subject
-from saekernels.eval.text.documents import Document, check_documents, digest
+from saekernels.eval.text.documents import Document, check_documents, check_domains, digest
 from saekernels.eval.text.sources import skipped_in, source
 from saekernels.eval.text.windows import Tokens, chosen, context_of
 from saekernels.parallel.devices import input_device
@@ -96,6 +96,8 @@ def evaluate_replacement(
     check_documents(documents)
     check_numbers(tokens=tokens, batch_size=batch_size, context=context, bootstrap=bootstrap, seed=seed)
     check_choices(bos, model_name, None)
+    if isinstance(documents, Sequence):
+        check_domains([document.domain for document in documents], named_domains(domain))
     subject = _subject(replacement, sites)
     other = None if beside is None else Subject("beside", beside)
     if other is not None and not other.causal:

@@ -24,6 +24,7 @@ from saekernels.eval.studies.crosslayer.runs import Runs
 from saekernels.eval.studies.crosslayer.subject import Subject
 from saekernels.eval.studies.crosslayer.totals import Totals, columns_of
 from saekernels.eval.sums.accumulate import DocumentSums
+from saekernels.eval.text.documents import check_domains
 from saekernels.eval.text.slices import alternate
 from saekernels.splice.leave import Leave
 
@@ -155,6 +156,13 @@ class Study:
         return Totals(all_sizes, centres, len(columns_of(names)))
 
 
+def named_domains(wanted: str | Sequence[str] | None) -> Sequence[str]:
+    """The domains that are asked for by their names."""
+    if wanted is None or wanted == EVERY:
+        return ()
+    return [wanted] if isinstance(wanted, str) else wanted
+
+
 def _domains(spool: Spool, half: Sequence[bool], wanted: str | Sequence[str] | None) -> list[str]:
     """The domains that something is fitted on alone: none where there is one domain."""
     if all(half):
@@ -167,11 +175,6 @@ def _domains(spool: Spool, half: Sequence[bool], wanted: str | Sequence[str] | N
     elif wanted is None:
         named = [max(tokens, key=lambda name: tokens[name])]
     else:
-        named = list(dict.fromkeys([wanted] if isinstance(wanted, str) else wanted))
-    for name in named:
-        if documents[name] < 2:
-            here = ", ".join(f"{one} {number}" for one, number in sorted(documents.items()))
-            raise InputError(
-                f"domain: {name!r} has {documents[name]} documents here, need two or more; there are {here}"
-            )
+        named = list(dict.fromkeys(named_domains(wanted)))
+    check_domains(spool.domains, named)
     return named if len(documents) > 1 else []

@@ -40,7 +40,7 @@ class Subject:
             try:
                 self._stands = layer_sites(given, sites, codes=None if self.causal else [None] * given.n_layers)
             except ValueError as error:
-                raise InputError(f"{name}: {error}") from error
+                raise refused(name, error) from error
             self.module: nn.Module = given
             self._sums = TargetSums(self._clt.sources, self._clt.b_dec)
         else:
@@ -49,7 +49,7 @@ class Subject:
                 try:
                     given = at_sites(sites)
                 except ValueError as error:
-                    raise InputError(f"{name}: {error}") from error
+                    raise refused(name, error) from error
             elif sites is not None and isinstance(given, Mapping):
                 raise InputError(f"sites: got them beside {name}, a mapping from its own sites")
             if not isinstance(given, Mapping) or not given:
@@ -190,6 +190,12 @@ class Subject:
     def _clt(self) -> CrossLayerTranscoder:
         assert isinstance(self.module, CrossLayerTranscoder)
         return self.module
+
+
+def refused(name: str, error: ValueError) -> InputError:
+    """What is wrong with a dictionary, or with `sites`, which are an argument beside the one to be replaced."""
+    told = str(error)
+    return InputError(told if name == "replacement" and told.startswith("sites: ") else f"{name}: {told}")
 
 
 def permuted(codes: Codes, order: Tensor, norms: Tensor | None) -> Codes:

@@ -78,6 +78,9 @@ def measure_probes(
 
     Raises InputError for texts that cannot be used: too few of a class, too short, too long for the model.
     """
+    for entry, sae in saes.items():
+        if wrong := [k for k in latents if not 1 <= k <= sae.n_latents]:
+            raise InputError(f"latents: {entry} has {sae.n_latents}, need 1 to as many, got {wrong[0]}")
     head = find_head(model)
     tokens = Tokens(tokenizer, context_of(model, tokenizer, None), bos=bos, rows=token_rows(model, head.vocabulary))
     with torch.inference_mode():

@@ -379,6 +379,6 @@ def test_errors_say_what_is_needed(subject: tuple[Any, sk.CrossLayerTranscoder, 
     fails("replacement: got str, need a CrossLayerTranscoder or a mapping", TypeError, replacement="clt")
     fails("its sites run in another order than its layers", sites=SITES[::-1])
     fails("beside: its layers are at .*, but the model runs them as", beside=dict(reversed(transcoders().items())))
-    fails("replacement: sites: got .*, need one for each of 2 layers", sites=SITES[:1])
+    fails("sites: got .*, need one for each of 2 layers", sites=SITES[:1])
     fails("data: every other document of a domain is fitted on", documents=given[:1])
     fails("domain: 'c' has 0 documents here, need two or more", domain="c")

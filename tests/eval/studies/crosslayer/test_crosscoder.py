@@ -7,122 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import interrupted
 import saekernels as sk
 import tiny_lm
-from layouts import gemma_scope, made
+from crosscoder_by_hooks import FAST, LATENTS, SITES, ByHand, D, crosscoder, documents
 from reports import Page
 from saekernels.display.numbers import with_interval
 from saekernels.errors import InputError
 from saekernels.eval import replacement_schema
 from saekernels.eval.report.replacement.page import replacement_page
 from saekernels.eval.store.fingerprints import of_sae
+from saekernels.eval.studies.crosslayer import fits
 from saekernels.eval.studies.crosslayer.measure import evaluate_replacement
-from saekernels.eval.text.slices import alternate
-
-LATENTS, LENGTH, D = 48, 22, tiny_lm.WIDTH
-SITES = [f"model.layers.{layer}.mlp" for layer in range(2)]
-FAST: dict[str, Any] = {"context": 24, "bootstrap": 20, "tokenizer": None}
-
-
-def crosscoder() -> sk.Crosscoder:
-    """Heads select for themselves, so that what is active differs between them; a row of each head is 0."""
-    torch.manual_seed(1)
-    found = sk.Crosscoder(D, LATENTS, 2, sk.BatchTopK(), norms="per_head", input_scale=[3.0, 2.0])
-    with torch.no_grad():
-        for parameter in found.parameters():
-            parameter.normal_(std=0.2)
-        found.W_dec.view(LATENTS, 2, D)[0, 0] = found.W_dec.view(LATENTS, 2, D)[1, 1] = 0
-        found.threshold.copy_(torch.tensor([0.6, 0.4]))  # type: ignore[union-attr]
-    found.sites = tuple(SITES)
-    return found.eval()
-
-
-def documents() -> list[sk.Document]:
-    ids = torch.randint(3, 320, (12, LENGTH), generator=torch.Generator().manual_seed(3)).tolist()
-    return [sk.Document(str(i), "aab"[i % 3], ids=tuple(row)) for i, row in enumerate(ids)]
-
-
-class ByHand:
-    """The tiny model, with what its MLPs give exchanged by hooks, one document after another."""
-
-    def __init__(self, model: Any, coder: sk.Crosscoder, given: list[sk.Document]) -> None:
-        self.model, self.coder = model, coder
-        read = [given[i] for i in np.random.default_rng(0).permutation(len(given))]
-        half = alternate([one.domain for one in read])
-        self.fitted = [one for one, own in zip(read, half, strict=True) if own]
-        self.measured = [one for one, own in zip(read, half, strict=True) if not own]
-
-    @torch.no_grad()
-    def logits(self, document: sk.Document, written: dict[int, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Logits [S - 1, V], and what both MLPs gave [S, d]."""
-        gave: list[Tensor] = []
-
-        def hook(layer: int) -> Any:
-            def put(module: nn.Module, args: Any, out: Tensor) -> Tensor:
-                gave.append(out[0])
-                return written[layer][None].to(out) if layer in written else out
-
-            return put
-
-        handles = [block.mlp.register_forward_hook(hook(i)) for i, block in enumerate(self.model.model.layers)]
-        logits = self.model(torch.tensor([document.ids])).logits[0, :-1].double()
-        for handle in handles:
-            handle.remove()
-        return logits, gave
-
-    def clean(self, document: sk.Document) -> list[Tensor]:
-        return self.logits(document, {})[1]
-
-    def codes(self, gave: list[Tensor]) -> list[Tensor]:
-        """[S, F] of each head."""
-        W_enc, W_dec = self.coder.W_enc.view(LATENTS, 2, D), self.coder.W_dec.view(LATENTS, 2, D)
-        scaled = [gave[0] * 3, gave[1] * 2]
-        h = (sum(x @ W_enc[:, i].T for i, x in enumerate(scaled)) + self.coder.b_enc).relu()
-        return [(h * (h * W_dec[:, i].norm(dim=1) > (0.6, 0.4)[i])).detach() for i in range(2)]
-
-    def rows(self, codes: list[Tensor], order: Tensor | None = None) -> list[Tensor]:
-        """What they write; order: in the directions of other latents, with the norms of their own."""
-        made = []
-        for i, own in enumerate(codes):
-            W = self.coder.W_dec.view(LATENTS, 2, D)[:, i].detach()
-            if order is not None:
-                W = nn.functional.normalize(W[order], dim=1) * W.norm(dim=1, keepdim=True)
-            made.append((own @ W + self.coder.b_dec[i].detach()) / (3, 2)[i])
-        return made
-
-    def ce(self, write: Any, layers: tuple[int, ...] = (0, 1), domain: str = "ab") -> float:
-        losses = []
-        for one in self.measured:
-            if one.domain in domain:
-                written = write(self.clean(one))
-                logits, _ = self.logits(one, {layer: written[layer] for layer in layers})
-                losses.append(nn.functional.cross_entropy(logits, torch.tensor(one.ids)[1:], reduction="none"))
-        return float(torch.cat(losses).mean())
-
-    def principal(self, rank: int, shared: bool, domain: str = "ab") -> Any:
-        """Each head's own first principal components, or those of both side by side, of equal spread."""
-        own = [self.clean(one) for one in self.fitted if one.domain in domain]
-        x = [torch.cat([gave[i] for gave in own]).double() for i in range(2)]
-        scales = [1 / one.var(0, correction=0).sum().sqrt() for one in x]
-        sides = [torch.cat([a * s for a, s in zip(x, scales, strict=True)], 1)] if shared else x
-        means = [one.mean(0) for one in sides]
-        found = [torch.linalg.svd(one - m)[2][:rank] for one, m in zip(sides, means, strict=True)]
-
-        def write(gave: list[Tensor]) -> list[Tensor]:
-            wide = [one.double() for one in gave]
-            if not shared:
-                return [(one - m) @ v.T @ v + m for one, m, v in zip(wide, means, found, strict=True)]
-            joined = torch.cat([a * s for a, s in zip(wide, scales, strict=True)], 1)
-            out = (joined - means[0]) @ found[0].T @ found[0] + means[0]
-            return [out[:, i * D : (i + 1) * D] / scales[i] for i in range(2)]
-
-        return write
 
 
 @pytest.fixture(scope="module")
@@ -251,50 +151,29 @@ def test_a_killed_run_goes_on_and_the_residual_stream_is_overwritten(
         run(tmp_path / "run", other, sites=at)
 
 
-def test_a_weakly_causal_one_runs_jointly(by_hand: ByHand, tmp_path: Path) -> None:
-    gemma_scope(made(D, 8, 2), tmp_path)
-    clt = sk.load_cross_layer(tmp_path)
-    sites = ["model.layers.0", "model.layers.1"]
-    options = {**FAST, "bootstrap": 0}
-    found = evaluate_replacement(by_hand.model, replacement=clt, documents=documents(), sites=sites, **options)
-    assert (found["replacement"], found["causal"]) == ("weakly causal crosscoder", True)
-    names = [row["run"] for row in found["runs"]]
-    assert names[:2] == ["joint", "teacher_forced"]
-    assert not {"affine_full", "affine_across", "affine_shared"} & set(names)
-    jsonschema.validate(json.loads(json.dumps(found)), replacement_schema())
-    text = Page(replacement_page(found)).text
-    assert "Replacing 2 layers by a weakly causal crosscoder " in text
-    assert "joint" in text
-    assert "is compounding" in text
+def test_on_every_domain_and_where_layers_are_wide(
+    found: dict[str, Any], by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs(**options: Any) -> dict[str, Any]:
+        options = {"domain": "all", "replacement": by_hand.coder, "documents": documents(), **FAST, **options}
+        made = evaluate_replacement(by_hand.model, **options)
+        return {"notes": made["notes"], **{row["run"]: row for row in made["runs"]}}
 
-
-def test_topk_over_all_layers_is_teacher_forced(by_hand: ByHand) -> None:
-    """With a k that drops nothing it is what a ReLU makes, in the run that both have."""
-    sites = [f"{site}@module" for site in SITES]
-    relu, across = (
-        sk.CrossLayerTranscoder(D, 8, 2, one, across_layers=one != sk.ReLU()) for one in (sk.ReLU(), sk.TopK(16))
-    )
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for mine, other in zip(relu.parameters(), across.parameters(), strict=True):
-            other.copy_(mine.normal_(std=0.3))
-    options = {**FAST, "documents": documents()[:6], "sites": sites, "affine": False, "bootstrap": 0}
-    plain, found = (evaluate_replacement(by_hand.model, replacement=one, **options) for one in (relu, across))
-    assert (found["replacement"], found["causal"]) == ("cross-layer transcoder with TopK over all layers", False)
-    jsonschema.validate(json.loads(json.dumps(found)), replacement_schema())
-    runs = {row["run"]: row["ce"] for row in found["runs"]}
-    assert list(runs) == ["teacher_forced", "only_0", "only_1", "error", "zero", "mean", "permuted"]
-    for row in plain["runs"]:
-        if row["run"] in ("teacher_forced", "zero", "mean"):
-            assert runs[row["run"]] == pytest.approx(row["ce"], abs=1e-6)
-    assert found["l0"]["teacher_forced"] == pytest.approx(plain["l0"]["teacher_forced"])
-    with pytest.raises(InputError, match="beside: a cross-layer transcoder with TopK over all layers cannot run"):
-        evaluate_replacement(by_hand.model, replacement=relu, beside=across_at(across, sites), **options)
-
-
-def across_at(clt: sk.CrossLayerTranscoder, sites: list[str]) -> sk.CrossLayerTranscoder:
-    clt.sites = tuple(sites)
-    return clt
+    every = runs()
+    ranks = every["affine"]["ranks"]
+    each = [by_hand.principal(rank, False, "b") for rank in ranks]
+    wanted = {
+        "affine@a": next(row["ce"] for row in found["runs"] if row["run"] == "affine@a"),
+        "affine@b": by_hand.ce(lambda gave: [each[i](gave)[i] for i in range(2)]),
+        "affine_shared@b": by_hand.ce(by_hand.principal(every["affine_shared"]["ranks"][0], True, "b")),
+    }
+    for name, ce in wanted.items():
+        assert every[name]["ce"] == pytest.approx(ce, abs=2e-5), name
+    monkeypatch.setattr(fits, "MOST_WIDTH", 2 * D - 1)
+    wide = runs()
+    assert every.keys() - wide.keys() == {"affine_shared", "affine_shared@a", "affine_shared@b"}
+    assert wide["affine@b"]["ce"] == pytest.approx(every["affine@b"]["ce"], abs=1e-5)
+    assert any(note.endswith("affine_shared is left out.") for note in wide["notes"])
 
 
 def test_errors_say_what_is_needed(by_hand: ByHand) -> None:

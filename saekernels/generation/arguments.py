@@ -1,0 +1,117 @@
+"""What `watching` and its `generate` are given, checked before a model writes: every failure names the argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saekernels.errors import InputError, InputTypeError, check_each, kind_of
+from saekernels.generation.watch import Watch
+from saekernels.sae.edits import Edit
+from saekernels.splice.given import NEEDED, as_sae
+
+# Ways to generate in which a row is not one text that grows by a token per pass.
+_REFUSED = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "guidance_scale": 1.0,
+    "assistant_model": None,
+    "prompt_lookup_num_tokens": None,
+    "custom_generate": None,
+    "inputs_embeds": None,
+    "return_dict_in_generate": False,
+}
+
+
+def given_saes(saes: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Site -> SAE, loaded or wrapped where something else was given."""
+    if not isinstance(saes, Mapping):
+        raise InputTypeError(f"saes: got {kind_of(saes)}, need a mapping from site to SAE")
+    if not saes:
+        raise InputError("saes: got none, need a mapping from site to SAE")
+    made = {site: as_sae(sae, model, site, "saes") for site, sae in saes.items()}
+    for site, sae in made.items():
+        if sae is None:
+            raise InputTypeError(f"saes: {site!r} needs {NEEDED}; got None")
+    return made
+
+
+def check_watched(
+    saes: Mapping[str, Any], watches: Sequence[Watch], edits: Mapping[str, Sequence[Edit]] | None
+) -> None:
+    """InputError for a watch or an edit of what is not there; InputTypeError for what is neither."""
+    check_each("watches", watches, Watch)
+    if edits is not None and not isinstance(edits, Mapping):
+        raise InputTypeError(f"edits: got {kind_of(edits)}, need a mapping from site to a sequence of saekernels.Edit")
+    named = [("watches", watch.site, watch.latent) for watch in watches]
+    for site, ones in (edits or {}).items():
+        check_each(f"edits: {site!r}", ones, Edit)
+        named += [("edits", site, edit.latent) for edit in ones]
+    for argument, site, latent in named:
+        if site not in saes:
+            raise InputError(f"{argument}: there is no SAE {site!r}; there are {', '.join(saes)}")
+        if latent is not None and latent >= saes[site].n_latents:
+            last = saes[site].n_latents - 1
+            raise InputError(f"{argument}: {site} has latents 0 to {last}, got {latent}")
+
+
+def checked_mask(input_ids: Any, mask: Any) -> Tensor:
+    """The attention mask [B, P] int64, checked with the ids."""
+    if not isinstance(input_ids, Tensor) or input_ids.is_floating_point() or input_ids.ndim != 2:
+        got = list(input_ids.shape) if isinstance(input_ids, Tensor) else kind_of(input_ids)
+        raise InputError(f"input_ids: got {got}, need a tensor [B, P] of token ids")
+    mask = torch.ones_like(input_ids) if mask is None else mask
+    if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
+        got = list(mask.shape) if isinstance(mask, Tensor) else kind_of(mask)
+        raise InputError(f"attention_mask: got {got}, need a tensor {list(input_ids.shape)}")
+    if not input_ids.numel() or not bool((mask[:, -1] != 0).all()):
+        raise InputError("input_ids: every prompt needs a token, and padding to its left, not its right")
+    return (mask != 0).long()
+
+
+def criteria(given: Any) -> list[Any]:
+    """Stopping criteria of transformers, as a list."""
+    if not isinstance(given, Sequence) or not all(map(callable, given)):
+        raise InputTypeError(
+            f"stopping_criteria: got {kind_of(given)}, need a sequence of transformers.StoppingCriteria"
+        )
+    return list(given)
+
+
+class Settings:
+    """Options of `generate` as transformers takes them: what a config leaves open is as in the model's own.
+
+    Raises InputError for ways to generate in which a row is not one growing text.
+    """
+
+    def __init__(self, own: Any, options: Mapping[str, Any]) -> None:
+        self._own, self._options = own, options
+        self._given = options.get("generation_config") or own
+        for name, plain in _REFUSED.items():
+            value = self._of(name)
+            if value is not None and value != plain:
+                raise InputError(f"{name}: got {value!r:.40}, need {plain!r}: each row is one text, token by token")
+        if self._of("stop_strings") is not None:
+            raise InputError("stop_strings: give transformers.StopStringCriteria in stopping_criteria instead")
+
+    def _of(self, name: str) -> Any:
+        value = self._options.get(name, getattr(self._given, name, None))
+        return getattr(self._own, name, None) if value is None else value
+
+    @property
+    def eos(self) -> list[int]:
+        """The ids that end a text, however they are given: an id, several, a tensor, or None."""
+        value = self._of("eos_token_id")
+        return [] if value is None else [int(one) for one in torch.as_tensor(value).reshape(-1).tolist()]
+
+    @property
+    def max_time(self) -> float:
+        """After so many seconds all texts end."""
+        value = self._of("max_time")
+        if value is not None and not (isinstance(value, int | float) and value > 0):
+            raise InputError(f"max_time: got {value!r:.40}, need a positive number of seconds")
+        return math.inf if value is None else float(value)
