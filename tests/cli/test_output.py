@@ -155,7 +155,7 @@ def test_files_are_written_where_nobody_can_see_the_text(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     writes = ["generate", "Some", "--max-new-tokens", "2", "--model", str(good["model"])]
-    for number, argv in enumerate([[*writes, "--sae", f"model.layers.0={good['sae']}"], ["plan"]]):
+    for number, argv in enumerate([[*writes, "--sae", f"model.layers.0={good['model.layers.0']}"], ["plan"]]):
         file = tmp_path / f"{number}.json"
         assert main([*argv, "--json", str(file)]) == 1
         assert json.loads(file.read_text())
