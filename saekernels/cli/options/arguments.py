@@ -24,7 +24,7 @@ _COME_BY = {
     "sites": ("--sae",),
     "watches": ("--watch", "--stop"),
 }
-_ARGUMENT = re.compile(r"([a-z][a-z_]*): ")
+_ARGUMENT = re.compile(r"([a-z][a-z_]*)(?=: | must be )")
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -128,7 +128,7 @@ def as_typed(message: str, known: Container[str], argv: Sequence[str]) -> str:
     typed = [option for option in others if any(f"{word}=".startswith(f"{option}=") for word in argv)]
     own = f"--{named[1].replace('_', '-')}"
     options = typed or ([own] if own in known else others[:1])
-    return f"{' and '.join(options)}: {message[named.end() :]}" if options else message
+    return f"{' and '.join(options)}{message[named.end() :]}" if options else message
 
 
 def not_empty(text: str) -> str:
