@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from saekernels.errors import InputError, InputTypeError, check_each, kind_of
 from saekernels.generation.watch import Watch
+from saekernels.ops import _check
 from saekernels.sae.edits import Edit
 from saekernels.splice.given import NEEDED, as_sae
 
@@ -57,6 +58,23 @@ def check_watched(
         if latent is not None and latent >= saes[site].n_latents:
             last = saes[site].n_latents - 1
             raise InputError(f"{argument}: {site} has latents 0 to {last}, got {latent}")
+
+
+def check_callbacks(**given: object) -> None:
+    """InputTypeError for what cannot be called and is not None."""
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise InputTypeError(f"{name}: got {kind_of(value)}, need a function, or None")
+
+
+def token_ids(untouched: Collection[int]) -> list[int]:
+    """Token ids as a list."""
+    untouched = untouched.tolist() if isinstance(untouched, Tensor) else untouched
+    ids = untouched if isinstance(untouched, Collection) and not isinstance(untouched, str | bytes) else [None]
+    made = [_check.integer(one) for one in ids]
+    if None in made:
+        raise InputTypeError(f"untouched: got {untouched!r:.40}, need a collection of token ids")
+    return [one for one in made if one is not None]
 
 
 def checked_mask(input_ids: Any, mask: Any) -> Tensor:

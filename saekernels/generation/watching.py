@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from saekernels.crosslayer.site import LayerSite
 from saekernels.errors import InputError
-from saekernels.generation.arguments import Settings, check_watched, checked_mask, criteria, given_saes
+from saekernels.generation.arguments import (
+    Settings,
+    check_callbacks,
+    check_watched,
+    checked_mask,
+    criteria,
+    given_saes,
+    token_ids,
+)
 from saekernels.generation.texts import Generated, OnEvent, OnToken, Texts
 from saekernels.generation.watch import Fired, Watch, entries_above
 from saekernels.sae.codes import Codes
@@ -51,6 +59,7 @@ def watching(
     """
     given = given_saes(saes, model)
     check_watched(given, watches, edits)
+    check_callbacks(on_event=on_event)
     edits = dict(edits or {})
     looks: dict[str, list[Codes]] = {}
     stands: dict[str, Any] = {}
@@ -94,7 +103,7 @@ class Watching:
         on_event: OnEvent | None,
     ) -> None:
         self.events: list[Fired] = []
-        self.special = list(untouched)
+        self.special = token_ids(untouched)
         self._model, self._looks, self._tell = model, looks, on_event
         self._order = {site: number for number, site in enumerate(sites)}
         self._watches = {site: [watch for watch in watches if watch.site == site] for site in sites}
@@ -126,6 +135,7 @@ class Watching:
         Raises InputError (a ValueError) for ids or a mask of another form, and for ways to generate in which a row is
         not one growing text: beams, several texts a prompt, assistants.
         """
+        check_callbacks(on_token=on_token)
         mask = checked_mask(input_ids, attention_mask)
         settings = Settings(self._model.generation_config, options)
         if self._splice is None or self._texts is not None:

@@ -18,6 +18,7 @@ from saekernels.backends import registry
 from saekernels.cli import main
 from saekernels.cli.entry import build_parser
 from saekernels.cli.options import source
+from saekernels.cli.options.arguments import as_typed
 from saekernels.cli.options.models import ModelNames, load_model
 from saekernels.eval import InputError
 
@@ -161,3 +162,19 @@ def test_a_misspelt_simd_level_is_said(command: list[str], monkeypatch: pytest.M
     registry.select.cache_clear()
     assert done.code == 2
     assert done.err.splitlines()[-1].endswith("error: SAEKERNELS_SIMD: no level 'avx1024'")
+
+
+@pytest.mark.parametrize(
+    ("message", "typed", "told"),
+    [
+        ("context must be at least 3 tokens", [], "--context must be at least 3 tokens"),
+        ("watches: no", ["--stop=x:3"], "--stop: no"),
+        ("watches: no", ["--watch", "x", "--stop", "x"], "--watch and --stop: no"),
+        ("sites: no", ["--sae", "x=y"], "--sae: no"),
+        ("sites: no", ["--sites", "x"], "--sites: no"),
+        ("steps: no", [], "steps: no"),
+        ("site 'x': no", [], "site 'x': no"),
+    ],
+)
+def test_errors_name_what_was_typed(message: str, typed: list[str], told: str) -> None:
+    assert as_typed(message, {"--context", "--watch", "--stop", "--sae", "--sites"}, typed) == told

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import saekernels
-from cli import arguments, fails
+from cli import SITE, arguments, fails
 from saekernels.cli import main
 from saekernels.eval.passes.runner import Runner
 
@@ -155,7 +155,8 @@ def test_files_are_written_where_nobody_can_see_the_text(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     writes = ["generate", "Some", "--max-new-tokens", "2", "--model", str(good["model"])]
-    for number, argv in enumerate([[*writes, "--sae", f"model.layers.0={good['sae']}"], ["plan"]]):
+    writes += ["--sae", f"{SITE}={good[SITE]}"]
+    for number, argv in enumerate([writes, ["plan", "--latents", "1000", "--tokens", "1e6"]]):
         file = tmp_path / f"{number}.json"
         assert main([*argv, "--json", str(file)]) == 1
         assert json.loads(file.read_text())

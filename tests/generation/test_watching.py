@@ -201,6 +201,9 @@ def test_sampling_is_that_of_transformers(model: Any) -> None:
         ({"edits": {SITES[0]: Edit(1, "zero")}}, "edits: 'model.layers.0': got Edit, need a sequence of"),
         ({"edits": {SITES[0]: [Edit(1, "set", (1e39,))]}}, "edits: latent 1 gets .*, which float32 does not hold"),
         ({"stopping_criteria": lambda ids, scores: ids[:, 0] > 0}, "stopping_criteria: got function, need a sequence"),
+        ({"on_token": 5}, "on_token: got int, need a function, or None"),
+        ({"on_event": [print]}, "on_event: got list, need a function, or None"),
+        ({"untouched": 5}, "untouched: got 5, need a collection of token ids"),
         ({"max_time": "1"}, "max_time: got '1', need a positive number of seconds"),
         ({"watches": [], "keep_error": True}, "keep_error: with neither watches nor edits"),
         ({"attention_mask": torch.tensor([[1, 0]])}, "needs a token, and padding to its left, not its right"),
@@ -210,7 +213,8 @@ def test_sampling_is_that_of_transformers(model: Any) -> None:
     ],
 )
 def test_what_cannot_be_watched_is_refused(model: Any, options: dict[str, Any], told: str) -> None:
-    own = {name: options.pop(name) for name in ("edits", "keep_error", "watches") if name in options}
+    names = {"edits", "keep_error", "watches", "on_event", "untouched"} & options.keys()
+    own = {name: options.pop(name) for name in names}
     ids = {"input_ids": torch.tensor([[5, 6]]), **options}
     with pytest.raises(InputError, match=told), watching(model, saes(), **own) as watched:
         watched.generate(**ids, max_new_tokens=1)

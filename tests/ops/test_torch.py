@@ -300,7 +300,7 @@ def test_forward_mode_is_refused_rather_than_dropped() -> None:
         torch.func.jacfwd(lambda a: sk.encode_topk(a, W, k=3).values.sum())(x[0])
     for name, call in (
         ("x", lambda a: ops.encode_topk(a, W, k=3)[0]),
-        ("x", lambda a: ops.encode_threshold(a, W)[0]),
+        ("x", lambda a: ops.encode_threshold(a, W, None, torch.zeros(()))[0]),
         ("scores", lambda a: ops.topk(a, 3)[0]),
         ("W_dec", lambda a: ops.decode(x, indices, a)),
         ("h_p", lambda a: ops.linear_ce_kl(a, x, W, targets)[0]),

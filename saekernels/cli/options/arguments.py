@@ -18,12 +18,13 @@ WIDTH = 100
 _COME_BY = {
     "documents": ("--data",),
     "edits": ("--edit",),
+    "off": ("--off-data",),
     "replacement": ("--clt", "--crosscoder", "--transcoders"),
     "saes": ("--sae",),
     "sites": ("--sae",),
     "watches": ("--watch", "--stop"),
 }
-_ARGUMENT = re.compile(r"([a-z][a-z_]*): ")
+_ARGUMENT = re.compile(r"([a-z][a-z_]*)(?=: | must be )")
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -127,7 +128,7 @@ def as_typed(message: str, known: Container[str], argv: Sequence[str]) -> str:
     typed = [option for option in others if any(f"{word}=".startswith(f"{option}=") for word in argv)]
     own = f"--{named[1].replace('_', '-')}"
     options = typed or ([own] if own in known else others[:1])
-    return f"{' and '.join(options)}: {message[named.end() :]}" if options else message
+    return f"{' and '.join(options)}{message[named.end() :]}" if options else message
 
 
 def not_empty(text: str) -> str:
@@ -176,14 +177,17 @@ def tokens_or_all(text: str) -> int | None:
     return None if text == "all" else at_least(1)(text)
 
 
-def names_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Names from `known`, comma-separated; "none" for none of them."""
+def names_of(known: Sequence[str], at_least_one: bool = False) -> Callable[[str], tuple[str, ...]]:
+    """Names from `known`, comma-separated; "none" for none of them, unless there has to be one."""
+
+    or_none = "" if at_least_one else " (or none)"
 
     def names(text: str) -> tuple[str, ...]:
-        found = tuple(part.strip() for part in text.split(",")) if text != "none" else ()
+        none = text == "none" and not at_least_one
+        found = () if none else tuple(part.strip() for part in text.split(","))
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"need some of {', '.join(known)} (or none), got {name!r}")
+                raise argparse.ArgumentTypeError(f"need some of {', '.join(known)}{or_none}, got {name!r}")
         return found
 
     return names

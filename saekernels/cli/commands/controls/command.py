@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
 def _add_controls(parser: Parser) -> None:
     group = parser.group("controls")
     parts = "what to measure, comma-separated"
-    group.add_argument("--parts", metavar="PARTS", type=names_of(PARTS), default=PARTS, help=parts)
+    group.add_argument("--parts", metavar="PARTS", type=names_of(PARTS, at_least_one=True), default=PARTS, help=parts)
     off = "seeds: further text, of another distribution, to compare when latents are active (default: none)"
     group.add_argument("--off-data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=off)
     rise = "bits: the share of the squared error by which quantised values may raise it"

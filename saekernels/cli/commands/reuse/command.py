@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
 def _add_reuse(parser: Parser) -> None:
     group = parser.group("reuse")
     parts = "what to measure, comma-separated"
-    group.add_argument("--parts", metavar="PARTS", type=names_of(PARTS), default=PARTS, help=parts)
+    group.add_argument("--parts", metavar="PARTS", type=names_of(PARTS, at_least_one=True), default=PARTS, help=parts)
     sizes = "transfer: how many of a domain's latents are allowed (default: a 32nd, an 8th and half of them)"
     group.add_argument("--latents", metavar="M", type=at_least(1), nargs="+", help=sizes)
 
