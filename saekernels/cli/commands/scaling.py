@@ -90,14 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
         if context is not None and found.context != context:
             raise InputError(f"--context: {name} has windows of {found.context} tokens, the others {context}")
         context = found.context
-        members.append(make_member(_label(name), model, found, trained.get(name)))
+        members.append(make_member(label(name), model, found, trained.get(name)))
         show(f"{name}: {readable(members[-1].parameters)} parameters, {members[-1].loss:.4f} nats per token\n")
     family = make_family(members, found.ids, found.tokens, found.context, len(tokenizer))
     family.write(arguments.out)
     return 0
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """A directory's own name, and its parent's where that says only "model"; a hub id as it is."""
     path = Path(name)
     if not path.is_dir():
