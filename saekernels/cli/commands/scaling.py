@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def label(name: str) -> str:
     """A directory's own name, and its parent's where that says only "model"; a hub id as it is."""
-    path = Path(name)
-    if not path.is_dir():
+    if not os.path.isdir(name):
         return name
-    return path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
+    path = Path(os.path.abspath(name))  # a link's own name is the one that was given
+    return path.parent.name if path.name == "model" else path.name
 
 
 def _train_tokens(path: str | None) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""`saekernels over` on three checkpoints: its figures are those of the commands for each alone; what it refuses."""
+"""`saekernels over` on some checkpoints: its figures are those of the commands for each alone; what it refuses."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_every_point_has_the_figures_of_the_commands_for_it_alone(paths: dict[str, Path], tmp_path: Path) -> None:
-    argv = [*trajectory.command(paths), "--tokens-per-step", "100", "--checkpoint", str(tmp_path / "run"),
-            "--json", str(tmp_path / "over.json"), "--html", str(tmp_path / "over.html")]  # fmt: skip
+    files = ["--json", str(tmp_path / "over.json"), "--html", str(tmp_path / "over.html")]
+    argv = [*trajectory.command(paths, ["step-0", "step-64"], [SITE]), "--tokens-per-step", "100"]
+    argv += ["--checkpoint", str(tmp_path / "run"), *files]
     done = run(argv)
     assert (done.code, done.err) == (0, "")
     found = json.loads((tmp_path / "over.json").read_text())
     rows = found["checkpoints"]
     assert [(row["name"], row["step"], row["seen"]) for row in rows] == [
-        ("step-0", 0, 0), ("step-8", 8, 800), ("step-64", 64, 6400),
+        ("step-0", 0, 0), ("step-64", 64, 6400),
     ]  # fmt: skip
     assert found["axis"] == "tokens seen"
     last = rows[-1]
-    saes = [f"{site}={paths['text'].parent}/saes/step-64/{site}" for site in tiny_lm.SITES]
-    same = ["--model", str(paths["step-64"]), "--sae", *saes, "--data", str(paths["text"]), "--tokens", "all"]
+    sae = f"{SITE}={paths['text'].parent}/saes/step-64/{SITE}"
+    same = ["--model", str(paths["step-64"]), "--sae", sae, "--data", str(paths["text"]), "--tokens", "all"]
 
     def alone(command: str, *options: str) -> dict:
         assert run([command, *same, *options, "--json", str(tmp_path / "one.json")]).code == 0
@@ -45,12 +46,11 @@ def test_every_point_has_the_figures_of_the_commands_for_it_alone(paths: dict[st
 
     report = alone("eval", "--bootstrap", "50", "--baselines", "mean", "--no-cumulative")
     assert last["losses"]["clean_ce"] == report["all_sites"]["ce"]["clean"]
-    for row in [*report["sites"], report["all_sites"]]:
-        target = last["losses"]["targets"][row["site"]]
-        assert target["delta_ce"] == {"value": row["delta_ce"]["nats"], "ci95": row["delta_ce"]["ci95"]}
-        assert target["recovered"]["value"] == row["loss_recovered"]["mean"]
-        assert (target["fvu"], target["l0"]) == (row["fvu"], row["l0"])
-    reuse = alone("reuse", "--parts", "sharing")["sites"][1]
+    row, target = report["sites"][0], last["losses"]["targets"][SITE]
+    assert target["delta_ce"] == {"value": row["delta_ce"]["nats"], "ci95": row["delta_ce"]["ci95"]}
+    assert target["recovered"]["value"] == row["loss_recovered"]["mean"]
+    assert (target["fvu"], target["l0"]) == (row["fvu"], row["l0"])
+    reuse = alone("reuse", "--parts", "sharing")["sites"][0]
     assert last["reuse"][SITE]["effect"]["general"] == reuse["effect"]["general"]
     assert last["reuse"][SITE]["mass"]["distinct"] == reuse["mass"]["distinct"]
     assert last["breadth"]["levels"] == alone("breadth", "--bootstrap", "50")["levels"]
@@ -66,18 +66,19 @@ def test_every_point_has_the_figures_of_the_commands_for_it_alone(paths: dict[st
 
 
 def test_losses_alone_for_one_sae_that_stays(paths: dict[str, Path], tmp_path: Path) -> None:
-    """Against steps, with a task; the same SAE at every checkpoint."""
+    """Against steps, with a task; the same SAE at every checkpoint, beside one of each checkpoint's own."""
     tasks = tmp_path / "tasks.yaml"
     tasks.write_text('{name: x, template: "the {w}", answer: " light", foil: " coal", product: {w: [a, old, wind]}}')
-    sae = f"{SITE}={paths['text'].parent}/saes/step-8/{SITE}"
-    argv = trajectory.command(paths)
-    argv = [*argv[: argv.index("--sae")], "--sae", sae, *argv[argv.index("--data") :], "--parts", "none"]
+    sae = f"{SITE}#stays={paths['text'].parent}/saes/step-8/{SITE}"
+    argv = [*trajectory.command(paths), "--sae", sae, "--parts", "none"]
     done = run([*argv, "--tasks", str(tasks), "--json", str(tmp_path / "over.json")])
     assert (done.code, done.err) == (0, "")
     found = json.loads((tmp_path / "over.json").read_text())
     assert (found["axis"], [row["seen"] for row in found["checkpoints"]]) == ("steps", [0, 8, 64])
     for row in found["checkpoints"]:
-        assert list(row["losses"]["targets"]) == [SITE]
+        assert list(row["losses"]["targets"]) == [*tiny_lm.SITES, f"{SITE}#stays", "all"]
+        of_site, stays = (row["losses"]["targets"][entry]["spliced_ce"] for entry in (SITE, f"{SITE}#stays"))
+        assert of_site == pytest.approx(stays, rel=1e-6), "the helper's SAEs are alike at all checkpoints"
         assert row["tasks"][0]["prompts"] == 3
         assert not {"reuse", "breadth"} & row.keys()
 
@@ -96,7 +97,10 @@ def test_where_a_checkpoint_stands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--sae", "model.layers.0={}/sae", "--parts", "reuse", "--site", SITE], "--site: it is about the part breadth"),
+        (
+            ["--sae", "model.layers.0={}/sae", "--parts", "reuse", "--site", SITE],
+            "--site: it is about the part breadth",
+        ),
         (["--leave-first", "1"], "--parts: probes of breadth touch every position; not with --leave-first"),
         (["--tokens-per-step", "0"], "--tokens-per-step: need at least 1, got 0"),
         (["--sae", "{gone}"], "is not there, other checkpoints' are"),

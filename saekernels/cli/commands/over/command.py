@@ -35,15 +35,8 @@ def add_parser(commands: Any) -> None:
         description="Measure a model and its SAEs at several checkpoints of one training, on the same text: loss and "
         "what the splice costs, what of the training it leaves, reuse across domains, narrow probes, narrow tasks.",
         examples=(
-            (
-                "saekernels over run/step-* --sae model.layers.1=saes/{}/model.layers.1 --data texts/ --json over.json",
-                "",
-            ),
-            (
-                "saekernels over EleutherAI/pythia-70m@step{0,512,4000,143000} --tokens-per-step 2097152 "
-                "--sae gpt_neox.layers.3=saes/{}/gpt_neox.layers.3 --data texts/ --html over.html",
-                "",
-            ),
+            ("saekernels over run/step-* --sae model.layers.1=saes/{}/l1 --data texts/ --html over.html", ""),
+            ("saekernels over EleutherAI/pythia-70m@step{0,512,143000} --sae saes/{}/l3 --data texts/", ""),
         ),
     )
     _add_model(parser)
@@ -63,7 +56,7 @@ def add_parser(commands: Any) -> None:
 def _add_model(parser: Parser) -> None:
     model = parser.group("model")
     kinds = "the checkpoints, folders or HUB_ID@REVISION; the number in a folder's or revision's name is its step"
-    model.add_argument("models", metavar="MODEL", type=not_empty, nargs="+", help=kinds)
+    model.add_argument("model", metavar="MODEL", type=not_empty, nargs="+", help=kinds)
     per_step = "what a step has seen (default: curves are drawn against steps)"
     model.add_argument("--tokens-per-step", metavar="N", type=count, help=per_step)
     habit = "of all of them (default: each one's own)"
@@ -100,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--parts: probes of breadth touch every position; not with --leave-first or --leave-norm")
     if arguments.site and "breadth" not in arguments.parts:
         raise InputError("--site: it is about the part breadth, and --parts leaves that out")
-    places = places_of(arguments.models)
+    places = places_of(arguments.model)
     check_saes(arguments.sae, places)
     family = (read_family(arguments.family), arguments.family) if arguments.family else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
