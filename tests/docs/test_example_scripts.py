@@ -138,9 +138,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(toy: Path, tmp_path: P
 
 
 def test_snapshots_are_the_model_on_its_way_also_after_an_interruption(toy: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     from train_demo import TOY
     from train_lm import Run, train
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from windows import TrainingWindows
 
     plan = replace(TOY.lm, steps=5)
