@@ -25,10 +25,9 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_every_point_has_the_figures_of_the_commands_for_it_alone(paths: dict[str, Path], tmp_path: Path) -> None:
-    files = ["--json", str(tmp_path / "over.json"), "--html", str(tmp_path / "over.html")]
     argv = [*trajectory.command(paths, ["step-0", "step-64"], [SITE]), "--tokens-per-step", "100"]
-    argv += ["--checkpoint", str(tmp_path / "run"), *files]
-    done = run(argv)
+    argv += ["--checkpoint", str(tmp_path / "run"), "--json", str(tmp_path / "over.json")]
+    done = run([*argv, "--html", str(tmp_path / "over.html")])
     assert (done.code, done.err) == (0, "")
     found = json.loads((tmp_path / "over.json").read_text())
     rows = found["checkpoints"]
@@ -58,9 +57,8 @@ def test_every_point_has_the_figures_of_the_commands_for_it_alone(paths: dict[st
     html = unescape(re.sub(r"<[^>]+>", "", (tmp_path / "over.html").read_text()))
     for shown in (done.out, html):
         assert with_interval(cost["value"], cost["ci95"]) in shown
-    again = run(argv)
-    assert json.loads((tmp_path / "over.json").read_text()) == found
-    assert again.out == done.out
+    assert run(argv).code == 0
+    assert json.loads((tmp_path / "over.json").read_text())["checkpoints"] == rows
     changed = run([*argv, "--seed", "1"])
     assert "step-0/losses belongs to another evaluation: seed" in changed.err, changed.err
 

@@ -58,8 +58,8 @@ def measure_one(
     point: dict[str, Any] = {"revision": source.facts.get("revision"), "losses": points.losses(report)}
     notes = [*report.notes]
     if family is not None:
-        section, told = effective_compute(report, *family)
-        point["family_share"], notes = points.worth(section), notes + told
+        section, more = effective_compute(report, *family)
+        point["family_share"], notes = points.worth(section), notes + more
     with open_workspace(folder and folder / "parts", _question(own, source, tasks)) as workspace:
         for name, measure in _parts(own, source, tasks).items():
             point[name] = _once(workspace, name, measure)
