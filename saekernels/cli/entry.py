@@ -25,6 +25,7 @@ from saekernels.cli.commands import probe as probe_command
 from saekernels.cli.commands import scaling as scaling_command
 from saekernels.cli.commands.controls import command as controls_command
 from saekernels.cli.commands.generation import command as generation_command
+from saekernels.cli.commands.over import command as over_command
 from saekernels.cli.commands.reuse import command as reuse_command
 from saekernels.cli.options.arguments import Parser, as_typed
 from saekernels.cli.options.output import OutputError, flushed
@@ -45,6 +46,7 @@ FAMILIES = {
         maps_command,
         probe_command,
         reuse_command,
+        over_command,
         monitor_command,
         generation_command,
         compare_command,

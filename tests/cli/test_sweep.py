@@ -44,7 +44,7 @@ OUTPUTS = ("--json", "--html", "--csv", "--events", "--out", "--checkpoint", "ou
 WORDS = {
     "--dtype": "int8", "--sae-dtype": "int8", "--bos": "x", "--device": "toaster", "--baselines": "zero,,mean",
     "--compat": "x", "--format": "x", "--edit": f"{SITE}:1:set", "--watch": f"{SITE}:1>1e", "--site": "x",
-    "--sites": "x", "--stop": f"{SITE}:1>x", "--cache": "x",
+    "model": "nowhere-1", "--sites": "x", "--stop": f"{SITE}:1>x", "--cache": "x",
     "--domain": "x", "--upstream": "x", "--downstream": "x", "--gpu": "x", "--card": "x", "--ops": "x", "--dtypes": "x",
     "--classes": "x",
     "--shapes": "1,2", "--kernels": "x", "--checks": "x", "--template": "(" * 3000, "--breadth": "x", "--token": "\0",

@@ -135,3 +135,41 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(toy: Path, tmp_path: P
     assert [second.train_step(windows) for _ in range(2)] == losses[2:]
     for name, value in second.model.state_dict().items():
         assert torch.equal(value, straight.model.state_dict()[name]), name
+
+
+def test_snapshots_are_the_model_on_its_way_also_after_an_interruption(toy: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from train_demo import TOY
+    from train_lm import Run, train
+    from windows import TrainingWindows
+
+    plan = replace(TOY.lm, steps=5)
+    for name in ("tokenizer", "train.npy", "heldout.npy", "heldout_documents.json"):
+        (tmp_path / name).symlink_to(toy / name)
+    windows = TrainingWindows(np.load(toy / "train.npy"), plan.context, plan.seed)
+    straight = Run(tmp_path, tmp_path / "none", plan, 1)
+    weights = [{name: value.clone() for name, value in straight.model.state_dict().items()}]
+    for _ in range(5):
+        straight.train_step(windows)
+        weights.append({name: value.clone() for name, value in straight.model.state_dict().items()})
+
+    def snapshots() -> set[str]:
+        return {path.name for path in (out / "snapshots").iterdir()}
+
+    out = tmp_path / "out"
+    out.mkdir()
+    begun = Run(tmp_path, out, plan, 1)
+    for _ in range(3):
+        begun.train_step(windows)
+    begun.save()
+    train(tmp_path, plan, 1, out, snapshots=True)
+    assert snapshots() == {"step-4", "step-5"}
+    (out / "lm_checkpoint.pt").unlink()
+    train(tmp_path, plan, 1, out, snapshots=True)
+    assert snapshots() == {f"step-{number}" for number in (0, 1, 2, 4, 5)}
+    for number in (0, 1, 2, 4, 5):
+        folder = out / "snapshots" / f"step-{number}"
+        for name, value in AutoModelForCausalLM.from_pretrained(folder).state_dict().items():
+            assert torch.equal(value, weights[number][name]), (number, name)
+    assert AutoTokenizer.from_pretrained(folder)("def").input_ids[0] == 0

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from saekernels.cli import main
 from saekernels.cli.entry import build_parser
 
 SITE = tiny_lm.SITES[0]
-_PLACES = {"a": 0, "b": 1, "source": 0, "path": 0, "out": 1}
+_PLACES = {"a": 0, "b": 1, "model": 0, "source": 0, "path": 0, "out": 1}
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -126,6 +127,8 @@ def commands(good: dict[str, Path], outputs: Path) -> dict[str, list[str]]:
         "maps": ["maps", *model, *both, *fast, "--tokens", "all"],
         "probe": ["probe", *model[:2], *both, *fast, "--labels", str(good.get("labels"))],
         "reuse": ["reuse", *model, *both, "--tokens", "all", "--latents", "4", "--json", str(outputs / "o.json")],
+        "over": ["over", *(f"{model[1]}-{step}" for step in (1, 2)), *both, *fast, *model[2:], "--tokens", "30",
+                 "--parts", "none", "--json", str(outputs / "o.json")],
         "monitor": ["monitor", *model, *both, "--tokens", "30", "--watch", f"{SITE}:3"],
         "generate": ["generate", "the light", *model[:2], *both, "--max-new-tokens", "3", "--watch", SITE],
         "compat": ["eval", "--compat", "saelens", *model, *both, "--tokens", "60", "--context", "8",
@@ -180,6 +183,8 @@ def inputs(folder: Path) -> dict[str, Path]:
     paths = files(folder)
     paths |= {name: folder / f"{name}.json" for name in ("report", "family", "tokens")}
     paths["labels"] = labelled(folder)
+    for step in (1, 2):
+        shutil.copytree(paths["model"], folder / f"model-{step}")
     paths["tasks"] = ROOT / "examples/tasks/brackets.yaml"
     paths["tokens"].write_text(json.dumps({str(paths["model"]): 1000}))
     small = {"bootstrap": [0], "tokens": [200], "baselines": ["zero"]}

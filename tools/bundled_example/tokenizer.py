@@ -2,8 +2,8 @@
 
     python tools/bundled_example/tokenizer.py --work WORK [--vocab 4096]
 
-Writes WORK/tokenizer (a PreTrainedTokenizerFast that loads with AutoTokenizer) and the token files that the
-next stages read: WORK/train.npy and WORK/heldout.npy, uint16, documents one after another as <bos> text <eos>,
+Writes WORK/tokenizer (a PreTrainedTokenizerFast that loads with AutoTokenizer), unless it is there, and the token files
+that the next stages read: WORK/train.npy and WORK/heldout.npy, uint16, documents one after another as <bos> text <eos>,
 with WORK/heldout_documents.json saying where each held-out document starts.
 """
 
@@ -76,7 +76,8 @@ def save_tokens(work: Path, name: str, documents: list[dict[str, str]], tokens: 
 
 def run(work: Path, vocab: int, context: int) -> None:
     train_texts = [document["text"] for document in read_documents(work / "train.jsonl.gz")]
-    train(train_texts, vocab, context).save_pretrained(work / "tokenizer")
+    if not (work / "tokenizer").exists():
+        train(train_texts, vocab, context).save_pretrained(work / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
     held = list(read_documents(work / "heldout.jsonl.gz"))
     tokens = encode(tokenizer, [document["text"] for document in held], "held-out tokens")

@@ -1,12 +1,14 @@
 """Stage 3: train the demo's language model, a small Llama with tied embeddings.
 
     python tools/bundled_example/train_lm.py --work WORK --minutes 65
+    python tools/bundled_example/train_lm.py --work WORK --width 64 --steps 898 --snapshots    # for `saekernels over`
 
 The schedule follows the clock: linear warm-up, constant, linear decay over the last 40 % of `--minutes`, so a slow
 machine gives a shorter run, not an unfinished one (`--steps N` fixes the number of steps instead). Muon trains the
 matrices of the blocks, AdamW the embedding and the norms. A checkpoint is written every few minutes; the same command
 goes on from it. The log line (WORK/lm.log) has the held-out CE of every domain in nats per token.
-The finished model lies in WORK/model.
+The finished model lies in WORK/model. `--snapshots` also keeps the model as it was after 0, 1, 2, 4, 8, ... steps and
+at the end, in WORK/snapshots/step-N.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from muon import Muon
 from parallel import Workers
@@ -150,10 +153,29 @@ class Run:
             log.write(json.dumps(record) + "\n")
 
 
-def train(work: Path, plan: Plan, threads: int, out: Path | None = None, save_every: float = 240.0) -> None:
+def write_model(model: LlamaForCausalLM, plan: Plan, folder: Path) -> None:
+    """The folder of a model, whole or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    model.save_pretrained(part)
+    (part / "plan.json").write_text(json.dumps(asdict(plan), indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def write_snapshot(run: Run, work: Path) -> None:
+    """OUT/snapshots/step-N, with the tokenizer, so that the folder is a model of its own."""
+    folder = run.out / "snapshots" / f"step-{run.step}"
+    folder.parent.mkdir(exist_ok=True)
+    write_model(run.model, run.plan, folder)
+    AutoTokenizer.from_pretrained(work / "tokenizer").save_pretrained(folder)
+
+
+def train(
+    work: Path, plan: Plan, threads: int, out: Path | None = None, save_every: float = 240.0, snapshots: bool = False
+) -> None:
     """Train on the tokens in `work`, from the checkpoint if there is one, to the end of the plan; writes OUT/model.
 
-    out: folder for checkpoint, log and model; default `work`.
+    out: folder for checkpoint, log, model and snapshots; default `work`. snapshots: at step 0, powers of two, the end.
     """
     out = out or work
     run = Run(work, out, plan, threads)
@@ -161,12 +183,16 @@ def train(work: Path, plan: Plan, threads: int, out: Path | None = None, save_ev
     held = held_out(work, plan.context).subset(16, seed=plan.seed)
     run.model.train()
     saved, loss = time.monotonic(), float("nan")
+    if snapshots and run.step == 0:
+        write_snapshot(run, work)
     with bar() as progress:
         task = progress.add_task("language model", total=1000, note="")
         while run.done < 1:
             step_loss = run.train_step(windows)
             loss = step_loss if loss != loss else 0.95 * loss + 0.05 * step_loss
             progress.update(task, completed=int(1000 * min(run.done, 1)), note=f"step {run.step} loss {loss:.3f}")
+            if snapshots and run.step & (run.step - 1) == 0:
+                write_snapshot(run, work)
             if time.monotonic() - saved > save_every:
                 run.save()
                 run.log(loss, held)
@@ -174,10 +200,9 @@ def train(work: Path, plan: Plan, threads: int, out: Path | None = None, save_ev
     run.save()
     run.log(loss, held)
     run.model.eval()
-    part = out / "model.part"
-    run.model.save_pretrained(part)
-    (part / "plan.json").write_text(json.dumps(asdict(plan), indent=1) + "\n")
-    os.replace(part, out / "model")
+    if snapshots:
+        write_snapshot(run, work)
+    write_model(run.model, plan, out / "model")
 
 
 def main() -> None:
@@ -188,9 +213,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=Plan.width)
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--snapshots", action="store_true", help="keep the model at steps 0, 1, 2, 4, ... and the end")
     args = parser.parse_args()
     plan = Plan(width=args.width, minutes=args.minutes, steps=args.steps, seed=args.seed)
-    train(args.work, plan, args.threads)
+    train(args.work, plan, args.threads, snapshots=args.snapshots)
 
 
 if __name__ == "__main__":

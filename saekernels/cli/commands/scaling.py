@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,18 @@ def run(arguments: argparse.Namespace) -> int:
             if context is not None and found.context != context:
                 raise InputError(f"--context: {name} has windows of {found.context} tokens, the others {context}")
             context = found.context
-            members.append(make_member(_label(name), model, found, trained.get(name)))
+            members.append(make_member(label(name), model, found, trained.get(name)))
             say(f"{name}: {readable(members[-1].parameters)} parameters, {members[-1].loss:.4f} nats per token\n")
         make_family(members, found.ids, found.tokens, found.context, len(tokenizer)).write(arguments.out)
     return 0
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """A directory's own name, and its parent's where that says only "model"; a hub id as it is."""
-    path = Path(name)
-    if not path.is_dir():
+    if not os.path.isdir(name):
         return name
-    return path.resolve().parent.name if path.resolve().name == "model" else path.resolve().name
+    path = Path(os.path.abspath(name))  # a link's own name is the one that was given
+    return path.parent.name if path.name == "model" else path.name
 
 
 def _train_tokens(path: str | None) -> dict[str, int]:

@@ -37,17 +37,17 @@ def deliver(report: Report, failures: list[str], arguments: argparse.Namespace) 
     say_finished(report.tokens, report.run["passes"], report.run["seconds"])
     with shown(as_text(report)):
         _write(report, arguments)
-    _say_where(arguments)
+    say_where(arguments, "saekernels compare A.json B.json reads two of these")
     if failures:
         raise InputError(f"{'; '.join(failures)}; the report is without that part")
     return 0
 
 
-def _say_where(arguments: argparse.Namespace) -> None:
-    """What was written, and how to open it."""
+def say_where(arguments: argparse.Namespace, json_is: str) -> None:
+    """What was written, and how to open it; json_is: what the JSON is for."""
     files = (
         (arguments.html, "open it in a browser"),
-        (arguments.json, "saekernels compare A.json B.json reads two of these"),
+        (arguments.json, json_is),
         (arguments.checkpoint, "the same command goes on from here, or shows the same report at once"),
     )
     if any(path for path, _ in files):

@@ -52,7 +52,7 @@ class Source:
 def add_source(parser: Parser) -> None:
     """The options that every measurement on running text has: model and SAEs, text, precision and device."""
     add_model(parser)
-    _add_text(parser)
+    add_text(parser)
     add_precision(parser)
 
 
@@ -76,7 +76,8 @@ def add_model(parser: Parser) -> None:
     checkpoint.add_options(parser, checkpoint.SAES)
 
 
-def _add_text(parser: Parser) -> None:
+def add_text(parser: Parser) -> None:
+    """The options that say which text, and how much of it."""
     text = parser.group("text")
     kinds = ".txt, .jsonl, .jsonl.gz or .parquet files, directories, or one data set id NAME[:CONFIG][@SPLIT]" + EXAMPLE
     text.add_argument("--data", metavar="FILE|DIR|DATASET", type=not_empty, nargs="+", action="extend", help=kinds)

@@ -1,0 +1,129 @@
+"""`saekernels over` on some checkpoints: its figures are those of the commands for each alone; what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+import tiny_lm
+from cli import fails, run
+from saekernels.cli.commands.over.places import places_of
+from saekernels.display.numbers import with_interval
+from saekernels.errors import InputError
+from subjects import trajectory
+
+SITE = tiny_lm.SITES[1]
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return trajectory.write(tmp_path_factory.mktemp("training"))
+
+
+def test_every_point_has_the_figures_of_the_commands_for_it_alone(paths: dict[str, Path], tmp_path: Path) -> None:
+    argv = [*trajectory.command(paths, ["step-0", "step-64"], [SITE]), "--tokens-per-step", "100"]
+    argv += ["--checkpoint", str(tmp_path / "run"), "--json", str(tmp_path / "over.json")]
+    done = run([*argv, "--html", str(tmp_path / "over.html")])
+    assert (done.code, done.err) == (0, "")
+    found = json.loads((tmp_path / "over.json").read_text())
+    rows = found["checkpoints"]
+    assert [(row["name"], row["step"], row["seen"]) for row in rows] == [
+        ("step-0", 0, 0), ("step-64", 64, 6400),
+    ]  # fmt: skip
+    assert found["axis"] == "tokens seen"
+    last = rows[-1]
+    sae = f"{SITE}={paths['text'].parent}/saes/step-64/{SITE}"
+    same = ["--model", str(paths["step-64"]), "--sae", sae, "--data", str(paths["text"]), "--tokens", "all"]
+
+    def alone(command: str, *options: str) -> dict:
+        assert run([command, *same, *options, "--json", str(tmp_path / "one.json")]).code == 0
+        return json.loads((tmp_path / "one.json").read_text())
+
+    report = alone("eval", "--bootstrap", "50", "--baselines", "mean", "--no-cumulative")
+    assert last["losses"]["clean_ce"] == report["all_sites"]["ce"]["clean"]
+    row, target = report["sites"][0], last["losses"]["targets"][SITE]
+    assert target["delta_ce"] == {"value": row["delta_ce"]["nats"], "ci95": row["delta_ce"]["ci95"]}
+    assert target["recovered"]["value"] == row["loss_recovered"]["mean"]
+    assert (target["fvu"], target["l0"]) == (row["fvu"], row["l0"])
+    reuse = alone("reuse", "--parts", "sharing")["sites"][0]
+    assert last["reuse"][SITE]["effect"]["general"] == reuse["effect"]["general"]
+    assert last["reuse"][SITE]["mass"]["distinct"] == reuse["mass"]["distinct"]
+    assert last["breadth"]["levels"] == alone("breadth", "--bootstrap", "50")["levels"]
+    cost = last["losses"]["targets"][SITE]["delta_ce"]
+    html = unescape(re.sub(r"<[^>]+>", "", (tmp_path / "over.html").read_text()))
+    for shown in (done.out, html):
+        assert with_interval(cost["value"], cost["ci95"]) in shown
+    assert run(argv).code == 0
+    assert json.loads((tmp_path / "over.json").read_text())["checkpoints"] == rows
+    changed = run([*argv, "--seed", "1"])
+    assert "step-0/losses belongs to another evaluation: seed" in changed.err, changed.err
+
+
+def test_losses_alone_for_one_sae_that_stays(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Against steps, with a task; the same SAE at every checkpoint, beside one of each checkpoint's own."""
+    tasks = tmp_path / "tasks.yaml"
+    tasks.write_text('{name: x, template: "the {w}", answer: " light", foil: " coal", product: {w: [a, old, wind]}}')
+    sae = f"{SITE}#stays={paths['text'].parent}/saes/step-8/{SITE}"
+    argv = [*trajectory.command(paths), "--sae", sae, "--parts", "none"]
+    done = run([*argv, "--tasks", str(tasks), "--json", str(tmp_path / "over.json")])
+    assert (done.code, done.err) == (0, "")
+    found = json.loads((tmp_path / "over.json").read_text())
+    assert (found["axis"], [row["seen"] for row in found["checkpoints"]]) == ("steps", [0, 8, 64])
+    for row in found["checkpoints"]:
+        assert list(row["losses"]["targets"]) == [*tiny_lm.SITES, f"{SITE}#stays", "all"]
+        of_site, stays = (row["losses"]["targets"][entry]["spliced_ce"] for entry in (SITE, f"{SITE}#stays"))
+        assert of_site == pytest.approx(stays, rel=1e-6), "the helper's SAEs are alike at all checkpoints"
+        assert row["tasks"][0]["prompts"] == 3
+        assert not {"reuse", "breadth"} & row.keys()
+
+
+def test_where_a_checkpoint_stands(tmp_path: Path) -> None:
+    (tmp_path / "step_4" / "model").mkdir(parents=True)
+    hub = "EleutherAI/pythia-70m@step"
+    found = places_of([f"{hub}512", str(tmp_path / "step_4" / "model"), "allenai/OLMo-1B@step1000-tokens4B"])
+    assert [(place.name, place.revision, place.step) for place in found] == [
+        ("step_4", None, 4), ("step512", "step512", 512), ("step1000-tokens4B",) * 2 + (1000,),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="MODEL: step8 and step8 are both of step 8"):
+        places_of([f"{hub}8", "other/one@step8"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["--sae", "model.layers.0={}/sae", "--parts", "reuse", "--site", SITE],
+            "--site: it is about the part breadth",
+        ),
+        (["--leave-first", "1"], "--parts: probes of breadth touch every position; not with --leave-first"),
+        (["--tokens-per-step", "0"], "--tokens-per-step: need at least 1, got 0"),
+        (["--sae", "{gone}"], "is not there, other checkpoints' are"),
+    ],
+)
+def test_one_clear_line(
+    changes: list[str], message: str, paths: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = f"{SITE}#other={paths['text'].parent}/{{}}/plan.json"
+    (paths["step-8"] / "plan.json").touch()
+    argv = [*trajectory.command(paths), *(gone if change == "{gone}" else change for change in changes)]
+    assert message in fails(capsys, argv)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (["step-8"], "MODEL: a training needs at least two checkpoints, got 1"),
+        (["step-8", "nowhere"], "is no folder here, and a repository of the hub needs HUB_ID@REVISION"),
+        (["step-8", "org/name@main"], "MODEL: main says no step; need a name such as step512"),
+    ],
+)
+def test_what_is_no_checkpoint(
+    models: list[str], message: str, paths: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = trajectory.command(paths)
+    given = [str(paths.get(model, model)) for model in models]
+    assert message in fails(capsys, ["over", *given, *argv[argv.index("--sae") :]])
