@@ -6,8 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 
-from saekernels.cli.options.output import OutputError, show, show_written
-from saekernels.cli.options.progress import say_finished
+from saekernels.cli.options.output import OutputError, say_finished, show, show_written
 from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
 from saekernels.eval import Report
