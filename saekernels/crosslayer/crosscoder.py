@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saekernels.crosslayer.code_norms import above_their_floors, check_norms, decoder_norms, folded, head_values
 from saekernels.ops import _check, decode, decode_csr, encode_threshold, encode_topk
 from saekernels.sae.activations import BatchTopK, JumpReLU, ReLU, TopK
-from saekernels.sae.cards import module_card
+from saekernels.sae.cards.modules import module_card
 from saekernels.sae.codes import Codes
 from saekernels.sae.entries import positive
 from saekernels.sae.metadata import Metadata

@@ -13,7 +13,7 @@ from saekernels.crosslayer.source import SourceLayer
 from saekernels.crosslayer.sums import TargetSums
 from saekernels.ops import _check
 from saekernels.sae.activations import Activation, TopK
-from saekernels.sae.cards import each, module_card
+from saekernels.sae.cards.modules import each, module_card
 from saekernels.sae.codes import Codes
 from saekernels.sae.metadata import Metadata
 

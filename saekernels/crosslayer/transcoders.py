@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import nn
 
-from saekernels.sae.cards import each, module_card
+from saekernels.sae.cards.modules import each, module_card
 from saekernels.sae.metadata import Metadata
 from saekernels.sae.module import SAE
 

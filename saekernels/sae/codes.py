@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saekernels.ops import _check
 from saekernels.ops.sparse_maps import uniform_offsets
-from saekernels.sae.codes_card import codes_card
+from saekernels.sae.cards.codes import codes_card
 
 
 @dataclass(frozen=True)

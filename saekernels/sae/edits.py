@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saekernels.errors import InputError
 from saekernels.ops import _check
-from saekernels.sae.cards import module_card
+from saekernels.sae.cards.modules import module_card
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
 

@@ -20,7 +20,7 @@ from saekernels.sae.activations import (
     Scale,
     TopK,
 )
-from saekernels.sae.cards import module_card
+from saekernels.sae.cards.modules import module_card
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import ENCODERS
 from saekernels.sae.entries import positive
