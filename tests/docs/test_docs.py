@@ -1,4 +1,4 @@
-"""The tutorial prints what it says, as a notebook too; the reference is whole, links lead somewhere, the site builds."""
+"""The tutorial and its notebook run, the reference names everything public, links lead somewhere, the site builds."""
 
 from __future__ import annotations
 
