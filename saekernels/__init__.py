@@ -16,6 +16,7 @@ from saekernels.crosslayer.head_site import HeadSite, head_sites
 from saekernels.crosslayer.site import LayerSite, layer_sites
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.crosslayer.transcoders import TranscoderSet
+from saekernels.display.progress import progress_bar
 from saekernels.eval import Document, Report, evaluate, evaluate_replacement, load_documents
 from saekernels.formats import FormatError, load, load_cross_layer, load_crosscoder, save, save_cross_layer
 from saekernels.generation.texts import Generated
@@ -117,6 +118,7 @@ __all__ = [
     "load_crosscoder",
     "load_documents",
     "prepare",
+    "progress_bar",
     "reading_heads",
     "recording",
     "restore",

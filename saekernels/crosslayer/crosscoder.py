@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from saekernels.crosslayer.code_norms import above_their_floors, check_norms, decoder_norms, folded, head_values
 from saekernels.ops import _check, decode, decode_csr, encode_threshold, encode_topk
 from saekernels.sae.activations import BatchTopK, JumpReLU, ReLU, TopK
+from saekernels.sae.cards.modules import module_card
 from saekernels.sae.codes import Codes
 from saekernels.sae.entries import positive
 from saekernels.sae.metadata import Metadata
@@ -232,6 +233,11 @@ class Crosscoder(nn.Module):
         """What repr() shows between the brackets."""
         alphas = "" if self.alphas is None else f", alphas={self.alphas}"
         return f"d={self.d}, n_heads={self.n_heads}, {self.activation}, norms={self.norms!r}{alphas}"
+
+    def _repr_html_(self) -> str:
+        facts = {"d": self.d, "n_heads": self.n_heads, "n_latents": f"{self.n_latents:,}"}
+        more = {"activation": self.activation, "norms": self.norms, "alphas": self.alphas}
+        return module_card(self, {**facts, **more}, self.metadata, self.sites)
 
 
 def _decoded(codes: Codes, W_dec: Tensor, b_dec: Tensor) -> Tensor:

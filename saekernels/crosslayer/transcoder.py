@@ -13,6 +13,7 @@ from saekernels.crosslayer.source import SourceLayer
 from saekernels.crosslayer.sums import TargetSums
 from saekernels.ops import _check
 from saekernels.sae.activations import Activation, TopK
+from saekernels.sae.cards.modules import each, module_card
 from saekernels.sae.codes import Codes
 from saekernels.sae.metadata import Metadata
 
@@ -180,6 +181,18 @@ class CrossLayerTranscoder(nn.Module):
         skip = ", skip=True" if self.W_skip is not None else ""
         across = "" if self.k_across is None else f", TopK(k={self.k_across}) across layers"
         return f"n_layers={self.n_layers}, d_in={self.d_in}, d_out={self.d_out}{across}{skip}"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "n_layers": self.n_layers,
+            "d_in": self.d_in,
+            "d_out": self.d_out,
+            "n_latents of a layer": each(source.n_latents for _, source in self._numbered()),
+            "activation": each(source.activation for _, source in self._numbered()),
+            "across layers": None if self.k_across is None else f"TopK(k={self.k_across})",
+            "skip": self.W_skip is not None or None,
+        }
+        return module_card(self, facts, self.metadata, self.sites)
 
 
 def _k_of(activation: object, latents: int) -> int:

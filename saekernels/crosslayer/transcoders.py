@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import nn
 
+from saekernels.sae.cards.modules import each, module_card
 from saekernels.sae.metadata import Metadata
 from saekernels.sae.module import SAE
 
@@ -49,6 +50,15 @@ class TranscoderSet(nn.Module):
         """
         names = sites_of(sites, self.sites, self.n_layers)
         return {name: self.transcoder(layer) for layer, name in enumerate(names)}
+
+    def _repr_html_(self) -> str:
+        all_of_them = [self.transcoder(layer) for layer in range(self.n_layers)]
+        facts = {
+            "n_layers": self.n_layers,
+            "n_latents of a layer": each(one.n_latents for one in all_of_them),
+            "activation": each(one.activation for one in all_of_them),
+        }
+        return module_card(self, facts, self.metadata, self.sites)
 
 
 def sites_of(given: Sequence[str] | None, from_files: Sequence[str] | None, n_layers: int) -> tuple[str, ...]:

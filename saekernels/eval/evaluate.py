@@ -115,7 +115,7 @@ def evaluate(
             included: attention sinks, whose activations are like no others.
         leave_norm: nor positions where the norm of what a site reads, or of what is replaced there, exceeds this many
             times its median, both in the clean run, the median over the first text. Predictions count there as before.
-        progress: called as progress(done, total), in tokens times forward passes.
+        progress: called as progress(done, total), in tokens times forward passes; `saekernels.progress_bar` gives one.
 
     Raises:
         InputError (a ValueError): an unknown site, an SAE of the wrong width, a tokenizer that does not fit, no data, a

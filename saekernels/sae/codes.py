@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saekernels.ops import _check
 from saekernels.ops.sparse_maps import uniform_offsets
+from saekernels.sae.cards.codes import codes_card
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class Codes:
         k = self.values.shape[-1]
         offsets = uniform_offsets(self.tokens, k, self.values.device)
         return replace(self, values=self.values.reshape(-1), indices=self.indices.reshape(-1), offsets=offsets)
+
+    def _repr_html_(self) -> str:
+        return codes_card(self.values, self.indices, self.offsets, self.shape, self.n_latents)
 
 
 def row_sums(terms: Tensor, offsets: Tensor) -> Tensor:

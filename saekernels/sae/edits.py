@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from saekernels.display.numbers import counted
 from saekernels.errors import InputError, check_each
 from saekernels.ops import _check
+from saekernels.sae.cards.modules import module_card
 from saekernels.sae.codes import Codes
 from saekernels.sae.module import SAE
 
@@ -174,3 +175,8 @@ class EditedSAE(nn.Module):
     def extra_repr(self) -> str:
         """What repr() shows between the brackets: the edits, and whether the error is kept."""
         return f"{len(self.edits)} edits, keep_error={self.keep_error}"
+
+    def _repr_html_(self) -> str:
+        edits = "; ".join(map(repr, self.edits))
+        facts = {"of": f"SAE({self.sae.extra_repr()})", "edits": edits, "keep_error": self.keep_error}
+        return module_card(self, facts, self.sae.metadata)

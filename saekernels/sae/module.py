@@ -20,6 +20,7 @@ from saekernels.sae.activations import (
     Scale,
     TopK,
 )
+from saekernels.sae.cards.modules import module_card
 from saekernels.sae.codes import Codes
 from saekernels.sae.encoders import ENCODERS
 from saekernels.sae.entries import positive
@@ -231,14 +232,20 @@ class SAE(nn.Module):
         """The reconstruction (or a transcoder's output) of x [..., d_in], skip connection included: [..., d_out]."""
         return self.forward_with_codes(x)[0]
 
-    def extra_repr(self) -> str:
-        """What repr() shows between the brackets: sizes, activation, and the options that are not the default."""
-        extras = {
+    def _options(self) -> dict[str, object]:
+        return {
             "d_out": self.d_out if self.d_out != self.d_in else None,
             "pre_bias": self.pre_bias_kind,
             "normalization": self.normalization,
             "rescale_by_decoder_norm": self.rescale_by_decoder_norm or None,
             "skip": self.W_skip is not None or None,
         }
-        shown = "".join(f", {name}={value}" for name, value in extras.items() if value is not None)
+
+    def extra_repr(self) -> str:
+        """What repr() shows between the brackets: sizes, activation, and the options that are not the default."""
+        shown = "".join(f", {name}={value}" for name, value in self._options().items() if value is not None)
         return f"d_in={self.d_in}, n_latents={self.n_latents}, {self.activation}{shown}"
+
+    def _repr_html_(self) -> str:
+        facts = {"d_in": self.d_in, "n_latents": f"{self.n_latents:,}", "activation": self.activation}
+        return module_card(self, {**facts, **self._options()}, self.metadata)

@@ -8,9 +8,9 @@ from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
 from saekernels.cli.options.output import show_written, shown, write_json
-from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, Source, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.charts import require_matplotlib
+from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
 from saekernels.eval.passes.moments import fixed_k
 from saekernels.eval.passes.plan import site_of

@@ -19,9 +19,9 @@ from saekernels.cli.options.further_saes import edit, with_controls, with_edits
 from saekernels.cli.options.inputs import pick_device
 from saekernels.cli.options.leave import add_leave, leave_keywords
 from saekernels.cli.options.processes import LATENTS, local_rank, one_process_only, processes
-from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.report_files import check_outputs, deliver
 from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
+from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
 from saekernels.eval import Report, evaluate
 from saekernels.eval.passes.plan import BASELINES

@@ -8,9 +8,9 @@ from typing import Any
 from saekernels.cli.options.arguments import at_least, not_empty
 from saekernels.cli.options.leave import add_leave, leave_keywords, left_line
 from saekernels.cli.options.output import show_written, shown, write_json
-from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.numbers import percent, with_interval
+from saekernels.display.progress import progress_bar
 from saekernels.display.tables import text_table
 from saekernels.errors import InputError
 from saekernels.eval.passes.plan import site_of

@@ -11,9 +11,9 @@ from typing import Any
 from saekernels.cli.options.arguments import not_empty
 from saekernels.cli.options.leave import add_leave, leave_keywords, left_line
 from saekernels.cli.options.output import show_written, shown
-from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
 from saekernels.display.numbers import number, percent, signed
+from saekernels.display.progress import progress_bar
 from saekernels.display.tables import text_table
 from saekernels.eval.studies.monitor import Event, Watch, monitor
 from saekernels.eval.text.windows import Tokens, context_of

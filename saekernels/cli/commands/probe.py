@@ -11,7 +11,6 @@ from typing import Any
 from saekernels.cli.options.arguments import Parser, at_least, not_empty
 from saekernels.cli.options.leave import add_leave, leave_keywords
 from saekernels.cli.options.output import show_written, shown
-from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import (
     BOS,
     EXAMPLE,
@@ -22,6 +21,7 @@ from saekernels.cli.options.source import (
     fill_from_example,
     load_source,
 )
+from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
 from saekernels.eval.report.probe_text import print_probes
 from saekernels.eval.studies.probe.activations import POSITIONS

@@ -11,8 +11,8 @@ from saekernels.cli.options.arguments import at_least, not_empty, tokens_or_all
 from saekernels.cli.options.inputs import DTYPES, pick_device
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
 from saekernels.cli.options.output import showing
-from saekernels.cli.options.progress import progress_bar
 from saekernels.display.numbers import readable
+from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError, first_line
 from saekernels.eval import load_documents
 from saekernels.eval.studies.family import Member, make_family

@@ -1,1 +1,1 @@
-"""What several commands share: arguments, sources, inputs, output, progress."""
+"""What several commands share: arguments, sources, inputs, output."""

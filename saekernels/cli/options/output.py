@@ -1,4 +1,4 @@
-"""What goes to stdout, and what happens when it cannot."""
+"""What goes to stdout and to stderr, and what happens when it cannot."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from saekernels.display.numbers import counted
 from saekernels.files.checked import write_whole
 
 
@@ -96,3 +97,16 @@ def _send_the_rest_nowhere() -> None:
     """What stdout still holds would fail again at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    # A stderr that cannot be written must not cost the result.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
+
+
+def say_finished(tokens: int, passes: int, seconds: float) -> None:
+    """The line that stays."""
+    speed = tokens / max(seconds, 1e-9)
+    say(f"{counted(tokens, 'token')}, {passes} passes in {seconds:.1f} s: {speed:,.0f} tokens/s")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from saekernels.cli.options.output import show, show_written, shown
-from saekernels.cli.options.progress import say_finished
+from saekernels.cli.options.output import say_finished, show, show_written, shown
 from saekernels.display.charts import require_matplotlib
 from saekernels.errors import InputError
 from saekernels.eval import Report

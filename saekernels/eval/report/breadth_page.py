@@ -19,7 +19,7 @@ def breadth_plot(result: Mapping[str, Any]) -> str:
         for side in SIDES:
             values = [level["methods"][method][side] for level in result["levels"]]
             lines[f"{shown(method)} {side}"] = [None if one is None else one["delta_ce"] for one in values]
-    return curves(labels, lines, "ΔCE, nats per token", "fitted on", _is_outside, colours={"SAE": BLUE})
+    return curves(labels, lines, "ΔCE, nats per token", "fitted on", dashed=_is_outside, colours={"SAE": BLUE})
 
 
 def _is_outside(line: str) -> bool:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 from saekernels.display.html import html_table
 from saekernels.display.numbers import counted, with_interval
 from saekernels.display.tables import WIDTH
 from saekernels.eval.report.data import ReportData
+from saekernels.eval.report.figures import plot
 from saekernels.eval.report.page import page
 from saekernels.eval.report.reading import SITE_HEADINGS, headed, reading, rows_of, site_cells
 from saekernels.eval.report.terminal import as_text
 from saekernels.files.checked import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,3 +50,16 @@ class Report(ReportData):
     def write_html(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained HTML page with plots, whole or not at all. Needs matplotlib."""
         write_whole(path, page(self))
+
+    def plot(self, by: str = "site", ax: Axes | None = None) -> Axes:
+        """ΔCE in nats per token, with its 95 % intervals, on matplotlib's axes; all that is drawn can be restyled.
+
+        Args:
+            by: "site": each SAE alone and all together, beside the baselines, logarithmic from the smallest figure on;
+                "cumulative": the first l sites together, beside the sum of each alone; "domain", or another axis of
+                `all_sites.strata`: all SAEs together in each part of the text.
+            ax: axes to draw into. If None, those of a new figure of pyplot, which a notebook shows: `.figure`.
+
+        Raises InputError (a ValueError) for what the report does not have, and where matplotlib is not installed.
+        """
+        return plot(self, by, ax)

@@ -6,23 +6,18 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from saekernels.display.charts import BLUE, GREY, ORANGE, curves
+from saekernels.display.charts import BLUE, ORANGE, svg
 from saekernels.display.html import Cell
 from saekernels.display.numbers import Interval, number, percent, readable, short_site, signed, with_interval
 from saekernels.display.rows import Scale, axis, bar, interval_line, legend, linear_scale, log_scale, point, row_chart
 from saekernels.eval.report.abbreviations import marked, note, table
 from saekernels.eval.report.data import BaselineFigures, DeltaCE, ReportData, SiteFigures
+from saekernels.eval.report.figures import BASELINES, draw_cumulative, summed_alone
 from saekernels.eval.report.reading import SITE_HEADINGS, label, rows_of, site_cells
 
 Section = tuple[str, str] | None
 _COST_HEADINGS = ("ΔCE nats [95 %]", "bits/byte", "KL", "top-1", "FVU", "L0", "dead")
-_BASELINES = {
-    "random": ("random error", "an error of the SAE's norm in a random direction", "#4c9f70", "triangle"),
-    "pca": ("PCA probe", "a probe of the SAE's rank: the first principal components", "#b05fa8", "circle"),
-    "mean": ("the mean", "the mean over all touched positions in place of the site", "#c2504c", "square"),
-    "zero": ("zeros", "zeros in place of the site", GREY, "cross"),
-}
-_ABLATIONS = {"clean": ("currentColor", "circle")} | {kind: _BASELINES[kind][2:] for kind in ("mean", "zero")}
+_ABLATIONS = {"clean": ("currentColor", "circle")} | {kind: BASELINES[kind][2:] for kind in ("mean", "zero")}
 
 
 def colour_of(row: SiteFigures) -> str:
@@ -99,19 +94,9 @@ def cumulative_section(report: ReportData) -> Section:
     """ΔCE of the first l sites together, beside the sum of each alone."""
     if not report.cumulative:
         return None
-    alone = {row.site: row.delta_ce.nats for row in report.sites}
-    summed: list[float | None] = []
-    total: float | None = 0.0
-    for one in report.cumulative:
-        step = alone.get(one.site)
-        total = None if total is None or step is None else total + step
-        summed.append(total)
     labels = [short_site(one.site) for one in report.cumulative]
-    lines = {"spliced together": [one.delta_ce.nats for one in report.cumulative], "sum of each alone": summed}
-    bands = {"spliced together": [one.delta_ce.ci95 for one in report.cumulative]}
-    colours = {"spliced together": ORANGE, "sum of each alone": BLUE}
-    axis_label = "all sites up to and with"
-    picture = curves(labels, lines, "ΔCE, nats per token", axis_label, bands=bands, colours=colours)
+    summed = summed_alone(report)
+    picture = svg((4.8, 2.8), lambda axes: draw_cumulative(report, axes))
     cells = [
         [name, with_interval(one.delta_ce.nats, one.delta_ce.ci95), signed(sum_), number(one.kl)]
         for name, one, sum_ in zip(labels, report.cumulative, summed, strict=True)
@@ -129,7 +114,7 @@ def random_ratio(row: SiteFigures) -> float | None:
 
 def baseline_section(report: ReportData) -> Section:
     """The distance of every baseline from the clean model beside that of the SAE, on a logarithmic scale."""
-    kinds = [kind for kind in _BASELINES if kind in report.all_sites.baselines]
+    kinds = [kind for kind in BASELINES if kind in report.all_sites.baselines]
     if not kinds:
         return None
     rows = rows_of(report)
@@ -143,7 +128,7 @@ def baseline_section(report: ReportData) -> Section:
         cells += [with_interval(row.delta_ce.nats, row.delta_ce.ci95)]
         cells += [_distance(row.baselines[kind]) for kind in kinds]
         lines.append([*cells, *(number(random_ratio(row), 2) for _ in with_ratio)])
-    named = [Cell(marked(_BASELINES[kind][0]), _BASELINES[kind][1]) for kind in kinds]
+    named = [Cell(marked(BASELINES[kind][0]), BASELINES[kind][1]) for kind in kinds]
     headings: list[str | Cell] = ["site", axis(scale, marked("ΔCE, nats per token, logarithmic")), "the SAE"]
     headings += [*named, *with_ratio]
     probes = report.all_sites.baselines.get("pca")
@@ -154,7 +139,7 @@ def baseline_section(report: ReportData) -> Section:
         f"the model uses. Where a PCA probe of its rank costs less, sparsity has bought nothing in loss.{ranks}"
     )
     keys = {"the SAE": (BLUE, "diamond")} | ({"all SAEs together": (ORANGE, "diamond")} if len(rows) > 1 else {})
-    keys |= {_BASELINES[kind][0]: _BASELINES[kind][2:] for kind in kinds}
+    keys |= {BASELINES[kind][0]: BASELINES[kind][2:] for kind in kinds}
     body = legend(keys) + table(headings, lines, last_is_joint=len(rows) > 1)
     return "Against honest baselines", body + note(text)
 
@@ -164,9 +149,9 @@ def _distance(one: BaselineFigures) -> str:
 
 
 def _baseline_chart(scale: Scale, row: SiteFigures, kinds: list[str]) -> Cell:
-    marks = [point(scale, row.baselines[kind].delta_ce, *_BASELINES[kind][2:]) for kind in kinds]
+    marks = [point(scale, row.baselines[kind].delta_ce, *BASELINES[kind][2:]) for kind in kinds]
     marks.append(point(scale, row.delta_ce.nats, colour_of(row), "diamond"))
-    told = [f"{_BASELINES[kind][0]} {signed(row.baselines[kind].delta_ce)}" for kind in kinds]
+    told = [f"{BASELINES[kind][0]} {signed(row.baselines[kind].delta_ce)}" for kind in kinds]
     return row_chart(scale, marks, "\n".join([f"the SAE {signed(row.delta_ce.nats)}", *told]))
 
 

@@ -12,8 +12,8 @@ from saekernels.cli.commands.controls.text import as_text
 from saekernels.cli.options.arguments import Parser, names_of, not_empty, positive
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.output import show_written, shown, write_json
-from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
+from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
 from saekernels.eval import Document, load_documents
 from saekernels.eval.studies.controls.measure import measure_controls

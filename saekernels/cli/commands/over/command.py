@@ -12,8 +12,8 @@ from saekernels.cli.commands.over.places import Place, check_saes, places_of
 from saekernels.cli.options import checkpoint
 from saekernels.cli.options.arguments import Parser, count, names_of, not_empty, site_and_path
 from saekernels.cli.options.leave import add_leave, leave_keywords
-from saekernels.cli.options.output import show, write_json
-from saekernels.cli.options.report_files import check_outputs, say_where, shown
+from saekernels.cli.options.output import showing, write_json
+from saekernels.cli.options.report_files import check_outputs, say_where
 from saekernels.cli.options.source import add_bootstrap, add_precision, add_text
 from saekernels.errors import InputError
 from saekernels.eval.report.data import versions
@@ -98,12 +98,13 @@ def run(arguments: argparse.Namespace) -> int:
     family = (read_family(arguments.family), arguments.family) if arguments.family else None
     tasks = load_tasks(arguments.tasks) if arguments.tasks else []
     measured = []
-    for place in places:
-        measured.append(measure_one(arguments, place, family, tasks))
-        show(measured[-1].told + "\n")
-    result = record(arguments, places, measured)
-    drawn = page(result) if arguments.html else ""
-    with shown("\n" + as_text(result)):
+    with showing() as say:
+        for place in places:
+            measured.append(measure_one(arguments, place, family, tasks))
+            say(measured[-1].told + "\n")
+        result = record(arguments, places, measured)
+        drawn = page(result) if arguments.html else ""
+        say("\n" + as_text(result))
         write_json(arguments.json, result)
         if arguments.html:
             write_whole(arguments.html, drawn)

@@ -12,9 +12,9 @@ from typing import Any
 from saekernels.cli.commands.breadth import breadth_of
 from saekernels.cli.commands.over.places import Place, saes_at
 from saekernels.cli.options.leave import leave_keywords
-from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, Source, load_source
 from saekernels.display.numbers import number, with_interval
+from saekernels.display.progress import progress_bar
 from saekernels.eval import Report, evaluate
 from saekernels.eval.report.data import Documents
 from saekernels.eval.store import fingerprints as identity

@@ -15,11 +15,11 @@ from saekernels.cli.options import checkpoint
 from saekernels.cli.options.arguments import Parser, not_empty, positive
 from saekernels.cli.options.inputs import DTYPES, pick_device
 from saekernels.cli.options.leave import leave_keywords
-from saekernels.cli.options.output import show_written, shown, write_json
-from saekernels.cli.options.progress import progress_bar, say, say_finished
+from saekernels.cli.options.output import say, say_finished, show_written, shown, write_json
 from saekernels.cli.options.report_files import check_outputs
 from saekernels.cli.options.source import BOS, EXAMPLE_NAME, load_source
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
+from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError, first_line, missing_extra
 from saekernels.eval.passes.plan import BASELINES
 from saekernels.eval.report.replacement.page import replacement_page

@@ -10,8 +10,8 @@ from saekernels.cli.commands.reuse.text import as_text
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.output import show_written, shown, write_json
-from saekernels.cli.options.progress import progress_bar
 from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
+from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import PARTS, Options

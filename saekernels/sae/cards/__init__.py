@@ -1,0 +1,1 @@
+"""What a notebook shows of SAEs, of dictionaries that span layers, and of codes."""
