@@ -1,1 +1,0 @@
-"""`saekernels reuse`: the command, and how it shows what was found."""
