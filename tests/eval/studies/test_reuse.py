@@ -163,8 +163,8 @@ def test_transcoders_and_the_part_of_sharing_alone() -> None:
     assert all(one.requires_grad and one.grad is None for one in [*model.parameters(), *sae.parameters()])
 
 
-def test_slices_and_links_by_dense_codes() -> None:
-    """The numbers of the domain slice and of single documents, and a map of one domain in another, by hand."""
+def test_slices_by_the_sums_of_domains() -> None:
+    """The slice that is a domain has what that domain's sums have, and the rest is all else."""
     entries = {site: saes()[site] for site in SITES[:1]}
     found = measure_reuse(
         tiny_lm.trained_model(), tokens(), entries, iter(texts()), Options(parts=["slices"], removed=0, batch_size=3)
@@ -174,7 +174,7 @@ def test_slices_and_links_by_dense_codes() -> None:
     rows = {row["level"]: row for row in found["sites"][0]["slices"]["effect"]}
     effective = [float(effective_number(shares(half))) for half in everything]
     assert rows["everything"]["effective"]["value"] == pytest.approx(sum(effective) / 2, rel=1e-3)
-    at = next((number for number, name in enumerate(use.layout.domains) if name == rows.get("domain", {}).get("name")))
+    at = use.layout.domains.index(rows["domain"]["name"])
     own = use.sums["effect"][:, :, at].sum(1)
     effective = [float(effective_number(shares(half))) for half in own]
     assert rows["domain"]["effective"]["value"] == pytest.approx(sum(effective) / 2, rel=1e-3)
