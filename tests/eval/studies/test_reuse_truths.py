@@ -139,7 +139,7 @@ def test_a_slice_is_as_narrow_as_its_domains_are_apart() -> None:
 def linked_maps(common: int) -> list[dict[str, Any]]:
     model = linked.Linked(common).eval()
     options = Options(parts=["links"], removed=0)
-    found = measure_reuse(model, domains.tokens(), linked.saes(), model.documents(8, 60), options)
+    found = measure_reuse(model, domains.tokens(), linked.saes(), model.documents(8, 100), options)
     (pair,) = found["links"]
     assert (pair["upstream"], pair["downstream"]) == linked.SITES
     assert pair["in_both"] == linked.LATENTS

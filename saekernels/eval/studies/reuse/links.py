@@ -110,7 +110,7 @@ def measure_links(
         "upstream": ends[0],
         "downstream": ends[1],
         "latents": {"upstream": len(sources), "downstream": len(targets)},
-        "in_both": _pairs((common[:, None] & common).sum(-1).double().numpy()[None])[0],
+        "in_both": float(_pairs((common[:, None] & common).sum(-1).double().numpy()[None])[0]),
         "maps": [_map_figures(found, places, entries, common, layout) for entries in ENTRIES],
     }
 
@@ -144,17 +144,18 @@ def _map_figures(
                 keys = {"own": ("own", a), "home": ("own", b), "permuted": ("permuted", a)}
                 keys["everything"] = ("everything", 0)
                 for name, key in keys.items():
-                    tables[name][a, b] = 1 - float(errors[b, places[(entries, *key)], kept].sum() / whole)
+                    at = places[entries, key[0], key[1]]
+                    tables[name][a, b] = 1 - float(errors[b, at, kept].sum() / whole)
         for name, table in tables.items():
             many[name].append(table)
-    tables = {name: np.stack(rows) for name, rows in many.items()}
-    home, away, chance, everything = (_pairs(tables[name]) for name in ("home", "own", "permuted", "everything"))
-    kept = np.where(home > 0, away / np.where(home > 0, home, 1), np.nan)
-    means = {"home": home, "away": away, "kept": kept, "everything": everything, "chance": chance}
+    stacked = {name: np.stack(rows) for name, rows in many.items()}
+    home, away, chance, everything = (_pairs(stacked[name]) for name in ("home", "own", "permuted", "everything"))
+    part = np.where(home > 0, away / np.where(home > 0, home, 1), np.nan)
+    means = {"home": home, "away": away, "kept": part, "everything": everything, "chance": chance}
     return {
         "entries": entries,
         **{name: as_json(estimate(values.tolist())) for name, values in means.items()},
-        "matrix": [[as_json(estimate(tables["own"][:, a, b].tolist())) for b in domains] for a in domains],
+        "matrix": [[as_json(estimate(stacked["own"][:, a, b].tolist())) for b in domains] for a in domains],
     }
 
 

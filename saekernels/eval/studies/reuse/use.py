@@ -90,8 +90,8 @@ class Use:
             flat = self.layout.cells(owners.reshape(-1)[rows]) * self.sae.n_latents + latents
             self.sums[kind].view(-1).index_add_(0, flat, own.double().cpu())
             if shells is not None:
-                places = (over(one, seen.touched.shape).reshape(-1)[rows] for one in shells)
-                self.slices[kind].add(owners.reshape(-1)[rows], *places, latents, own.double().cpu())
+                inner, drawn = (over(one, seen.touched.shape).reshape(-1)[rows] for one in shells)
+                self.slices[kind].add(owners.reshape(-1)[rows], inner, drawn, latents, own.double().cpu())
         self._add_first_order(replace(codes, values=first_order), seen, owners)
         rows, latents, _ = entries_of(codes, seen.touched)
         documents = owners.reshape(-1)[rows]
