@@ -22,10 +22,10 @@ from saekernels.cli.commands import maps as maps_command
 from saekernels.cli.commands import monitor as monitor_command
 from saekernels.cli.commands import plan as plan_command
 from saekernels.cli.commands import probe as probe_command
-from saekernels.cli.commands import reuse as reuse_command
 from saekernels.cli.commands import scaling as scaling_command
 from saekernels.cli.commands.controls import command as controls_command
 from saekernels.cli.commands.generation import command as generation_command
+from saekernels.cli.commands.reuse import command as reuse_command
 from saekernels.cli.options.arguments import Parser
 from saekernels.cli.options.output import OutputError, flushed
 from saekernels.cli.options.processes import LOST, one_process_only, stopped

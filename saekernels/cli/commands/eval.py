@@ -14,7 +14,7 @@ from saekernels import example
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
 from saekernels.cli.commands.replacement import command as replacement
-from saekernels.cli.commands.reuse import reuse_of
+from saekernels.cli.commands.reuse.command import reuse_of
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.further_saes import edit, with_controls, with_edits
 from saekernels.cli.options.inputs import pick_device

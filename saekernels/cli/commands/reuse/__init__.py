@@ -1,0 +1,1 @@
+"""`saekernels reuse`: the command."""
