@@ -41,7 +41,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise InputError(f"--format {arguments.format}: needs --compat {arguments.format}, got {arguments.compat}")
     if not arguments.compat:
         return
-    options = ("html", "checkpoint", "tasks", "edit", "control", "breadth", "leave-first", "leave-norm")
+    options = ("html", "checkpoint", "tasks", "edit", "control", "breadth", "reuse", "leave-first", "leave-norm")
     for option in options:
         if getattr(arguments, option.replace("-", "_")) not in (None, [], 0):
             raise InputError(f"--{option}: not with --compat, whose metrics are another tool's")

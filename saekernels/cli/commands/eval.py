@@ -14,6 +14,7 @@ from saekernels import example
 from saekernels.cli.commands.breadth import breadth_of, entry_of
 from saekernels.cli.commands.compat import add_options, check_options, run_compat
 from saekernels.cli.commands.replacement import command as replacement
+from saekernels.cli.commands.reuse.command import reuse_of
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.further_saes import edit, with_controls, with_edits
 from saekernels.cli.options.inputs import pick_device
@@ -87,6 +88,8 @@ def _add_extras(parser: Parser) -> None:
     extras.add_argument("--tasks", metavar="NAME|FILE", type=not_empty, nargs="+", action="extend", help=tasks)
     breadth = "also what narrow probes cost inside and outside of their slice, at this site or the middle one"
     extras.add_argument("--breadth", metavar="SITE", type=not_empty, nargs="?", const=True, help=breadth)
+    reuse = "also how much of each SAE domains share, as `saekernels reuse` measures it"
+    extras.add_argument("--reuse", action="store_true", help=reuse)
     controls = (
         "also every SAE with one part of it made random, as a further SAE of its site, compared with it by document"
     )
@@ -207,7 +210,15 @@ def _add_parts(report: Report, given: _Given, arguments: argparse.Namespace) -> 
         site = None if arguments.breadth is True else arguments.breadth
         report.extras["breadth"] = breadth_of(source, arguments, site)
 
-    wanted = ((effective, given.family is not None), (narrow, bool(tasks)), (breadth, arguments.breadth is not None))
+    def shared() -> None:
+        report.extras["reuse"] = reuse_of(source, arguments)
+
+    wanted = (
+        (effective, given.family is not None),
+        (narrow, bool(tasks)),
+        (breadth, arguments.breadth is not None),
+        (shared, arguments.reuse),
+    )
     for part in (part for part, asked in wanted if asked):
         try:
             part()

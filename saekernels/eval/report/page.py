@@ -12,6 +12,8 @@ from saekernels.eval.report.breadth_text import gap_sentence
 from saekernels.eval.report.data import ReportData
 from saekernels.eval.report.paired import paired_section
 from saekernels.eval.report.reading import reading, weights_told
+from saekernels.eval.report.reuse.page import reuse_parts
+from saekernels.eval.report.reuse.text import reuse_sentence
 from saekernels.eval.report.sections import (
     ablation_section,
     baseline_section,
@@ -37,6 +39,7 @@ def page(report: ReportData) -> str:
         kl_section(report),
         task_section(report),
         *_breadth_sections(report),
+        *_reuse_sections(report),
         ("How it was measured", _method(report)),
     ]
     return document(
@@ -91,6 +94,16 @@ def _breadth_sections(report: ReportData) -> list[tuple[str, str]]:
         return []
     (heading, body), *rest = breadth_parts(found)
     return [(heading, f"<p>{marked(gap_sentence(found))}</p>{body}"), *rest]
+
+
+def _reuse_sections(report: ReportData) -> list[tuple[str, str]]:
+    """How much of the dictionaries domains share, if that was measured."""
+    found = report.extras.get("reuse")
+    if not found:
+        return []
+    (heading, body), *rest = reuse_parts(found)
+    told = [reuse_sentence(found), *found["notes"]]
+    return [(heading, "".join(f"<p>{marked(one)}</p>" for one in told) + body), *rest]
 
 
 def _method(report: ReportData) -> str:

@@ -20,6 +20,7 @@ from saekernels.eval.report.reading import (
     weights_told,
     worst_of,
 )
+from saekernels.eval.report.reuse.text import reuse_sentence
 
 WORST = "◀"
 _TOGETHER = "together"
@@ -51,6 +52,8 @@ def as_text(report: ReportData, width: int | None = None, styled: bool | None = 
         parts += [shown(task_table(report)), wrapped(report.extras["tasks"]["reading"], width)]
     if "breadth" in report.extras:
         parts.append(wrapped(gap_sentence(report.extras["breadth"]), width))
+    if "reuse" in report.extras:
+        parts.append(wrapped(reuse_sentence(report.extras["reuse"]), width))
     axes = {"domain": report.all_sites.domains, **report.all_sites.strata}
     parts += [shown(stratum_table(report, axis, names)) for axis, strata in axes.items() if len(strata) > 1]
     parts.append(wrapped("\n".join(f"Note: {note}" for note in report.notes), width))

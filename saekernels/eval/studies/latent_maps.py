@@ -39,6 +39,11 @@ class LatentMoments:
             self.square_b += outs.double().square().sum(0)
         self.count += len(a)
 
+    def merge(self, other: LatentMoments) -> None:
+        """Add what another has of the same latents."""
+        for name in ("count", "sum_a", "sum_b", "square_b", "aa", "ab"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
 
 @dataclass(frozen=True)
 class LatentMap:
@@ -88,11 +93,11 @@ def select_dense(codes: Codes, latents: Tensor) -> Tensor:
     return made.index_put_((rows[own], columns[own]), flat.values[own], accumulate=True)
 
 
-def fit_map(moments: LatentMoments, entries: int, ridge: float = 1e-3) -> LatentMap:
+def fit_map(moments: LatentMoments, entries: int, ridge: float = 1e-3, chosen: Tensor | None = None) -> LatentMap:
     """The sparse ridge map: for each target latent, the `entries` most correlated sources, then ridge among them.
 
     ridge: relative to the mean variance of the chosen sources. entries=1 is the degenerate control: one cause each;
-    entries=0 predicts the mean.
+    entries=0 predicts the mean. chosen: [B, m] int64, sources to take instead of the most correlated ones.
 
     Raises ValueError without rows or entries.
     """
@@ -102,11 +107,11 @@ def fit_map(moments: LatentMoments, entries: int, ridge: float = 1e-3) -> Latent
     mean_a, mean_b = moments.sum_a / n, moments.sum_b / n
     covariance = moments.aa / n - torch.outer(mean_a, mean_a).float()
     cross = moments.ab / n - torch.outer(mean_a, mean_b).float()
-    spread = covariance.diagonal().clamp_min(0)
     variance = (moments.square_b / n - mean_b.square()).clamp_min(0)
-    score = cross.square() / spread.clamp_min(1e-12)[:, None]
-    m = min(max(entries, 1), len(moments.sources))
-    chosen = score.topk(m, dim=0).indices.T.contiguous()
+    if chosen is None:
+        score = cross.square() / covariance.diagonal().clamp_min(1e-12)[:, None]
+        m = min(max(entries, 1), len(moments.sources))
+        chosen = score.topk(m, dim=0).indices.T.contiguous()
     weights = torch.empty(chosen.shape)
     for start in range(0, len(chosen), _COLUMNS_AT_ONCE):
         at = chosen[start : start + _COLUMNS_AT_ONCE]

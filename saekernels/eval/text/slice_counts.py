@@ -88,18 +88,22 @@ class Counts:
 def table_of(sample: Sample, tokens: Tokens, template: str | None) -> Table:
     """The table of these documents, by the given template or by the words that begin lines.
 
-    Raises InputError for a template that is no regular expression or cannot be found by this tokenizer.
+    Raises InputError for a template that is no regular expression, or that is given where the tokenizer gives no
+    character offsets.
     """
     halves = alternate([document.domain for document, _ in sample])
     words: dict[str, int] = {}
     domains: dict[str, int] = {}
     parts = []
     for number, (document, windows) in enumerate(sample):
-        lines = _templates(document.text, tokens, template, words)
+        # Without characters there are no lines, which only those who name a template need to hear.
+        known = template is not None or (tokens.has_bytes and document.ids is None)
+        lines = _templates(document.text, tokens, template, words) if known else None
         domain = domains.setdefault(document.domain, len(domains))
         for window in windows:
             counted = np.append(window.counted, False)
-            columns = (window.ids, on_window(lines, window, tokens, -1), domain, number, halves[number], counted)
+            own = -1 if lines is None else on_window(lines, window, tokens, -1)
+            columns = (window.ids, own, domain, number, halves[number], counted)
             parts.append(np.stack(np.broadcast_arrays(*columns)).astype(np.int64)[:, ~window.special])
     token, line, domain_of, owner, half, predicted = np.concatenate(parts, axis=1)
     columns_by_name = {"token": token, "template": line, "domain": domain_of, "document": owner}

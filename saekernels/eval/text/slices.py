@@ -37,12 +37,13 @@ class Slices:
         return tuple(level for level, value in zip(LEVELS, there, strict=True) if value is not None)
 
     def names(self, tokenizer: Any) -> dict[str, str]:
-        """Level -> what it is, in words."""
+        """Level -> what it is, in words; tokenizer: None names a token by its id."""
         what = f"lines that begin with {self.begins!r}" if self.begins else f"matches of {self.template}"
         anywhere = "anywhere" if self.domain is None else f"in {self.domain}"
         template = f"{what} {anywhere}"
         where = anywhere if self.template is None else f"in {template}"
-        token = "" if self.token is None else f"the token {tokenizer.decode([self.token])!r} {where}"
+        known = tokenizer is not None and self.token is not None
+        token = f"the token {repr(tokenizer.decode([self.token])) if known else self.token} {where}"
         names = (token, template, self.domain or "", "everything")
         return {level: name for level, name in zip(LEVELS, names, strict=True) if level in self.levels}
 

@@ -13,10 +13,12 @@ from torch import Tensor
 import domains
 import tiny_lm
 from reuse_by_hooks import SIZES, measured, saes, spliced, text, used
+from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.eval import InputError
 from saekernels.eval.studies.reuse.lists import Run, like, lists, sampled
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import Options
+from saekernels.eval.studies.reuse.sharing import effective_number, shares
 from saekernels.eval.studies.reuse.use import Use
 from saekernels.sae.activations import GroupMax, TopK
 from saekernels.sae.edits import Edit, EditedSAE
@@ -161,11 +163,32 @@ def test_transcoders_and_the_part_of_sharing_alone() -> None:
     assert all(one.requires_grad and one.grad is None for one in [*model.parameters(), *sae.parameters()])
 
 
+def test_slices_by_the_sums_of_domains() -> None:
+    """The slice that is a domain has what that domain's sums have, and the rest is all else."""
+    entries = {site: saes()[site] for site in SITES[:1]}
+    found = measure_reuse(
+        tiny_lm.trained_model(), tokens(), entries, iter(texts()), Options(parts=["slices"], removed=0, batch_size=3)
+    )
+    use = used(SITES[0])
+    everything = use.sums["effect"].sum((1, 2))
+    rows = {row["level"]: row for row in found["sites"][0]["slices"]["effect"]}
+    effective = [float(effective_number(shares(half))) for half in everything]
+    assert rows["everything"]["effective"]["value"] == pytest.approx(sum(effective) / 2, rel=1e-3)
+    at = use.layout.domains.index(rows["domain"]["name"])
+    own = use.sums["effect"][:, :, at].sum(1)
+    effective = [float(effective_number(shares(half))) for half in own]
+    assert rows["domain"]["effective"]["value"] == pytest.approx(sum(effective) / 2, rel=1e-3)
+    p, rest = shares(own), shares(everything - own)
+    general = [float(torch.minimum(p[half], rest[1 - half]).sum()) for half in (0, 1)]
+    assert rows["domain"]["general"]["value"] == pytest.approx(sum(general) / 2, rel=1e-3)
+    assert found["links"] == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"parts": ("luck",)}, r"^parts: got luck, need some of sharing, transfer$"),
-        ({"parts": ()}, r"^parts: got none, need some of sharing, transfer$"),
+        ({"parts": ("luck",)}, r"^parts: got luck, need some of sharing, slices, links, transfer$"),
+        ({"parts": ()}, r"^parts: got none, need some of sharing, slices, links, transfer$"),
         ({"latents": [8, 65]}, r"^latents: model.layers.0 has 64, need 1 to as many, got 65$"),
         ({"latents": [0]}, r"^latents: model.layers.0 has 64, need 1 to as many, got 0$"),
         ({"wanted": 40}, r"^data: need at least two domains of 4 documents each \(--domain-field, --tokens\), got "),
@@ -187,6 +210,12 @@ def test_what_cannot_be_restricted() -> None:
     found = measure_reuse(model, tokens(), groups, iter(texts()), Options(parts=["sharing"], removed=0))
     assert found["sites"][0]["removal"]["latents"] == []
     assert found["sites"][0]["removal"]["effect"]["error"] == {"value": None, "ci95": None}
+    clt = {SITES[0]: CrossLayerTranscoder(32, 8, 2, TopK(2))}
+    message = (
+        r"^sae: model.layers.0 is CrossLayerTranscoder, need a saekernels.SAE; its latents write at several layers"
+    )
+    with pytest.raises(InputError, match=message):
+        measure_reuse(model, tokens(), clt, iter(texts()))
     edited = {SITES[0]: EditedSAE(tiny_lm.sae(0), [Edit(0, "zero")])}
     with pytest.raises(InputError, match=r"^sae: model.layers.0 is EditedSAE, need a saekernels.SAE$"):
         measure_reuse(model, tokens(), edited, iter(texts()))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import domains
+import linked
 from saekernels.eval.store import window_files
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import Options
@@ -107,6 +108,60 @@ def test_controls_come_out_as_they_must(shared: int) -> None:
     assert removal["effect"]["error"]["value"] < 0.45
     assert removal["first_order"]["error"]["value"] > 0.8, "calibrated predictions have no slope"
     json.dumps(site, allow_nan=False)
+
+
+def test_a_slice_is_as_narrow_as_its_domains_are_apart() -> None:
+    """A domain of a common dictionary is like a random set of its size; of disjoint ones it shares nothing."""
+
+    def slices(shared: int, kind: str) -> dict[str, dict[str, Any]]:
+        return {row["level"]: row for row in measured(shared)["slices"][kind]}
+
+    for kind in ("effect", "mass"):
+        disjoint, common = slices(0, kind), slices(4, kind)
+        assert list(disjoint) == ["token", "document", "domain", "everything"]
+        assert disjoint["domain"]["general"]["value"] == 0
+        assert disjoint["domain"]["effective_ratio"]["ci95"][1] < 0.5
+        for name in ("effective_ratio", "general_ratio"):
+            assert common["domain"][name]["value"] == pytest.approx(1, abs=0.05)
+            low, high = common["document"][name]["ci95"]
+            assert low < 1 < high
+        for ratio in ("effective_ratio", "general_ratio"):
+            ordered = [slices(shared, kind)["domain"][ratio]["value"] for shared in range(5)]
+            assert ordered == sorted(ordered) or ratio == "effective_ratio"
+            assert ordered[-1] == max(ordered)
+        # A token has its own four latents in any language.
+        for found in (disjoint, common):
+            assert found["token"]["effective"]["value"] <= domains.ACTIVE
+            assert found["token"]["effective_ratio"]["ci95"][1] < 0.6
+
+
+@functools.cache
+def linked_maps(common: int) -> list[dict[str, Any]]:
+    model = linked.Linked(common).eval()
+    options = Options(parts=["links"], removed=0)
+    found = measure_reuse(model, domains.tokens(), linked.saes(), model.documents(8, 100), options)
+    (pair,) = found["links"]
+    assert (pair["upstream"], pair["downstream"]) == linked.SITES
+    assert pair["in_both"] == linked.LATENTS
+    maps: list[dict[str, Any]] = pair["maps"]
+    return maps
+
+
+def test_links_hold_elsewhere_as_far_as_they_are_common() -> None:
+    """Of 24 links 0, 8, 16 and all are common: what maps keep in other domains is in order, intervals lie apart."""
+    for number, entries in enumerate((1, 8)):
+        found = [linked_maps(common)[number] for common in (0, 8, 16, linked.LATENTS)]
+        assert [row["entries"] for row in found] == [entries] * 4
+        for row in found:
+            assert row["home"]["value"] == pytest.approx(1, abs=1e-3), "late latents are copies, in every domain"
+        for one, other in itertools.pairwise(found):
+            assert one["kept"]["ci95"][1] < other["kept"]["ci95"][0]
+            assert one["everything"]["ci95"][1] < other["everything"]["ci95"][0]
+        assert found[0]["away"]["value"] < found[0]["chance"]["value"], "a wrong link is worse than none"
+        assert found[-1]["kept"]["value"] == pytest.approx(1, abs=1e-3)
+        assert found[-1]["matrix"][0][2]["value"] == pytest.approx(1, abs=1e-3)
+    assert all(abs(linked_maps(common)[0]["chance"]["value"]) < 0.06 for common in (0, 8, 16, linked.LATENTS))
+    json.dumps(found, allow_nan=False)
 
 
 def test_directions_are_at_home_where_they_were_fitted() -> None:

@@ -42,6 +42,7 @@ _NOT_HERE: dict[str, Any] = {
     "family": None,
     "tasks": None,
     "breadth": None,
+    "reuse": False,
     "control": [],
     "edit": [],
     "keep_error": False,

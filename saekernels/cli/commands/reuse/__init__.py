@@ -1,1 +1,1 @@
-"""`saekernels reuse`: the command, and how it shows what was found."""
+"""`saekernels reuse`: the command."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
-from saekernels.cli.commands.reuse.text import as_text
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.output import show_written, shown, write_json
-from saekernels.cli.options.source import BOS, add_source, fill_from_example, load_source
+from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
+from saekernels.display.charts import require_matplotlib
 from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
+from saekernels.eval.report.reuse.page import reuse_page
+from saekernels.eval.report.reuse.text import as_text
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import PARTS, Options
 from saekernels.eval.text.windows import Tokens, context_of
-from saekernels.files.checked import check_writable
+from saekernels.files.checked import check_writable, write_whole
 from saekernels.splice.leave import Leave
 
 
@@ -26,11 +29,12 @@ def add_parser(commands: Any) -> None:
         help="how much of a dictionary domains share, what one's latents are worth elsewhere",
         usage="saekernels reuse [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
         description="Measure, for each SAE spliced in alone, which latents carry each domain's loss and activation, "
-        "how much of that other domains' text shares, how both grow with the domains, and what the loss is if only "
-        "the latents that matter most in one domain are allowed, there and elsewhere. Domains need four documents "
-        "each; intervals are by jackknife. Without --model, --sae and --data: the bundled example.",
+        "how much of that other domains' text shares, how both grow with the domains and from narrow slices to broad "
+        "ones, whether latents of two layers that are linked in one domain are linked in others, and what the loss is "
+        "if only the latents that matter most in one domain are allowed, there and elsewhere. Domains need four "
+        "documents each; intervals are by jackknife. Without --model, --sae and --data: the bundled example.",
         examples=(
-            ("saekernels reuse --json reuse.json", "the bundled example"),
+            ("saekernels reuse --json reuse.json --html reuse.html", "the bundled example"),
             ("saekernels reuse --parts sharing --sae model.layers.1=sae --data texts/ --domain-field topic", ""),
             ("saekernels reuse --model gpt2 --data texts/ --sae transformer.h.6=sae --latents 256 1024", ""),
         ),
@@ -38,7 +42,9 @@ def add_parser(commands: Any) -> None:
     add_source(parser)
     add_leave(parser)
     _add_reuse(parser)
-    parser.group("output").add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
+    output = parser.group("output")
+    output.add_argument("--json", metavar="PATH", type=not_empty, help="write the result as JSON")
+    output.add_argument("--html", metavar="PATH", type=not_empty, help="write one HTML page with the curves")
     parser.set_defaults(run=run)
 
 
@@ -53,17 +59,34 @@ def _add_reuse(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the tables, write the file."""
     fill_from_example(arguments)
-    if arguments.json:
-        check_writable(arguments.json)
+    for path in filter(None, (arguments.json, arguments.html)):
+        check_writable(path)
+    if arguments.html:
+        require_matplotlib()
     if not arguments.parts:
         raise InputError(f"--parts: got none, need some of {', '.join(PARTS)}")
     if arguments.latents and "transfer" not in arguments.parts:
         raise InputError("--latents: it is about the part transfer, and --parts leaves that out")
     source = load_source(arguments)
+    result = reuse_of(source, arguments, arguments.parts, arguments.latents)
+    drawn = reuse_page(result) if arguments.html else ""
+    with shown(source.told() + as_text(result)):
+        write_json(arguments.json, result)
+        if arguments.html:
+            write_whole(arguments.html, drawn)
+    told = "the figures, of every SAE and pair of domains"
+    show_written([(arguments.html, "open it in a browser"), (arguments.json, told)])
+    return 0
+
+
+def reuse_of(
+    source: Source, arguments: argparse.Namespace, parts: Sequence[str] = PARTS, latents: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """The measurement, JSON-ready."""
     context = context_of(source.model, source.tokenizer, arguments.context)
     options = Options(
-        parts=arguments.parts,
-        latents=arguments.latents,
+        parts=parts,
+        latents=latents,
         rule=Leave(arguments.leave_first, arguments.leave_norm),
         wanted=arguments.tokens,
         batch_size=arguments.batch_size,
@@ -73,8 +96,4 @@ def run(arguments: argparse.Namespace) -> int:
     with progress_bar() as progress:
         found = measure_reuse(source.model, tokens, source.saes, source.documents, options, progress=progress)
     found["run"]["command"] = shlex.join(["saekernels", *arguments.argv])
-    result = {"model": arguments.model_name, "context": context, **source.facts, **found}
-    with shown(source.told() + as_text(result)):
-        write_json(arguments.json, result)
-    show_written([(arguments.json, "the figures, of every SAE and pair of domains")])
-    return 0
+    return {"model": arguments.model_name, "context": context, **source.facts, **found}

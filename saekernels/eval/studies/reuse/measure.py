@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saekernels.eval.passes.calls import eval_mode, trial_ids
 from saekernels.eval.passes.head import check_head, find_head
 from saekernels.eval.passes.plan import site_of
 from saekernels.eval.passes.trial import try_sites
 from saekernels.eval.passes.two_passes import Advance, Progress
+from saekernels.eval.studies.reuse.links import measure_links
 from saekernels.eval.studies.reuse.lists import NONE, WHOLE, Run, lists, probes, sampled
 from saekernels.eval.studies.reuse.options import Options, check_options
 from saekernels.eval.studies.reuse.sharing import sharing_figures
@@ -26,6 +28,7 @@ from saekernels.eval.studies.site_passes import Passes
 from saekernels.eval.sums.figures import finite
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.windows import Tokens
+from saekernels.splice.context import splice
 
 
 def measure_reuse(
@@ -61,13 +64,23 @@ def measure_reuse(
         try_sites(model, head.body, saes, ids, options.batch_size)
         with _frozen(model, *saes.values()):
             text = Text(Path(folder), documents, tokens, head.vocabulary, options)
+            pairs = _pairs(model, head.body, saes, ids) if "links" in options.parts else []
             total = sum(_cost(text, sae, options) for sae in saes.values())
+            total += len(pairs) * text.positions * (1 + (options.rule.norm is not None))
             advance = Advance(progress, total)
-            made, rows = 0, []
+            made, rows, active = 0, [], {}
             for entry, sae in saes.items():
                 passes = Passes(model, head, {entry: sae}, options.rule)
                 passes.prepare(ids)
-                rows.append(_measure_one(passes, entry, text, options, advance))
+                row, active[entry] = _measure_one(passes, entry, text, options, advance)
+                rows.append(row)
+                made += passes.made
+            links = []
+            for ends in pairs:
+                passes = Passes(model, head, {entry: saes[entry] for entry in ends}, options.rule)
+                passes.prepare(ids)
+                _find_medians(passes, text, advance)
+                links.append(measure_links(passes, ends, text, active, options.seed, advance))
                 made += passes.made
     layout = text.layout
     return {
@@ -77,23 +90,42 @@ def measure_reuse(
         "mask": {"leave_first": options.rule.first, "leave_norm": options.rule.norm},
         "seed": options.seed,
         "run": {"passes": made},
-        "notes": layout.notes,
+        "notes": [*layout.notes, *(text.marks.notes if text.marks else ())],
         "sites": rows,
+        "links": links,
     }
 
 
-def _measure_one(passes: Passes, entry: str, text: Text, options: Options, advance: Advance) -> dict[str, Any]:
-    """One SAE: its use on both halves, then every splice on the second."""
-    sae, layout = passes.saes[entry], text.layout
-    if options.rule.norm is not None:
+def _pairs(model: Any, body: Any, saes: Mapping[str, Any], ids: Tensor) -> list[tuple[str, str]]:
+    """Sites that follow one another in the model, each by the first of its SAEs."""
+    first: dict[str, str] = {}
+    for entry in saes:
+        first.setdefault(site_of(entry), entry)
+    order: list[str] = []
+    sites = {site: saes[entry] for site, entry in first.items()}
+    with splice(model, sites, observer=lambda site, *_: order.append(site)):
+        body(ids)
+    return list(itertools.pairwise(first[site] for site in order))
+
+
+def _find_medians(passes: Passes, text: Text, advance: Advance) -> None:
+    if passes.left.rule.norm is not None:
         passes.find_medians(text.batches(None))
         advance(text.positions)
-    use = Use(sae, layout, site_of(entry), moments="transfer" in options.parts)
+
+
+def _measure_one(
+    passes: Passes, entry: str, text: Text, options: Options, advance: Advance
+) -> tuple[dict[str, Any], Tensor]:
+    """One SAE: its use on both halves, then every splice on the second. The row, and `Use.active`."""
+    sae, layout = passes.saes[entry], text.layout
+    _find_medians(passes, text, advance)
+    use = Use(sae, layout, site_of(entry), moments="transfer" in options.parts, marks=text.marks)
     for batch in text.batches(None):
         seen, clean = passes.look(batch, losses=True)
         assert clean is not None
         one = next(iter(seen.values()))
-        use.add(one, *gradient_times_activation(passes, batch, entry, one, clean))
+        use.add(one, *gradient_times_activation(passes, batch, entry, one, clean), text.shells(batch))
         passes.forget()
         advance(2 * batch.positions)
     sizes = options.sizes(sae)
@@ -111,7 +143,7 @@ def _measure_one(passes: Passes, entry: str, text: Text, options: Options, advan
         passes.forget()
         advance(batch.positions * (2 + len(runs)))
     estimated = use.sums["effect"][1].sum(1)[:, sample].T, use.first_order[:, sample].T
-    return {
+    row = {
         "site": entry,
         "architecture": sae.architecture,
         "n_latents": sae.n_latents,
@@ -119,8 +151,10 @@ def _measure_one(passes: Passes, entry: str, text: Text, options: Options, advan
         "clean_ce": dict(zip(layout.domains, losses.clean_ce().tolist(), strict=True)),
         "removal": removal_figures(losses, sample, *estimated),
         **{kind: sharing_figures(use.sums[kind], layout.domains, options.seed) for kind in KINDS},
+        "slices": {kind: sums.figures() for kind, sums in use.slices.items()} or None,
         "transfer": transfer_figures(losses, sizes, held) if sizes else None,
     }
+    return row, use.active
 
 
 def _cost(text: Text, sae: Any, options: Options) -> int:

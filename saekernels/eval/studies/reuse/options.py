@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from saekernels.crosslayer.crosscoder import Crosscoder
+from saekernels.crosslayer.site import LayerSite
+from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.errors import InputError
 from saekernels.sae.activations import GroupMax
 from saekernels.sae.module import SAE
 from saekernels.splice.leave import Leave
 
-PARTS = ("sharing", "transfer")
+PARTS = ("sharing", "slices", "links", "transfer")
 _FRACTIONS = (32, 8, 2)
 
 
@@ -46,9 +49,14 @@ def check_options(options: Options, saes: Mapping[str, Any]) -> None:
         raise InputError(f"parts: got {', '.join(unknown) or 'none'}, need some of {', '.join(PARTS)}")
     for entry, sae in saes.items():
         if not isinstance(sae, SAE):
-            raise InputError(f"sae: {entry} is {type(sae).__name__}, need a saekernels.SAE")
+            also = "; its latents write at several layers, so none can be left out at one" if _spans(sae) else ""
+            raise InputError(f"sae: {entry} is {type(sae).__name__}, need a saekernels.SAE{also}")
         wrong = [size for size in options.sizes(sae) if not 1 <= size <= sae.n_latents]
         if wrong:
             raise InputError(f"latents: {entry} has {sae.n_latents}, need 1 to as many, got {wrong[0]}")
         if "transfer" in options.parts and isinstance(sae.activation, GroupMax):
             raise InputError(f"parts: transfer selects among latents, which the groups of {entry} do not allow")
+
+
+def _spans(given: Any) -> bool:
+    return isinstance(given, CrossLayerTranscoder | LayerSite | Crosscoder)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from saekernels.errors import InputError
+from saekernels.eval.passes.left import over
+from saekernels.eval.studies.reuse.marks import Marks
+from saekernels.eval.studies.reuse.slices import SliceSums
 from saekernels.eval.studies.reuse.text import Layout
 from saekernels.eval.studies.site_passes import Passes, Seen, entries_of, weights_of
 from saekernels.eval.text.batches import Batch
@@ -61,10 +64,10 @@ class Use:
     sum of |z| times what one unit of z moves the output. first_order [G, F] fp64: -z * dL/dz, over the second half.
     active [D, F] int64: positions of the first half at which a latent is active; positions [D] int64: those that are
     touched there. moments: by domain, of what the site reads in the first half, and of what is replaced where that is
-    another.
+    another. slices: by kind, what latents do in slices and random sets, where the text has those.
     """
 
-    def __init__(self, sae: Any, layout: Layout, site: str, moments: bool) -> None:
+    def __init__(self, sae: Any, layout: Layout, site: str, moments: bool, marks: Marks | None = None) -> None:
         self.sae, self.layout = sae, layout
         domains = len(layout.domains)
         shape = (2, layout.groups, domains, sae.n_latents)
@@ -74,9 +77,11 @@ class Use:
         self.positions = torch.zeros(domains, dtype=torch.int64)
         second = sae.d_out if has_two_ends(site) else None
         self.moments = [Moments(sae.d_in, second) for _ in layout.domains] if moments else []
+        kinds = KINDS if marks is not None else ()
+        self.slices = {kind: SliceSums(cast(Marks, marks), layout, sae.n_latents) for kind in kinds}
 
-    def add(self, seen: Seen, codes: Codes, first_order: Tensor) -> None:
-        """What `gradient_times_activation` found in one batch."""
+    def add(self, seen: Seen, codes: Codes, first_order: Tensor, shells: tuple[Tensor, Tensor] | None = None) -> None:
+        """What `gradient_times_activation` found in one batch; shells: [B, S] each, as `Text.shells` gives them."""
         owners = torch.full(seen.touched.shape, -1)
         owners[seen.touched] = seen.documents
         both = {"mass": codes.values * self._units(codes), "effect": effect_of(first_order)}
@@ -84,6 +89,9 @@ class Use:
             rows, latents, own = entries_of(replace(codes, values=values), seen.touched)
             flat = self.layout.cells(owners.reshape(-1)[rows]) * self.sae.n_latents + latents
             self.sums[kind].view(-1).index_add_(0, flat, own.double().cpu())
+            if shells is not None:
+                inner, drawn = (over(one, seen.touched.shape).reshape(-1)[rows] for one in shells)
+                self.slices[kind].add(owners.reshape(-1)[rows], inner, drawn, latents, own.double().cpu())
         self._add_first_order(replace(codes, values=first_order), seen, owners)
         rows, latents, _ = entries_of(codes, seen.touched)
         documents = owners.reshape(-1)[rows]

@@ -1,0 +1,1 @@
+"""What was found of reuse, in words, tables and a page."""
