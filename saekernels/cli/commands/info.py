@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if lone := checkpoint.asked(arguments):
         raise InputError(f"{lone[0]}: it is about a checkpoint; give its PATH as well")
+    if (wrong := registry.misset()) is not None:
+        raise InputError(wrong)
     facts = gather()
     if arguments.stats:
         facts["stats"], facts["gpu_stats"] = stats.counts(), stats.gpu_counts()
@@ -96,7 +98,6 @@ def gather() -> dict[str, Any]:
         "devices": _devices(),
         "threads": torch.get_num_threads(),
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
-        "misset": registry.misset(),
         "backends": {name: _describe(name) for name in registry.PREFERENCE},
         "ops": [row._asdict() for kind in kinds for row in registry.explain(kind)],
     }
@@ -140,8 +141,6 @@ def lines(facts: dict[str, Any]) -> list[str]:
     text += ["", f"{'platform':14}{facts['platform']}"]
     text += [f"{'device':14}{device}" for device in facts["devices"]]
     text += [f"{'threads':14}{facts['threads']}", f"{'torch SIMD':14}{facts['torch_simd']}"]
-    if facts["misset"]:
-        text += ["", facts["misset"]]
     for name, described in facts["backends"].items():
         text += ["", f"backend {name}"]
         text += [f"  {key + ':':19}{value}" for key, value in described.items()]
