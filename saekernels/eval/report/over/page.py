@@ -36,7 +36,7 @@ def _section(chart: Chart, at: Sequence[str], axis: str) -> str:
     beside = table([axis, *chart.lines], cells)
     if all(value is None for line in values.values() for value in line):
         return beside + note(chart.meaning)
-    drawn = curves(at, values, chart.ylabel, axis, is_dashed, bands, {JOINT: ORANGE})
+    drawn = curves(at, values, chart.ylabel, axis, dashed=is_dashed, bands=bands, colours={JOINT: ORANGE})
     return f'<div class="side"><div class="chart">{drawn}</div>{beside}</div>' + note(chart.meaning)
 
 
