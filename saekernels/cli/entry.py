@@ -74,6 +74,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="saekernels", help=argparse.SUPPRESS)
     for title, family in FAMILIES.items():
         parser.add_family(title, commands, [command.add_parser for command in family])
+    parser.tell_options()
     return parser
 
 

@@ -80,6 +80,7 @@ def test_the_notebook_is_committed_without_outputs() -> None:
 
 def test_the_notebooks_cells_run_and_show(no_screen: None, capsys: pytest.CaptureFixture[str]) -> None:
     state: dict[str, Any] = {"__name__": "notebook"}
+    pyplot.close("all")
     shown = [ran("".join(cell["source"]), state) for cell in cells() if cell["cell_type"] == "code"]
     drawn = {type(one).__name__: one._repr_html_() for one in shown if hasattr(one, "_repr_html_")}
     assert set(drawn) == {"SAE", "Codes", "Report"}

@@ -94,16 +94,18 @@ class Parser(argparse.ArgumentParser):
         self.group(title)._group_actions.extend(commands._choices_actions[before:])
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Nothing may stay unknown: a subcommand's parser says so itself, and points to its own help.
-
-        The namespace says under `options` which ones the command has.
-        """
+        """Nothing may stay unknown: a subcommand's parser says so itself, and points to its own help."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        # The innermost parser is the first to be done.
-        namespace.options = getattr(namespace, "options", None) or frozenset(self._option_string_actions)
         return namespace, unknown
+
+    def tell_options(self) -> None:
+        """Each subcommand's namespace says under `options` which ones the subcommand has."""
+        for action in self._actions:
+            for command in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+                command.set_defaults(options=frozenset(command._option_string_actions))
+                command.tell_options()
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Help and version go to stdout, where argparse would ignore that they do not arrive."""

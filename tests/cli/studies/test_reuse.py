@@ -54,7 +54,7 @@ def test_sharing_alone_has_no_lists(good: dict[str, Path], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--parts", "none"], "--parts: got none, need some of sharing, slices, links, transfer"),
+        (["--parts", "none"], "--parts: need some of sharing, slices, links, transfer, got 'none'"),
         (["--parts", "sharing"], "--latents: it is about the part transfer, and --parts leaves that out"),
         (["--latents", "65"], f"latents: {SITE} has 64, need 1 to as many, got 65"),
         (["--tokens", "20"], "data: need at least two domains of 4 documents each (--domain-field, --tokens), got"),

@@ -222,7 +222,7 @@ def test_breadth_from_the_command_line(
     for extra, message in (
         (["--site", "model.layers.9"], "--site: no SAE was given for 'model.layers.9'"),
         (["--ranks", "0"], "--ranks: need at least 1"),
-        (["--domain", "law"], "domain: none of the documents"),
+        (["--domain", "law"], "--domain: 'law' has 0 documents here"),
         (["--html", str(tmp_path / "no" / "b.html")], "no does not exist"),
     ):
         assert message in fails(capsys, [*base, *extra])

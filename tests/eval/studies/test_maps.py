@@ -244,7 +244,7 @@ def test_what_the_rule_leaves_at_either_site_is_neither_fitted_on_nor_replaced()
     [
         (SITES[1], SITES[0], {}, "must come before"),
         ("model.layers.9", SITES[1], {}, "model.layers.9"),
-        (SITES[0], SITES[1], {"domain": "law"}, "the domain 'law' has 0 documents"),
+        (SITES[0], SITES[1], {"domain": "law"}, "domain: 'law' has 0 documents here"),
         (SITES[0], SITES[1], {"leave_norm": 0.5}, "leave_norm: got 0.5, need a finite ratio to the median above 1"),
     ],
 )

@@ -66,8 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     all_example = fill_from_example(arguments)
     if arguments.json:
         check_writable(arguments.json)
-    if not arguments.parts:
-        raise InputError(f"--parts: got none, need some of {', '.join(PARTS)}")
     table = arguments.family or (str(example.FAMILY) if all_example and example.FAMILY.is_file() else None)
     family = read_family(table) if table and "bits" in arguments.parts else None
     off = _off_data(arguments) if arguments.off_data else None

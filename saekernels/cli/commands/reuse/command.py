@@ -63,8 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(path)
     if arguments.html:
         require_matplotlib()
-    if not arguments.parts:
-        raise InputError(f"--parts: got none, need some of {', '.join(PARTS)}")
     if arguments.latents and "transfer" not in arguments.parts:
         raise InputError("--latents: it is about the part transfer, and --parts leaves that out")
     source = load_source(arguments)
