@@ -79,7 +79,7 @@ def run(folder: Path, chunks: int, count: int = 1, dies_after: int | None = None
     return work[0].subject
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     st.integers(1, 90),
     st.lists(st.tuples(st.integers(1, 7), st.integers(0, 40)), max_size=3),

@@ -102,6 +102,7 @@ print(made.tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow  # half a minute; CI runs it
 def test_memory_does_not_grow_with_the_text() -> None:
     grown = {}
     for count in (8, 40):
