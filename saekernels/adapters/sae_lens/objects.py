@@ -32,7 +32,7 @@ from saekernels.adapters.sae_lens.batch_topk import batch_topk_step, matryoshka_
 from saekernels.adapters.sae_lens.jumprelu import jumprelu_step
 from saekernels.adapters.sae_lens.l1 import gated_step, standard_step
 from saekernels.adapters.sae_lens.step import hidden_pre, hooked, reconstruct, sample, usual
-from saekernels.adapters.sae_lens.topk import topk_step
+from saekernels.adapters.sae_lens.topk import reason_for_own_topk, topk_step
 from saekernels.adapters.weights import CurrentWeights, LiveWeights, Rows, Settings
 from saekernels.sae.activations import (
     AbsTopK,
@@ -129,7 +129,7 @@ def plan(module: Any) -> State:
         methods = {"encode_with_hidden_pre": _encode_with_hidden_pre, "decode": _decode}
         methods["training_forward_pass"] = _training_forward_pass
     methods["forward"] = _forward_transcoder if kind in _TRANSCODERS else _forward
-    return State("sae_lens", weights, methods)
+    return State("sae_lens", weights, methods, _sample_of_topk if issubclass(kind, sae.TrainingSAE) else None)
 
 
 def _refusal(kind: type) -> NotAccelerated:
@@ -248,17 +248,15 @@ def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
 
 
 def _training_forward_pass(module: Any, step_input: Any) -> Any:
-    """The whole step from sparse entries, or the tool's own, which asks for no gradient of dense latents."""
-    activation = "abs" if kind_of(module) is abstopk_sae.AbsTopKTrainingSAE else "relu"
-    found = topk_step(module, step_input, activation)
-    if found is not None:
-        return found
+    """The whole step from sparse entries, or the tool's own, in which as much as can be is still served.
+
+    That one asks for no gradient of dense latents.
+    """
     state: State = module.__dict__[STATE]
-    reason = _reason_for_own(module, step_input.sae_in)
+    reason = reason_for_own_topk(module, step_input.sae_in)
     if reason is None:
-        state.note_step()
-    else:
-        state.note_own_step(type(module).__name__, reason)
+        return topk_step(module, step_input, "abs" if kind_of(module) is abstopk_sae.AbsTopKTrainingSAE else "relu")
+    state.note_own_step(type(module).__name__, reason)
     state.trusted = not hooked(module.hook_sae_acts_post)
     try:
         return type(module).training_forward_pass(module, step_input)
@@ -266,12 +264,6 @@ def _training_forward_pass(module: Any, step_input: Any) -> Any:
         state.trusted = False
 
 
-def _reason_for_own(module: Any, x: Tensor) -> str | None:
-    """Why the tool's own encoder or decoder runs in a training step."""
-    if hooked(module.hook_sae_acts_pre, module.hook_sae_acts_post):
-        return "a hook is on its latents"
-    if not usual(module):
-        return "its activation function is not the one of its config"
-    if getattr(module.cfg, "use_sparse_activations", False):
-        return "its latents are sparse tensors of its own (use_sparse_activations)"
-    return None if _served(module, x) else "its input or its weights are none that the kernels serve"
+def _sample_of_topk(module: Any, x: Tensor) -> Tensor:
+    """What a step makes of a few rows, after what `forward` does: both are served."""
+    return torch.cat([module(x).flatten(), sample(module, x)])

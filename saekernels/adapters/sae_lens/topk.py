@@ -21,15 +21,20 @@ from saekernels.sae.codes import Codes
 from saekernels.sae.entries import positive
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def topk_step(module: Any, step_input: TrainStepInput, activation: str) -> TrainStepOutput | None:
-    """The class's `training_forward_pass`, or None where sparse entries do not give all that it asks for.
+def reason_for_own_topk(module: Any, x: Any) -> str | None:
+    """Why a step on x has to be the tool's own; None where sparse entries give all that it asks for."""
+    cfg = module.cfg
+    if cfg.normalize_activations in NORMALISED:
+        return f"its inputs are normalised by {cfg.normalize_activations!r}"
+    if not 1 <= cfg.k <= cfg.d_sae:
+        return f"it selects {cfg.k} of {cfg.d_sae} latents"
+    return reason_for_own(module, x)
 
-    activation: "relu" for `TopKTrainingSAE`, "abs" for `AbsTopKTrainingSAE`.
-    """
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def topk_step(module: Any, step_input: TrainStepInput, activation: str) -> TrainStepOutput:
+    """The class's `training_forward_pass`: activation "relu" for `TopKTrainingSAE`, "abs" for `AbsTopKTrainingSAE`."""
     x, cfg = step_input.sae_in, module.cfg
-    if reason_for_own(module, x) is not None or cfg.normalize_activations in NORMALISED or not 1 <= cfg.k <= cfg.d_sae:
-        return None
     state: State = module.__dict__[STATE]
     state.note_step()
     weights = state.weights.of(module)
