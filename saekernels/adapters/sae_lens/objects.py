@@ -247,6 +247,7 @@ def _forward_transcoder(module: Any, x: Tensor) -> Tensor:
     return out if skip is None else out + x @ skip.T.to(x.device)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _training_forward_pass(module: Any, step_input: Any) -> Any:
     """The whole step from sparse entries, or the tool's own, in which as much as can be is still served.
 

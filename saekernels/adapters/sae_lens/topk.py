@@ -31,7 +31,6 @@ def reason_for_own_topk(module: Any, x: Any) -> str | None:
     return reason_for_own(module, x)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def topk_step(module: Any, step_input: TrainStepInput, activation: str) -> TrainStepOutput:
     """The class's `training_forward_pass`: activation "relu" for `TopKTrainingSAE`, "abs" for `AbsTopKTrainingSAE`."""
     x, cfg = step_input.sae_in, module.cfg
