@@ -24,7 +24,7 @@ DENSE = {
 }
 
 
-@pytest.mark.parametrize("name", lens_training.ONE_OF_EACH)
+@pytest.mark.parametrize("name", [*lens_training.ONE_OF_EACH, "topk, as sparse tensors"])
 def test_steps_of_sae_lens(name: str) -> None:
     pytest.importorskip("sae_lens")
     theirs, ours, x = lens_training.pair(name, SHAPE)
