@@ -53,7 +53,13 @@ def require_matplotlib(purpose: str = "the HTML page") -> None:
 
 def curves(labels: Sequence[str], lines: Lines, ylabel: str, xlabel: str = "", **options: Any) -> str:
     """`draw_curves` as SVG."""
-    return svg((4.8, 2.6 + 0.1 * len(lines)), lambda axes: draw_curves(axes, labels, lines, ylabel, xlabel, **options))
+    size = 4.8, 2.6 + 0.2 * len(lines) / _columns(lines)
+    return svg(size, lambda axes: draw_curves(axes, labels, lines, ylabel, xlabel, **options))
+
+
+def _columns(lines: Lines) -> int:
+    """Of the legend: two of long names would leave the curves no room."""
+    return 1 if max(map(len, lines), default=0) > 24 else 2
 
 
 def draw_curves(
@@ -90,7 +96,7 @@ def draw_curves(
     axes.set_xlabel(xlabel)
     axes.axhline(0, color=_ink(), linewidth=0.5)
     if len(lines) > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=_columns(lines))
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ import json
 import re
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import tiny_lm
 from cli import fails, run
-from saekernels.cli.commands.over.places import places_of
+from saekernels.cli.commands.over.command import gathered_notes
+from saekernels.cli.commands.over.places import Place, places_of
 from saekernels.display.numbers import with_interval
 from saekernels.errors import InputError
+from saekernels.eval.report.over.series import charts
 from subjects import trajectory
 
 SITE = tiny_lm.SITES[1]
@@ -79,6 +82,22 @@ def test_losses_alone_for_one_sae_that_stays(paths: dict[str, Path], tmp_path: P
         assert of_site == pytest.approx(stays, rel=1e-6), "the helper's SAEs are alike at all checkpoints"
         assert row["tasks"][0]["prompts"] == 3
         assert not {"reuse", "breadth"} & row.keys()
+    # As where the loss that mean ablation adds is that of chance: any number, and no interval.
+    costs = found["checkpoints"][0]["losses"]["targets"]
+    costs[SITE]["recovered"], costs[f"{SITE}#stays"]["recovered"] = (
+        {"value": -8.09, "ci95": ci} for ci in (None, [-9, -8])
+    )
+    recovered = next(chart for chart in charts(found) if chart.heading == "Loss recovered")
+    cells = dict(zip(recovered.lines, recovered.cells(0), strict=True))
+    assert [cell for name, cell in cells.items() if name in ("1", "layers.1", SITE)] == ["-"], cells
+    assert sum("-809" in cell for cell in cells.values()) == 1
+
+
+def test_notes_name_the_checkpoints_that_they_are_of() -> None:
+    places = [Place(name, name, None, step) for step, name in enumerate(("step-0", "step-1", "step-2"))]
+    told = [["of all", "of two"], ["of all"], ["of all", "of two", "of two"]]
+    measured = [SimpleNamespace(notes=notes) for notes in told]
+    assert gathered_notes(places, measured) == ["of all", "step-0, step-2: of two"]
 
 
 def test_where_a_checkpoint_stands(tmp_path: Path) -> None:

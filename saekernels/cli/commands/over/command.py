@@ -123,7 +123,6 @@ def record(arguments: argparse.Namespace, places: list[Place], measured: list[Me
         {"name": place.name, "step": place.step, "seen": at, **one.point, "training_share": share}
         for place, at, one, share in zip(places, seen, measured, shares, strict=True)
     ]
-    notes = dict.fromkeys(note for one in measured for note in one.notes)
     return {
         "format": FORMAT,
         "axis": "steps" if each is None else "tokens seen",
@@ -131,5 +130,14 @@ def record(arguments: argparse.Namespace, places: list[Place], measured: list[Me
         "family": arguments.family and Path(arguments.family).name,
         "run": {"command": shlex.join(["saekernels", *arguments.argv]), "versions": versions()},
         "checkpoints": rows,
-        "notes": list(notes),
+        "notes": gathered_notes(places, measured),
     }
+
+
+def gathered_notes(places: list[Place], measured: list[Measured]) -> list[str]:
+    """Each once; of which checkpoints, where it is not of all."""
+    where: dict[str, list[str]] = {}
+    for place, one in zip(places, measured, strict=True):
+        for note in dict.fromkeys(one.notes):
+            where.setdefault(note, []).append(place.name)
+    return [note if len(of) == len(places) else f"{', '.join(of)}: {note}" for note, of in where.items()]

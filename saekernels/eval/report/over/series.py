@@ -78,6 +78,9 @@ def _losses(rows: Sequence[Row], targets: Sequence[str], names: Mapping[str, str
     def cost(figure: str) -> dict[str, list[Figure]]:
         return _lines(rows, kept, lambda row, target: row["losses"]["targets"][target][figure])
 
+    def bounded(lines: dict[str, list[Figure]]) -> dict[str, list[Figure]]:
+        return {name: [one if one and one["ci95"] else None for one in line] for name, line in lines.items()}
+
     both = {
         "clean": [_plain(row["losses"]["clean_ce"]) for row in rows],
         f"spliced, {names[joint]}": [_plain(row["losses"]["targets"][joint]["spliced_ce"]) for row in rows],
@@ -90,14 +93,14 @@ def _losses(rows: Sequence[Row], targets: Sequence[str], names: Mapping[str, str
     delta = "What the splice adds, 95 % intervals over documents. A model that knows little has little to lose."
     recovered = (
         "The share of the loss between mean ablation of the same sites and the clean model that the SAEs leave; none "
-        "where the ablation does not raise the loss."
+        "where the ablation does not raise the loss in every resample, so that no interval is known."
     )
     left = "The share of the activations' variance that the SAE leaves out."
     active = "Where they differ between checkpoints, the other curves compare SAEs of unlike size."
     return [
         Chart("Loss", "CE, nats per token", both, "Of the model as it was, and with its SAEs in.", number_interval),
         Chart("What the splice costs", "ΔCE, nats per token", cost("delta_ce"), delta),
-        Chart("Loss recovered", "of mean ablation", cost("recovered"), recovered, percent_interval),
+        Chart("Loss recovered", "of mean ablation", bounded(cost("recovered")), recovered, percent_interval),
         Chart("Variance left out", "FVU", fit("fvu"), left, number_interval),
         Chart("Active latents", "L0", fit("l0"), active, number_interval),
     ]
