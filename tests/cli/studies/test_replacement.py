@@ -141,6 +141,27 @@ def test_what_a_path_holds(tmp_path: Path) -> None:
         load(folder("e"))
 
 
+def test_reuse_takes_it_for_one_dictionary(
+    good: dict[str, Path], command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["reuse", *command[1:5], "--clt", "clt", "--latents", "4"]
+    done = run([*argv, "--json", str(tmp_path / "o.json"), "--html", str(tmp_path / "o.html")])
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "o.json").read_text())
+    (row,) = found["sites"]
+    assert (row["site"], row["n_latents"], [one["n_latents"] for one in row["layers"]]) == ("clt", 32, [16, 16])
+    lines = [line.split() for line in done.out.splitlines()]
+    for name, one in (("clt", row), ("layer 0", row["layers"][0]), ("layer 1", row["layers"][1])):
+        line = next(line for line in lines if line[: len(name.split()) + 1] == [*name.split(), "effect"])
+        assert percent(one["effect"]["general"]["value"]) in line
+    assert any(line[:4] == ["layer", "0", "->", "layer"] for line in lines)
+    assert "layer 1" in (tmp_path / "o.html").read_text()
+    assert "--sae: not with --clt, whose layers are one dictionary" in fails(capsys, [*argv, "--sae", "x=y"])
+    assert "--clt plt: it holds transcoders, one for each layer" in fails(capsys, [*argv[:-3], "plt", *argv[-2:]])
+    without = [*argv[:5], "--sae", "x=y", "--sites", "x"]
+    assert "--sites: needs --clt" in fails(capsys, without)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

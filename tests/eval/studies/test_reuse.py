@@ -105,7 +105,7 @@ def test_random_lists_have_the_frequencies_of_their_domain(entry: str) -> None:
 
 def test_removed_latents_are_spread_over_what_is_carried() -> None:
     _, layout = text()
-    use = Use(tiny_lm.sae(0), layout, SITES[0], moments=False)
+    use = Use([tiny_lm.sae(0)], layout)
     # Of 100 in either domain: 45, 30, 15 and 10, in latents 7, 3, 50 and 9.
     use.sums["effect"][0, 0, :, [7, 3, 50, 9]] = torch.tensor([45.0, 30, 15, 10], dtype=torch.float64)
     use.sums["effect"][0, 1, :, 8] = -5

@@ -12,10 +12,11 @@ from torch import Tensor
 import tiny_lm
 from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import find_head
+from saekernels.eval.studies.reuse.alone import Alone
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import Options
 from saekernels.eval.studies.reuse.text import Layout
-from saekernels.eval.studies.reuse.use import Use, gradient_times_activation
+from saekernels.eval.studies.reuse.use import Use
 from saekernels.eval.studies.site_passes import Passes
 from saekernels.eval.text.batches import batches
 from saekernels.eval.text.windows import Window, chosen
@@ -56,12 +57,12 @@ def used(entry: str) -> Use:
     with torch.no_grad():
         passes = Passes(model, head, {entry: sae}, Leave())
         passes.prepare(trial_ids(model, head.vocabulary, 24))
-        use = Use(sae, layout, entry.partition("#")[0], moments=True)
+        subject = Alone(passes, entry)
+        use = Use(subject.encoders, layout, subject.widths)
         for batch in batches(windows, 3, 24):
             seen, clean = passes.look(batch, losses=True)
             assert clean is not None
-            one = next(iter(seen.values()))
-            use.add(one, *gradient_times_activation(passes, batch, entry, one, clean))
+            use.add(subject.effects(batch, seen, clean))
             passes.forget()
     return use
 

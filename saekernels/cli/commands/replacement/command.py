@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     device = pick_device(arguments.device)
     replacement = _given(arguments, device)
-    beside = _load("beside", arguments.beside, device, arguments.sae_dtype) if arguments.beside else None
+    beside = load_layers("beside", arguments.beside, device, arguments.sae_dtype) if arguments.beside else None
     named = () if arguments.domain == [EVERY] else arguments.domain or ()
     source = load_source(arguments, device, domains=named)
     with progress_bar() as progress:
@@ -157,10 +157,10 @@ def _given(arguments: argparse.Namespace, device: torch.device) -> Any:
     option = next(option for option in _KINDS if getattr(arguments, option))
     if option == "crosscoder":
         return load_heads(arguments.crosscoder, device, DTYPES[arguments.sae_dtype], arguments.head_scale)
-    return _load(option, getattr(arguments, option), device, arguments.sae_dtype)
+    return load_layers(option, getattr(arguments, option), device, arguments.sae_dtype)
 
 
-def _load(option: str, path: str, device: torch.device, dtype: str) -> Any:
+def load_layers(option: str, path: str, device: torch.device, dtype: str) -> Any:
     """The dictionary there. InputError for what cannot be loaded, and for one of another kind than the option says."""
     try:
         found = load_cross_layer(path, device=device, dtype=DTYPES[dtype])

@@ -7,10 +7,13 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from saekernels.cli.commands.replacement.command import fill, load_layers
 from saekernels.cli.options.arguments import Parser, at_least, names_of, not_empty
+from saekernels.cli.options.inputs import pick_device
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.output import show_written, shown, write_json
 from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
+from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.display.charts import require_matplotlib
 from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
@@ -27,8 +30,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "reuse",
         help="how much of a dictionary domains share, what one's latents are worth elsewhere",
-        usage="saekernels reuse [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
-        description="Measure, for each SAE spliced in alone, which latents carry each domain's loss and activation, "
+        usage="saekernels reuse [--model DIR --sae SITE=PATH ... | --clt PATH] [--data FILE ...] [option ...]",
+        description="Measure, for each SAE spliced in alone or for a cross-layer transcoder as a whole, which latents "
+        "carry each domain's loss and activation, "
         "how much of that other domains' text shares, how both grow with the domains and from narrow slices to broad "
         "ones, whether latents of two layers that are linked in one domain are linked in others, and what the loss is "
         "if only the latents that matter most in one domain are allowed, there and elsewhere. Domains need four "
@@ -53,20 +57,25 @@ def _add_reuse(parser: Parser) -> None:
     parts = "what to measure, comma-separated"
     group.add_argument("--parts", metavar="PARTS", type=names_of(PARTS, at_least_one=True), default=PARTS, help=parts)
     sizes = "transfer: how many of a domain's latents are allowed (default: a 32nd, an 8th and half of them)"
+    clt = "a cross-layer transcoder in place of --sae, as one dictionary: all its layers, with codes of the clean model"
+    group.add_argument("--clt", metavar="PATH", type=not_empty, help=clt)
+    sites = "--clt: where each layer reads and writes, 'READ -> WRITE' (default: as the files say)"
+    group.add_argument("--sites", metavar="SITE", type=not_empty, nargs="+", help=sites)
     group.add_argument("--latents", metavar="M", type=at_least(1), nargs="+", help=sizes)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the tables, write the file."""
-    fill_from_example(arguments)
+    _fill(arguments)
     for path in filter(None, (arguments.json, arguments.html)):
         check_writable(path)
     if arguments.html:
         require_matplotlib()
     if arguments.latents and "transfer" not in arguments.parts:
         raise InputError("--latents: it is about the part transfer, and --parts leaves that out")
-    source = load_source(arguments)
-    result = reuse_of(source, arguments, arguments.parts, arguments.latents)
+    device = pick_device(arguments.device)
+    clt = load_layers("clt", arguments.clt, device, arguments.sae_dtype) if arguments.clt else None
+    result = reuse_of(source := load_source(arguments, device), arguments, arguments.parts, arguments.latents, clt)
     drawn = reuse_page(result) if arguments.html else ""
     with shown(source.told() + as_text(result)):
         write_json(arguments.json, result)
@@ -77,10 +86,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _fill(arguments: argparse.Namespace) -> None:
+    """What is not given comes from the bundled example."""
+    if not arguments.clt:
+        if arguments.sites:
+            raise InputError("--sites: needs --clt")
+        fill_from_example(arguments)
+    elif arguments.sae:
+        raise InputError("--sae: not with --clt, whose layers are one dictionary")
+    else:
+        fill(arguments)
+
+
 def reuse_of(
-    source: Source, arguments: argparse.Namespace, parts: Sequence[str] = PARTS, latents: Sequence[int] | None = None
+    source: Source,
+    arguments: argparse.Namespace,
+    parts: Sequence[str] = PARTS,
+    latents: Sequence[int] | None = None,
+    clt: CrossLayerTranscoder | None = None,
 ) -> dict[str, Any]:
-    """The measurement, JSON-ready."""
+    """The measurement of the source's SAEs, or of a transcoder across layers; JSON-ready."""
     context = context_of(source.model, source.tokenizer, arguments.context)
     options = Options(
         parts=parts,
@@ -92,6 +117,14 @@ def reuse_of(
     )
     tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])
     with progress_bar() as progress:
-        found = measure_reuse(source.model, tokens, source.saes, source.documents, options, progress=progress)
+        found = measure_reuse(
+            source.model,
+            tokens,
+            source.saes if clt is None else clt,
+            source.documents,
+            options,
+            sites=None if clt is None else arguments.sites,
+            progress=progress,
+        )
     found["run"]["command"] = shlex.join(["saekernels", *arguments.argv])
     return {"model": arguments.model_name, "context": context, **source.facts, **found}

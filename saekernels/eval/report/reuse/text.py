@@ -73,7 +73,11 @@ def _table(table: Table, **options: Any) -> str:
 
 def names_of(result: Mapping[str, Any]) -> Mapping[str, str]:
     """Site -> how it is shown."""
-    return short_sites([row["site"] for row in result["sites"]])[1]
+    rows = result["sites"]
+    if "layers" in rows[0]:
+        layers = {one["site"]: f"layer {at}" for at, one in enumerate(rows[0]["layers"])}
+        return {rows[0]["site"]: rows[0]["site"], **layers}
+    return short_sites([row["site"] for row in rows])[1]
 
 
 def middle(result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -135,15 +139,16 @@ def sharing_rows(result: Mapping[str, Any]) -> Table:
     lines = []
     names = names_of(result)
     for row in result["sites"]:
-        for kind in ("effect", "mass"):
-            found = row[kind]
-            carriers = [number(found["rarefaction"][at]["carriers"]["value"], 0) for at in (0, -1)]
-            error = row["removal"]["effect"]["error"]["value"] if kind == "effect" else None
-            lines.append(
-                [names[row["site"]], kind, _share(found["general"]), _share(found["ceiling"]),
-                 percent(found["chance"]["value"]), number(found["distinct"]["value"], 2),
-                 number(found["effective"]["value"], 0), " -> ".join(carriers), percent(error)]
-            )  # fmt: skip
+        for one in (row, *row.get("layers", ())):
+            for kind in ("effect", "mass"):
+                found = one[kind]
+                carriers = [number(found["rarefaction"][at]["carriers"]["value"], 0) for at in (0, -1)]
+                error = row["removal"]["effect"]["error"]["value"] if one is row and kind == "effect" else None
+                lines.append(
+                    [names[one["site"]], kind, _share(found["general"]), _share(found["ceiling"]),
+                     percent(found["chance"]["value"]), number(found["distinct"]["value"], 2),
+                     number(found["effective"]["value"], 0), " -> ".join(carriers), percent(error)]
+                )  # fmt: skip
     return headings, lines
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from saekernels.eval.passes.moments import fixed_k
 from saekernels.eval.studies.reuse.sharing import shares
 from saekernels.eval.studies.reuse.use import Use
-from saekernels.sae.probes import AffineProbe, fit_probes
+from saekernels.sae.probes import AffineProbe, Moments, fit_probes
 
 
 class Run(NamedTuple):
@@ -61,15 +61,21 @@ def like(latents: Tensor, active: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(np.concatenate(drawn)) if drawn else latents
 
 
-def probes(use: Use) -> dict[Run, AffineProbe]:
-    """Affine probes fitted in each domain, of as many directions as latents are active per token."""
-    sae: Any = use.sae
-    rank = min(fixed_k(sae) or max(1, round(use.l0())), sae.d_in, sae.d_out)
-    return {
-        Run("pca", domain): fit_probes(moments, [rank])[rank].to(sae.W_dec.device)
-        for domain, moments in zip(use.layout.domains, use.moments, strict=False)
-        if moments.count
-    }
+def probes(use: Use) -> dict[Run, list[AffineProbe]]:
+    """Affine probes of each layer, fitted in each domain, of as many directions as latents are active per token."""
+    found: dict[Run, list[AffineProbe]] = {}
+    for place, domain in enumerate(use.layout.domains if use.moments else ()):
+        own = [moments[place] for moments in use.moments]
+        if all(one.count for one in own):
+            found[Run("pca", domain)] = [_probe(use, number, one) for number, one in enumerate(own)]
+    return found
+
+
+def _probe(use: Use, number: int, moments: Moments) -> AffineProbe:
+    sae = use.saes[number]
+    widths = [len(one) for one in (moments.sum_x, moments.sum_y) if len(one)]
+    rank = min([fixed_k(sae) or max(1, round(use.l0(number))), *widths])
+    return fit_probes(moments, [rank])[rank].to(sae.W_dec.device)
 
 
 def sampled(use: Use, number: int) -> list[int]:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saekernels.eval.passes.head_kinds import Together
 from saekernels.eval.studies.reuse.lists import WHOLE, Run
 from saekernels.eval.studies.reuse.sharing import as_json
 from saekernels.eval.studies.reuse.text import Layout
-from saekernels.eval.studies.reuse.use import wide_like
-from saekernels.eval.studies.site_passes import Passes, Seen
 from saekernels.eval.sums.jackknife import estimate, leave_one_out
 from saekernels.eval.text.batches import Batch
-from saekernels.ops import LinearCeKl
-from saekernels.sae.codes import Codes
-from saekernels.sae.probes import AffineProbe
-from saekernels.sae.restricted import restricted
 
 
 class Losses:
@@ -57,47 +49,6 @@ class Losses:
         """[len(runs), G]: by how many nats in all each of them raises the loss over that of the whole dictionary."""
         at = [self.places[run] for run in runs]
         return (self.sums[at] - self.sums[self.places[WHOLE]]).sum(2)
-
-
-class Splices:
-    """What each run puts in at the site of one batch."""
-
-    def __init__(self, passes: Passes, entry: str, runs: Mapping[Run, Any]) -> None:
-        """runs: latents [m], a probe, or None where kind and size say it all."""
-        self.passes, self.entry, self.runs = passes, entry, runs
-
-    def losses(self, batch: Batch, seen: Seen, clean: Tensor) -> tuple[Tensor, dict[Run, Tensor]]:
-        """Clean and by run spliced cross-entropies [n]; clean [n, d]: final states of the model as it is."""
-        sae = self.passes.saes[self.entry]
-        x = seen.x.to(sae.W_dec)
-        whole = sae.forward_with_codes(x)
-        found: dict[Run, LinearCeKl] = {}
-        same: dict[Run, Run] = {}
-        together = Together(self.passes.head, clean, batch.targets, found.__setitem__)
-        for run, held in {WHOLE: None, **self.runs}.items():
-            if held is not None:
-                stands = held if isinstance(held, AffineProbe) else restricted(sae, held)
-                values = stands.forward_with_codes(x.to(stands.W_dec))[0]
-            else:
-                values = _without(sae, run, *whole)
-            if run != WHOLE and values is whole[0]:
-                same[run] = WHOLE
-                continue
-            together.add(run, self.passes.plant(batch, self.entry, seen, wide_like(values, seen)))
-        together.flush()
-        losses = {run: found[same.get(run, run)].ce_q for run in (WHOLE, *self.runs)}
-        return found[WHOLE].ce_p, losses
-
-
-def _without(sae: Any, run: Run, x_hat: Tensor, codes: Codes) -> Tensor:
-    """The output without the latent of a removal, without any, or x_hat itself if that changes nothing."""
-    gone = codes.values != 0
-    if run.kind == "removed":
-        gone &= codes.indices == run.size
-    if run == WHOLE or not bool(gone.any()):
-        return x_hat
-    kept = replace(codes, values=codes.values.masked_fill(gone, 0))
-    return x_hat + (sae.decode(kept) - sae.decode(codes))
 
 
 def removal_figures(losses: Losses, sample: Sequence[int], estimated: Tensor, first_order: Tensor) -> dict[str, Any]:

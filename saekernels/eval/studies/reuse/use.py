@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from itertools import accumulate
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from saekernels.errors import InputError
 from saekernels.eval.passes.left import over
 from saekernels.eval.studies.reuse.marks import Marks
 from saekernels.eval.studies.reuse.slices import SliceSums
 from saekernels.eval.studies.reuse.text import Layout
-from saekernels.eval.studies.site_passes import Passes, Seen, entries_of, weights_of
-from saekernels.eval.text.batches import Batch
+from saekernels.eval.studies.site_passes import Seen, entries_of, weights_of
 from saekernels.sae.codes import Codes
 from saekernels.sae.probes import Moments
-from saekernels.splice.sites import has_two_ends
 
 KINDS = ("effect", "mass")
 
 
-def gradient_times_activation(
-    passes: Passes, batch: Batch, entry: str, seen: Seen, clean: Tensor
-) -> tuple[Codes, Tensor]:
-    """The SAE's codes at a site, and -z * dL/dz of each entry, in nats and in their shape.
+class Found(NamedTuple):
+    """What a layer does in a batch: its site in the clean pass, its codes, -z * dL/dz of each entry in their shape."""
 
-    With the SAE spliced in there alone: to first order, how much the loss rises without the entry. L is the sum of the
-    cross-entropies of the batch's predictions; clean [n, d]: the final states of the model as it is.
-    """
-    sae = passes.saes[entry]
-    x_hat, codes = sae.forward_with_codes(seen.x.to(sae.W_dec))
-    with torch.enable_grad():
-        values = codes.values.detach().requires_grad_()
-        # 0 with a gradient, so that skip connections and rounding are those of the SAE.
-        nothing = sae.decode(replace(codes, values=values)) - sae.decode(codes)
-        hidden = passes.plant(batch, entry, seen, wide_like(x_hat, seen) + nothing)
-        losses = passes.head.compare(clean, hidden, batch.targets).ce_q
-        if not losses.requires_grad:
-            raise InputError(f"model: effects need gradients, and none come back from its loss to the site {entry!r}")
-        (slope,) = torch.autograd.grad(losses.sum(), values)
-    return codes, -(values.detach() * slope)
+    seen: Seen
+    codes: Codes
+    first_order: Tensor
 
 
 def effect_of(first_order: Tensor) -> Tensor:
@@ -52,79 +37,100 @@ def effect_of(first_order: Tensor) -> Tensor:
     return first_order + first_order.square() / 2
 
 
-def wide_like(values: Tensor, seen: Seen) -> Tensor:
-    """The values in at least fp32 and the precision of what they stand in for."""
-    return values.to(torch.promote_types(torch.promote_types(values.dtype, seen.y.dtype), torch.float32))
-
-
 class Use:
-    """Sums over the text for one SAE, of a size that does not depend on how long it is.
+    """Sums over the text for one dictionary, of a size that does not depend on how long it is.
+
+    saes: the SAE; or the encoders of all layers that make one dictionary, whose latents are numbered one layer after
+    another, F in all. moments: of each layer (width of what it reads, of what is replaced where that is another, or
+    None), for directions of its activations; none if there are none.
 
     sums: effect and mass, each [2, G, D, F] fp64 by half, group of documents, domain and latent. A latent's mass is the
     sum of |z| times what one unit of z moves the output. first_order [G, F] fp64: -z * dL/dz, over the second half.
     active [D, F] int64: positions of the first half at which a latent is active; positions [D] int64: those that are
-    touched there. moments: by domain, of what the site reads in the first half, and of what is replaced where that is
-    another. slices: by kind, what latents do in slices and random sets, where the text has those.
+    touched there, by the first layer. moments: by layer and domain, of what is read in the first half, and of what is
+    replaced. slices: by kind, what latents do in slices and random sets, where the text has those.
     """
 
-    def __init__(self, sae: Any, layout: Layout, site: str, moments: bool, marks: Marks | None = None) -> None:
-        self.sae, self.layout = sae, layout
+    def __init__(
+        self,
+        saes: Sequence[Any],
+        layout: Layout,
+        moments: Sequence[tuple[int, int | None]] = (),
+        marks: Marks | None = None,
+    ) -> None:
+        self.saes, self.layout = saes, layout
+        self.begins = list(accumulate((sae.n_latents for sae in saes), initial=0))
+        self.n_latents = self.begins[-1]
         domains = len(layout.domains)
-        shape = (2, layout.groups, domains, sae.n_latents)
+        shape = (2, layout.groups, domains, self.n_latents)
         self.sums = {kind: torch.zeros(shape, dtype=torch.float64) for kind in KINDS}
-        self.first_order = torch.zeros(layout.groups, sae.n_latents, dtype=torch.float64)
-        self.active = torch.zeros(domains, sae.n_latents, dtype=torch.int64)
+        self.first_order = torch.zeros(layout.groups, self.n_latents, dtype=torch.float64)
+        self.active = torch.zeros(domains, self.n_latents, dtype=torch.int64)
         self.positions = torch.zeros(domains, dtype=torch.int64)
-        second = sae.d_out if has_two_ends(site) else None
-        self.moments = [Moments(sae.d_in, second) for _ in layout.domains] if moments else []
+        self.moments = [[Moments(*widths) for _ in layout.domains] for widths in moments]
         kinds = KINDS if marks is not None else ()
-        self.slices = {kind: SliceSums(cast(Marks, marks), layout, sae.n_latents) for kind in kinds}
+        self.slices = {kind: SliceSums(cast(Marks, marks), layout, self.n_latents) for kind in kinds}
 
-    def add(self, seen: Seen, codes: Codes, first_order: Tensor, shells: tuple[Tensor, Tensor] | None = None) -> None:
-        """What `gradient_times_activation` found in one batch; shells: [B, S] each, as `Text.shells` gives them."""
-        owners = torch.full(seen.touched.shape, -1)
-        owners[seen.touched] = seen.documents
-        both = {"mass": codes.values * self._units(codes), "effect": effect_of(first_order)}
+    def add(self, found: Sequence[Found], shells: tuple[Tensor, Tensor] | None = None) -> None:
+        """One batch, by layer; shells: [B, S] each, as `Text.shells` gives them."""
+        for number, one in enumerate(found):
+            owners = torch.full(one.seen.touched.shape, -1)
+            owners[one.seen.touched] = one.seen.documents
+            self._add_sums(number, one, owners.reshape(-1), shells)
+            self._add_counts(number, one, owners.reshape(-1))
+            self._add_positions(number, one.seen)
+
+    def _add_sums(self, number: int, found: Found, owners: Tensor, shells: tuple[Tensor, Tensor] | None) -> None:
+        seen, codes = found.seen, found.codes
+        both = {"mass": codes.values * self._units(number, codes), "effect": effect_of(found.first_order)}
         for kind, values in both.items():
-            rows, latents, own = entries_of(replace(codes, values=values), seen.touched)
-            flat = self.layout.cells(owners.reshape(-1)[rows]) * self.sae.n_latents + latents
+            rows, latents, own = self._entries(number, replace(codes, values=values), seen)
+            flat = self.layout.cells(owners[rows]) * self.n_latents + latents
             self.sums[kind].view(-1).index_add_(0, flat, own.double().cpu())
             if shells is not None:
                 inner, drawn = (over(one, seen.touched.shape).reshape(-1)[rows] for one in shells)
-                self.slices[kind].add(owners.reshape(-1)[rows], inner, drawn, latents, own.double().cpu())
-        self._add_first_order(replace(codes, values=first_order), seen, owners)
-        rows, latents, _ = entries_of(codes, seen.touched)
-        documents = owners.reshape(-1)[rows]
-        first = self.layout.half[documents] == 0
-        at = self.layout.domain[documents[first]] * self.sae.n_latents + latents[first]
-        self.active += torch.bincount(at, minlength=self.active.numel()).view_as(self.active)
-        self._add_positions(seen)
+                self.slices[kind].add(owners[rows], inner, drawn, latents, own.double().cpu())
 
-    def _add_first_order(self, codes: Codes, seen: Seen, owners: Tensor) -> None:
-        rows, latents, values = entries_of(codes, seen.touched)
-        documents = owners.reshape(-1)[rows]
+    def _add_counts(self, number: int, found: Found, owners: Tensor) -> None:
+        rows, latents, values = self._entries(number, replace(found.codes, values=found.first_order), found.seen)
+        documents = owners[rows]
         second = self.layout.half[documents] == 1
-        flat = self.layout.group[documents[second]] * self.sae.n_latents + latents[second]
+        flat = self.layout.group[documents[second]] * self.n_latents + latents[second]
         self.first_order.view(-1).index_add_(0, flat, values.double().cpu()[second])
+        rows, latents, _ = self._entries(number, found.codes, found.seen)
+        documents = owners[rows]
+        first = self.layout.half[documents] == 0
+        at = self.layout.domain[documents[first]] * self.n_latents + latents[first]
+        self.active += torch.bincount(at, minlength=self.active.numel()).view_as(self.active)
 
-    def _units(self, codes: Codes) -> Tensor:
+    def _entries(self, number: int, codes: Codes, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        rows, latents, values = entries_of(codes, seen.touched)
+        return rows, latents + self.begins[number], values
+
+    def _units(self, number: int, codes: Codes) -> Tensor:
         """What each value has to be multiplied with to be a mass: its sign, and what one unit moves the output."""
-        return codes.values.sign() * weights_of(self.sae)[codes.indices.long()]
+        return codes.values.sign() * weights_of(self.saes[number])[codes.indices.long()]
 
-    def _add_positions(self, seen: Seen) -> None:
+    def _add_positions(self, number: int, seen: Seen) -> None:
         first = self.layout.half[seen.documents] == 0
         domain = torch.where(first, self.layout.domain[seen.documents], -1)
-        self.positions += torch.bincount(domain[first], minlength=len(self.positions))
+        if number == 0:
+            self.positions += torch.bincount(domain[first], minlength=len(self.positions))
         if self.moments:
             x, y = seen.rows(seen.x), seen.rows(seen.y)
-            for number, moments in enumerate(self.moments):
-                own = (domain == number).to(x.device)
+            for place, moments in enumerate(self.moments[number]):
+                own = (domain == place).to(x.device)
                 moments.add(x[own], y[own] if moments.paired else None)
 
     def totals(self, kind: str) -> Tensor:
-        """[2, D, F] fp64: of all groups."""
+        """[2, D, F]: of all groups."""
         return self.sums[kind].sum(1)
 
-    def l0(self) -> float:
-        """Active latents per touched position of the first half."""
-        return int(self.active.sum()) / max(1, int(self.positions.sum()))
+    def of_layer(self, number: int, values: Tensor) -> Tensor:
+        """[..., F] narrowed to the latents of one layer."""
+        return values[..., self.begins[number] : self.begins[number + 1]]
+
+    def l0(self, number: int | None = None) -> float:
+        """Active latents per touched position of the first half, of one layer or of all."""
+        active = self.active if number is None else self.of_layer(number, self.active)
+        return int(active.sum()) / max(1, int(self.positions.sum()))
