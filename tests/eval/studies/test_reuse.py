@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from saekernels.eval.studies.reuse.lists import Run, like, lists, sampled
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import Options
 from saekernels.eval.studies.reuse.sharing import effective_number, shares
+from saekernels.eval.studies.reuse.text import Text
 from saekernels.eval.studies.reuse.use import Use
 from saekernels.sae.activations import GroupMax, TopK
 from saekernels.sae.edits import Edit, EditedSAE
@@ -219,3 +221,11 @@ def test_what_cannot_be_restricted() -> None:
     edited = {SITES[0]: EditedSAE(tiny_lm.sae(0), [Edit(0, "zero")])}
     with pytest.raises(InputError, match=r"^sae: model.layers.0 is EditedSAE, need a saekernels.SAE$"):
         measure_reuse(model, tokens(), edited, iter(texts()))
+
+
+def test_batches_for_gradients_are_small(tmp_path: Path) -> None:
+    """Windows of 24 positions, eight to a batch elsewhere; every document is in them all the same."""
+    whole = Text(tmp_path, iter(tiny_lm.texts()), tiny_lm.tokens(), 320, Options(parts=["sharing"], batch_size=8))
+    many, few = ([batch.ids.shape for batch in whole.batches(None, most=most)] for most in (None, 48))
+    assert max(rows * length for rows, length in many) > 48 >= max(rows * length for rows, length in few)
+    assert sum(rows for rows, _ in many) == sum(rows for rows, _ in few)

@@ -33,6 +33,9 @@ from saekernels.eval.sums.figures import finite
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.windows import Tokens
 
+# Positions of a pass whose activations are all kept, for gradients: some 4 GB for a model of 30 layers, 576 wide.
+_GRADED = 4096
+
 
 def measure_reuse(
     model: Any,
@@ -133,7 +136,7 @@ def _measure_one(
     passes, layout = subject.passes, text.layout
     _find_medians(passes, text, advance)
     use = Use(subject.encoders, layout, subject.widths if "transfer" in options.parts else (), text.marks)
-    for batch in text.batches(None):
+    for batch in text.batches(None, most=_GRADED):
         seen, clean = passes.look(batch, losses=True)
         assert clean is not None
         use.add(subject.effects(batch, seen, clean), text.shells(batch))

@@ -94,13 +94,17 @@ class Text:
         counts, domain = self.spool.per_document()[:, 0], self.layout.domain.numpy()
         return {name: int(counts[domain == number].sum()) for number, name in enumerate(self.layout.domains)}
 
-    def batches(self, half: int | None, domain: int | None = None) -> Iterator[Batch]:
-        """Batches of one half, or for None of both, without the documents that are left out; or of one domain."""
+    def batches(self, half: int | None, domain: int | None = None, most: int | None = None) -> Iterator[Batch]:
+        """Batches of one half, or for None of both, without the documents that are left out; or of one domain.
+
+        most: so many positions at most, if a window has no more; None for as many as a batch may have.
+        """
+        size = self._size if most is None else max(1, min(self._size, most // self._context))
         kept = self.layout.domain >= 0 if domain is None else self.layout.domain == domain
         if half is not None:
             kept = kept & (self.layout.half == half)
         for windows in self._chunks(kept):
-            yield from batches(windows, self._size, self._context, self._first)
+            yield from batches(windows, size, self._context, self._first)
 
     def cells(self, half: int) -> Iterator[tuple[int, int, Batch]]:
         """(group, domain, batch) of one half: every batch is of one group of one domain."""
