@@ -84,7 +84,7 @@ os._exit(0)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_environment_override(tmp_path: Path) -> None:
-    """Read once at import, by processes that have not; a SIMD level that is not there is no reason for the reference."""
+    """Read once, at import; a SIMD level that is not there is no reason for the reference."""
     overrides = [*(f"SAEKERNELS_BACKEND={name}" for name in ("reference", "auto", "tpu")), "SAEKERNELS_SIMD=bogus"]
     # Not here: "-c" would put the sources of a checkout before the installed package.
     argv = [sys.executable, "-c", OVERRIDES, *overrides]

@@ -55,7 +55,7 @@ def make(kind: str) -> Any:
 
 
 def figures(model: Any, saes: Any, mesh: Any = None) -> dict[str, Any]:
-    texts = tiny_lm.documents()[5:9]  # long ones of both domains
+    texts = tiny_lm.few_documents()
     found = evaluate(model, tiny_lm.tokenizer(), saes, texts, bootstrap=5, batch_size=2, mesh=mesh).to_dict()
     return {**found, "run": found["run"]["head"]}
 
