@@ -118,7 +118,6 @@ def test_json_into_a_pipe(
 UNWRITABLE = """
 import os, runpy, sys
 import saekernels.cli
-from transformers import LlamaForCausalLM
 reader, sys.argv[1:] = sys.argv[1], sys.argv[2:]
 if reader == "gone":
     out, stdout = os.pipe()
