@@ -26,6 +26,7 @@ checks=(nothing topk decoding gathering losses encode thresholds scales training
 conformance=(
     tests/ops/test_topk.py tests/ops/test_decode.py tests/ops/test_encode_topk.py tests/ops/test_encode_threshold.py
     tests/ops/test_scale.py tests/ops/test_linear_ce_kl.py tests/ops/test_torch.py
+    tests/ops/gradients/test_against_dense.py
 )
 tunable=(screen decode linear_ce_kl segment)
 

@@ -5,12 +5,12 @@ The tools are packages made here: one works, one needs what is not there, one fa
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+
+import ranks
 
 SPARSIFY = """
 from types import SimpleNamespace
@@ -56,19 +56,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, because what is once imported stays."""
-    path = os.pathsep.join([str(folder / "packages"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, cwd=folder / "work",
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+def run(folder: Path, code: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr in a process of its own, because what is once imported stays.
+
+    The code is not at the top of what runs: its imports are for that process alone.
+    """
+    start = (
+        "import os, sys, warnings\n"
+        "import pytest, torch\n"
+        "import saekernels as sk\n"
+        f"sys.path.insert(0, {str(folder / 'packages')!r})\n"
+        f"os.chdir({str(folder / 'work')!r})\n"
+    )
+    return ranks.alone(start + "if True:\n" + textwrap.indent(code, "    "))
 
 
 def test_the_swap_leaves_out_what_does_not_import(folder: Path) -> None:
-    done = run(
-        folder, "-c",
-        "import warnings, torch, saekernels as sk\n"
+    code, out, err = run(
+        folder,
         "from sparsify.sparse_coder import SparseCoder\n"
         "plain = SparseCoder()\n"
         "with warnings.catch_warnings(record=True) as told:\n"
@@ -77,25 +82,24 @@ def test_the_swap_leaves_out_what_does_not_import(folder: Path) -> None:
         "        coder = SparseCoder()\n"
         "print(on)\n"
         "for one in told:\n"
-        "    print(one.category.__name__, one.filename.rpartition('/')[2], one.message)\n"
+        "    print(one.category.__name__, one.filename == __file__, one.message)\n"
         "coder.load_state_dict(plain.state_dict())\n"
         "x = torch.randn(5, 8)\n"
         "print(sk.is_accelerated(coder), sk.is_accelerated(SparseCoder()))\n"
         "print(torch.allclose(coder.encode(x).values, plain.encode(x).values, atol=1e-5))\n",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    first, *told, swapped, values = done.stdout.splitlines()
+    )
+    assert code == 0, err
+    first, *told, swapped, values = out.splitlines()
     assert first == "['sparsify']"
-    assert sorted(told) == [f"UserWarning <string> swapped: left out: {REASONS[name]}" for name in sorted(BROKEN)]
+    assert sorted(told) == [f"UserWarning True swapped: left out: {REASONS[name]}" for name in sorted(BROKEN)]
     assert swapped == "True False"
     assert values == "True"
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_one_that_is_named_raises_with_the_reason(name: str, folder: Path) -> None:
-    done = run(
-        folder, "-c",
-        "import saekernels as sk\n"
+    _, out, err = run(
+        folder,
         "from sparsify.sparse_coder import SparseCoder\n"
         "try:\n"
         f"    with sk.swapped('sparsify', {name!r}): print('on')\n"
@@ -103,41 +107,41 @@ def test_one_that_is_named_raises_with_the_reason(name: str, folder: Path) -> No
         "    print(error)\n"
         "print(sk.is_accelerated(SparseCoder()))\n"
         "with sk.swapped('sparsify') as on: print(on)\n",
-    )  # fmt: skip
-    assert done.stdout.splitlines() == [REASONS[name], "False", "['sparsify']"], done.stderr
+    )
+    assert out.splitlines() == [REASONS[name], "False", "['sparsify']"], err
 
 
 def test_the_plugin_says_in_its_header_what_it_leaves_out(folder: Path) -> None:
-    (folder / "work" / "test_own.py").write_text(
+    own, options = folder / "work" / "test_own.py", ["saekernels.adapters.pytest_plugin", "-p", "no:cacheprovider"]
+    plugin = f"warnings.simplefilter('error')\nsys.exit(pytest.main(['-p', *{options}, '-n0', 'test_own.py']))\n"
+    own.write_text(
         "import saekernels\n"
         "from sparsify.sparse_coder import SparseCoder\n"
         "def test_it():\n"
         "    assert saekernels.is_accelerated(SparseCoder())\n"
     )
-    plugin = ("-W", "error", "-m", "pytest", "-p", "saekernels.adapters.pytest_plugin", "-p", "no:cacheprovider")
-    done = run(folder, *plugin, "-n0", "test_own.py")
-    assert done.returncode == 0, done.stdout + done.stderr
-    header = [line for line in done.stdout.splitlines() if line.startswith("saekernels: ")]
+    code, out, err = run(folder, plugin)
+    assert code == 0, out + err
+    header = [line for line in out.splitlines() if line.startswith("saekernels: ")]
     assert header[0] == "saekernels: objects of sparsify are accelerated as they are made"
     assert sorted(header[1:]) == [f"saekernels: left out: {REASONS[name]}" for name in sorted(BROKEN)]
     (folder / "packages" / "sparsify" / "sparse_coder.py").write_text("import a_package_that_is_not_there\n")
-    (folder / "work" / "test_own.py").write_text("def test_it(): pass\n")
-    done = run(folder, *plugin, "-n0", "test_own.py")
-    assert "saekernels: objects of no tool are accelerated as they are made\n" in done.stdout
-    assert "saekernels: left out: sparsify is installed but does not import" in done.stdout
+    own.write_text("def test_it(): pass\n")
+    _, out, _ = run(folder, plugin)
+    assert "saekernels: objects of no tool are accelerated as they are made\n" in out
+    assert "saekernels: left out: sparsify is installed but does not import" in out
 
 
 def test_an_object_of_such_a_tool_is_refused_with_the_reason(folder: Path) -> None:
     (folder / "packages" / "sparsify" / "fused_encoder.py").write_text("")
-    done = run(
-        folder, "-c",
-        "import saekernels as sk\n"
+    _, out, err = run(
+        folder,
         "from sparsify.sparse_coder import SparseCoder\n"
         "try:\n"
         "    sk.accelerate(SparseCoder())\n"
         "except sk.NotAccelerated as error:\n"
         "    print(error)\n",
-    )  # fmt: skip
+    )
     reason = "ImportError: cannot import name 'EncoderOutput' "
     told = f"sparsify is installed but does not import as it is known here: {reason}"
-    assert done.stdout.startswith(told), done.stderr
+    assert out.startswith(told), err

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
+import ranks
 import saekernels
 from cli import SITE, arguments, fails
 from saekernels.cli import main
 from saekernels.eval.passes.runner import Runner
-
-COMMAND = [sys.executable, "-m", "saekernels"]
 
 
 @pytest.mark.parametrize("option", ["json", "html"])
@@ -116,8 +115,25 @@ def test_json_into_a_pipe(
     assert pipe.is_fifo()
 
 
-@pytest.mark.parametrize("command", [["--version"], ["info"], ["eval"]], ids=" ".join)
-@pytest.mark.parametrize("reader", ["gone", "never there"])
+UNWRITABLE = """
+import os, runpy, sys
+import saekernels.cli
+reader, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+if reader == "gone":
+    out, stdout = os.pipe()
+    os.close(out)
+else:
+    stdout = os.open(os.devnull, os.O_RDONLY)
+os.dup2(stdout, 1)
+runpy.run_module("saekernels", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "reader"),
+    [(["--version"], "gone"), (["info"], "never there"), (["eval"], "gone"), (["eval"], "never there")],
+    ids=str,
+)
 def test_stdout_that_cannot_be_written(
     command: list[str],
     reader: str,
@@ -125,21 +141,14 @@ def test_stdout_that_cannot_be_written(
     tmp_path: Path,
 ) -> None:
     report = tmp_path / "o.json"
-    argv = [*COMMAND, *(arguments(files, json=[report], tokens=["200"]) if command == ["eval"] else command)]
-    (tmp_path / "read only").touch()
+    argv = arguments(files, json=[report], tokens=["200"]) if command == ["eval"] else command
+    code, _, err = ranks.alone(UNWRITABLE, reader, *argv, dismantled=True)
+    said = [line for line in err.splitlines() if "tokens/s" not in line]
     if reader == "gone":
-        out, stdout = os.pipe()
-        os.close(out)
-    else:
-        stdout = os.open(tmp_path / "read only", os.O_RDONLY)
-    done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(stdout)
-    said = [line for line in done.stderr.splitlines() if "tokens/s" not in line]
-    if reader == "gone":
-        assert (done.returncode, said) == (141, [])
+        assert (code, said) == (141, [])
     else:
         name = " ".join(["saekernels", *(part for part in command if part.isalpha())])
-        assert done.returncode == 1
+        assert code == 1
         assert said == [f"{name}: error: cannot write to stdout: Bad file descriptor"]
     assert report.exists() == (command == ["eval"]), "the files are written all the same"
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import ranks
 import saekernels
 from places import TOOLS
 from saekernels.eval import load_documents
@@ -25,15 +23,20 @@ pytestmark = pytest.mark.usefixtures("example_modules")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of `train_demo.py --toy`."""
     work = tmp_path_factory.mktemp("toy")
-    run_demo(work)
+    code, _, err = ranks.alone(DEMO, str(TOOLS / "train_demo.py"), "--toy", "--work", str(work))
+    assert code == 0, err
     return work
 
 
-def run_demo(work: Path) -> None:
-    command = [sys.executable, str(TOOLS / "train_demo.py"), "--toy", "--work", str(work)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+DEMO = """
+import os, runpy, sys
+import saekernels, tokenizers, torch
+from transformers import AutoTokenizer, LlamaForCausalLM
+sys.argv[:] = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+torch.set_num_threads(2)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_the_toy_bundle_loads_through_the_library(toy: Path) -> None:

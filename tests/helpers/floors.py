@@ -10,6 +10,7 @@ count: who reads the code meets them all the same.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def _file_of(parts: list[str]) -> str:
     return "__init__.py"
 
 
+@functools.cache
 def graph() -> dict[str, set[str]]:
     """file -> files that it imports, itself left out."""
     return {file: set(imports((PACKAGE / file).read_text(encoding="utf-8"))) - {file} for file in files()}

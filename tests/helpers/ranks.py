@@ -52,14 +52,17 @@ def _server() -> subprocess.Popen[str]:
     )
 
 
-def forked(ranks: int, *command: str) -> tuple[list[int], str, str]:
-    """(exit codes by rank, stdout, stderr) of a script with its arguments in so many processes."""
+def forked(ranks: int, *command: str, dismantled: bool = False) -> tuple[list[int], str, str]:
+    """(exit codes by rank, stdout, stderr) of a script with its arguments in so many processes.
+
+    dismantled: their end is that of a program, at which modules go and files are closed; else they just stop.
+    """
     with tempfile.TemporaryDirectory() as made, selectors.DefaultSelector() as answers:
         out, err = Path(made, "out"), Path(made, "err")
         server = _server()
         assert server.stdin is not None
         assert server.stdout is not None
-        asked = {"command": command, "ranks": ranks, "out": str(out), "err": str(err)}
+        asked = {"command": command, "ranks": ranks, "out": str(out), "err": str(err), "dismantled": dismantled}
         server.stdin.write(json.dumps(asked) + "\n")
         server.stdin.flush()
         answers.register(server.stdout, selectors.EVENT_READ)
@@ -68,6 +71,18 @@ def forked(ranks: int, *command: str) -> tuple[list[int], str, str]:
             _server.cache_clear()
             raise AssertionError(f"no end after {PATIENCE} s: {err.read_text()[-3000:] if err.exists() else ''}")
         return json.loads(server.stdout.readline()), out.read_text(), err.read_text()
+
+
+def alone(code: str, *arguments: str, dismantled: bool = False) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of that code with its arguments in a process of its own, of one thread.
+
+    It costs no imports: those at its top, and what earlier code imported, are in the process already.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        script = Path(made, "script.py")
+        script.write_text(code)
+        codes, out, err = forked(1, str(script), *arguments, dismantled=dismantled)
+    return codes[0], out, err
 
 
 def check(ranks: int, *command: str) -> str:

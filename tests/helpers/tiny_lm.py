@@ -109,6 +109,11 @@ def documents() -> list[Document]:
     ]
 
 
+def few_documents() -> list[Document]:
+    """Two of each domain, where every pass is dear."""
+    return documents()[5:9]
+
+
 def save(directory: Path) -> dict[str, Path]:
     """The model, its tokenizer and its SAEs (SAELens format) as files; the paths by name, SAEs by site."""
     from safetensors.torch import save_file

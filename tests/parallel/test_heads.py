@@ -22,14 +22,20 @@ def together() -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def apart() -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        in_small_chunks(heads_script.CHUNK, patch.setattr)
+        made = {kind: heads_script.figures(heads_script.make(kind), tiny_lm.saes()) for kind in ("module", "whole")}
+    return json.loads(json.dumps(made))
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["module", "whole"])
 def test_the_figures_are_those_of_one_process(
-    kind: str, way: str, together: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    kind: str, way: str, together: dict[str, Any], apart: dict[str, Any]
 ) -> None:
-    in_small_chunks(heads_script.CHUNK, monkeypatch.setattr)
-    want = json.loads(json.dumps(heads_script.figures(heads_script.make(kind), tiny_lm.saes())))
-    got = together[f"{kind} {way}"]
+    want, got = apart[kind], together[f"{kind} {way}"]
     assert got["run"] == want["run"] == kind, "the head is taken as it is in one process"
     if way != "latents":
         for key in ("sites", "all_sites", "documents_table"):

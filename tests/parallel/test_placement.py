@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def report_of(model: Any) -> dict[str, Any]:
-    found = evaluate(model, tiny_lm.tokenizer(), tiny_lm.saes(), tiny_lm.documents(), bootstrap=5).to_dict()
+    found = evaluate(model, tiny_lm.tokenizer(), tiny_lm.saes(), tiny_lm.few_documents(), bootstrap=5).to_dict()
     return {**found, "run": found["run"]["layer_reuse"]}
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import ranks
 import saekernels.cli.commands.eval as command
+from cli import arguments
 from interrupted import begin, figures, in_small_chunks, run
 from saekernels.cli import main
 from saekernels.eval import InputError
@@ -22,7 +23,7 @@ import interrupted, torch
 import saekernels.cli.commands.eval as command
 from saekernels.cli import main
 torch.set_num_threads(1)
-interrupted.in_small_chunks(400)
+interrupted.in_small_chunks(40)
 genuine = command.evaluate
 def no_more():
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -33,14 +34,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def started(folder: Path, code: str, command: list[str]) -> tuple[list[int], str, str]:
-    """Exit codes, stdout and stderr of that code with a command's arguments, in a process of its own."""
-    (folder / "script.py").write_text(code)
-    return ranks.forked(1, str(folder / "script.py"), *command)
-
-
-def options(folder: Path) -> list[str]:
-    return ["eval", "--tokens", "1500", "--bootstrap", "10", "--json", f"{folder}.json", "--checkpoint", str(folder)]
+def options(files: dict[str, Path], folder: Path) -> list[str]:
+    return arguments(files, json=[f"{folder}.json"], checkpoint=[folder])
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -49,19 +44,19 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
 def test_memory_that_runs_out_is_told_and_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    (code,), _, err = started(tmp_path, LIMITED, options(folder))
+    code, _, err = ranks.alone(LIMITED, *options(files, folder))
     assert code == 4, err[-2000:]
     assert len(err.splitlines()) == 1
     assert "out of memory; a smaller --batch-size" in err
     assert f"what was done is in {folder}, and the same command goes on from there" in err
     assert not Path(f"{folder}.json").exists()
     assert list(folder.glob("moments*.pt")), "something was done"
-    in_small_chunks(400, monkeypatch.setattr)
-    assert main(options(folder)) == 0
-    assert main(options(tmp_path / "whole")) == 0
+    in_small_chunks(40, monkeypatch.setattr)
+    assert main(options(files, folder)) == 0
+    assert main(options(files, tmp_path / "whole")) == 0
     capsys.readouterr()
     assert outcome(folder) == outcome(tmp_path / "whole")
 
@@ -89,21 +84,19 @@ def test_memory_of_a_gpu_that_runs_out(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "what was done" not in told
 
 
-@pytest.mark.parametrize("name", ["windows-*.npz", "documents.json", "config.json", "figures-*.pt", "moments.pt"])
-@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes"])
-def test_a_damaged_file_of_a_run_is_named(
-    name: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_of_a_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_small_chunks(60, monkeypatch.setattr)
-    begin(tmp_path / "run", 60)
-    path = max((tmp_path / "run").glob(name))
-    before = path.read_bytes()
-    after = {"cut": before[: len(before) // 2], "empty": b"", "other bytes": bytes(255 - b for b in before)}[damage]
-    path.write_bytes(after)
-    with pytest.raises(InputError, match=rf"checkpoint: .*{path.name} cannot be read: .*; delete .*run"):
-        run(tmp_path / "run")
-    path.write_bytes(before)
-    assert run(tmp_path / "run").tokens > 0, "and mended it goes on"
+    folder = tmp_path / "run"
+    begin(folder, 60)
+    for name in ("windows-*.npz", "documents.json", "config.json", "figures-*.pt", "moments.pt"):
+        path = max(folder.glob(name))
+        before = path.read_bytes()
+        for after in (before[: len(before) // 2], b"", bytes(255 - b for b in before)):
+            path.write_bytes(after)
+            with pytest.raises(InputError, match=rf"checkpoint: .*{path.name} cannot be read: .*; delete .*run"):
+                run(folder)
+        path.write_bytes(before)
+    assert run(folder).tokens > 0, "and mended it goes on"
 
 
 def test_sums_of_documents_that_are_cut_short_are_named(tmp_path: Path) -> None:
@@ -140,10 +133,11 @@ def test_a_full_disk_while_the_run_writes(what: str, tmp_path: Path, monkeypatch
 NO_ROOM = """
 import resource, sys
 import saekernels.cli.options.report_files as command
+import tiny_lm
 from saekernels.cli import main
 genuine = command.write_whole
-def write_whole(path, text):  # a file system that takes 20 kB more
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+def write_whole(path, text):  # a file system that takes 4 kB more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, resource.RLIM_INFINITY))
     genuine(path, text)
 command.write_whole = write_whole
 sys.exit(main(sys.argv[1:]))
@@ -151,6 +145,7 @@ sys.exit(main(sys.argv[1:]))
 KILLED = """
 import os, signal, sys
 import saekernels.cli.options.report_files as command
+import tiny_lm
 from saekernels.cli import main
 genuine, fsync = command.write_whole, os.fsync
 def write_whole(path, text):
@@ -165,15 +160,15 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize("before", [None, "an older report"])
 @pytest.mark.parametrize(("code", "outcome"), [(NO_ROOM, 2), (KILLED, -9)], ids=["no room", "killed"])
 def test_a_report_that_cannot_be_written_leaves_no_part_of_it(
-    code: str, outcome: int, before: str | None, tmp_path: Path
+    code: str, outcome: int, before: str | None, files: dict[str, Path], tmp_path: Path
 ) -> None:
     """By the kernel's own refusal, and by kill -9 in the middle: the old file or none, and what to do."""
     path, folder = tmp_path / "report.json", tmp_path / "run"
     if before is not None:
         path.write_text(before)
-    command = ["eval", "--tokens", "600", "--bootstrap", "5", "--checkpoint", str(folder), "--json", str(path)]
-    codes, out, err = started(tmp_path, code, command)
-    assert codes == [outcome], err[-2000:]
+    command = arguments(files, checkpoint=[folder], json=[path], baselines=["none"])
+    ended, out, err = ranks.alone(code, *command)
+    assert ended == outcome, err[-2000:]
     assert (path.read_text() if path.exists() else None) == before
     assert "SAEs together raises the loss" in out, "what was measured was printed"
     if outcome == 2:

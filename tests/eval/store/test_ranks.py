@@ -68,14 +68,6 @@ def test_the_report_is_that_of_one_process(count: int, files: list[str], whole: 
     assert outcome(tmp_path / "run") == whole, "to the bit"
 
 
-def test_the_report_under_torchrun_is_that_of_one_process(
-    files: list[str], whole: dict[str, Any], tmp_path: Path
-) -> None:
-    code, err = together(2, files, tmp_path / "run", launcher=ranks.torchrun)
-    assert code == 0, err[-3000:]
-    assert outcome(tmp_path / "run") == whole, "to the bit"
-
-
 def test_processes_without_a_share_only_wait(files: list[str], tmp_path: Path) -> None:
     want = alone(files, tmp_path / "alone", chunk=10**6)
     codes, err = together(3, files, tmp_path / "three", {"chunk": 10**6})
@@ -83,24 +75,37 @@ def test_processes_without_a_share_only_wait(files: list[str], tmp_path: Path) -
     assert outcome(tmp_path / "three") == want
 
 
+def loses(lost: int, step: int, count: int, files: list[str], folder: Path, launcher: Any) -> Any:
+    """The exit codes of a run that loses a process at a step: the others tell how it goes on."""
+    codes, err = together(count, files, folder, {"dies": [lost, step]}, launcher)
+    told = [line for line in err.splitlines() if " stopped: " in line and f" of {count} " in line]
+    assert told, err[-3000:]
+    for line in told:
+        assert f"rank {lost} of" not in line, "the lost one says nothing"
+        assert line.endswith(
+            f"what was done is in {folder}: the same command, with any number of processes, goes on from there"
+        )
+    assert not Path(f"{folder}.json").exists()
+    return codes
+
+
 def test_a_lost_process_stops_all_and_any_number_go_on(files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for launcher, count, dies in ((ranks.torchrun, 3, [1, 12]), (ranks.forked, 2, [0, 3])):
-        codes, err = together(count, files, folder, {"dies": dies}, launcher)
-        if launcher is ranks.forked:
-            assert codes == [-9 if rank == dies[0] else 3 for rank in range(count)], err[-3000:]
-        else:
-            assert codes == 1, err[-3000:]
-        told = [line for line in err.splitlines() if " stopped: " in line and f" of {count} " in line]
-        assert told, err[-3000:]
-        for line in told:
-            assert f"rank {dies[0]} of" not in line, "the lost one says nothing"
-            assert line.endswith(
-                f"what was done is in {folder}: the same command, with any number of processes, goes on from there"
-            )
-        assert not Path(f"{folder}.json").exists()
+    assert loses(1, 12, 3, files, folder, ranks.forked) == [3, -9, 3]
+    assert loses(0, 3, 2, files, folder, ranks.forked) == [-9, 3]
     codes, err = together(2, files, folder)
     assert codes == [0, 0], err[-3000:]
+    assert outcome(folder) == whole, "to the bit"
+
+
+@pytest.mark.slow  # each process imports all that it needs; CI runs it
+def test_so_it_does_under_torchrun_which_stops_them_itself(
+    files: list[str], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert loses(1, 12, 3, files, folder, ranks.torchrun) == 1
+    code, err = together(2, files, folder, launcher=ranks.torchrun)
+    assert code == 0, err[-3000:]
     assert outcome(folder) == whole, "to the bit"
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import json
 import os
 import runpy
 import socket
 import sys
+import traceback
 from pathlib import Path
 
 
@@ -33,12 +35,27 @@ def import_for(script: str) -> None:
         exec(compile(ast.Module(imports, []), script, "exec"), {})
 
 
-def run(command: list[str], ranks: int, out: str, err: str) -> list[int]:
+def execute(command: list[str]) -> int:
+    """A script's exit code."""
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def run(command: list[str], ranks: int, out: str, err: str, dismantled: bool) -> list[int]:
     """The exit codes of a script with its arguments in so many processes; a signal's are negative.
 
-    All of them write to the files `out` and `err`.
+    All of them write to the files `out` and `err`. Python takes itself apart at their end only where that is asked
+    for: with all that is imported here it takes a second.
     """
     import_for(command[0])
+    gc.collect()
+    gc.freeze()  # what all share is no garbage in any of them
     world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = []
     for rank in range(ranks):
@@ -48,8 +65,13 @@ def run(command: list[str], ranks: int, out: str, err: str) -> list[int]:
                 os.dup2(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), descriptor)
             os.environ.update(world, RANK=str(rank), LOCAL_RANK=str(rank))
             sys.argv[:] = command
-            runpy.run_path(command[0], run_name="__main__")
-            sys.exit()
+            code = execute(command)
+            if dismantled:
+                gc.unfreeze()
+                sys.exit(code)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         started.append(process)
     return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
 

@@ -55,8 +55,8 @@ def make(kind: str) -> Any:
 
 
 def figures(model: Any, saes: Any, mesh: Any = None) -> dict[str, Any]:
-    found = evaluate(model, tiny_lm.tokenizer(), saes, tiny_lm.documents(), bootstrap=5, batch_size=2, mesh=mesh)
-    found = found.to_dict()
+    texts = tiny_lm.few_documents()
+    found = evaluate(model, tiny_lm.tokenizer(), saes, texts, bootstrap=5, batch_size=2, mesh=mesh).to_dict()
     return {**found, "run": found["run"]["head"]}
 
 

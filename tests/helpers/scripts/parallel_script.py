@@ -1,4 +1,7 @@
-"""What every rank of test_parallel.py does: shards against the whole SAE, each difference told by rank 0 as JSON."""
+"""What every rank of test_parallel.py does: shards against the whole SAE, each difference told by rank 0 as JSON.
+
+Argument: "every" for every option in every dtype and for every number of latents; else each in one of them.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ from saekernels.sae.activations import (
 )
 from saekernels.sae.module import SAE
 
+EVERY = sys.argv[1:] == ["every"]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float64: 1e-12}
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -48,7 +52,12 @@ def exact(dtype: torch.dtype) -> bool:
 
 def saes(dtype: torch.dtype) -> Any:
     """SAEs of every kind, with equal latents in different shards, infinite weights in one."""
-    for latents, option in itertools.product((37, 64) if dtype == torch.float32 else (37,), OPTIONS):
+    single = dtype == torch.float32
+    if EVERY:
+        shapes = itertools.product((37, 64) if single else (37,), OPTIONS)
+    else:
+        shapes = [*itertools.product((37,), OPTIONS if single else (OPTIONS[0], OPTIONS[-1])), *[(64, {})] * single]
+    for latents, option in shapes:
         if exact(dtype) and {"normalization", "rescale_by_decoder_norm"} & option.keys():
             continue
         groups = 37 if latents == 37 else 8

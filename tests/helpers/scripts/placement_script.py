@@ -37,7 +37,8 @@ distributed.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (distributed.get_world_size(),), mesh_dim_names=(sys.argv[1],))
 model = load(*sys.argv[1:])
 assert any(hasattr(value, "full_tensor") for value in model.parameters()), "it is cut"
-report = evaluate(model, tiny_lm.tokenizer(), tiny_lm.saes(), tiny_lm.documents(), bootstrap=5, mesh=mesh).to_dict()
+texts = tiny_lm.few_documents()
+report = evaluate(model, tiny_lm.tokenizer(), tiny_lm.saes(), texts, bootstrap=5, mesh=mesh).to_dict()
 if distributed.get_rank() == 0:
     print(json.dumps({**report, "run": report["run"]["layer_reuse"]}), flush=True)
 distributed.barrier()
