@@ -171,13 +171,12 @@ def calls_of(
     return calls
 
 
-def generation(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[str, Any]]:
-    """A row for each cache, batch, number of sites and way."""
+def generation(args: argparse.Namespace, clock: Callable[[], float], rows: list[dict[str, Any]]) -> None:
+    """Adds a row for each cache, batch, number of sites and way."""
     model, saes = subject(args)
     by_way = ways(saes)
     agreed(saes, by_way)
     counts = sorted({count for count in args.sites or (1, len(saes)) if 0 < count < len(saes)} | {len(saes)})
-    rows = []
     for cache in args.caches:
         for batch in args.batches:
             ids = torch.randint(
@@ -205,7 +204,6 @@ def generation(args: argparse.Namespace, clock: Callable[[], float]) -> list[dic
                 told = "" if site is None else f"{site:9.2f} ms a site"
                 print(f"{cache:8}{batch:4}{count:4}  {way:12}{ms:9.2f} ms a step{batch / ms * 1e3:10.1f} tokens/s"
                       f"{over:8.2f}x the model{told}", flush=True)  # fmt: skip
-    return rows
 
 
 def one_token(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[str, Any]]:
@@ -255,8 +253,12 @@ def main() -> None:
                  "json": None}  # fmt: skip
     record: dict[str, Any] = {
         "arguments": arguments, "cpu": machine.cpu(), "versions": machine.versions(("transformers",)),
-        **machine.commit(), "one_token": one_token(args, clock), "generation": generation(args, clock),
+        **machine.commit(), "one_token": one_token(args, clock), "generation": [],
     }  # fmt: skip
+    try:
+        generation(args, clock, record["generation"])
+    except KeyboardInterrupt:
+        print("interrupted: the record has what was measured")
     if args.json:
         write_whole(args.json, json.dumps(record, indent=1) + "\n")
 
