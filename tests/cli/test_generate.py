@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 import cli
 import tiny_lm
 from cli import SITE
-from saekernels.cli.commands.generation.live import marks
+from saekernels.cli.commands.generation.live import Lines, marks
+from saekernels.cli.commands.generation.prompts import Prompt
 from saekernels.cli.commands.generation.text import legend
 from saekernels.generation.watch import Watch
 
@@ -59,7 +61,6 @@ def test_lines_json_and_terminal_tell_the_same(good: dict[str, Path], tmp_path: 
     assert "5 tokens, ended by --max-new-tokens" in shown
     live = cli.run(argv(good, *watched, "--events", "-"))
     assert (live.code, live.out) == (0, lines.read_text())
-    assert live.out.isascii(), "a terminal that cannot show a letter would put another one into the JSON"
 
 
 def test_an_edit_shows_both_texts(good: dict[str, Path], tmp_path: Path) -> None:
@@ -76,6 +77,14 @@ def test_an_edit_shows_both_texts(good: dict[str, Path], tmp_path: Path) -> None
     shown, found = kept(good, tmp_path, "--edit", f"{SITE}:3:scale:1")
     assert found["prompts"][0]["parts_at"] is None
     assert "The texts are the same." in shown
+
+
+def test_json_lines_are_ascii() -> None:
+    """A terminal that cannot show a letter would put another one into the JSON."""
+    told: list[str] = []
+    Lines([Prompt(0, "x", [5])], SimpleNamespace(decode=lambda ids: "é"), False, told.append).token(0, 6)
+    assert told[0].isascii()
+    assert json.loads(told[0])["text"] == "é"
 
 
 def test_the_legend_tells_two_thresholds_of_a_latent_apart() -> None:
