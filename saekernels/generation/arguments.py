@@ -28,6 +28,14 @@ _REFUSED = {
 }
 
 
+def check_model(model: object) -> None:
+    """InputTypeError for a module that does not write text, or not after what it reads."""
+    if isinstance(model, nn.Module) and not (hasattr(model, "generate") and hasattr(model, "generation_config")):
+        raise InputTypeError(f"model: got {kind_of(model)}, which cannot generate, need a causal model of transformers")
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise InputTypeError(f"model: got {kind_of(model)}, which has an encoder, need a causal model of transformers")
+
+
 def given_saes(saes: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Site -> SAE, loaded or wrapped where something else was given."""
     if not isinstance(saes, Mapping):
@@ -77,10 +85,11 @@ def token_ids(untouched: Collection[int]) -> list[int]:
     return [one for one in made if one is not None]
 
 
-def checked_mask(input_ids: Any, mask: Any) -> Tensor:
-    """The attention mask [B, P] int64, checked with the ids."""
-    if not isinstance(input_ids, Tensor) or input_ids.is_floating_point() or input_ids.ndim != 2:
-        got = list(input_ids.shape) if isinstance(input_ids, Tensor) else kind_of(input_ids)
+def checked_mask(input_ids: Any, mask: Any, model: Any) -> Tensor:
+    """The attention mask [B, P] int64, checked with the ids, which the model has to have embeddings for."""
+    if not isinstance(input_ids, Tensor) or input_ids.dtype not in (torch.int32, torch.int64) or input_ids.ndim != 2:
+        got = kind_of(input_ids)
+        got = f"{input_ids.dtype} {list(input_ids.shape)}" if isinstance(input_ids, Tensor) else got
         raise InputError(f"input_ids: got {got}, need a tensor [B, P] of token ids")
     mask = torch.ones_like(input_ids) if mask is None else mask
     if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
@@ -88,7 +97,24 @@ def checked_mask(input_ids: Any, mask: Any) -> Tensor:
         raise InputError(f"attention_mask: got {got}, need a tensor {list(input_ids.shape)}")
     if not input_ids.numel() or not bool((mask[:, -1] != 0).all()):
         raise InputError("input_ids: every prompt needs a token, and padding to its left, not its right")
+    ids, last = input_ids.aminmax(), model.get_input_embeddings().num_embeddings - 1
+    if ids.min < 0 or ids.max > last:
+        wrong = int(ids.min if ids.min < 0 else ids.max)
+        raise InputError(f"input_ids: got {wrong}, need ids of the model's tokens, 0 to {last}")
     return (mask != 0).long()
+
+
+def cached(past: Any) -> int:
+    """How many tokens a cache that was given holds."""
+    return 0 if past is None else int(past.get_seq_length())
+
+
+def logits_processors(given: Any, check: Any) -> list[Any]:
+    """Those that were given, and the check behind them."""
+    given = () if given is None else given
+    if not isinstance(given, Sequence) or not all(map(callable, given)):
+        raise InputTypeError(f"logits_processor: got {kind_of(given)}, need a sequence of transformers.LogitsProcessor")
+    return [*given, check]
 
 
 def criteria(given: Any) -> list[Any]:

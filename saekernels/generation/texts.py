@@ -40,6 +40,7 @@ class Texts:
 
     Args:
         mask: [B, P] bool, where the prompts are no padding.
+        seen: of those P, how many a cache already holds; they make no events.
         eos: token ids that end a text.
         max_time: seconds, after which all texts end.
         others: further criteria, as transformers takes them.
@@ -55,6 +56,7 @@ class Texts:
         others: Sequence[Any],
         on_token: OnToken | None,
         on_event: OnEvent,
+        seen: int = 0,
     ) -> None:
         self.real = mask
         self.prompt = mask.shape[1]
@@ -63,7 +65,7 @@ class Texts:
         self._eos, self._others = frozenset(eos), others
         self._on_token, self._on_event = on_token, on_event
         self._until = time.monotonic() + max_time
-        self._seen = 0
+        self._seen = seen
         self._pending: list[tuple[int, int, int, Fired]] = []
         self.start = self.fresh = 0
         self.ids: list[list[int]] = []
@@ -113,6 +115,14 @@ class Texts:
         ended = torch.tensor(self._ended, device=self.real.device)
         self.real = torch.cat([self.real, ~ended.unsqueeze(1)], 1)
         return ended.to(input_ids.device)
+
+    def check_scores(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores [B, V] of the next tokens. InputError for NaN, of which an id would be made all the same."""
+        lost = scores.isnan().any(1).tolist()
+        if any(nan and not ended for nan, ended in zip(lost, self._ended, strict=True)):
+            told = "what the SAEs put in, edits among it, or the model makes of it, is too large"
+            raise InputError(f"the scores of the next token are NaN: {told}")
+        return scores
 
     def tell_events(self) -> None:
         """Hand on what the passes since the last token found, in the order of the text, then of the sites."""

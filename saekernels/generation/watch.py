@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,8 @@ class Watch:
     latent: None for all of them. stop: end a text once such a value is at a token that the model wrote (not at one of
     its prompt).
 
-    Raises InputError for a latent that is no index, and for a threshold that is no number, negative or not finite.
+    Raises InputError for a site that is no string, a latent that is no index, a threshold that is no number, negative
+    or not finite, and a stop that is no bool.
     """
 
     site: str
@@ -36,8 +38,14 @@ class Watch:
             if latent is None or latent < 0:
                 raise InputError(f"watch: got latent {self.latent!r:.40}, need an index from 0, or None for all")
             object.__setattr__(self, "latent", latent)
-        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold < math.inf:
+        if not isinstance(self.site, str):
+            raise InputError(f"watch: got site {self.site!r:.40}, need its name")
+        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
+        if not number or not 0 <= self.threshold < math.inf:
             raise InputError(f"watch: got threshold {self.threshold!r:.40}, need a finite number from 0")
+        object.__setattr__(self, "threshold", float(self.threshold))
+        if not isinstance(self.stop, bool):
+            raise InputError(f"watch: got stop {self.stop!r:.40}, need True or False")
 
     def __str__(self) -> str:
         """As the command line takes it."""

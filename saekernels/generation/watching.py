@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from saekernels.crosslayer.site import LayerSite
-from saekernels.errors import InputError
+from saekernels.errors import InputError, InputTypeError, kind_of
 from saekernels.generation.arguments import (
     Settings,
+    cached,
     check_callbacks,
+    check_model,
     check_watched,
     checked_mask,
     criteria,
     given_saes,
+    logits_processors,
     token_ids,
 )
 from saekernels.generation.texts import Generated, OnEvent, OnToken, Texts
@@ -57,9 +60,12 @@ def watching(
     Raises InputError (a ValueError) for a watch or an edit of what is not there, one too large, and as `splice`;
     InputTypeError (a TypeError, too) for watches, edits or SAEs in another form than these.
     """
+    check_model(model)
     given = given_saes(saes, model)
     check_watched(given, watches, edits)
     check_callbacks(on_event=on_event)
+    if not isinstance(keep_error, bool):
+        raise InputTypeError(f"keep_error: got {kind_of(keep_error)}, need True or False")
     edits = dict(edits or {})
     looks: dict[str, list[Codes]] = {}
     stands: dict[str, Any] = {}
@@ -128,22 +134,25 @@ class Watching:
             stopping_criteria: further ones, of transformers.
             on_token: called as ``on_token(row, id)`` for every new token, before what fires at that token.
 
-        A pass is never compiled, since what fires is read by the host at every site. Padding, and what a batch still
-        computes of a text that has ended, makes no events. A watch that stops ends a text with the token at which it
-        fired; the one that the model had already chosen next is left off.
+        A pass is never compiled, since what fires is read by the host at every site. Padding, what a batch still
+        computes of a text that has ended, and tokens that `past_key_values` already holds make no events. A watch that
+        stops ends a text with the token at which it fired; the one that the model had already chosen next is left off.
 
-        Raises InputError (a ValueError) for ids or a mask of another form, and for ways to generate in which a row is
-        not one growing text: beams, several texts a prompt, assistants.
+        Raises InputError (a ValueError) for ids or a mask of another form, scores that become NaN, and ways to
+        generate in which a row is not one growing text: beams, several texts a prompt, assistants.
         """
         check_callbacks(on_token=on_token)
-        mask = checked_mask(input_ids, attention_mask)
+        mask = checked_mask(input_ids, attention_mask, self._model)
         settings = Settings(self._model.generation_config, options)
         if self._splice is None or self._texts is not None:
             raise RuntimeError("generate: works inside its `with` block, one call at a time")
         others = criteria(stopping_criteria)
-        texts = Texts(mask.bool(), settings.eos, settings.max_time, others, on_token, self._on_event)
+        seen = cached(options.get("past_key_values"))
+        texts = Texts(mask.bool(), settings.eos, settings.max_time, others, on_token, self._on_event, seen)
+        processors = logits_processors(options.get("logits_processor"), texts.check_scores)
         self._texts = texts
         options = {**options, "disable_compile": True, "max_time": None, "stopping_criteria": [texts]}
+        options["logits_processor"] = processors
         try:
             self._model.generate(input_ids=input_ids, attention_mask=mask, **options)
             texts.tell_events()

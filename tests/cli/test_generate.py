@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 import cli
 import tiny_lm
 from cli import SITE
-from saekernels.cli.commands.generation.live import marks
+from saekernels.cli.commands.generation.live import Lines, marks
+from saekernels.cli.commands.generation.prompts import Prompt
 from saekernels.cli.commands.generation.text import legend
 from saekernels.generation.watch import Watch
 
@@ -77,6 +79,14 @@ def test_an_edit_shows_both_texts(good: dict[str, Path], tmp_path: Path) -> None
     assert "The texts are the same." in shown
 
 
+def test_json_lines_are_ascii() -> None:
+    """A terminal that cannot show a letter would put another one into the JSON."""
+    told: list[str] = []
+    Lines([Prompt(0, "x", [5])], SimpleNamespace(decode=lambda ids: "é"), False, told.append).token(0, 6)
+    assert told[0].isascii()
+    assert json.loads(told[0])["text"] == "é"
+
+
 def test_the_legend_tells_two_thresholds_of_a_latent_apart() -> None:
     watches = [Watch(SITE, 3, 0.5), Watch(SITE, 3, 2.0, stop=True), Watch(SITE, 4, 1.0, stop=True)]
     assert legend(watches, marks(watches)).splitlines() == [
@@ -120,6 +130,10 @@ def test_a_seed_repeats_a_sample(good: dict[str, Path], tmp_path: Path) -> None:
 
     assert sampled("--seed", "1") == sampled("--seed", "1") != sampled("--seed", "2")
     assert {event["site"] for event in sampled()["events"]} == {SITE}
+    more = ("--temperature", "3", "--batch-size", "1", "--edit", f"{SITE}:3:scale:1")
+    twice = kept(good, tmp_path, *more, prompts=(PROMPT, PROMPT))[1]["prompts"]
+    ids = [[text["ids"] for text in one["texts"]] for one in twice]
+    assert ids[0][0] == ids[0][1] != ids[1][0] == ids[1][1], "same numbers for both texts, others for the next batch"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +155,7 @@ def test_a_seed_repeats_a_sample(good: dict[str, Path], tmp_path: Path) -> None:
         (["--json", "-"], "--json: got -, need a path; --events - writes to stdout"),
         (["--json", "blank.txt", "--events", "blank.txt"], "--json and --events: both are"),
         (["--prompts", "good.txt", "--events", "good.txt"], "is the file of --prompts; it would be overwritten"),
+        (["--top-p", "0.5"], "--top-p: samples, and --temperature is 0, which does not"),
         (["--top-p", "0"], "--top-p: got 0, need a number above 0, at most 1"),
         (["--temperature", "hot"], "argument --temperature: need a number from 0, got 'hot'"),
         (["--seed", "1" + "0" * 30], "--seed: need less than 2^63"),
@@ -159,8 +174,14 @@ def test_what_is_refused(good: dict[str, Path], tmp_path: Path, more: list[str],
     assert told in ended.err
 
 
+def test_a_bos_that_is_typed_is_not_put_in_twice(good: dict[str, Path], tmp_path: Path) -> None:
+    records = kept(good, tmp_path, "--sites", SITE, prompts=(PROMPT, f"<bos>{PROMPT}"), new=1)[1]["prompts"]
+    assert records[0]["tokens"] == records[1]["tokens"]
+    assert records[0]["texts"][0]["ids"] == records[1]["texts"][0]["ids"]
+
+
 def test_what_needs_more(good: dict[str, Path]) -> None:
-    assert "prompt: got none, need a PROMPT" in cli.run(argv(good, prompts=())).err
+    assert "prompt: got none, need a PROMPT in front of the options" in cli.run(argv(good, prompts=())).err
     assert "--model needs --sae SITE=PATH as well" in cli.run(["generate", "x", "--model", str(good["model"])]).err
     assert "prompt 0: got '', which has no token" in cli.run(argv(good, "--bos", "never", prompts=("",))).err
     twice = [f"{SITE}#a={good[SITE]}", f"{SITE}#b={good[tiny_lm.SITES[1]]}"]

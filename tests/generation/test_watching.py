@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig, T5Config, T5ForConditionalGeneration
 
 import tiny_lm
 from saekernels.errors import InputError
@@ -208,7 +208,12 @@ def test_sampling_is_that_of_transformers(model: Any) -> None:
         ({"watches": [], "keep_error": True}, "keep_error: with neither watches nor edits"),
         ({"attention_mask": torch.tensor([[1, 0]])}, "needs a token, and padding to its left, not its right"),
         ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "every prompt needs a token"),
-        ({"input_ids": torch.zeros(3)}, r"input_ids: got \[3\], need a tensor \[B, P\]"),
+        ({"input_ids": torch.zeros(3)}, r"input_ids: got torch.float32 \[3\], need a tensor \[B, P\]"),
+        ({"input_ids": torch.ones(1, 2) > 0}, r"input_ids: got torch.bool \[1, 2\], need a tensor"),
+        ({"input_ids": torch.tensor([[5, 320]])}, "input_ids: got 320, need ids of the model's tokens, 0 to 319"),
+        ({"input_ids": torch.tensor([[5, -3]])}, "input_ids: got -3, need ids"),
+        ({"logits_processor": print}, "logits_processor: got .*, need a sequence of transformers.LogitsProcessor"),
+        ({"keep_error": "no"}, "keep_error: got str, need True or False"),
         ({"attention_mask": torch.ones(1, 3)}, r"attention_mask: got \[1, 3\], need a tensor \[1, 2\]"),
     ],
 )
@@ -220,6 +225,40 @@ def test_what_cannot_be_watched_is_refused(model: Any, options: dict[str, Any], 
         watched.generate(**ids, max_new_tokens=1)
 
 
+def test_a_cache_that_was_given_moves_no_event(model: Any) -> None:
+    texts = prompts(PROMPTS[1:])
+    with watching(model, saes(), WATCHES, untouched=[0, 1, 2]) as watched:
+        whole = watched.generate(**texts, max_new_tokens=6, use_cache=True, eos_token_id=319)[0]
+        cache = DynamicCache()
+        how: dict[str, Any] = {"max_new_tokens": 3, "use_cache": True, "past_key_values": cache, "eos_token_id": 319}
+        first = watched.generate(**texts, **how)[0]
+        ids = torch.cat([texts["input_ids"], torch.tensor([first.ids])], 1)
+        then = watched.generate(ids, **how)[0]
+    assert first.ids + then.ids == whole.ids
+    places = [
+        [(one.position, one.token, one.latent) for one in made] for made in (first.events + then.events, whole.events)
+    ]
+    assert places[0] == places[1]
+    assert min(one.position for one in then.events) >= ids.shape[1] - 1
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_scores_that_are_nan_are_refused(model: Any, sampled: bool) -> None:
+    def lost(ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.masked_fill(torch.tensor([[False], [True]]), math.nan)
+
+    with pytest.raises(InputError, match="the scores of the next token are NaN: what the SAEs put in"):
+        generate(model, logits_processor=[lost], do_sample=sampled)
+
+
+def test_only_what_writes_is_watched() -> None:
+    with pytest.raises(InputError, match="model: got Linear, which cannot generate, need a causal model"):
+        watching(torch.nn.Linear(2, 2), saes(), [Watch(SITES[0])]).__enter__()
+    tiny = T5Config(vocab_size=8, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2)
+    with pytest.raises(InputError, match=r"model: got T5For.*, which has an encoder"):
+        watching(T5ForConditionalGeneration(tiny), saes(), [Watch(SITES[0])]).__enter__()
+
+
 def test_thresholds_and_latents_are_checked() -> None:
     with pytest.raises(InputError, match=r"watch: got threshold -1\.0, need a finite number from 0"):
         Watch("x", 1, -1.0)
@@ -228,4 +267,7 @@ def test_thresholds_and_latents_are_checked() -> None:
             Watch("x", latent)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="watch: got threshold '5', need a finite number"):
         Watch("x", None, "5")  # type: ignore[arg-type]
-    assert Watch("x", np.int64(3)) == Watch("x", 3)  # type: ignore[arg-type]
+    for given in ({"threshold": math.nan}, {"threshold": True}, {"stop": "no"}, {"site": ["x"]}):
+        with pytest.raises(InputError, match=f"watch: got {next(iter(given))} "):
+            Watch(**{"site": "x", **given})  # type: ignore[arg-type]
+    assert Watch("x", np.int64(3), np.float32(2.0)) == Watch("x", 3, 2.0)  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ def _add_prompts(parser: Parser) -> None:
 def _add_watches(parser: Parser) -> None:
     group = parser.group("watches and edits")
     form = "what makes an event: SITE:LATENT, or SITE for all latents, and behind > a threshold, 0 without one "
-    form += "(default: all latents of every site)"
+    form += "(default: all latents of every site, unless --stop names some)"
     group.add_argument("--watch", metavar="SITE[:LATENT][>V]", type=watch, nargs="+", action="extend", help=form)
     stop = "the same, and a text ends with the new token at which it happens (default: none)"
     group.add_argument("--stop", metavar="SITE[:LATENT][>V]", type=watch, nargs="+", action="extend", help=stop)
@@ -123,6 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
     live = arguments.events == "-"
     if not 0 < arguments.top_p <= 1:
         raise InputError(f"--top-p: got {arguments.top_p:g}, need a number above 0, at most 1")
+    if arguments.top_p < 1 and not arguments.temperature:
+        raise InputError("--top-p: samples, and --temperature is 0, which does not: need one above 0")
     if arguments.seed >= 2**63:
         raise InputError(f"--seed: need less than 2^63, got {arguments.seed}")
     _check_outputs(arguments)

@@ -88,7 +88,7 @@ class Lines:
 
     def _line(self, kind: str, row: int, **fields: Any) -> None:
         told = {"kind": kind, "prompt": self._prompts[row].number, "edited": self._edited, **fields}
-        self._out(json.dumps(told, ensure_ascii=False) + "\n")
+        self._out(json.dumps(told) + "\n")
 
 
 def fired(event: Fired) -> dict[str, Any]:

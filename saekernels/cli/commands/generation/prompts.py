@@ -30,7 +30,9 @@ def read_prompts(given: Sequence[str], source: str | None) -> list[str]:
     """The prompts that were typed, then those of a file or of stdin ("-"). InputError without any."""
     texts = [*given, *(_read(source) if source is not None else ())]
     if not texts:
-        raise InputError("prompt: got none, need a PROMPT, --prompts FILE, or --prompts - for stdin")
+        raise InputError(
+            "prompt: got none, need a PROMPT in front of the options, --prompts FILE, or --prompts - for stdin"
+        )
     return texts
 
 
@@ -66,7 +68,9 @@ def encode(texts: Sequence[str], model: Any, tokenizer: Any, bos: bool | None, n
     made = []
     for number, text in enumerate(texts):
         try:
-            ids = [*cut.prefix, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            begun = ids[: len(cut.prefix)] == cut.prefix  # a chat's template writes BOS itself
+            ids = ids if begun else [*cut.prefix, *ids]
         except (TypeError, ValueError) as error:  # a lone surrogate
             raise InputError(f"prompt {number}: the tokenizer cannot read it: {first_line(error)}") from error
         if not ids:

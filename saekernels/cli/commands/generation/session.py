@@ -38,13 +38,16 @@ class Session:
         self.lines: list[str] = []
         self.pad = source.tokenizer.pad_token_id
         self.pad = self.pad if self.pad is not None else source.tokenizer.eos_token_id or 0
+        torch.manual_seed(arguments.seed)
         with self._watching(self.edits, None):
             pass  # what does not fit is told before anything is shown
 
     def write(self, batch: Sequence[Prompt]) -> list[dict[str, Any]]:
         """Let the model go on from each prompt, without and with the edits; show that, and return it as data."""
         live, streams = self.arguments.events == "-", len(batch) == 1 and not self.edits
-        versions = [self._version(batch, False, streams and not live)]
+        # With edits the same random numbers once more; the next batch has others, or a prompt given twice had one text.
+        with torch.random.fork_rng(enabled=bool(self.edits)):
+            versions = [self._version(batch, False, streams and not live)]
         if self.edits:
             versions.append(self._version(batch, True, False))
         records = []
@@ -82,7 +85,6 @@ class Session:
             options |= {"temperature": arguments.temperature, "top_p": arguments.top_p, "top_k": 0}
         if arguments.cache == "static":
             options["cache_implementation"] = "static"
-        torch.manual_seed(arguments.seed)
         inputs = padded(batch, self.pad, input_device(self.model))
         with self._watching(self.edits if edited else {}, on_event) as watched:
             made = watched.generate(**inputs, on_token=on_token, use_cache=True, pad_token_id=self.pad, **options)
