@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 
 import tiny_lm
 from cli import fails, run
 from saekernels.cli.commands.over.places import places_of
-from saekernels.display.numbers import with_interval
+from saekernels.display.numbers import percent, with_interval
 from saekernels.errors import InputError
+from saekernels.eval import load_documents
+from saekernels.eval.studies.family import Family, Member
+from saekernels.eval.studies.family_losses import measure_losses
 from subjects import trajectory
 
 SITE = tiny_lm.SITES[1]
@@ -79,6 +85,51 @@ def test_losses_alone_for_one_sae_that_stays(paths: dict[str, Path], tmp_path: P
         assert of_site == pytest.approx(stays, rel=1e-6), "the helper's SAEs are alike at all checkpoints"
         assert row["tasks"][0]["prompts"] == 3
         assert not {"reuse", "breadth"} & row.keys()
+
+
+def test_what_the_losses_are_worth_in_a_family(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Read off by hand: between two members, in the logarithm of compute, at the losses' token-weighted means."""
+    first, last = (
+        measure_losses(
+            AutoModelForCausalLM.from_pretrained(paths[name]).eval(), tiny_lm.tokenizer(),
+            load_documents([str(paths["text"])]),
+        )
+        for name in ("step-0", "step-64")
+    )  # fmt: skip
+    curves = [first.losses, last.losses, [loss - 1 for loss in last.losses]]
+    means = [float(np.average(losses, weights=last.tokens)) for losses in curves]
+    assert means[0] > means[1], "the curve falls"
+    sizes = [(10, 100), (20, 400), (40, 3000)]
+    members = [
+        Member(str(size), size, size, trained, mean, losses)
+        for (size, trained), mean, losses in zip(sizes, means, curves, strict=True)
+    ]
+    Family(members, last.ids, last.tokens, last.context, 320).write(tmp_path / "family.json")
+    argv = [*trajectory.command(paths, ["step-0", "step-64"], [SITE]), "--parts", "none"]
+    argv += ["--family", str(tmp_path / "family.json"), "--html", str(tmp_path / "over.html")]
+    done = run([*argv, "--json", str(tmp_path / "over.json")])
+    assert (done.code, done.err) == (0, "")
+    found = json.loads((tmp_path / "over.json").read_text())
+    assert found["family"] == "family.json"
+    start, end = (row["family_share"] for row in found["checkpoints"])
+    compute = [6 * size * trained for size, trained in sizes]
+    assert start["clean"]["value"] == pytest.approx(compute[0] / compute[2], rel=1e-4)
+    assert start[SITE] == {"value": None, "ci95": None, "outside": "worse than the smallest member"}
+    assert end["clean"]["value"] == pytest.approx(compute[1] / compute[2], rel=1e-4)
+    spliced = found["checkpoints"][1]["losses"]["targets"][SITE]["spliced_ce"]
+    assert means[1] < spliced < means[0]
+    way = (means[0] - spliced) / (means[0] - means[1])
+    expected = math.exp(math.log(compute[0]) + way * math.log(compute[1] / compute[0])) / compute[2]
+    assert end[SITE]["value"] == pytest.approx(expected, rel=1e-3)
+    low, high = end[SITE]["ci95"]
+    assert low <= end[SITE]["value"] <= high
+    page = unescape(re.sub(r"<[^>]+>", "", (tmp_path / "over.html").read_text()))
+    assert all(percent(end[SITE]["value"]) in shown for shown in (done.out, page))
+    other = Family(members, last.ids, last.tokens, last.context - 1, 320)
+    other.write(tmp_path / "family.json")
+    refused = run(argv)
+    message = f"family: measured with windows of {last.context - 1} tokens, the evaluation has {last.context}"
+    assert (refused.code, message in refused.err) == (2, True)
 
 
 def test_where_a_checkpoint_stands(tmp_path: Path) -> None:
