@@ -52,12 +52,19 @@ def test_every_point_has_the_figures_of_the_commands_for_it_alone(paths: dict[st
     report = alone("eval", "--bootstrap", "50", "--baselines", "mean", "--no-cumulative")
     assert last["losses"]["clean_ce"] == report["all_sites"]["ce"]["clean"]
     row, target = report["sites"][0], last["losses"]["targets"][SITE]
-    assert target["delta_ce"] == {"value": row["delta_ce"]["nats"], "ci95": row["delta_ce"]["ci95"]}
-    assert target["recovered"]["value"] == row["loss_recovered"]["mean"]
-    assert (target["fvu"], target["l0"]) == (row["fvu"], row["l0"])
+    assert target == {
+        "spliced_ce": row["ce"]["spliced"],
+        "delta_ce": {"value": row["delta_ce"]["nats"], "ci95": row["delta_ce"]["ci95"]},
+        "recovered": {"value": row["loss_recovered"]["mean"], "ci95": row["loss_recovered"]["mean_ci95"]},
+        "kl": {"value": row["kl"], "ci95": row["kl_ci95"]},
+        "ablated_delta_ce": row["baselines"]["mean"]["delta_ce"],
+        **{name: row[name] for name in ("fvu", "l0", "dead_fraction")},
+    }
     reuse = alone("reuse", "--parts", "sharing")["sites"][0]
-    assert last["reuse"][SITE]["effect"]["general"] == reuse["effect"]["general"]
-    assert last["reuse"][SITE]["mass"]["distinct"] == reuse["mass"]["distinct"]
+    for kind in ("effect", "mass"):
+        for name in ("general", "ceiling", "chance", "distinct", "effective", "carriers"):
+            assert last["reuse"][SITE][kind][name] == reuse[kind][name]
+    assert last["reuse"][SITE]["approximation_error"] == reuse["removal"]["effect"]["error"]
     assert last["breadth"]["levels"] == alone("breadth", "--bootstrap", "50")["levels"]
     cost = last["losses"]["targets"][SITE]["delta_ce"]
     html = unescape(re.sub(r"<[^>]+>", "", (tmp_path / "over.html").read_text()))
