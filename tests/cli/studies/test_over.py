@@ -141,6 +141,7 @@ def test_what_the_losses_are_worth_in_a_family(paths: dict[str, Path], tmp_path:
 
 def test_where_a_checkpoint_stands(tmp_path: Path) -> None:
     (tmp_path / "step_4" / "model").mkdir(parents=True)
+    (tmp_path / "step_4" / "model" / "config.json").touch()
     hub = "EleutherAI/pythia-70m@step"
     found = places_of([f"{hub}512", str(tmp_path / "step_4" / "model"), "allenai/OLMo-1B@step1000-tokens4B"])
     assert [(place.name, place.revision, place.step) for place in found] == [
@@ -175,6 +176,7 @@ def test_one_clear_line(
     ("models", "message"),
     [
         (["step-8"], "MODEL: a training needs at least two checkpoints, got 1"),
+        (["step-8", "saes/step-8"], "holds no checkpoint: it has no config.json"),
         (["step-8", "nowhere"], "is no folder here, and a repository of the hub needs HUB_ID@REVISION"),
         (["step-8", "org/name@main"], "MODEL: main says no step; need a name such as step512"),
     ],
@@ -183,5 +185,22 @@ def test_what_is_no_checkpoint(
     models: list[str], message: str, paths: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = trajectory.command(paths)
-    given = [str(paths.get(model, model)) for model in models]
+    folder = paths["text"].parent
+    given = [str(folder / model) if (folder / model).exists() else model for model in models]
     assert message in fails(capsys, ["over", *given, *argv[argv.index("--sae") :]])
+
+
+def test_a_later_checkpoint_that_does_not_fit_is_named(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Its model is narrower than its SAE; what came before it is shown, and no file is written."""
+    narrow = tmp_path / "step-99"
+    tiny_lm.model(hidden_size=16).save_pretrained(narrow)
+    tiny_lm.tokenizer().save_pretrained(narrow)
+    sae = f"{SITE}={paths['text'].parent}/saes/step-8/{SITE}"
+    argv = ["over", str(paths["step-0"]), str(narrow), "--sae", sae, "--data", str(paths["text"]), "--tokens", "60"]
+    argv += ["--parts", "none", "--bootstrap", "0"]
+    done = run([*argv, "--json", str(tmp_path / "over.json")])
+    assert done.out.startswith("step-0: clean CE ")
+    (line,) = done.err.splitlines()
+    assert (done.code, line.partition(":")[0]) == (2, "saekernels over")
+    assert f"error: MODEL step-99: site '{SITE}': expected width 32" in line
+    assert not (tmp_path / "over.json").exists()

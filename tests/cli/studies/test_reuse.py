@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cli import SITE, arguments, commands, fails, run
+from cli import SITE, arguments, commands, fails, put, run
 from saekernels.display.numbers import percent, signed
 from saekernels.eval import load_documents
 from saekernels.eval.report.reuse.text import reuse_sentence
@@ -66,6 +66,10 @@ def test_sharing_alone_has_no_lists(good: dict[str, Path], tmp_path: Path) -> No
     [
         (["--parts", "none"], "--parts: need some of sharing, slices, links, transfer, got 'none'"),
         (["--parts", "sharing"], "--latents: it is about the part transfer, and --parts leaves that out"),
+        (["--latents", "0"], "--latents: need at least 1, got 0"),
+        (["--domain-field", "topic"], "has no field 'topic' for its domain; its fields: 'text', 'domain', 'source'"),
+        (["--domain-field", "text"], "need at least two domains of 4 documents each (--domain-field, --tokens), got"),
+        (["--json", "nowhere/o.json"], "cannot write nowhere/o.json: the directory"),
         (["--latents", "65"], f"latents: {SITE} has 64, need 1 to as many, got 65"),
         (["--tokens", "20"], "data: need at least two domains of 4 documents each (--domain-field, --tokens), got"),
     ],
@@ -126,3 +130,20 @@ def test_eval_is_whole_without_a_section_that_cannot_be_measured(good: dict[str,
     assert any(note.startswith(f"Left out: {message}") for note in report["notes"])
     assert "reuse" not in report["extras"]
     assert report["all_sites"]["delta_ce"]["nats"] is not None
+
+
+@pytest.mark.parametrize("command", ["reuse", "breadth", "maps", "controls"])
+def test_no_study_writes_over_its_text(
+    command: str, good: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "eval.jsonl.gz"
+    data.write_bytes(good["data"].read_bytes())
+    argv = put(put(commands(good, tmp_path)[command], command, "--data", str(data)), command, "--json", str(data))
+    assert f"--json: {data} is the file {data} of --data" in fails(capsys, argv)
+    assert data.read_bytes() == good["data"].read_bytes()
+
+
+def test_both_outputs_in_one_place(good: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*commands(good, tmp_path)["reuse"], "--html", str(tmp_path / "o.json")]
+    assert f"--json and --html: both are {tmp_path / 'o.json'}" in fails(capsys, argv)
+    assert list(tmp_path.iterdir()) == []
