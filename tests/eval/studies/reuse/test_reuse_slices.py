@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reuse_by_loops import carriers, effective, overlap, share
+from reuse_by_hooks import carriers, effective, overlap, share
 from saekernels.eval import Document
 from saekernels.eval.store import window_files
 from saekernels.eval.studies.reuse import marks

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import reuse_by_loops
+import reuse_by_hooks
 from saekernels.errors import InputError
 from saekernels.eval.studies.reuse.sharing import (
     carriers,
@@ -25,7 +25,7 @@ from saekernels.eval.studies.reuse.text import Layout
 from saekernels.eval.sums.jackknife import estimate
 
 NAMES = ("a", "b", "c")
-NUMBERS = {"effective": reuse_by_loops.effective, "carriers": reuse_by_loops.carriers}
+NUMBERS = {"effective": reuse_by_hooks.effective, "carriers": reuse_by_hooks.carriers}
 EACH = 20
 
 
@@ -124,7 +124,7 @@ def test_every_number_of_random_sums_by_loops() -> None:
     sums = rng.normal(0.4, 1, (2, 4, 3, 7)) * np.array([1.0, 5.0, 0.3])[:, None]
     sums[0, :, :, 6], sums[:, :, 0, 2] = 0, -1
     found = sharing_figures(torch.from_numpy(sums), NAMES, 0)
-    share, cells = reuse_by_loops.share, list(itertools.product(range(3), range(3)))
+    share, cells = reuse_by_hooks.share, list(itertools.product(range(3), range(3)))
 
     def by_loops(without: int) -> dict[str, np.ndarray]:
         totals = sums[:, [group for group in range(4) if group != without]].sum(1)
@@ -132,14 +132,14 @@ def test_every_number_of_random_sums_by_loops() -> None:
         used = len({at for one in (*p, *q) for at in range(7) if one[at] > 0})
         overlaps, lucks = np.zeros((3, 3)), np.zeros((3, 3))
         for a, b in cells:
-            overlaps[a, b] = (reuse_by_loops.overlap(p[a], q[b]) + reuse_by_loops.overlap(p[b], q[a])) / 2
+            overlaps[a, b] = (reuse_by_hooks.overlap(p[a], q[b]) + reuse_by_hooks.overlap(p[b], q[a])) / 2
             dealt = [sum(min(x, y) for x in one for y in other) / used for one, other in ((p[a], q[b]), (p[b], q[a]))]
             lucks[a, b] = sum(dealt) / 2
         both = [share(one) for one in totals.sum(0)]
         sets = [[np.mean([both[i] for i in some], 0) for some in itertools.combinations(range(3), n)]
                 for n in (1, 2, 3)]  # fmt: skip
         others = [[b for b in range(3) if b != a] for a in range(3)]
-        middle = np.exp(np.mean([reuse_by_loops.entropy(one) for one in both]))
+        middle = np.exp(np.mean([reuse_by_hooks.entropy(one) for one in both]))
         return {
             "overlap": overlaps,
             "general": np.array([overlaps[a, others[a]].mean() for a in range(3)]),
@@ -148,7 +148,7 @@ def test_every_number_of_random_sums_by_loops() -> None:
             **{name: np.array([float(of(one)) for one in both]) for name, of in NUMBERS.items()},
             **{f"rising_{name}": np.array([np.mean([of(one) for one in some]) for some in sets])
                for name, of in NUMBERS.items()},
-            "distinct": np.array(reuse_by_loops.effective(np.mean(both, 0)) / middle),
+            "distinct": np.array(reuse_by_hooks.effective(np.mean(both, 0)) / middle),
         }  # fmt: skip
 
     many = [by_loops(without) for without in range(-1, 4)]
