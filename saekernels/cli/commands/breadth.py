@@ -8,8 +8,8 @@ from typing import Any
 
 from saekernels.cli.options.arguments import at_least, not_empty
 from saekernels.cli.options.output import show_written, shown, write_json
+from saekernels.cli.options.report_files import check_outputs
 from saekernels.cli.options.source import BOS, Source, add_bootstrap, add_source, fill_from_example, load_source
-from saekernels.display.charts import require_matplotlib
 from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
 from saekernels.eval.passes.moments import fixed_k
@@ -20,7 +20,7 @@ from saekernels.eval.studies.breadth import measure_breadth
 from saekernels.eval.text.slice_choice import choose_slices
 from saekernels.eval.text.slice_counts import Minimum
 from saekernels.eval.text.windows import Tokens, chosen, context_of
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import write_whole
 
 _SHOWN_RANKS = (1, 8)
 
@@ -60,10 +60,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the tables, write the files."""
     fill_from_example(arguments)
-    for path in filter(None, (arguments.json, arguments.html)):
-        check_writable(path)
-    if arguments.html:
-        require_matplotlib()
+    check_outputs(arguments)
     named = (arguments.domain, arguments.template, arguments.token)
     source = load_source(arguments, domains=filter(None, [arguments.domain]))
     result = breadth_of(source, arguments, arguments.site, named, arguments.ranks)

@@ -8,6 +8,7 @@ from typing import Any
 from saekernels.cli.options.arguments import at_least, not_empty
 from saekernels.cli.options.leave import add_leave, leave_keywords, left_line
 from saekernels.cli.options.output import show_written, shown, write_json
+from saekernels.cli.options.report_files import check_outputs
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.numbers import percent, with_interval
 from saekernels.display.progress import progress_bar
@@ -17,7 +18,6 @@ from saekernels.eval.passes.plan import site_of
 from saekernels.eval.report.reading import headed
 from saekernels.eval.studies.maps import measure_maps
 from saekernels.eval.text.windows import Tokens, context_of
-from saekernels.files.checked import check_writable
 
 _LEGEND = "ΔCE: cross-entropy of the spliced model minus that of the clean one, nats per token; [95 %]: its interval."
 
@@ -54,8 +54,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
     fill_from_example(arguments)
-    if arguments.json:
-        check_writable(arguments.json)
+    check_outputs(arguments)
     source = load_source(arguments, domains=filter(None, [arguments.domain]))
     entries = list(source.saes)
     ends = [arguments.upstream or entries[max(0, len(entries) - 2)], arguments.downstream or entries[-1]]

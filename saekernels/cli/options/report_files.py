@@ -1,4 +1,4 @@
-"""What `saekernels eval` gives: its report on the terminal and as files, which are checked before the work."""
+"""What is written: files that are checked before the work; the report of `saekernels eval` on the terminal, too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from saekernels.files.checked import check_writable, same_file, write_whole
 
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Before the hours of work: can the results be written at all, and over nothing that is read?"""
-    outputs = {"--json": arguments.json, "--html": arguments.html}
+    html = getattr(arguments, "html", None)
+    outputs = {"--json": arguments.json, "--html": html}
     given = {option: path for option, path in outputs.items() if path}
     for option, path in given.items():
         check_writable(path)
@@ -26,8 +27,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
                 raise InputError(f"{option}: {path} is the file {file} of --data; it would be overwritten")
     if len(given) == 2 and same_file(arguments.json, arguments.html):
         raise InputError(f"--json and --html: both are {arguments.json}")
-    check_folder(arguments.checkpoint)
-    if arguments.html:
+    check_folder(getattr(arguments, "checkpoint", None))
+    if html:
         require_matplotlib()
 
 

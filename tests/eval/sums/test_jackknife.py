@@ -20,6 +20,7 @@ def test_the_interval_of_a_mean_is_students() -> None:
     assert found.ci95 == pytest.approx((x.mean() - 2.131 * error, x.mean() + 2.131 * error))
     two = estimate([1.0, 0.0, 2.0])
     assert two.ci95 == pytest.approx((1 - 12.706, 1 + 12.706))
+    assert estimate([5.0, 0.0, 2.0]).ci95 == pytest.approx((5 - 12.706, 5 + 12.706)), "squares are of their own mean"
 
 
 def test_totals_without_each_group() -> None:

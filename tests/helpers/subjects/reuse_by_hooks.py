@@ -1,10 +1,12 @@
-"""What tests of reuse have in common: three SAEs, a text, the study of them, and single splices by plain hooks."""
+"""What tests of reuse have in common: three SAEs, a text, the study of them, single splices by plain hooks, numbers by
+loops."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,8 +51,9 @@ def measured() -> dict[str, Any]:
     return measure_reuse(tiny_lm.trained_model(), tokens(), saes(), iter(texts()), options)
 
 
+@functools.cache
 def used(entry: str) -> Use:
-    """The sums of one SAE, as the study makes them."""
+    """The sums of one SAE, as the study makes them. Do not change them."""
     windows, layout = text()
     model = tiny_lm.trained_model()
     head, sae = find_head(model), saes()[entry]
@@ -82,3 +85,31 @@ def spliced(window: Window, entry: str, change: Any) -> tuple[Tensor, Tensor, Te
     handle.remove()
     losses = F.cross_entropy(logits[:-1], ids[1:], reduction="none")[torch.from_numpy(window.counted)]
     return losses, seen[0], touched
+
+
+def share(totals: np.ndarray) -> np.ndarray:
+    """What each latent carries of what all do."""
+    carried = np.maximum(totals, 0)
+    return carried / carried.sum()
+
+
+def overlap(p: np.ndarray, q: np.ndarray) -> float:
+    return float(sum(min(a, b) for a, b in zip(p, q, strict=True)))
+
+
+def entropy(p: np.ndarray) -> float:
+    return float(-sum(one * np.log(one) for one in p if one > 0))
+
+
+def effective(p: np.ndarray) -> float:
+    return float(np.exp(entropy(p)))
+
+
+def carriers(p: np.ndarray) -> int:
+    """The fewest latents that carry 90 %."""
+    carried = number = 0
+    for one in sorted(p, reverse=True):
+        if carried >= 0.9:
+            break
+        carried, number = carried + one, number + 1
+    return number

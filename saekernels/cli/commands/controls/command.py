@@ -12,6 +12,7 @@ from saekernels.cli.commands.controls.text import as_text
 from saekernels.cli.options.arguments import Parser, names_of, not_empty, positive
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.output import show_written, shown, write_json
+from saekernels.cli.options.report_files import check_outputs
 from saekernels.cli.options.source import BOS, add_bootstrap, add_source, fill_from_example, load_source
 from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
@@ -20,7 +21,6 @@ from saekernels.eval.studies.controls.measure import measure_controls
 from saekernels.eval.studies.controls.options import PARTS, Options
 from saekernels.eval.studies.family import read_family
 from saekernels.eval.text.windows import Tokens, context_of
-from saekernels.files.checked import check_writable
 from saekernels.splice.leave import Leave
 
 
@@ -64,8 +64,7 @@ def _add_controls(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the tables, write the file."""
     all_example = fill_from_example(arguments)
-    if arguments.json:
-        check_writable(arguments.json)
+    check_outputs(arguments)
     table = arguments.family or (str(example.FAMILY) if all_example and example.FAMILY.is_file() else None)
     family = read_family(table) if table and "bits" in arguments.parts else None
     off = _off_data(arguments) if arguments.off_data else None

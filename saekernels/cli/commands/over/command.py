@@ -100,7 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
     measured = []
     with showing() as say:
         for place in places:
-            measured.append(measure_one(arguments, place, family, tasks))
+            try:
+                measured.append(measure_one(arguments, place, family, tasks))
+            except InputError as error:
+                # What fails at the first one is of the command; later on it is of that checkpoint.
+                raise InputError(f"MODEL {place.name}: {error}") if measured else error from None
             say(measured[-1].told + "\n")
         result = record(arguments, places, measured)
         drawn = page(result) if arguments.html else ""

@@ -40,6 +40,8 @@ def places_of(models: Sequence[str]) -> list[Place]:
 def _place(model: str) -> Place:
     if os.path.isdir(model):
         name, revision = label(model), None
+        if not os.path.isfile(os.path.join(model, "config.json")):
+            raise InputError(f"MODEL: {model} holds no checkpoint: it has no config.json")
     else:
         repository, _, name = model.rpartition("@")
         if not repository or not name:

@@ -12,9 +12,9 @@ from saekernels.cli.options.arguments import Parser, at_least, names_of, not_emp
 from saekernels.cli.options.inputs import pick_device
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.output import show_written, shown, write_json
+from saekernels.cli.options.report_files import check_outputs
 from saekernels.cli.options.source import BOS, Source, add_source, fill_from_example, load_source
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
-from saekernels.display.charts import require_matplotlib
 from saekernels.display.progress import progress_bar
 from saekernels.errors import InputError
 from saekernels.eval.report.reuse.page import reuse_page
@@ -22,7 +22,7 @@ from saekernels.eval.report.reuse.text import as_text
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import PARTS, Options
 from saekernels.eval.text.windows import Tokens, context_of
-from saekernels.files.checked import check_writable, write_whole
+from saekernels.files.checked import write_whole
 from saekernels.splice.leave import Leave
 
 
@@ -67,10 +67,7 @@ def _add_reuse(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the tables, write the file."""
     _fill(arguments)
-    for path in filter(None, (arguments.json, arguments.html)):
-        check_writable(path)
-    if arguments.html:
-        require_matplotlib()
+    check_outputs(arguments)
     if arguments.latents and "transfer" not in arguments.parts:
         raise InputError("--latents: it is about the part transfer, and --parts leaves that out")
     device = pick_device(arguments.device)

@@ -41,5 +41,10 @@ def test_a_splice_that_predicts_like_an_earlier_checkpoint_is_worth_what_that_on
 def test_a_loss_that_is_not_finite_is_left_out_and_another_text_refused() -> None:
     tables = [table(10 - math.log(seen), None if seen == 800 else 9.5 - math.log(seen)) for seen in SEEN[1:]]
     assert training_shares(SEEN[1:], tables, 16, 0, 0)[-1] == {}
+    unknown = table(10 - math.log(800), 9.5 - math.log(800))
+    unknown.clean[2] = None
+    found = training_shares(SEEN[1:], [*tables[:-1], unknown], 16, 0, 0)
+    assert found[-1] == {}, "a checkpoint without a loss of its own has no place on the curve"
+    assert found[-2]["s"]["outside"] == "better than the largest member"
     with pytest.raises(InputError, match="checkpoint 2: its text has other tokens than that of the first one"):
         training_shares([1, 2], [table(2, 3), table(1, 2, "abc")], 16, 0, 0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import reuse_by_hooks
 from saekernels.errors import InputError
 from saekernels.eval.studies.reuse.sharing import (
     carriers,
@@ -21,8 +22,10 @@ from saekernels.eval.studies.reuse.sharing import (
     subsets,
 )
 from saekernels.eval.studies.reuse.text import Layout
+from saekernels.eval.sums.jackknife import estimate
 
 NAMES = ("a", "b", "c")
+NUMBERS = {"effective": reuse_by_hooks.effective, "carriers": reuse_by_hooks.carriers}
 EACH = 20
 
 
@@ -80,7 +83,7 @@ def test_mixtures_are_in_order_and_within_their_intervals() -> None:
     """Under noise: common proportions are covered, and the next mixture is not."""
     values = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     hits = 0
-    for seed in range(8):
+    for seed in range(3):
         made = [sharing_figures(mixture(share, 0.3, seed), NAMES, 0) for share in values]
         means = [one["general"]["value"] for one in made]
         assert means == sorted(means)
@@ -93,7 +96,7 @@ def test_mixtures_are_in_order_and_within_their_intervals() -> None:
             # Noise takes from the ceiling what it takes from the share.
             relative = one["ceiling"]["value"]
             hits += low <= share * relative <= high or share == 0.0
-    assert hits >= 0.9 * 8 * len(values)
+    assert hits >= 0.9 * 3 * len(values)
 
 
 def test_noise_alone_lowers_the_ceiling_and_not_the_share_below_it() -> None:
@@ -113,6 +116,60 @@ def test_overlap_and_chance_by_hand() -> None:
     for order in orders:
         every += overlap(a[:, :3], b[:, list(order)]) / len(orders)
     torch.testing.assert_close(chance(a, b), every)
+
+
+def test_every_number_of_random_sums_by_loops() -> None:
+    """Domains of unlike size, halves that are unlike, latents that do harm or are used in one half alone."""
+    rng = np.random.default_rng(8)
+    sums = rng.normal(0.4, 1, (2, 4, 3, 7)) * np.array([1.0, 5.0, 0.3])[:, None]
+    sums[0, :, :, 6], sums[:, :, 0, 2] = 0, -1
+    found = sharing_figures(torch.from_numpy(sums), NAMES, 0)
+    share, cells = reuse_by_hooks.share, list(itertools.product(range(3), range(3)))
+
+    def by_loops(without: int) -> dict[str, np.ndarray]:
+        totals = sums[:, [group for group in range(4) if group != without]].sum(1)
+        p, q = ([share(one) for one in half] for half in totals)
+        used = len({at for one in (*p, *q) for at in range(7) if one[at] > 0})
+        overlaps, lucks = np.zeros((3, 3)), np.zeros((3, 3))
+        for a, b in cells:
+            overlaps[a, b] = (reuse_by_hooks.overlap(p[a], q[b]) + reuse_by_hooks.overlap(p[b], q[a])) / 2
+            dealt = [sum(min(x, y) for x in one for y in other) / used for one, other in ((p[a], q[b]), (p[b], q[a]))]
+            lucks[a, b] = sum(dealt) / 2
+        both = [share(one) for one in totals.sum(0)]
+        sets = [[np.mean([both[i] for i in some], 0) for some in itertools.combinations(range(3), n)]
+                for n in (1, 2, 3)]  # fmt: skip
+        others = [[b for b in range(3) if b != a] for a in range(3)]
+        middle = np.exp(np.mean([reuse_by_hooks.entropy(one) for one in both]))
+        return {
+            "overlap": overlaps,
+            "general": np.array([overlaps[a, others[a]].mean() for a in range(3)]),
+            "chance": np.array([lucks[a, others[a]].mean() for a in range(3)]),
+            "ceiling": overlaps.diagonal(),
+            **{name: np.array([float(of(one)) for one in both]) for name, of in NUMBERS.items()},
+            **{f"rising_{name}": np.array([np.mean([of(one) for one in some]) for some in sets])
+               for name, of in NUMBERS.items()},
+            "distinct": np.array(reuse_by_hooks.effective(np.mean(both, 0)) / middle),
+        }  # fmt: skip
+
+    many = [by_loops(without) for without in range(-1, 4)]
+
+    def same(got: dict[str, object], values: list[float]) -> None:
+        expected = estimate(values)
+        assert got["value"] == pytest.approx(expected.value)
+        assert got["ci95"] == pytest.approx(expected.ci95)
+
+    for a, b in cells:
+        same(found["overlap"][a][b], [one["overlap"][a, b] for one in many])
+    for name in ("general", "chance", "ceiling"):
+        same(found[name], [float(one[name].mean()) for one in many])
+    for number, domain in enumerate(NAMES):
+        for name in ("general", "chance", "ceiling", "effective", "carriers"):
+            same(found["domains"][domain][name], [one[name][number] for one in many])
+        for name in NUMBERS:
+            same(found["rarefaction"][number][name], [one[f"rising_{name}"][number] for one in many])
+    same(found["distinct"], [float(one["distinct"]) for one in many])
+    for name in NUMBERS:
+        same(found[name], [one[f"rising_{name}"][2] for one in many])
 
 
 def test_numbers_of_latents_by_hand() -> None:
@@ -150,6 +207,7 @@ def test_documents_go_to_halves_and_groups_by_turns() -> None:
     assert layout.half.tolist() == [0, 0, 1, 0, 1, 0, 1, 0, 1, 0]
     assert layout.groups == 2
     assert layout.group.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 0]
+    assert layout.first.tolist() == [True, True, True, False, True, True, True, True, True, False]
     assert layout.documents() == {"x": 5, "y": 4}
     assert layout.notes == ["Left out: the domain z, which has 1 document; at least 4 are needed."]
     assert layout.cells(torch.tensor([0, 6])).tolist() == [1, (2 + 1) * 2 + 1]

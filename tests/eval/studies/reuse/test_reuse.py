@@ -16,7 +16,7 @@ import tiny_lm
 from reuse_by_hooks import SIZES, measured, saes, spliced, text, used
 from saekernels.crosslayer.transcoder import CrossLayerTranscoder
 from saekernels.eval import InputError
-from saekernels.eval.studies.reuse.lists import Run, like, lists, sampled
+from saekernels.eval.studies.reuse.lists import Run, like, lists, probes, sampled
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import Options
 from saekernels.eval.studies.reuse.sharing import effective_number, shares
@@ -108,14 +108,29 @@ def test_random_lists_have_the_frequencies_of_their_domain(entry: str) -> None:
 def test_removed_latents_are_spread_over_what_is_carried() -> None:
     _, layout = text()
     use = Use([tiny_lm.sae(0)], layout)
-    # Of 100 in either domain: 45, 30, 15 and 10, in latents 7, 3, 50 and 9.
-    use.sums["effect"][0, 0, :, [7, 3, 50, 9]] = torch.tensor([45.0, 30, 15, 10], dtype=torch.float64)
+    # Of 100, on average over domains: 45, 30, 15 and 10, in latents 7, 3, 50 and 9; one domain has ten times the text.
+    made = torch.tensor([[60.0, 30, 10, 0], [300, 300, 200, 200]], dtype=torch.float64)
+    use.sums["effect"][0, 0, :, torch.tensor([7, 3, 50, 9])] = made
     use.sums["effect"][0, 1, :, 8] = -5
     use.sums["effect"][1, 0, :, 1] = 1000
+    held = lists(use, [2, 20], 0)
+    for size, domain, expected in ((2, "code", [7, 3]), (20, "code", [7, 3, 50]), (20, "prose", [3, 7, 9, 50])):
+        assert held[Run("own", domain, size)].tolist() == expected, "as many as have an effect, by its size"
+        assert len(held[Run("random", domain, size)]) == len(expected)
+    assert held[Run("union", "", 20)].tolist() == [3, 7, 9, 50]
     for number, expected in ((0, []), (1, [3]), (2, [3, 7]), (5, [3, 7, 50]), (10, [3, 7, 9, 50])):
         assert sampled(use, number) == expected
     use.sums["effect"][0] = -1
     assert sampled(use, 4) == []
+    assert lists(use, [20], 0)[Run("own", "code", 20)].tolist() == []
+
+
+def test_as_many_directions_as_latents_are_active() -> None:
+    use = used(f"{SITES[0]}#jump")
+    assert round(use.l0()) not in (1, 8)
+    for run, (probe,) in probes(use).items():
+        assert (run.kind, probe.rank) == ("pca", round(use.l0()))
+    assert {probe.rank for (probe,) in probes(used(SITES[0])).values()} == {8}
 
 
 def test_a_model_that_gives_no_gradients_is_refused() -> None:
