@@ -93,8 +93,8 @@ def checked_mask(input_ids: Any, mask: Any, model: Any) -> Tensor:
         raise InputError(f"input_ids: got {got}, need a tensor [B, P] of token ids")
     mask = torch.ones_like(input_ids) if mask is None else mask
     if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
-        got = list(mask.shape) if isinstance(mask, Tensor) else kind_of(mask)
-        raise InputError(f"attention_mask: got {got}, need a tensor {list(input_ids.shape)}")
+        given = list(mask.shape) if isinstance(mask, Tensor) else kind_of(mask)
+        raise InputError(f"attention_mask: got {given}, need a tensor {list(input_ids.shape)}")
     if not input_ids.numel() or not bool((mask[:, -1] != 0).all()):
         raise InputError("input_ids: every prompt needs a token, and padding to its left, not its right")
     ids, last = input_ids.aminmax(), model.get_input_embeddings().num_embeddings - 1

@@ -40,8 +40,8 @@ class Watch:
             object.__setattr__(self, "latent", latent)
         if not isinstance(self.site, str):
             raise InputError(f"watch: got site {self.site!r:.40}, need its name")
-        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
-        if not number or not 0 <= self.threshold < math.inf:
+        given: object = self.threshold
+        if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= float(given) < math.inf:
             raise InputError(f"watch: got threshold {self.threshold!r:.40}, need a finite number from 0")
         object.__setattr__(self, "threshold", float(self.threshold))
         if not isinstance(self.stop, bool):
