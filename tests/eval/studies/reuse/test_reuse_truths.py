@@ -172,12 +172,19 @@ def test_directions_are_at_home_where_they_were_fitted() -> None:
     assert low <= 0 <= high
 
 
-def test_memory_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "parts",
+    [("sharing", "slices", "transfer"), pytest.param(("links",), marks=pytest.mark.slow)],  # CI runs both
+    ids="-".join,
+)
+def test_memory_does_not_grow_with_the_text(parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors alive at once, and what numpy and Python hold, for a text and for one four times as long."""
     # The text is taken in pieces of a fixed size, here smaller than either.
     monkeypatch.setattr(window_files, "CHUNK_POSITIONS", 640)
     monkeypatch.setattr(windows, "_GROUP_CHARACTERS", 640)
-    model = domains.language(2)
+    model: Any = linked.Linked(12) if parts == ("links",) else domains.language(2)
+    saes = linked.saes() if parts == ("links",) else {domains.SITE: domains.sae()}
+    least = 2 * linked.LATENTS**2 * 4 if parts == ("links",) else 2 * 2 * 4 * 3 * domains.LATENTS * 8
 
     def peak(length: int) -> tuple[int, int]:
         most = python = 0
@@ -190,19 +197,21 @@ def test_memory_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> 
             most = max(most, sum(alive.values()))
 
         documents = model.documents(8, length)
-        options = Options(latents=[LIST], removed=2)
+        # Batches of links are of one group of one domain: of one window, so that a short text fills them, too.
+        options = Options(parts, latents=[LIST], removed=2, batch_size=1 if parts == ("links",) else 8)
         gc.collect()
         gc.freeze()  # so that only what comes from here on is looked at
         tracemalloc.start()
         try:
-            measure_reuse(model, domains.tokens(), {domains.SITE: domains.sae()}, documents, options, progress=look)
+            measure_reuse(model, domains.tokens(), saes, documents, options, progress=look)
             return most, python
         finally:
             tracemalloc.stop()
             gc.unfreeze()
 
-    peak(80)
-    short, long = peak(80), peak(640)
-    assert short[0] > 2 * 2 * 4 * 3 * domains.LATENTS * 8, "sums are among what is counted"
-    assert long[0] <= 1.02 * short[0]
-    assert long[1] <= 1.6 * short[1], "the windows alone would be 3 times as much"
+    short, long = (40, 160) if parts == ("links",) else (80, 640)
+    peak(short)
+    few, many = peak(short), peak(long)
+    assert few[0] > least, "sums are among what is counted"
+    assert many[0] <= 1.02 * few[0]
+    assert many[1] <= 1.6 * few[1], "the windows alone would be twice as much, or 3 times"
