@@ -46,7 +46,9 @@ def test_the_committed_pictures_are_what_the_script_draws(drawn: Path) -> None:
     fresh = {path.name: path.read_bytes() for path in (drawn / "docs" / "images").iterdir()}
     assert fresh == {path.name: path.read_bytes() for path in IMAGES.iterdir()}
     assert set(fresh) == {
-        f"{name}-{theme}.svg" for name in ("argument", "speed", "how", "sites") for theme in ("light", "dark")
+        f"{name}-{theme}.svg"
+        for name in ("argument", "speed", "how", "sites", "training")
+        for theme in ("light", "dark")
     }
 
 
@@ -163,6 +165,16 @@ def test_readme_shows_the_figures_of_the_report(report: dict[str, Any]) -> None:
         expected = [f"{row['delta_ce']['nats']:+.3f}", f"[{low:+.3f},", f"{high:+.3f}]", f"{row['kl']:.3f}"]
         expected += [f"{100 * row['top1_agreement']:.1f}%", f"{100 * row['loss_recovered']['mean']:.1f}%"]
         assert line.split()[-6:] == expected
+
+
+def test_the_picture_of_a_training_says_every_loss_of_its_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "example" / "2026-11-27-over.json").read_text())
+    tree = ElementTree.parse(IMAGES / "training-light.svg")
+    told = next(tree.iter("{http://www.w3.org/2000/svg}desc")).text or ""
+    for row in record["checkpoints"]:
+        losses = row["losses"]["clean_ce"], row["losses"]["targets"]["all"]["spliced_ce"]
+        assert f"{row['seen']:,} tokens: {losses[0]:.2f}, {losses[1]:.2f} with SAEs" in told
+    assert {"general", "ceiling", "chance"} < set(texts("training-light.svg"))
 
 
 def test_pictures_need_no_network_and_no_script() -> None:

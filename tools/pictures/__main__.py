@@ -14,10 +14,12 @@ from results.page import RECORDS, results_page
 from sites import sites
 from speed import speed
 from speed_table import speed_table
+from training import training
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 EVALUATION = RESULTS / "example" / "2026-11-26-eval.json"  # saekernels eval --json
+OVER = RESULTS / "example" / "2026-11-27-over.json"  # saekernels over --json
 REAL = RESULTS / "smollm2-135m"  # docs/how-to/real_model.md says what each of its records is
 SPEED = RESULTS / "intel-xeon-amx" / "2026-11-26-03e4e09.json"  # saekernels bench cpu --json
 TABLE, END = "<!-- speed table -->\n", "<!-- end -->"
@@ -33,6 +35,7 @@ def main() -> None:
     real = {name: _read(REAL / f"{name}.json") for name in RECORDS if (REAL / f"{name}.json").exists()}
     for theme in THEMES:
         pictures = {"argument": argument(evaluation, theme), "speed": speed(record, theme), "how": how(theme)}
+        pictures["training"] = training(_read(OVER), theme)
         pictures["sites"] = sites(real["sites"], theme, real.get("baselines"))
         for name, text in pictures.items():
             (images / f"{name}-{theme.name}.svg").write_text(text, encoding="utf-8")
