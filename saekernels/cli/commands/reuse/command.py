@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "reuse",
         help="how much of a dictionary domains share, what one's latents are worth elsewhere",
-        usage="saekernels reuse [--model DIR --sae SITE=PATH ... | --clt PATH] [--data FILE ...] [option ...]",
+        usage="saekernels reuse [--model DIR --sae SITE=PATH ... --data FILE ...] [option ...]",
         description="Measure, for each SAE spliced in alone or for a cross-layer transcoder as a whole, which latents "
         "carry each domain's loss and activation, "
         "how much of that other domains' text shares, how both grow with the domains and from narrow slices to broad "
