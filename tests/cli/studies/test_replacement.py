@@ -157,6 +157,7 @@ def test_reuse_takes_it_for_one_dictionary(
     assert any(line[:4] == ["layer", "0", "->", "layer"] for line in lines)
     assert "layer 1" in (tmp_path / "o.html").read_text()
     assert "--sae: not with --clt, whose layers are one dictionary" in fails(capsys, [*argv, "--sae", "x=y"])
+    assert "--device-map: not with --clt, whose layers" in fails(capsys, [*argv, "--device-map", "auto"])
     assert "--clt plt: it holds transcoders, one for each layer" in fails(capsys, [*argv[:-3], "plt", *argv[-2:]])
     without = [*argv[:5], "--sae", "x=y", "--sites", "x"]
     assert "--sites: needs --clt" in fails(capsys, without)

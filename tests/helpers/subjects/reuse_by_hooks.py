@@ -15,6 +15,7 @@ import tiny_lm
 from saekernels.eval.passes.calls import trial_ids
 from saekernels.eval.passes.head import find_head
 from saekernels.eval.studies.reuse.alone import Alone
+from saekernels.eval.studies.reuse.jointly import Jointly
 from saekernels.eval.studies.reuse.measure import measure_reuse
 from saekernels.eval.studies.reuse.options import Options
 from saekernels.eval.studies.reuse.text import Layout
@@ -54,19 +55,23 @@ def measured() -> dict[str, Any]:
 @functools.cache
 def used(entry: str) -> Use:
     """The sums of one SAE, as the study makes them. Do not change them."""
-    windows, layout = text()
     model = tiny_lm.trained_model()
     head, sae = find_head(model), saes()[entry]
     with torch.no_grad():
         passes = Passes(model, head, {entry: sae}, Leave())
         passes.prepare(trial_ids(model, head.vocabulary, 24))
-        subject = Alone(passes, entry)
-        use = Use(subject.encoders, layout, subject.widths)
-        for batch in batches(windows, 3, 24):
-            seen, clean = passes.look(batch, losses=True)
-            assert clean is not None
-            use.add(subject.effects(batch, seen, clean))
-            passes.forget()
+        return summed(Alone(passes, entry))
+
+
+def summed(subject: Alone | Jointly) -> Use:
+    """What a dictionary does over the whole text."""
+    windows, layout = text()
+    use = Use(subject.encoders, layout, subject.widths)
+    for batch in batches(windows, 3, 24):
+        seen, clean = subject.passes.look(batch, losses=True)
+        assert clean is not None
+        use.add(subject.effects(batch, seen, clean))
+        subject.passes.forget()
     return use
 
 

@@ -91,6 +91,8 @@ def _fill(arguments: argparse.Namespace) -> None:
         fill_from_example(arguments)
     elif arguments.sae:
         raise InputError("--sae: not with --clt, whose layers are one dictionary")
+    elif arguments.device_map:
+        raise InputError("--device-map: not with --clt, whose layers are on one device")
     else:
         fill(arguments)
 

@@ -33,7 +33,7 @@ from saekernels.eval.sums.figures import finite
 from saekernels.eval.text.documents import Document
 from saekernels.eval.text.windows import Tokens
 
-# Positions of a pass whose activations are all kept, for gradients: some 4 GB for a model of 30 layers, 576 wide.
+# Positions of a pass whose activations are all kept, for gradients.
 _GRADED = 4096
 
 
@@ -65,9 +65,12 @@ def measure_reuse(
     the model's, or too few documents.
     """
     options = options or Options()
-    clt = saes if isinstance(saes, CrossLayerTranscoder) else None
-    stands = saes if not isinstance(saes, CrossLayerTranscoder) else stands_of(saes, sites)
-    check_options(options, stands if clt is None else clt)
+    check_options(options, saes)
+    clt: CrossLayerTranscoder | None = None
+    if isinstance(saes, CrossLayerTranscoder):
+        clt, stands = saes, dict[str, Any](stands_of(saes, sites))
+    else:
+        stands = dict(saes)
     head = find_head(model)
     # Gradients are taken, so not in inference mode.
     with tempfile.TemporaryDirectory(prefix="saekernels-") as folder, torch.no_grad(), eval_mode(model):

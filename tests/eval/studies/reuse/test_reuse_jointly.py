@@ -14,7 +14,7 @@ from torch import Tensor
 
 import saekernels as sk
 import tiny_lm
-from reuse_by_hooks import text
+from reuse_by_hooks import summed, text
 from saekernels.errors import InputError
 from saekernels.eval.passes.head import find_head
 from saekernels.eval.studies.reuse.jointly import Jointly, stands_of
@@ -57,19 +57,9 @@ def measured() -> dict[str, Any]:
 @functools.cache
 def used() -> Use:
     """The sums, as the study makes them."""
-    windows, layout = text()
-    model = tiny_lm.trained_model()
-    head, clt = find_head(model), transcoder()
+    model, clt = tiny_lm.trained_model(), transcoder().requires_grad_(False)
     with torch.no_grad():
-        passes = Passes(model, head, stands_of(clt, None), Leave())
-        clt.requires_grad_(False)
-        subject = Jointly(passes, clt)
-        use = Use(subject.encoders, layout, subject.widths)
-        for batch in batches(windows, 3, 24):
-            seen, clean = passes.look(batch, losses=True)
-            assert clean is not None
-            use.add(subject.effects(batch, seen, clean))
-    return use
+        return summed(Jointly(Passes(model, find_head(model), stands_of(clt, None), Leave()), clt))
 
 
 def dense(xs: list[Tensor], allowed: Tensor | None = None) -> list[Tensor]:
