@@ -150,7 +150,12 @@ class Settings:
     def eos(self) -> list[int]:
         """The ids that end a text, however they are given: an id, several, a tensor, or None."""
         value = self._of("eos_token_id")
-        return [] if value is None else [int(one) for one in torch.as_tensor(value).reshape(-1).tolist()]
+        given = value.reshape(-1).tolist() if isinstance(value, Tensor) else value
+        given = [] if given is None else given if isinstance(given, list | tuple) else [given]
+        ids = [_check.integer(one) for one in given]
+        if None in ids:
+            raise InputTypeError(f"eos_token_id: got {value!r:.40}, need a token id, or several")
+        return [one for one in ids if one is not None]
 
     @property
     def max_time(self) -> float:

@@ -13,9 +13,11 @@ import pytest
 import cli
 import tiny_lm
 from cli import SITE
-from saekernels.cli.commands.generation.live import Lines, marks
+from saekernels.cli.commands.generation.live import Lines, Streamed, marks
 from saekernels.cli.commands.generation.prompts import Prompt
+from saekernels.cli.commands.generation.session import Session
 from saekernels.cli.commands.generation.text import legend
+from saekernels.errors import InputError
 from saekernels.generation.watch import Watch
 
 PROMPT = "Some days"
@@ -87,6 +89,57 @@ def test_json_lines_are_ascii() -> None:
     assert json.loads(told[0])["text"] == "é"
 
 
+def test_half_a_character_at_the_end_is_shown_as_it_is_kept() -> None:
+    shown: list[str] = []
+    decoded = SimpleNamespace(decode=lambda ids, **options: bytes(ids).decode(errors="replace"))
+    streamed = Streamed(Prompt(0, "x", list(b"x")), decoded, {}, shown.append)
+    for token in "yé".encode()[:-1]:
+        streamed.token(0, token)
+    assert "".join(shown) == "y", "not before it is known what comes of it"
+    streamed.end()
+    assert "".join(shown) == "y\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted, {events} and {json} was written, of 2 of 3 prompts\n"),
+        (
+            InputError("too large"),
+            2,
+            "{events} and {json} was written, of 2 of 3 prompts\nsaekernels generate: error: ",
+        ),
+    ],
+)
+def test_what_was_finished_before_an_end_is_kept(
+    good: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, told: str
+) -> None:
+    files = {"events": tmp_path / "events.jsonl", "json": tmp_path / "out.json"}
+    options = ["--batch-size", "1", "--events", str(files["events"]), "--json", str(files["json"])]
+    cli.run(argv(good, *options, prompts=("Some", "The", "def")))
+    whole = json.loads(files["json"].read_text())
+    lines = files["events"].read_text()
+    assert whole["complete"] is True
+    write = Session.write
+
+    def stopped(self: Session, batch: Any) -> Any:
+        if batch[0].text == "def":
+            raise error
+        return write(self, batch)
+
+    monkeypatch.setattr(Session, "write", stopped)
+    ended = cli.run(argv(good, *options, prompts=("Some", "The", "def")))
+    assert (ended.code, told.format(**files) in ended.err) == (code, True), ended.err
+    found = json.loads(files["json"].read_text())
+    assert (found["complete"], found["prompts"]) == (False, whole["prompts"][:2])
+    assert lines.startswith(kept := files["events"].read_text())
+    assert json.loads(kept.splitlines()[-1])["kind"] == "end"
+    for path in files.values():
+        path.unlink()
+    ended = cli.run(argv(good, *options, prompts=("def", "Some")))
+    assert (ended.code, "prompts" in ended.err, any(path.exists() for path in files.values())) == (code, False, False)
+
+
 def test_the_legend_tells_two_thresholds_of_a_latent_apart() -> None:
     watches = [Watch(SITE, 3, 0.5), Watch(SITE, 3, 2.0, stop=True), Watch(SITE, 4, 1.0, stop=True)]
     assert legend(watches, marks(watches)).splitlines() == [
@@ -149,6 +202,7 @@ def test_a_seed_repeats_a_sample(good: dict[str, Path], tmp_path: Path) -> None:
         (["--stop", "x:3"], "--stop: there is no SAE 'x'"),
         (["--watch", f"{SITE}:64"], "has latents 0 to 63, got 64"),
         (["--watch", f"{SITE}:3>x"], "argument --watch: need SITE:LATENT>THRESHOLD"),
+        (["--watch", f"{SITE}:3<1"], "argument --watch: need SITE:LATENT>THRESHOLD"),
         (["--stop", f"{SITE}:3>-1"], "need a finite number from 0"),
         (["--edit", f"{SITE}:99:zero"], "--edit: model.layers.0 has latents 0 to 63, got 99"),
         (["--edit", f"{SITE}:9:set:1e300"], "--edit: latent 9 gets (1e+300,), which float32 does not hold"),

@@ -205,6 +205,8 @@ def test_sampling_is_that_of_transformers(model: Any) -> None:
         ({"on_event": [print]}, "on_event: got list, need a function, or None"),
         ({"untouched": 5}, "untouched: got 5, need a collection of token ids"),
         ({"max_time": "1"}, "max_time: got '1', need a positive number of seconds"),
+        ({"eos_token_id": "</s>"}, "eos_token_id: got '</s>', need a token id, or several"),
+        ({"eos_token_id": [2, None]}, r"eos_token_id: got \[2, None\], need a token id, or several"),
         ({"watches": [], "keep_error": True}, "keep_error: with neither watches nor edits"),
         ({"attention_mask": torch.tensor([[1, 0]])}, "needs a token, and padding to its left, not its right"),
         ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "every prompt needs a token"),

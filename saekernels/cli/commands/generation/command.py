@@ -14,7 +14,7 @@ from saekernels.cli.commands.generation.text import legend
 from saekernels.cli.options.arguments import Parser, at_least, not_empty
 from saekernels.cli.options.further_saes import edit
 from saekernels.cli.options.leave import add_leave
-from saekernels.cli.options.output import show_written, showing, write_json
+from saekernels.cli.options.output import say, show_written, showing, write_json
 from saekernels.cli.options.source import (
     BOS,
     add_bos_and_seed,
@@ -27,7 +27,7 @@ from saekernels.errors import InputError
 from saekernels.files.checked import check_writable, same_file, write_whole
 from saekernels.generation.watch import Watch
 
-_WATCH = re.compile(r"(?P<site>([^>]|->)+?)(:(?P<latent>\d+))?(>(?P<threshold>[-+.\deE]+))?")
+_WATCH = re.compile(r"(?P<site>([^<>]|->)+?)(:(?P<latent>\d+))?(>(?P<threshold>[-+.\deE]+))?")
 
 
 def add_parser(commands: Any) -> None:
@@ -131,17 +131,38 @@ def run(arguments: argparse.Namespace) -> int:
     source = load_source(arguments, read=False)
     new = arguments.max_new_tokens
     prompts = encode(texts, source.model, source.tokenizer, BOS[arguments.bos], new)
-    with showing(bool(arguments.json or (arguments.events and not live))) as say:
-        session = Session(arguments, source, say)
+    with showing(bool(arguments.json or (arguments.events and not live))) as tell:
+        session = Session(arguments, source, tell)
         if not live:
-            say(source.told() + legend(session.watches, session.letters))
-        records = [one for batch in batched(prompts, arguments.batch_size) for one in session.write(batch)]
-        write_json(arguments.json, _result(arguments, session, source.facts, records))
-        if arguments.events and not live:
-            write_whole(arguments.events, "".join(session.lines))
+            tell(source.told() + legend(session.watches, session.letters))
+        records: list[dict[str, Any]] = []
+        try:
+            for batch in batched(prompts, arguments.batch_size):
+                records += session.write(batch)
+        except (Exception, KeyboardInterrupt) as error:
+            kept = _keep(arguments, session, source.facts, records, len(prompts)) if records else ""
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(kept) from None
+            if kept:
+                say(f"saekernels generate: {kept}")
+            raise
+        _keep(arguments, session, source.facts, records, len(prompts))
     if not live:
         show_written([(arguments.events, "one JSON object a line"), (arguments.json, "texts and events")])
     return 0
+
+
+def _keep(
+    arguments: argparse.Namespace, session: Session, facts: dict[str, str], records: list[dict[str, Any]], prompts: int
+) -> str:
+    """Write the files that were asked for, of the prompts that were finished; returns which were, of how many."""
+    complete = len(records) == prompts
+    write_json(arguments.json, {**_result(arguments, session, facts, records), "complete": complete})
+    events = arguments.events if arguments.events != "-" else None
+    if events:
+        write_whole(events, "".join(session.lines))
+    written = " and ".join(path for path in (events, arguments.json) if path)
+    return f"{written} was written, of {len(records)} of {prompts} prompts" if written else ""
 
 
 def _result(

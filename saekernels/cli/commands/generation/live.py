@@ -29,6 +29,12 @@ class Text:
         new, self._shown = text[len(self._shown) :], text
         return new
 
+    def rest(self) -> str:
+        """What the last tokens left over: a character of which only a part was written, as the tokenizer shows it."""
+        text = self._decoded()
+        new, self._shown = text[len(self._shown) :], text
+        return new
+
     @property
     def written(self) -> str:
         """All that was written after the prompt."""
@@ -60,6 +66,11 @@ class Streamed:
         letter = self._letters.get((event.site, event.latent))
         if letter and event.generated:
             self._show(f"[{letter} {event.value:.3g}]")
+
+    def end(self) -> None:
+        """The text goes on no further."""
+        if rest := self._text.rest():
+            self._show(rest)
 
 
 class Lines:

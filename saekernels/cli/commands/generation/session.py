@@ -67,9 +67,10 @@ class Session:
         live = self.arguments.events == "-"
         lines = Lines(batch, self.tokenizer, edited, self.show if live else self.lines.append)
         told: list[Any] = [lines] if self.arguments.events else []
+        streamed = Streamed(batch[0], self.tokenizer, self.letters, self.show)
         if streams:
             self.show(f"\n{batch[0].text}")
-            told.append(Streamed(batch[0], self.tokenizer, self.letters, self.show))
+            told.append(streamed)
 
         def on_token(row: int, token: int) -> None:
             for one in told:
@@ -88,6 +89,8 @@ class Session:
         inputs = padded(batch, self.pad, input_device(self.model))
         with self._watching(self.edits if edited else {}, on_event) as watched:
             made = watched.generate(**inputs, on_token=on_token, use_cache=True, pad_token_id=self.pad, **options)
+        if streams:
+            streamed.end()
         if arguments.events:
             for row, prompt in enumerate(batch):
                 lines.end(row, made[row], self._written(prompt, made[row]))
