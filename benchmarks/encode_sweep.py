@@ -138,9 +138,9 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if args.json:
-            check_writable(args.json)
+            check_writable(args.json, "--json")
     except InputError as error:
-        parser.error(f"--json: {error}")
+        parser.error(str(error))
     found = []
     with torch.no_grad():
         for number, (shape, kind, prepared) in enumerate(drawn(args.cases, args.seed), start=1):

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     arguments = _parser().parse_args(argv)
     fill_from_example(arguments)
     if arguments.json:
-        check_writable(arguments.json)
+        check_writable(arguments.json, "--json")
     contenders = [_Contender(arguments)]
     if arguments.beside:
         contenders.append(_Contender(argparse.Namespace(**{**vars(arguments), "dtype": arguments.beside})))

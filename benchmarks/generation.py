@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     if args.json:
-        check_writable(args.json)
+        check_writable(args.json, "--json")
     torch.set_num_threads(args.threads)
     clock = time.process_time if args.cpu_time else time.perf_counter
     # Which folder a model or an SAE lies in is nobody's business.

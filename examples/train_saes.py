@@ -31,7 +31,7 @@ import torch
 
 import saekernels as sk
 from saekernels import example, training
-from saekernels.cli.options.arguments import Parser, at_least, count, positive, seconds
+from saekernels.cli.options.arguments import Parser, as_typed, at_least, count, positive, seconds
 from saekernels.cli.options.inputs import DTYPES
 from saekernels.cli.options.leave import add_leave
 from saekernels.cli.options.models import ModelNames, load_model, load_tokenizer
@@ -48,7 +48,7 @@ LOG = "train.json"
 VARIED = ("k", "activation", "freeze", "decoder")  # with one SAE for each of their values, at each site and seed
 
 
-def arguments() -> argparse.Namespace:
+def options() -> Parser:
     parser = Parser(description=__doc__)
     what = parser.group("model and text")
     what.add_argument("--model", default=str(example.MODEL_DIR), help="a directory, a hub id or a GGUF file")
@@ -84,6 +84,10 @@ def arguments() -> argparse.Namespace:
     run.add_argument("--threads", type=at_least(1), default=os.cpu_count() or 1, help="SAEs trained at once")
     run.add_argument("--save-every", type=seconds, default=600.0, help="seconds between checkpoints")
     run.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def arguments(parser: Parser) -> argparse.Namespace:
     args = parser.parse_args()
     if args.tokens < 1:
         parser.error(f"--tokens: need at least 1, got {args.tokens}")
@@ -176,9 +180,9 @@ def write_log(run: Run, args: argparse.Namespace, finished: bool = False) -> dic
         "peak_memory_bytes": peak_memory(),
         "fvu": {one.label: one.fvu for one in run.trainers},
     }
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    options |= {name: value[0] for name, value in options.items() if name in VARIED and len(value) == 1}
-    log = {"saekernels": sk.__version__, "options": options, "summary": summary, "log": run.entries}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    given |= {name: value[0] for name, value in given.items() if name in VARIED and len(value) == 1}
+    log = {"saekernels": sk.__version__, "options": given, "summary": summary, "log": run.entries}
     write_whole(args.out / LOG, json.dumps(log, indent=1).encode() + b"\n")
     return summary
 
@@ -190,8 +194,8 @@ def require_folder(path: Path) -> None:
         raise InputError(f"--out: got {path}, need a folder that can be written")
 
 
-def main() -> None:
-    args = arguments()
+def main(parser: Parser) -> None:
+    args = arguments(parser)
     require_folder(args.out)
     if (args.out / LOG).exists() and not (args.out / CHECKPOINT).exists():
         raise InputError(f"--out: {args.out} holds a finished run; name another folder")
@@ -242,7 +246,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    known = options()
     try:
-        main()
+        main(known)
     except InputError as error:
-        sys.exit(f"train_saes.py: error: {error}")
+        told = as_typed(str(error), known.option_strings(), sys.argv[1:])
+        sys.exit(f"train_saes.py: error: {told}")

@@ -30,7 +30,7 @@ from saekernels.files.checked import check_writable
 def main(argv: list[str]) -> list[dict[str, Any]]:
     given = _parser().parse_args(argv)
     if given.json:
-        check_writable(given.json)
+        check_writable(given.json, "--json")
     record = {
         "date": now(),
         **machine.commit(),

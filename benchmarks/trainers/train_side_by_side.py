@@ -47,7 +47,7 @@ WAYS = ((False, 0.0), (True, 0.0), (False, ULP), (True, ULP))
 def main(argv: list[str]) -> list[dict[str, Any]]:
     given = _parser().parse_args(argv)
     if given.json:
-        check_writable(given.json)
+        check_writable(given.json, "--json")
     size = Size(given.tokens, given.latents, given.k, given.steps, given.dead_after)
     rows = rows_of(size)
     record = {

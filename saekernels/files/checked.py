@@ -36,17 +36,17 @@ def is_column(value: object, kind: type, optional: bool = False) -> bool:
     return all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e300 for one in left)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise InputError if `path` could not be written later, without leaving anything behind."""
-    target = Path(path)
+def check_writable(path: str | os.PathLike[str], option: str = "") -> None:
+    """Raise InputError, naming the option, if `path` could not be written later, without leaving anything behind."""
+    target, named = Path(path), f"{option}: " if option else ""
     try:
         reason = _obstacle(target)
     except OSError as error:
         reason = error.strerror or str(error)
     except ValueError as error:  # a NUL byte in the name
-        raise InputError(f"cannot write {str(target)!r}: {error}") from error
+        raise InputError(f"{named}cannot write {str(target)!r}: {error}") from error
     if reason is not None:
-        raise InputError(f"cannot write {target}: {reason}")
+        raise InputError(f"{named}cannot write {target}: {reason}")
 
 
 def make_folder(path: str | os.PathLike[str], option: str) -> Path:

@@ -141,7 +141,7 @@ BAD = {
     "budget nan": (["cpu", "--budget", "nan"], "need a positive number of seconds"),
     "shapes of another op": (["cpu", "--ops", "loss", "--shapes", "1,2,30,4"], "got 1,2,30,4, loss needs T,d,V"),
     "quick and shapes": (["cpu", "--quick", "--shapes", "1,2,30,4"], "--quick and --shapes"),
-    "directory": (["cpu", "--quick", "--json", "/"], "cannot write /: it is a directory"),
+    "directory": (["cpu", "--quick", "--json", "/"], "--json: cannot write /: it is a directory"),
     "no directory": (["cpu", "--quick", "--csv", "/no/such/place.csv"], "does not exist"),
     "same file": (["cpu", "--quick", "--csv", "x", "--json", "x"], "--json and --csv: both are x"),
 }

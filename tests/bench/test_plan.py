@@ -148,7 +148,7 @@ def test_the_plan_of_sixteen_million_latents(tmp_path: Path, capsys: pytest.Capt
         (["--processes", "1000000000000"], "--processes: got 1000000000000, need at most"),
         (["--sites", "1e7", "--layers", "1e7"], "--sites: got 10000000, need at most 1024"),
         (["--latents", "4", "--k", "4", "--processes", "8", "--latent-parallel", "8"], "need at most latents = 4"),
-        (["--json", "/nowhere/at/all.json"], "cannot write"),
+        (["--json", "/nowhere/at/all.json"], "--json: cannot write"),
     ],
 )
 def test_sizes_that_cannot_be(changes: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,16 +160,16 @@ def test_a_dictionary_of_activations_needs_enough_of_them(trained) -> None:  # t
 def test_mistakes_are_one_line(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "file").write_text("")
     for options, out, words in (
-        (("--sites", "bogus"), "never", "sites: LlamaForCausalLM has no module 'bogus'"),
-        (("--warmup", "3"), "never", "warmup: got 3.0, need a share of the steps, from 0 to 1"),
+        (("--sites", "bogus"), "never", "--sites: LlamaForCausalLM has no module 'bogus'"),
+        (("--warmup", "3"), "never", "--warmup: got 3.0, need a share of the steps, from 0 to 1"),
         ((), "file", f"--out: got {tmp_path / 'file'}, need a folder that can be written"),
     ):
         with pytest.raises(SystemExit, match=f"^train_saes.py: error: {words}"):
             trained("--tokens", "100", *options, out=out)
         assert not (tmp_path / "never").exists()
-    with pytest.raises(SystemExit, match=r"^train_saes.py: error: k: got 4, need 1 to 2, the number of latents$"):
+    with pytest.raises(SystemExit, match=r"^train_saes.py: error: --k: got 4, need 1 to 2, the number of latents$"):
         trained("--latents", "2")
-    with pytest.raises(SystemExit, match=r"^train_saes.py: error: sites: no module of LlamaForCausalLM fits 'h\.\*'$"):
+    with pytest.raises(SystemExit, match=r"error: --sites: no module of LlamaForCausalLM fits 'h\.\*'$"):
         trained("--sites", "h.*")
     out = trained("--tokens", "100")
     with pytest.raises(SystemExit, match=rf"error: --out: {out} holds a finished run; name another folder$"):

@@ -204,9 +204,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.json and arguments.csv and os.path.realpath(arguments.json) == os.path.realpath(arguments.csv):
         raise InputError(f"--json and --csv: both are {arguments.json}")
-    for path in (arguments.json, arguments.csv):
+    for option, path in (("--json", arguments.json), ("--csv", arguments.csv)):
         if path:
-            check_writable(path)
+            check_writable(path, option)
 
 
 def _write(record: Record, arguments: argparse.Namespace) -> None:

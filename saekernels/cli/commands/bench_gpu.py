@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume and not arguments.json:
         raise InputError("--resume: need --json PATH, the record to go on with")
     if arguments.json:
-        check_writable(arguments.json)
+        check_writable(arguments.json, "--json")
     return scorecard(settings, arguments.json, with_plots=not arguments.no_plots, resume=arguments.resume)
 
 

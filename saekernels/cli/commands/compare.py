@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare, print, write."""
     if arguments.json:
-        check_writable(arguments.json)
+        check_writable(arguments.json, "--json")
     first, second = read_report(arguments.a), read_report(arguments.b)
     found = compare(first, second, (arguments.a, arguments.b), arguments.bootstrap, arguments.seed)
     with shown(as_text(found)):

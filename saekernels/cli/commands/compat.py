@@ -50,9 +50,9 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.format:
         if os.path.isfile(arguments.json):
             raise InputError(f"--json: {arguments.json} is a file; --format saebench needs a directory for its files")
-        check_writable(make_folder(arguments.json, "--json") / "x")
+        check_writable(make_folder(arguments.json, "--json") / "x", "--json")
     elif arguments.json:
-        check_writable(arguments.json)
+        check_writable(arguments.json, "--json")
 
 
 def run_compat(arguments: argparse.Namespace, source: Source) -> int:

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Watch, print a table, write the events."""
     fill_from_example(arguments)
     if arguments.events:
-        check_writable(arguments.events)
+        check_writable(arguments.events, "--events")
     source = load_source(arguments)
     context = context_of(source.model, source.tokenizer, arguments.context)
     tokens = Tokens(source.tokenizer, context, bos=BOS[arguments.bos])

@@ -72,7 +72,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Predict, print, write."""
     if arguments.json:
-        check_writable(arguments.json)
+        check_writable(arguments.json, "--json")
     sizes = {name: getattr(arguments, name) for name in _SIZE_NAMES}
     machine = here() if arguments.gpu == "here" else GPUS[arguments.gpu]
     try:

@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
     fill_from_example(arguments, "labels")
     if arguments.json:
-        check_writable(arguments.json)
+        check_writable(arguments.json, "--json")
     sets = _sets(arguments)
     source = load_source(arguments, read=False)
     with progress_bar() as progress:

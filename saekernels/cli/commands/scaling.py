@@ -63,7 +63,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write the table."""
-    check_writable(arguments.out)
+    check_writable(arguments.out, "--out")
     if len(arguments.model) < 2:
         raise InputError(f"--model: a family needs at least two models, got {len(arguments.model)}")
     trained = _train_tokens(arguments.train_tokens)

@@ -100,11 +100,15 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return namespace, unknown
 
+    def option_strings(self) -> frozenset[str]:
+        """--help and all other options, however they are spelt."""
+        return frozenset(self._option_string_actions)
+
     def tell_options(self) -> None:
         """Each subcommand's namespace says under `options` which ones the subcommand has."""
         for action in self._actions:
             for command in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
-                command.set_defaults(options=frozenset(command._option_string_actions))
+                command.set_defaults(options=command.option_strings())
                 command.tell_options()
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -21,7 +21,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     outputs = {"--json": arguments.json, "--html": html}
     given = {option: path for option, path in outputs.items() if path}
     for option, path in given.items():
-        check_writable(path)
+        check_writable(path, option)
         for file in (file for source in arguments.data for file in files_of(source)):
             if same_file(path, file):
                 raise InputError(f"{option}: {path} is the file {file} of --data; it would be overwritten")

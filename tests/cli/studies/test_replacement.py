@@ -177,6 +177,7 @@ def test_reuse_takes_it_for_one_dictionary(
             ["--clt", "a", "--domain", "nowhere"],
             "--domain: 'nowhere' has 0 documents here, need two or more; there are",
         ),
+        (["--clt", "a", "--domain", "all", "code"], "--domain: got all code, need all alone, or names"),
         (["--sources"], "--sources: needs --clt, --crosscoder or --transcoders"),
         (["--clt", "a", "--sites", SITES[0]], "need one for each of 2 layers"),
     ],

@@ -69,7 +69,7 @@ def test_sharing_alone_has_no_lists(good: dict[str, Path], tmp_path: Path) -> No
         (["--latents", "0"], "--latents: need at least 1, got 0"),
         (["--domain-field", "topic"], "has no field 'topic' for its domain; its fields: 'text', 'domain', 'source'"),
         (["--domain-field", "text"], "need at least two domains of 4 documents each (--domain-field, --tokens), got"),
-        (["--json", "nowhere/o.json"], "cannot write nowhere/o.json: the directory"),
+        (["--json", "nowhere/o.json"], "--json: cannot write nowhere/o.json: the directory"),
         (["--latents", "65"], f"latents: {SITE} has 64, need 1 to as many, got 65"),
         (["--tokens", "20"], "data: need at least two domains of 4 documents each (--domain-field, --tokens), got"),
     ],

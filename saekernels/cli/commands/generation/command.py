@@ -188,7 +188,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     outputs = {"--json": arguments.json, "--events": None if live else arguments.events}
     given = {option: path for option, path in outputs.items() if path}
     for option, path in given.items():
-        check_writable(path)
+        check_writable(path, option)
         if arguments.prompts not in (None, "-") and same_file(path, arguments.prompts):
             raise InputError(f"{option}: {path} is the file of --prompts; it would be overwritten")
     if len(given) == 2 and same_file(*given.values()):

@@ -114,10 +114,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
     fill(arguments)
     check_outputs(arguments)
+    every = arguments.domain == [EVERY]
+    if not every and EVERY in (arguments.domain or ()):
+        raise InputError(f"--domain: got {' '.join(arguments.domain)}, need {EVERY} alone, or names")
     device = pick_device(arguments.device)
     replacement = _given(arguments, device)
     beside = load_layers("beside", arguments.beside, device, arguments.sae_dtype) if arguments.beside else None
-    named = () if arguments.domain == [EVERY] else arguments.domain or ()
+    named = () if every else arguments.domain or ()
     source = load_source(arguments, device, domains=named)
     with progress_bar() as progress:
         found = evaluate_replacement(
@@ -127,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
             source.documents,
             sites=arguments.sites,
             beside=beside,
-            domain=EVERY if arguments.domain == [EVERY] else arguments.domain,
+            domain=EVERY if every else arguments.domain,
             affine=not arguments.no_affine,
             sources=arguments.sources,
             tokens=arguments.tokens,
