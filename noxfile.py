@@ -7,7 +7,7 @@ nox -s wheels                 # those that are published, for every Python that 
 nox -s wheels -- --check      # and each installed and run where nothing can be compiled
 nox -s release                # all that a release takes, with checksums; into dist/
 nox -s circuit-tracer         # the adapter of circuit-tracer, beside the tool
-nox -s arm                    # native code for ARM, in emulation, and Clang with libc++
+nox -s arm arm-python         # native code for ARM, in emulation, and Clang with libc++; the package on ARM
 nox -s docs fuzz soak         # the site; a minute of fuzzing; two of soaking
 """
 
@@ -80,7 +80,14 @@ def circuit_tracer(session: nox.Session) -> None:
 @nox.session(python=False)
 def arm(session: nox.Session) -> None:
     """Native code cross-compiled for ARM and run in emulation, and Clang with libc++; docs/development/testing.md."""
-    session.run("bash", "tools/arm.sh", external=True)
+    session.run("bash", "tools/arm/native.sh", external=True)
+
+
+@nox.session(name="arm-python")
+def arm_python(session: nox.Session) -> None:
+    """The package on ARM, in emulation, of which an hour; arguments go to pytest."""
+    session.install("-q", *CONSTRAINED, "cmake", "ninja", "pybind11", "setuptools")
+    session.run("bash", "tools/arm/python.sh", *session.posargs, external=True)
 
 
 @nox.session

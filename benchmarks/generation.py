@@ -7,6 +7,7 @@ The model is the bundled example with its SAEs, or one of GPT-2 small's shape wi
 24,576 latents that all its sites share: each site still reads 72 MiB of W_enc, more than a cache holds. Or a model's
 folder, at whose layers the SAEs of --saes stand in turns, be they trained there or not: only the time is looked at.
 All in one process, in turns, greedy, with an end of text that never comes; a way is timed once it gives what ours does.
+What is put in is put in before, as for many texts, and not timed.
 Prints seconds a token, each way's over the model's own, and what a site adds; then one SAE at one token beside a read
 of as many bytes as W_enc has. "compiled" is the static cache with each step after the prompt compiled by transformers.
 """
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from saekernels import SAE, TopK, example, load, splice
 from saekernels.bench.measure import machine, peers, timing
 from saekernels.cli.options.arguments import at_least
 from saekernels.files.checked import check_writable, write_whole
+from saekernels.splice.contradictions import OriginWarning
 
 K = 32
 Weights = dict[str, Tensor]
@@ -63,6 +67,7 @@ def folder(path: str, saes: Sequence[str]) -> tuple[Any, dict[str, SAE]]:
     if not saes:
         raise SystemExit("--model: a folder needs --saes as well")
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    warnings.simplefilter("ignore", OriginWarning)  # an SAE of another layer takes as long
     made = [load(one) for one in saes]
     if any(not isinstance(sae.activation, TopK) or sae.activation.k != K for sae in made):
         raise SystemExit(f"--saes: need TopK SAEs of k = {K}, which the other ways are")
@@ -147,28 +152,16 @@ def options_of(cache: str, new: int) -> dict[str, Any]:
     return options
 
 
-def calls_of(
-    model: Any,
-    counts: Sequence[int],
-    by_way: Mapping[str, Mapping[str, Any]],
-    ids: Tensor,
-    options: Mapping[str, Any],
-) -> dict[tuple[int, str], Callable[[], Tensor]]:
-    """(sites, way) -> a call that goes on from ids [B, P] and returns what came out, ids among it."""
+def contexts_of(
+    model: Any, counts: Sequence[int], by_way: Mapping[str, Mapping[str, Any]]
+) -> dict[tuple[int, str], Callable[[], contextlib.AbstractContextManager[None]]]:
+    """(sites, way) -> what makes a context in which so many sites are replaced that way."""
 
-    def call(way: str, sites: Mapping[str, Any]) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            with hooked(model, sites, way == "saekernels"):
-                made: Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-            return made
+    def within(way: str, count: int) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        return lambda: hooked(model, dict(list(by_way[way].items())[:count]), way == "saekernels")
 
-        return run
-
-    calls = {(0, "model"): call("model", {})}
-    for count in counts:
-        for way, sites in by_way.items():
-            calls[count, way] = call(way, dict(list(sites.items())[:count]))
-    return calls
+    calls = {(count, way): within(way, count) for count in counts for way in by_way}
+    return {(0, "model"): contextlib.nullcontext, **calls}
 
 
 def generation(args: argparse.Namespace, clock: Callable[[], float], rows: list[dict[str, Any]]) -> None:
@@ -182,18 +175,26 @@ def generation(args: argparse.Namespace, clock: Callable[[], float], rows: list[
             ids = torch.randint(
                 3, model.config.vocab_size, (batch, args.prompt), generator=torch.Generator().manual_seed(1)
             )
-            plain = calls_of(model, counts, by_way, ids, options_of("dynamic", args.tokens))
-            calls = calls_of(model, counts, by_way, ids, options_of(cache, args.tokens))
-            for key, run in calls.items():
-                made = run()  # and what a compiler takes
-                assert made.shape[1] == args.prompt + args.tokens
-                if cache != "dynamic" and made.tolist() != plain[key]().tolist():
-                    print(f"{cache} {batch} {key}: another text than with a dynamic cache")
+
+            def write(kind: str, ids: Tensor = ids) -> Tensor:
+                options = options_of(kind, args.tokens)
+                made: Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+                return made
+
+            within = contexts_of(model, counts, by_way)
+            for key, context in within.items():
+                with context():
+                    made = write(cache)  # and what a compiler takes
+                    assert made.shape[1] == args.prompt + args.tokens
+                    if cache != "dynamic" and made.tolist() != write("dynamic").tolist():
+                        print(f"{cache} {batch} {key}: another text than with a dynamic cache")
+            contexts = {str(key): context for key, context in within.items()}
             times = timing.interleave(
-                {str(key): run for key, run in calls.items()}, rounds=args.rounds, budget=1e9, clock=clock
-            )
+                {name: functools.partial(write, cache) for name in contexts},
+                rounds=args.rounds, budget=1e9, within=contexts, clock=clock,
+            )  # fmt: skip
             clean = times[str((0, "model"))]
-            for (count, way), own in ((key, times[str(key)]) for key in calls):
+            for (count, way), own in ((key, times[str(key)]) for key in within):
                 over = timing.median_of_ratios(own, clean)
                 step = {number: seconds / args.tokens * 1e3 for number, seconds in own.items()}
                 ms = timing.summary(step).median

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -46,6 +47,22 @@ def test_what_runs_between_is_not_timed() -> None:
         {"a": clock.call("a", 1.0)}, rounds=3, budget=100, clock=clock, between=clock.call("between", 50.0)
     )
     assert times == {"a": {0: 1.0, 1: 1.0, 2: 1.0}}
+
+
+def test_a_call_runs_within_its_context_which_is_not_timed() -> None:
+    clock = Clock()
+    enter, leave = clock.call("(", 50.0), clock.call(")", 70.0)
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        enter()
+        yield
+        leave()
+
+    calls = {"a": clock.call("a", 1.0), "b": clock.call("b", 2.0)}
+    times = timing.interleave(calls, rounds=2, budget=1e9, within={"a": context}, clock=clock)
+    assert "".join(clock.order) == "(a)bb(a)"
+    assert times == {"a": {0: 1.0, 1: 1.0}, "b": {0: 2.0, 1: 2.0}}
 
 
 def test_a_slow_contender_gets_fewer_rounds_but_three() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ def interleave(
     rounds: int,
     budget: float,
     between: Callable[[], object] = lambda: None,
+    within: Mapping[str, Callable[[], AbstractContextManager[object]]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
     """Time the calls in turns: round 0 in the given order, round 1 backwards, and so on.
@@ -44,6 +46,7 @@ def interleave(
         rounds: at most this many for each.
         budget: seconds for all calls together, shared equally.
         between: run before each call, not timed; for example, `cold_caches()`.
+        within: by name, what makes a context that is entered before a call and left after it, not timed either.
         clock: seconds.
 
     Returns:
@@ -56,10 +59,11 @@ def interleave(
         for name in sorted(calls, key=list(calls).index, reverse=number % 2 == 1):
             if _has_had_its_share(times[name], share):
                 continue
-            between()
-            start = clock()
-            calls[name]()
-            times[name][number] = clock() - start
+            with (within or {}).get(name, nullcontext)():
+                between()
+                start = clock()
+                calls[name]()
+                times[name][number] = clock() - start
     return times
 
 
