@@ -85,8 +85,8 @@ def arm(session: nox.Session) -> None:
 
 @nox.session(name="arm-python")
 def arm_python(session: nox.Session) -> None:
-    """The package on ARM, in emulation, of which an hour; arguments go to pytest."""
-    session.install("-q", *CONSTRAINED, "cmake", "ninja", "pybind11", "setuptools")
+    """The package on ARM, in emulation, an hour or so; arguments go to pytest."""
+    session.install("-q", *CONSTRAINED, "cmake", "ninja", "pybind11")
     session.run("bash", "tools/arm/python.sh", *session.posargs, external=True)
 
 

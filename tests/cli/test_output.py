@@ -131,7 +131,11 @@ runpy.run_module("saekernels", run_name="__main__", alter_sys=True)
 
 @pytest.mark.parametrize(
     ("command", "reader"),
-    [(["--version"], "gone"), (["info"], "never there"), (["eval"], "gone"), (["eval"], "never there")],
+    [
+        (["--version"], "gone"),
+        (["info"], "never there"),
+        *(pytest.param(["eval"], reader, marks=pytest.mark.slow) for reader in ("gone", "never there")),
+    ],
     ids=str,
 )
 def test_stdout_that_cannot_be_written(

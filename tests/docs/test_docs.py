@@ -28,6 +28,7 @@ NOTEBOOK = ROOT / "docs" / "start" / "notebook.ipynb"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_tutorial_prints_what_it_says() -> None:
     """Each ```text block is what the ```python block before it prints; "..." stands for anything."""
     blocks = _FENCE.findall((ROOT / "docs" / "start" / "tutorial.md").read_text())
@@ -164,6 +165,7 @@ def test_paths_that_pages_name_exist() -> None:
             assert (ROOT / path).exists(), f"{page}: {path}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs the docs extra")
 def test_the_site_builds_without_a_network(tmp_path: Path) -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")

@@ -154,6 +154,7 @@ def test_too_few_steps_of_either_kind_are_refused(
     assert said == "x: error: --own-steps: got 8, need at most 7, 3 less than --steps"
 
 
+@pytest.mark.slow
 def test_write_a_kernel_is_right_on_the_bundled_decoder() -> None:
     """In a process of its own: it is to choose the interpreter before anything imports triton."""
     pytest.importorskip("triton")

@@ -20,7 +20,7 @@ SCRIPT = ROOT / "tools" / "real_model" / "records.py"
 def folders(train: dict[str, Any], words: list[str], monkeypatch: pytest.MonkeyPatch) -> set[Path]:
     """Where a command of training writes."""
     monkeypatch.setattr(sys, "argv", words[1:])
-    given = train["arguments"]()
+    given = train["arguments"](train["options"]())
     sites = [one.replace("*", str(layer)) for one in given.sites for layer in (range(30) if "*" in one else [0])]
     variants = train["recipes"](given, given.latents)
     seeds = [f"seed-{seed}" for seed in given.seeds] if len(given.seeds) > 1 else [""]

@@ -63,6 +63,7 @@ def loaded(folder: Path) -> sk.SAE:
         return sk.load(folder)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_ends_with_the_same_bits(files: dict[str, Path], tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
     options = ("--tokens", "4_000", "--seeds", "0", "1", "--leave-first", "1", "--leave-norm", "1.5")
     options = (*options, "--dead-after", "100")

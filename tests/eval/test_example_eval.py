@@ -56,6 +56,7 @@ def loaded() -> tuple[Any, Any, dict[str, sk.SAE]]:
     return model, AutoTokenizer.from_pretrained(example.MODEL_DIR), saes
 
 
+@pytest.mark.slow
 def test_batches_of_3_and_8_give_the_same_numbers() -> None:
     model, tokenizer, saes = loaded()
     documents = sk.load_documents([str(example.EVAL_DATA)])
@@ -164,6 +165,7 @@ def test_a_family_that_nobody_asked_for_may_be_left_out(capsys: pytest.CaptureFi
     assert "family: measured with windows of" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_example_shows_that_narrow_probes_fail_outside(tmp_path: Path) -> None:
     out = tmp_path / "breadth.json"
     assert main(["breadth", "--tokens", "15000", "--bootstrap", "0", "--ranks", "1", "32", "--json", str(out)]) == 0

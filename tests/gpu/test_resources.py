@@ -169,14 +169,17 @@ def check_amd(*kernels: str) -> None:
         assert found[key]["vgpr_spill_count"] == 0, found[key]
 
 
+@pytest.mark.slow
 def test_the_screen_without_ptx_compiles_for_amd() -> None:
     check_amd("screen_kernel")
 
 
+@pytest.mark.slow
 def test_gather_matmul_compiles_for_amd() -> None:
     check_amd("gather_matmul_kernel")
 
 
+@pytest.mark.slow
 def test_the_loss_without_ptx_compiles_for_amd() -> None:
     check_amd("parts_kernel", "slopes_kernel", "accumulate_kernel")
 

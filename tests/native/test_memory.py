@@ -99,7 +99,8 @@ def test_losses_and_their_gradients_need_no_logits(what: str, dtype: str, tokens
     assert 0 < working_memory(tokens, 131072, f"{what}, {dtype}", "auto") <= 64
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_gradient_of_the_unembedding_grows_with_tokens_alone(dtype: str) -> None:
     """T * (d + 768) elements a few times: dz of 768 words for both streams in two layouts, and packed streams.
 

@@ -30,6 +30,7 @@ def apart() -> dict[str, Any]:
     return json.loads(json.dumps(made))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["module", "whole"])
 def test_the_figures_are_those_of_one_process(

@@ -53,4 +53,5 @@ emulated() {
 }
 
 emulated -m saekernels info | grep -A 6 "^backend cpu"
-emulated -m pytest -o addopts= -m "not slow" -p no:cacheprovider -q -W ignore "${@:-tests/ops/test_topk.py}"
+[ $# -gt 0 ] || set -- tests/ops/test_topk.py tests/ops/test_decode.py tests/ops/test_encode_topk.py
+emulated -m pytest -o addopts= -m "not slow" -p no:cacheprovider -q -W ignore "$@"

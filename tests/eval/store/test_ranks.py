@@ -144,6 +144,7 @@ def test_bad_input_is_told_once(files: list[str], tmp_path: Path) -> None:
     assert "nowhere" in told[0], err[-3000:]
 
 
+@pytest.mark.slow
 def test_latents_and_documents_are_spread_at_once(files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
     """Two by two processes: the codes are the same, so all figures are, up to the rounding of reconstructions."""
     codes, err = together(4, [*files, "--latent-parallel", "2"], tmp_path / "run")

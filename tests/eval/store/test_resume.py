@@ -26,6 +26,7 @@ def finished(folder: str) -> tuple[str, list[int]]:
     return lines[-1], [int(line) for line in lines[:-1]]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again_it_ends_the_same(tmp_path: Path) -> None:
     want, steps = finished("")
     folder = str(tmp_path / "run")

@@ -172,11 +172,8 @@ def test_directions_are_at_home_where_they_were_fitted() -> None:
     assert low <= 0 <= high
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [("sharing", "slices", "transfer"), pytest.param(("links",), marks=pytest.mark.slow)],  # CI runs both
-    ids="-".join,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [("sharing", "slices", "transfer"), ("links",)], ids="-".join)
 def test_memory_does_not_grow_with_the_text(parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors alive at once, and what numpy and Python hold, for a text and for one four times as long."""
     # The text is taken in pieces of a fixed size, here smaller than either.
