@@ -111,6 +111,7 @@ def test_one_that_is_named_raises_with_the_reason(name: str, folder: Path) -> No
     assert out.splitlines() == [REASONS[name], "False", "['sparsify']"], err
 
 
+@pytest.mark.slow
 def test_the_plugin_says_in_its_header_what_it_leaves_out(folder: Path) -> None:
     own, options = folder / "work" / "test_own.py", ["saekernels.adapters.pytest_plugin", "-p", "no:cacheprovider"]
     plugin = f"warnings.simplefilter('error')\nsys.exit(pytest.main(['-p', *{options}, '-n0', 'test_own.py']))\n"

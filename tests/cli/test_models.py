@@ -37,6 +37,7 @@ for number, revision in enumerate(({revisions})):
 """
 
 
+@pytest.mark.slow
 def test_a_revision_of_the_hub_is_what_is_evaluated(files: dict[str, Path], tmp_path: Path) -> None:
     """Two branches and a commit of a repository, from a cache of the hub and without a network."""
     wanted = {}

@@ -39,6 +39,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_the_toy_bundle_loads_through_the_library(toy: Path) -> None:
     bundle = toy / "example"
     model = AutoModelForCausalLM.from_pretrained(bundle / "model")
@@ -68,6 +69,7 @@ def test_the_toy_bundle_loads_through_the_library(toy: Path) -> None:
         torch.testing.assert_close(sae(x), saekernels.load(toy / "saes" / f"layer_{layer}")(x), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_second_run_makes_nothing_again(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from train_demo import main
 
@@ -77,6 +79,7 @@ def test_a_second_run_makes_nothing_again(toy: Path, capsys: pytest.CaptureFixtu
     assert {path: path.stat().st_mtime_ns for path in toy.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_toy_training_lowers_the_loss_and_the_comparison_is_consistent(toy: Path) -> None:
     rows = json.loads((toy / "ngram.json").read_text())
     parts = [row for name, row in rows.items() if name != "all"]
@@ -88,6 +91,7 @@ def test_toy_training_lowers_the_loss_and_the_comparison_is_consistent(toy: Path
     assert rows["all"]["model_nats"] < np.log(512) - 0.3
 
 
+@pytest.mark.slow
 def test_held_out_documents_share_no_passage_with_training_documents(toy: Path) -> None:
     from corpus import held_out, read_documents
     from dedup import _shingles
@@ -101,6 +105,7 @@ def test_held_out_documents_share_no_passage_with_training_documents(toy: Path) 
     assert not seen & found
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_the_threads(toy: Path) -> None:
     from parallel import Workers
     from train_demo import TOY
@@ -119,6 +124,7 @@ def test_gradients_do_not_depend_on_the_threads(toy: Path) -> None:
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(toy: Path, tmp_path: Path) -> None:
     from train_demo import TOY
     from train_lm import Run
@@ -140,6 +146,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(toy: Path, tmp_path: P
         assert torch.equal(value, straight.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_snapshots_are_the_model_on_its_way_also_after_an_interruption(toy: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -109,6 +109,7 @@ class _Balance(HTMLParser):
             self.headings[-1] += data
 
 
+@pytest.mark.slow
 def test_the_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, report = tmp_path / "page.html", tmp_path / "report.json"
     tasks = EXAMPLES / "tasks" / "brackets.yaml"
@@ -154,6 +155,7 @@ def test_the_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert row["delta_ce"]["nats"] < costs["pca"] < costs["mean"]
 
 
+@pytest.mark.slow
 def test_a_family_that_nobody_asked_for_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     """It was measured with other windows: a note, and an error where it was asked for."""
     small = ["eval", "--context", "3", "--tokens", "60", "--bootstrap", "0", "--baselines", "none", "--no-cumulative"]

@@ -47,7 +47,15 @@ def comparable(metadata: Metadata | None) -> Metadata:
     return replace(metadata, other=own, writes=metadata.writes or metadata.reads)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+# Those that are written in every run; the others are alike.
+QUICK = (sk.TopK, sk.JumpReLU)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [pytest.param(one, marks=() if type(one) in QUICK else pytest.mark.slow) for one in ACTIVATIONS],
+    ids=repr,
+)
 def test_every_kind_is_written_exactly_or_refused(
     activation: Activation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,9 @@ MOST_SHARED = 48 * 1024
 
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc was not found")
-@pytest.mark.parametrize("architecture", ["80", "90a", "100", "120"])
+@pytest.mark.parametrize(
+    "architecture", ["90a", *(pytest.param(one, marks=pytest.mark.slow) for one in ("80", "100", "120"))]
+)
 @pytest.mark.parametrize("source", SOURCES)
 def test_compiles_without_spills(source: str, architecture: str, tmp_path: Path) -> None:
     code = f"arch=compute_{architecture},code=sm_{architecture}"

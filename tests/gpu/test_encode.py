@@ -112,6 +112,7 @@ def test_planted_tile_and_repeated_latents(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(got[1][0].tolist()) == set(range(144, 160))
 
 
+@pytest.mark.slow
 @given(
     step=st.sampled_from([2, 3, 8]),
     rank=st.integers(1, 12),
@@ -156,6 +157,7 @@ def test_a_screen_at_its_worst_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(exact.gather(1, got[1].long()), best, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_hint_changes_speed_only(monkeypatch: pytest.MonkeyPatch) -> None:
     case = encoder(6, 400, 24)
     with screening(monkeypatch, step=4, rank=6, capacity=96):

@@ -10,7 +10,8 @@ import ranks
 from places import SCRIPTS
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])  # CI runs both
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
 def test_ranks_together_are_one_process(count: int) -> None:
     """Codes to the bit, ties and NaN among them, whatever the ranks' rows and guesses; gradients.
 

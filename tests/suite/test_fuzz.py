@@ -34,8 +34,8 @@ def the_native_backend_as_it_was() -> Iterator[None]:
     [
         ("wrong", "a wrong answer"),
         ("untyped", "ZeroDivisionError"),
-        ("crash", "the process ended with -11"),
-        ("hang", "no end after 2 s"),
+        pytest.param("crash", "the process ended with -11", marks=pytest.mark.slow),
+        pytest.param("hang", "no end after 2 s", marks=pytest.mark.slow),
     ],
 )
 def test_a_planted_fault_is_found_and_the_other_cases_go_on(

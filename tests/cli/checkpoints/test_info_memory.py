@@ -72,7 +72,9 @@ def pt(folder: Path, latents: int, d: int) -> Path:
 
 @pytest.mark.skipif(not CLEAR.exists(), reason="needs Linux's peak of memory")
 @pytest.mark.parametrize(
-    ("make", "part"), [(sparse_safetensors, 1), (npz, 4), (pt, 4)], ids=["safetensors", "npz", "pt"]
+    ("make", "part"),
+    [(sparse_safetensors, 1), *(pytest.param(make, 4, marks=pytest.mark.slow) for make in (npz, pt))],
+    ids=["safetensors", "npz", "pt"],
 )
 def test_memory_does_not_grow_with_the_weights(make: Callable[..., Path], part: int, tmp_path: Path) -> None:
     small, large = make(tmp_path / "small", 64, 16), make(tmp_path / "large", LATENTS // part, WIDTH)

@@ -33,6 +33,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return trajectory.write(tmp_path_factory.mktemp("training"))
 
 
+@pytest.mark.slow
 def test_every_point_has_the_figures_of_the_commands_for_it_alone(paths: dict[str, Path], tmp_path: Path) -> None:
     argv = [*trajectory.command(paths, ["step-0", "step-64"], [SITE]), "--tokens-per-step", "100"]
     argv += ["--checkpoint", str(tmp_path / "run"), "--json", str(tmp_path / "over.json")]

@@ -197,7 +197,7 @@ def by_hooks(
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
-@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("layers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_costs_by_hooks_and_full_logits(layers: int) -> None:
     model = tiny_lm.trained_model() if layers == 2 else tiny_lm.model(num_hidden_layers=3)
     found = measured(model, domain="code", entries=(1, 4), batch_size=3)

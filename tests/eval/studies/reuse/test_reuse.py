@@ -145,6 +145,7 @@ def test_a_model_that_gives_no_gradients_is_refused() -> None:
         measure_reuse(model, domains.tokens(), {domains.SITE: domains.sae()}, model.documents(4, 12))
 
 
+@pytest.mark.slow
 def test_the_same_beside_others_and_with_batches_of_another_size() -> None:
     first = measured()["sites"][0]
     assert json.dumps(one_sae()["sites"][0]) == json.dumps(first)
