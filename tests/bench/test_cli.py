@@ -22,6 +22,7 @@ from saekernels.cli import main
 from saekernels.cli.commands import bench
 
 
+@pytest.mark.slow
 def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     json_path, csv_path = tmp_path / "r.json", tmp_path / "r.csv"
     argv = ["bench", "cpu", "--quick", "--rounds", "1", "--threads", "1"]

@@ -158,6 +158,7 @@ def test_a_record_that_cannot_be_compared_is_named(
     assert f"{paths[1]}: {message}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bench_alone_runs_the_scorecard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

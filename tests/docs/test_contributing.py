@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import saekernels
 from places import ROOT
@@ -29,6 +30,13 @@ def pinned() -> dict[str, str]:
     """package -> the one version of constraints.txt that holds whatever the Python."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split("==") for line in lines if "==" in line and ";" not in line and not line.startswith("#"))
+
+
+def test_constraints_take_the_triton_of_any_build_of_torch() -> None:
+    """torch 2.11 and 2.13 for CUDA ask for one version each, and beside a build for the CPU it is the newest."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    (held,) = (Requirement(line) for line in lines if line.startswith("triton"))
+    assert [version in held.specifier for version in ("3.6.0", "3.7.1", "3.9.0", "4.0.0")] == [True, True, True, False]
 
 
 def test_every_path_in_contributing_exists() -> None:

@@ -49,6 +49,7 @@ def test_a_small_kl_keeps_its_digits() -> None:
     torch.testing.assert_close(kl.double(), exact, rtol=2e-3, atol=5e-7)
 
 
+@pytest.mark.slow
 def test_streams_have_the_bits_of_pairs() -> None:
     """Two of them against one, over two parts of the vocabulary and two tiles of rows."""
     h_p, h_q, W = torch.randn(35, 16), torch.randn(2, 35, 16), torch.randn(1100, 16)

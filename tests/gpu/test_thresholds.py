@@ -47,8 +47,10 @@ def test_limits_of_scaled_scores_are_to_the_float() -> None:
     assert (next_up * factor > threshold)[~none & (found != torch.inf)].all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("capacity", [1024, 16], ids=["sparse", "full"])
+@pytest.mark.parametrize(
+    ("dtype", "capacity"),
+    [pytest.param(DTYPES[0], 1024, marks=pytest.mark.slow), (DTYPES[1], 1024), (DTYPES[0], 16), (DTYPES[1], 16)],
+)
 def test_threshold(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity: int) -> None:
     monkeypatch.setattr(module("encode.encode_threshold"), "CAPACITY", capacity)
     case = encoder(4, 300, 37, dtype)

@@ -51,6 +51,7 @@ def run(threads: str) -> list[str]:
     return done.stdout.strip().split(" ", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_both_kinds_of_threads_give_the_same_bits_also_after_a_fork() -> None:
     own, host = run("own"), run("")

@@ -47,6 +47,7 @@ def report(documents: list[Document], batch_size: int) -> dict[str, Any]:
     return {**made.to_dict(), "run": None}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_row_at_a_time")
 def test_bits_do_not_depend_on_the_batch_where_the_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     in_small_chunks(200, monkeypatch.setattr)

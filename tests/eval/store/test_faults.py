@@ -42,6 +42,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {**json.loads(Path(f"{folder}.json").read_text()), "run": None}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
 def test_memory_that_runs_out_is_told_and_the_run_goes_on(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -89,6 +89,7 @@ def loses(lost: int, step: int, count: int, files: list[str], folder: Path, laun
     return codes
 
 
+@pytest.mark.slow
 def test_a_lost_process_stops_all_and_any_number_go_on(files: list[str], whole: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert loses(1, 12, 3, files, folder, ranks.forked) == [3, -9, 3]

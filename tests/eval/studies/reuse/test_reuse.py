@@ -156,6 +156,7 @@ def test_the_same_beside_others_and_with_batches_of_another_size() -> None:
         assert one["away"]["value"] == pytest.approx(two["away"]["value"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_masks_leave_positions_out() -> None:
     """What is left costs nothing, and is not fitted on: no latents at all cost less where less is touched."""
     less, few = (one_sae(rule=rule, removed=0) for rule in (Leave(first=6), Leave(2, 1.2)))
