@@ -139,13 +139,13 @@ class LeftInPass:
 
 def _refuse_graphs() -> None:
     """Medians are kept on the host: compiled code is cut here, an exported program has no place for them."""
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_dynamo_compiling():  # of which torch 2.11 says that it exports, too
+        torch._dynamo.graph_break(msg="leave_norm: its median is kept on the host")
+    elif torch.compiler.is_exporting():
         raise InputError(
             "leave_norm: its median is that of running text, which an exported program cannot keep; give "
             "untouched a mask, or leave_first"
         )
-    if torch.compiler.is_compiling():
-        torch._dynamo.graph_break(msg="leave_norm: its median is kept on the host")
 
 
 def positions_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

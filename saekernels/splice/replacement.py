@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 Mode = Literal["sae", "zero", "mean", "function"]
 Function = Callable[["Tensor", "Tensor"], "Tensor"]
 
+# Asked once: compiled code of torch 2.11 cannot ask.
+_KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia")
+_AUTOCAST = frozenset(kind for kind in _KINDS if torch.amp.is_autocast_available(kind))
+
 
 @dataclasses.dataclass(frozen=True)
 class Replacement:
@@ -97,7 +101,7 @@ def with_error(x_hat: Tensor, target: Tensor) -> Tensor:
 
 def autocast_off(device_type: str) -> contextlib.AbstractContextManager[Any]:
     """SAEs compute in their own dtype, whatever the model around them does."""
-    if torch.amp.is_autocast_available(device_type):
+    if device_type in _AUTOCAST:
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
 
