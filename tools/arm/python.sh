@@ -8,10 +8,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-place=${SAEKERNELS_ARM_PYTHON:-$PWD/build/arm-python}
+place=${SAEKERNELS_ARM_PYTHON:-build/arm-python}
+mkdir -p "$place"
+place=$(cd "$place" && pwd)
 root=$place/root site=$place/site
 version=3.11 tag=cpython-311-aarch64-linux-gnu
-mkdir -p "$place"
 
 if [ ! -x "$root/usr/bin/python$version" ]; then
     python tools/arm/debian.py "$root" "python$version" "libpython$version-dev" libstdc++6 libgomp1
