@@ -89,6 +89,7 @@ def test_accelerate_a_tool_gives_the_same_output_another_way(printed, way: str) 
     assert figure(text, f"after {after:.1f} ms:") == pytest.approx(before / after, rel=0.1)
 
 
+@pytest.mark.slow
 def test_train_an_sae_learns_and_what_it_saves_is_what_it_evaluates(printed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     sizes = ("--steps", "60", "--documents", "60", "--batch", "512", "--latents", "640", "--k", "24")
     text = printed("train_an_sae.py", *sizes, "--site", SITE, "--out", str(tmp_path / "sae"))

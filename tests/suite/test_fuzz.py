@@ -55,7 +55,9 @@ def test_what_finds_nothing_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert engine.run(["wrong"], 0, 5, 120.0, 1, "fuzz.planted") == 0
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "checkpoints of a run")) for name in TARGETS]
+)
 def test_a_slice_of_every_target_in_this_process(name: str) -> None:
     """Each case the same whenever it runs: 25 of them, of which some are accepted."""
     found = [engine.one(TARGETS[name], name, 11, case) for case in range(25)]
