@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 Mode = Literal["sae", "zero", "mean", "function"]
 Function = Callable[["Tensor", "Tensor"], "Tensor"]
 
-# Asked once: compiled code of torch 2.11 cannot ask.
-_KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia")
-_AUTOCAST = frozenset(kind for kind in _KINDS if torch.amp.is_autocast_available(kind))
-
 
 @dataclasses.dataclass(frozen=True)
 class Replacement:
@@ -101,9 +97,10 @@ def with_error(x_hat: Tensor, target: Tensor) -> Tensor:
 
 def autocast_off(device_type: str) -> contextlib.AbstractContextManager[Any]:
     """SAEs compute in their own dtype, whatever the model around them does."""
-    if device_type in _AUTOCAST:
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
+    # Compiled code of torch 2.11 cannot ask; a device that has no autocast is then told of by torch itself.
+    compiled = torch.compiler.is_compiling()
+    known = (device_type != "meta") if compiled else torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if known else contextlib.nullcontext()
 
 
 def plan_replacement(model: nn.Module, name: str, sae: Any, mode: Mode, means: Mapping[str, Tensor]) -> Replacement:

@@ -170,7 +170,8 @@ def test_mistakes_are_one_line(trained, tmp_path: Path) -> None:  # type: ignore
         assert not (tmp_path / "never").exists()
     with pytest.raises(SystemExit, match=r"^train_saes.py: error: --k: got 4, need 1 to 2, the number of latents$"):
         trained("--latents", "2")
-    with pytest.raises(SystemExit, match=r"error: --sites: no module of LlamaForCausalLM fits 'h\.\*'$"):
+    told = r"^train_saes.py: error: --sites: no module of LlamaForCausalLM fits 'h\.\*'$"
+    with pytest.raises(SystemExit, match=told):
         trained("--sites", "h.*")
     out = trained("--tokens", "100")
     with pytest.raises(SystemExit, match=rf"error: --out: {out} holds a finished run; name another folder$"):

@@ -53,7 +53,7 @@ def test_limits_of_scaled_scores_are_to_the_float() -> None:
 )
 def test_threshold(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capacity: int) -> None:
     monkeypatch.setattr(module("encode.encode_threshold"), "CAPACITY", capacity)
-    case = encoder(4, 300, 37, dtype)
+    case = encoder(7, 300, 37, dtype)
     case.x[2], case.x[3] = torch.nan, 0
     for limits in (torch.tensor(0.5), torch.rand(300) + 0.5, torch.tensor(-9.0), torch.tensor(torch.nan)):
         before = stats()["fallback_rows"]

@@ -92,7 +92,7 @@ corpora = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(corpora, st.integers(0, 6), st.integers(1, 8))
 def test_chosen_slices_have_the_minimum_and_refused_texts_have_none(corpus: Any, rank: int, measured: int) -> None:
     documents = [Document(" ".join(words), domain, str(i)) for i, (domain, words) in enumerate(corpus)]

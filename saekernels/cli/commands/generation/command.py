@@ -136,10 +136,13 @@ def run(arguments: argparse.Namespace) -> int:
         if not live:
             tell(source.told() + legend(session.watches, session.letters))
         records: list[dict[str, Any]] = []
+        finished = 0  # lines of events, of those prompts
         try:
             for batch in batched(prompts, arguments.batch_size):
                 records += session.write(batch)
+                finished = len(session.lines)
         except (Exception, KeyboardInterrupt) as error:
+            del session.lines[finished:]
             kept = _keep(arguments, session, source.facts, records, len(prompts)) if records else ""
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(kept) from None

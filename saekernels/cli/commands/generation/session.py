@@ -67,8 +67,8 @@ class Session:
         live = self.arguments.events == "-"
         lines = Lines(batch, self.tokenizer, edited, self.show if live else self.lines.append)
         told: list[Any] = [lines] if self.arguments.events else []
-        streamed = Streamed(batch[0], self.tokenizer, self.letters, self.show)
-        if streams:
+        streamed = Streamed(batch[0], self.tokenizer, self.letters, self.show) if streams else None
+        if streamed is not None:
             self.show(f"\n{batch[0].text}")
             told.append(streamed)
 
@@ -89,7 +89,7 @@ class Session:
         inputs = padded(batch, self.pad, input_device(self.model))
         with self._watching(self.edits if edited else {}, on_event) as watched:
             made = watched.generate(**inputs, on_token=on_token, use_cache=True, pad_token_id=self.pad, **options)
-        if streams:
+        if streamed is not None:
             streamed.end()
         if arguments.events:
             for row, prompt in enumerate(batch):
